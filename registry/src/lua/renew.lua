@@ -1,0 +1,9 @@
+-- ARGV: host, incarnation, ttl ms, state, highest epoch
+local hkey = key('host', ARGV[1])
+local incarnation = redis.call('HGET', hkey, 'incarnation')
+if not incarnation then return {'unknown'} end
+if incarnation ~= ARGV[2] then return {'superseded'} end
+raise_epoch(ARGV[5])
+redis.call('HSET', hkey, 'state', ARGV[4])
+redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[3]), ARGV[1])
+return {'held', redis.call('GET', key('gen')) or ''}

@@ -1,0 +1,258 @@
+//! The operations on the store: what each takes, does and answers.
+//!
+//! All are atomic. `Err` is trouble with the store; an outcome the caller must handle is a variant of `Ok`.
+
+use crate::{
+    error::RegistryError,
+    ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, RequestId, UnixMillis},
+    record::{AgentRecord, Documents, ExitStatus, HostRecord, HostState, OnDisconnect, Phase, SpecDigest, View},
+    resources::Resources,
+};
+use async_trait::async_trait;
+use std::{collections::BTreeMap, time::Duration};
+
+/// A host says that it lives. A new incarnation voids the claims of the one before.
+#[derive(Debug, Clone)]
+pub struct Announce {
+    /// The host.
+    pub host: HostId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Where to call it, `host:port`.
+    pub address: String,
+    /// What it has.
+    pub capacity: Resources,
+    /// Free text by name.
+    pub labels: BTreeMap<String, String>,
+    /// Version of its program.
+    pub version: String,
+    /// How long the lease lasts from now.
+    pub ttl: Duration,
+    /// Highest epoch the host ever saw; the counter is raised to it.
+    pub highest_epoch: Epoch,
+}
+
+/// Answer to [`Announce`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// Random id of this store's life; another one means that the store was lost.
+    pub generation: String,
+    /// Agents whose claims were voided, now FAILED with a reason.
+    pub voided: u32,
+}
+
+/// A host prolongs its lease; one call, however many agents it runs.
+#[derive(Debug, Clone)]
+pub struct Renew {
+    /// The host.
+    pub host: HostId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// How long the lease lasts from now.
+    pub ttl: Duration,
+    /// Whether it takes agents.
+    pub state: HostState,
+    /// Highest epoch the host ever saw; the counter is raised to it.
+    pub highest_epoch: Epoch,
+}
+
+/// Answer to [`Renew`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease holds until now + ttl.
+    Held {
+        /// Random id of this store's life.
+        generation: String,
+    },
+    /// The store does not know the host: it was lost, or the host was taken off. Announce again.
+    Unknown,
+    /// Another incarnation holds the name. This process must end its agents.
+    Superseded,
+}
+
+/// Take an agent for a host: the first candidate that lives, takes agents and has room.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The agent.
+    pub key: AgentKey,
+    /// "name" of its spec.
+    pub name: String,
+    /// The request; a retry carries the same.
+    pub request_id: RequestId,
+    /// What is asked for.
+    pub digest: SpecDigest,
+    /// Room it needs.
+    pub demand: Resources,
+    /// What a lost lease does to it.
+    pub on_disconnect: OnDisconnect,
+    /// Its texts.
+    pub documents: Documents,
+    /// Hosts in order of preference.
+    pub candidates: Vec<HostId>,
+}
+
+/// A claim that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The host that got it.
+    pub host: HostId,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// Smallest free machine id of its guild; past 255 agents the least shared one.
+    pub machine_id: u8,
+}
+
+/// Answer to [`Claim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// Made; the phase is STARTING.
+    Claimed(Claimed),
+    /// The agent exists with the same digest, or this very request failed before: nothing changed.
+    Exists(Box<AgentRecord>),
+    /// The agent exists with another digest: nothing changed.
+    Conflict(Phase),
+    /// The agent is being stopped: nothing changed.
+    Stopping,
+    /// No candidate lives, takes agents and has room: nothing changed.
+    NoRoom,
+}
+
+/// A host moves its agent to another phase.
+#[derive(Debug, Clone)]
+pub struct Advance {
+    /// The agent.
+    pub key: AgentKey,
+    /// Fencing token; another one in the record means that the claim was lost.
+    pub epoch: Epoch,
+    /// The new phase. FAILED gives the room back.
+    pub phase: Phase,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Why, in plain words.
+    pub reason: String,
+    /// How the last process ended; `None` keeps what is recorded.
+    pub exit: Option<ExitStatus>,
+}
+
+/// Answer to [`Advance`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdvanceOutcome {
+    /// Done.
+    Done,
+    /// Another claim was made since.
+    Stale(Epoch),
+    /// There is no such agent.
+    Gone,
+    /// The record's phase does not lead there.
+    Illegal(Phase),
+}
+
+/// What must hold for a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseGuard {
+    /// Nothing but the epoch: the host reaped the process.
+    Reaped,
+    /// No host accepted the claim, so that it never had a process.
+    Unaccepted,
+    /// The agent is PENDING or FAILED.
+    Unhosted,
+}
+
+/// Answer to a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseOutcome {
+    /// The record is gone and the room is free.
+    Released,
+    /// Another claim was made since.
+    Stale(Epoch),
+    /// There is no such agent.
+    Gone,
+    /// The guard does not hold; the record's phase.
+    Guarded(Phase),
+}
+
+/// Which agents to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Index {
+    /// All of them.
+    All,
+    /// Those of a guild.
+    Guild(GuildId),
+    /// Those that hold room on a host.
+    Host(HostId),
+}
+
+/// A part of a list, in order of the encoded key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The agents.
+    pub agents: Vec<AgentRecord>,
+    /// Last key looked at; `None` when the end was reached.
+    pub next: Option<AgentKey>,
+}
+
+/// All hosts at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostsView {
+    /// The moment, on the store's clock.
+    pub now: UnixMillis,
+    /// The hosts, in order of their id.
+    pub hosts: Vec<HostRecord>,
+}
+
+/// Place of an event in the stream, opaque.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventId(pub String);
+
+/// One change of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The agent.
+    pub key: AgentKey,
+    /// Its new phase; `None` when it is gone.
+    pub phase: Option<Phase>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its host, where it has one.
+    pub host: Option<HostId>,
+}
+
+/// The store, real or in memory.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Checks that the store answers.
+    async fn ping(&self) -> Result<(), RegistryError>;
+    /// See [`Announce`]. Idempotent for one incarnation.
+    async fn announce(&self, request: &Announce) -> Result<Announced, RegistryError>;
+    /// See [`Renew`]. O(1).
+    async fn renew(&self, request: &Renew) -> Result<Renewal, RegistryError>;
+    /// Takes a host off the list at the end of its life; void if another incarnation holds the name.
+    async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError>;
+    /// See [`Claim`]. Idempotent by request id and digest. O(1) in agents and hosts.
+    async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
+    /// See [`Advance`]. Idempotent. O(1).
+    async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
+    /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. O(1).
+    async fn release(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+    ) -> Result<ReleaseOutcome, RegistryError>;
+    /// Reads one agent. O(1).
+    async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError>;
+    /// Reads up to `limit` agents after `after`.
+    async fn list(
+        &self,
+        index: &Index,
+        after: Option<&AgentKey>,
+        limit: usize,
+        view: View,
+    ) -> Result<Page, RegistryError>;
+    /// Reads all hosts.
+    async fn hosts(&self) -> Result<HostsView, RegistryError>;
+    /// Reads up to `limit` events after `after`; the stream keeps about the last ten thousand.
+    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError>;
+}

@@ -1,0 +1,208 @@
+//! What is stored of an agent and of a host.
+
+use crate::{
+    ids::{AgentKey, Epoch, HostId, Incarnation, RequestId, UnixMillis},
+    resources::Resources,
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, fmt};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant),+
+        }
+
+        impl $name {
+            /// The word in the store, in logs and in metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// Reads the stored word.
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Where an agent is in its life; the machine is drawn in the crate's documentation.
+    Phase {
+        /// Accepted, no host yet.
+        Pending = "PENDING",
+        /// Claimed for a host, process not ready.
+        Starting = "STARTING",
+        /// Ready.
+        Running = "RUNNING",
+        /// Ended unasked, coming back on the same host.
+        Restarting = "RESTARTING",
+        /// Asked to stop.
+        Stopping = "STOPPING",
+        /// Has no process and gets none by itself.
+        Failed = "FAILED",
+    }
+}
+
+impl Phase {
+    /// Whether an agent in this phase holds room on a host.
+    pub fn holds_room(self) -> bool {
+        !matches!(self, Self::Pending | Self::Failed)
+    }
+
+    /// Whether `advance` may go from this phase to `next`. Stop wins: nothing leads out of `Stopping`.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Pending => false,
+            Self::Starting | Self::Running | Self::Restarting => next != Self::Pending,
+            Self::Stopping => next == Self::Stopping,
+            Self::Failed => next == Self::Failed,
+        }
+    }
+}
+
+words! {
+    /// What happens to a process while its host cannot renew its lease.
+    OnDisconnect {
+        /// Killed before the lease ends.
+        Stop = "stop",
+        /// Lives on.
+        Keep = "keep",
+    }
+}
+
+words! {
+    /// Whether a host takes agents.
+    HostState {
+        /// Takes agents.
+        Ready = "READY",
+        /// Takes none and gives its own away.
+        Draining = "DRAINING",
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// With an exit code.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// How an agent's last process ended, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastExit {
+    /// How.
+    pub status: ExitStatus,
+    /// When it was recorded.
+    pub at: UnixMillis,
+}
+
+/// Hash of everything that makes two launches the same or not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SpecDigest(pub String);
+
+/// The texts of a launch: long, so read only when asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Documents {
+    /// The agent spec, as the caller wrote it.
+    pub spec: String,
+    /// The rest of the create request, in the caller's encoding; empty unless [`View::Full`].
+    pub launch: Bytes,
+}
+
+/// How much of a record to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// No documents.
+    Basic,
+    /// The agent spec too.
+    Spec,
+    /// Everything.
+    Full,
+}
+
+/// What the store knows of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// Its name in the cluster.
+    pub key: AgentKey,
+    /// "name" of its spec.
+    pub name: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Host that claimed it last.
+    pub host: Option<HostId>,
+    /// Life of that host.
+    pub incarnation: Option<Incarnation>,
+    /// Fencing token of the claim.
+    pub epoch: Epoch,
+    /// The request that made the claim.
+    pub request_id: RequestId,
+    /// What was asked for.
+    pub digest: SpecDigest,
+    /// Room it needs.
+    pub demand: Resources,
+    /// For rusticai-core's id generator, 1 to 255.
+    pub machine_id: u8,
+    /// Restarts in place.
+    pub restarts: u32,
+    /// What a lost lease does to it.
+    pub on_disconnect: OnDisconnect,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Why it is in this phase; empty when all is well.
+    pub reason: String,
+    /// How its last process ended.
+    pub last_exit: Option<LastExit>,
+    /// When it was claimed first.
+    pub created: UnixMillis,
+    /// When its host accepted the claim; a claim without it has never had a process.
+    pub accepted: Option<UnixMillis>,
+    /// When it last became ready.
+    pub running: Option<UnixMillis>,
+    /// Its texts, as far as asked for.
+    pub documents: Option<Documents>,
+}
+
+/// What the store knows of one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRecord {
+    /// Its id.
+    pub host: HostId,
+    /// Its current life.
+    pub incarnation: Incarnation,
+    /// Where to call it, `host:port`.
+    pub address: String,
+    /// Whether it takes agents.
+    pub state: HostState,
+    /// What it has.
+    pub capacity: Resources,
+    /// What its agents reserved.
+    pub used: Resources,
+    /// What it announced about itself.
+    pub labels: BTreeMap<String, String>,
+    /// Version of its program.
+    pub version: String,
+    /// When its lease ends.
+    pub deadline: UnixMillis,
+}

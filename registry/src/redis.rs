@@ -1,0 +1,277 @@
+//! The store over deadpool-redis: one Lua script per change, run by its hash.
+//!
+//! Owns the connections and their deadlines. Decides nothing: what an operation means stands in its script under
+//! `lua/`.
+
+mod read;
+mod scripts;
+
+use crate::{
+    error::RegistryError,
+    ids::{AgentKey, Epoch, HostId, Incarnation},
+    keys::{self, Keys},
+    ops::{
+        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Event, EventId, HostsView, Index, Page,
+        Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    },
+    record::{AgentRecord, ExitStatus, View},
+};
+use async_trait::async_trait;
+use deadpool_redis::{
+    Config, Connection, Pool, PoolConfig, Runtime, Timeouts,
+    redis::{self, FromRedisValue, Script, Value},
+};
+use scripts::Scripts;
+use std::time::Duration;
+
+/// How to reach the store.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://[user:password@]host:port/db`, or `unix:///path`.
+    pub url: String,
+    /// Prefix of all keys, without braces.
+    pub prefix: String,
+    /// Most connections at once.
+    pub connections: usize,
+    /// Longest wait for a connection and for an answer, each.
+    pub timeout: Duration,
+}
+
+impl RedisSettings {
+    /// Usual settings for a URL.
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), prefix: "rustic".to_owned(), connections: 16, timeout: Duration::from_secs(2) }
+    }
+}
+
+/// The store in Redis.
+pub struct RedisRegistry {
+    pool: Pool,
+    keys: Keys,
+    scripts: Scripts,
+    timeout: Duration,
+}
+
+impl RedisRegistry {
+    /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
+    pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
+        let mut config = Config::from_url(&settings.url);
+        let wait = Some(settings.timeout);
+        config.pool = Some(PoolConfig {
+            max_size: settings.connections,
+            timeouts: Timeouts { wait, create: wait, recycle: wait },
+            ..PoolConfig::default()
+        });
+        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+        Ok(Self { pool, keys: Keys::new(&settings.prefix), scripts: Scripts::load(), timeout: settings.timeout })
+    }
+
+    async fn connection(&self) -> Result<Connection, RegistryError> {
+        self.pool.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))
+    }
+
+    /// Waits for an answer under the deadline. A connection whose answer did not come in time is thrown away: the
+    /// late answer must not be taken for that of the next question.
+    async fn answer<T>(
+        &self,
+        connection: Connection,
+        call: impl AsyncFnOnce(&mut Connection) -> redis::RedisResult<T>,
+    ) -> Result<T, RegistryError> {
+        let mut connection = connection;
+        match tokio::time::timeout(self.timeout, call(&mut connection)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(read::error(error)),
+            Err(_elapsed) => {
+                drop(Connection::take(connection));
+                Err(RegistryError::Timeout(self.timeout))
+            }
+        }
+    }
+
+    async fn run<T: FromRedisValue>(&self, script: &Script, args: &[&[u8]]) -> Result<T, RegistryError> {
+        self.run_on(script, None, args).await
+    }
+
+    async fn run_on<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        index: Option<&str>,
+        args: &[&[u8]],
+    ) -> Result<T, RegistryError> {
+        let connection = self.connection().await?;
+        let mut call = script.prepare_invoke();
+        call.key(self.keys.tag());
+        if let Some(index) = index {
+            call.key(index);
+        }
+        for arg in args {
+            call.arg(*arg);
+        }
+        self.answer(connection, async |c| call.invoke_async(c).await).await
+    }
+
+    fn index_key(&self, index: &Index) -> String {
+        match index {
+            Index::All => self.keys.all(),
+            Index::Guild(guild) => self.keys.guild(guild),
+            Index::Host(host) => self.keys.on(host),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+#[async_trait]
+impl Registry for RedisRegistry {
+    async fn ping(&self) -> Result<(), RegistryError> {
+        let connection = self.connection().await?;
+        self.answer(connection, async |c| redis::cmd("PING").query_async::<()>(c).await).await
+    }
+
+    async fn announce(&self, r: &Announce) -> Result<Announced, RegistryError> {
+        let labels = serde_json::to_string(&r.labels).unwrap_or_default();
+        let (generation, voided): (String, u32) = self
+            .run(
+                &self.scripts.announce,
+                &[
+                    keys::encode(r.host.as_str()).as_bytes(),
+                    r.incarnation.as_str().as_bytes(),
+                    r.address.as_bytes(),
+                    r.capacity.to_string().as_bytes(),
+                    labels.as_bytes(),
+                    r.version.as_bytes(),
+                    millis(r.ttl).as_bytes(),
+                    r.highest_epoch.to_string().as_bytes(),
+                    uuid::Uuid::new_v4().to_string().as_bytes(),
+                ],
+            )
+            .await?;
+        Ok(Announced { generation, voided })
+    }
+
+    async fn renew(&self, r: &Renew) -> Result<Renewal, RegistryError> {
+        let answer: Vec<String> = self
+            .run(
+                &self.scripts.renew,
+                &[
+                    keys::encode(r.host.as_str()).as_bytes(),
+                    r.incarnation.as_str().as_bytes(),
+                    millis(r.ttl).as_bytes(),
+                    r.state.as_str().as_bytes(),
+                    r.highest_epoch.to_string().as_bytes(),
+                ],
+            )
+            .await?;
+        read::renewal(&answer)
+    }
+
+    async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError> {
+        let args = [keys::encode(host.as_str()), incarnation.to_string()];
+        let _: Value = self.run(&self.scripts.depart, &args.each_ref().map(|a| a.as_bytes())).await?;
+        Ok(())
+    }
+
+    async fn claim(&self, r: &Claim) -> Result<ClaimOutcome, RegistryError> {
+        let guild = keys::encode(r.key.guild.as_str());
+        let member = keys::member(&r.key);
+        let demand = r.demand.to_string();
+        let candidates: Vec<String> = r.candidates.iter().map(|h| keys::encode(h.as_str())).collect();
+        let mut args: Vec<&[u8]> = vec![
+            guild.as_bytes(),
+            member.as_bytes(),
+            r.name.as_bytes(),
+            r.request_id.as_str().as_bytes(),
+            r.digest.0.as_bytes(),
+            demand.as_bytes(),
+            r.on_disconnect.as_str().as_bytes(),
+            r.documents.spec.as_bytes(),
+            &r.documents.launch,
+        ];
+        args.extend(candidates.iter().map(String::as_bytes));
+        loop {
+            let answer: Vec<String> = self.run(&self.scripts.claim, &args).await?;
+            if answer.first().is_some_and(|word| word == "exists") {
+                // It may have gone since the script looked: then ask again.
+                if let Some(record) = self.get(&r.key, View::Basic).await? {
+                    return Ok(ClaimOutcome::Exists(Box::new(record)));
+                }
+                continue;
+            }
+            return read::claim(&answer);
+        }
+    }
+
+    async fn advance(&self, r: &Advance) -> Result<AdvanceOutcome, RegistryError> {
+        let exit = match r.exit {
+            None => String::new(),
+            Some(ExitStatus::Code(code)) => format!("code:{code}"),
+            Some(ExitStatus::Signal(signal)) => format!("signal:{signal}"),
+        };
+        let args = [
+            keys::member(&r.key),
+            r.epoch.to_string(),
+            r.phase.as_str().to_owned(),
+            r.pid.unwrap_or(0).to_string(),
+            r.restarts.to_string(),
+            r.reason.clone(),
+            exit,
+        ];
+        let answer: Vec<String> = self.run(&self.scripts.advance, &args.each_ref().map(|a| a.as_bytes())).await?;
+        read::advance(&answer)
+    }
+
+    async fn release(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+    ) -> Result<ReleaseOutcome, RegistryError> {
+        let guard = match guard {
+            ReleaseGuard::Reaped => "reaped",
+            ReleaseGuard::Unaccepted => "unaccepted",
+            ReleaseGuard::Unhosted => "unhosted",
+        };
+        let args = [keys::encode(key.guild.as_str()), keys::member(key), epoch.to_string(), guard.to_owned()];
+        let answer: Vec<String> = self.run(&self.scripts.release, &args.each_ref().map(|a| a.as_bytes())).await?;
+        read::release(&answer)
+    }
+
+    async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {
+        let connection = self.connection().await?;
+        let name = self.keys.agent(key);
+        let mut command = redis::cmd("HMGET");
+        command.arg(&name).arg(read::fields(view));
+        let values = self.answer(connection, async |c| command.query_async(c).await).await?;
+        read::agent(key.clone(), view, values)
+    }
+
+    async fn list(
+        &self,
+        index: &Index,
+        after: Option<&AgentKey>,
+        limit: usize,
+        view: View,
+    ) -> Result<Page, RegistryError> {
+        let after = after.map(keys::member).unwrap_or_default();
+        let limit_text = limit.to_string();
+        let mut args: Vec<&[u8]> = vec![after.as_bytes(), limit_text.as_bytes()];
+        args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
+        let rows: Vec<read::Row> = self.run_on(&self.scripts.list, Some(&self.index_key(index)), &args).await?;
+        read::page(rows, limit, view)
+    }
+
+    async fn hosts(&self) -> Result<HostsView, RegistryError> {
+        read::hosts(self.run(&self.scripts.hosts, &[]).await?)
+    }
+
+    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {
+        let connection = self.connection().await?;
+        let start = if after.0.is_empty() { "-".to_owned() } else { format!("({}", after.0) };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.events()).arg(start).arg("+").arg("COUNT").arg(limit);
+        let rows = self.answer(connection, async |c| command.query_async(c).await).await?;
+        read::events(rows, after)
+    }
+}

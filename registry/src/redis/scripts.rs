@@ -1,0 +1,36 @@
+//! The Lua scripts, each with the shared prelude before it.
+
+use deadpool_redis::redis::Script;
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("../lua/prelude.lua"), include_str!(concat!("../lua/", $file))))
+    };
+}
+
+/// All scripts, hashed once.
+pub(super) struct Scripts {
+    pub(super) announce: Script,
+    pub(super) renew: Script,
+    pub(super) depart: Script,
+    pub(super) claim: Script,
+    pub(super) advance: Script,
+    pub(super) release: Script,
+    pub(super) list: Script,
+    pub(super) hosts: Script,
+}
+
+impl Scripts {
+    pub(super) fn load() -> Self {
+        Self {
+            announce: script!("announce.lua"),
+            renew: script!("renew.lua"),
+            depart: script!("depart.lua"),
+            claim: script!("claim.lua"),
+            advance: script!("advance.lua"),
+            release: script!("release.lua"),
+            list: script!("list.lua"),
+            hosts: script!("hosts.lua"),
+        }
+    }
+}

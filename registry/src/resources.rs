@@ -1,0 +1,154 @@
+//! Room on a host: amounts by resource name, in exact thousandths.
+//!
+//! Thousandths as integers (like Kubernetes' milli-units) because reservations are added and taken away for months:
+//! binary fractions would drift, and Lua and Rust would drift differently.
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::{collections::BTreeMap, fmt};
+
+/// Name of the resource that every agent takes one of.
+pub const SLOTS: &str = "slots";
+
+/// Largest amount of one resource: what doubles, and so Lua, count exactly.
+pub const MAX_AMOUNT: f64 = 9.0e12;
+
+/// Amounts by resource name. A resource that is absent is zero.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resources(BTreeMap<String, u64>);
+
+/// Why an amount is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("amount {amount} of {name:?} must be a number from 0 to {MAX_AMOUNT}")]
+pub struct AmountError {
+    /// The resource.
+    pub name: String,
+    /// What was asked for.
+    pub amount: f64,
+}
+
+impl Resources {
+    /// Room for one agent and nothing else.
+    pub fn one_slot() -> Self {
+        Self(BTreeMap::from([(SLOTS.to_owned(), 1000)]))
+    }
+
+    /// Sets one resource, rounded up to a thousandth.
+    pub fn set(&mut self, name: &str, amount: f64) -> Result<(), AmountError> {
+        if !(0.0..=MAX_AMOUNT).contains(&amount) {
+            return Err(AmountError { name: name.to_owned(), amount });
+        }
+        let milli = (amount * 1000.0).ceil() as u64;
+        if milli == 0 {
+            self.0.remove(name);
+        } else {
+            self.0.insert(name.to_owned(), milli);
+        }
+        Ok(())
+    }
+
+    /// Amount of one resource in thousandths.
+    pub fn milli(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Names and amounts in thousandths, in order of the name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, milli)| (name.as_str(), *milli))
+    }
+
+    /// Names and amounts in whole units, for people and for the wire.
+    pub fn amounts(&self) -> impl Iterator<Item = (String, f64)> {
+        self.0.iter().map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
+    }
+
+    /// Whether `demand` fits beside `used`.
+    pub fn fits(&self, used: &Self, demand: &Self) -> bool {
+        demand.iter().all(|(name, want)| used.milli(name) + want <= self.milli(name))
+    }
+
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Self) {
+        for (name, milli) in other.iter() {
+            *self.0.entry(name.to_owned()).or_default() += milli;
+        }
+    }
+
+    /// Takes `other` away, never below zero.
+    pub fn take(&mut self, other: &Self) {
+        for (name, milli) in other.iter() {
+            let left = self.milli(name).saturating_sub(milli);
+            if left == 0 {
+                self.0.remove(name);
+            } else {
+                self.0.insert(name.to_owned(), left);
+            }
+        }
+    }
+
+    /// Reads the stored form; what is not in that form is left out.
+    pub fn parse(text: &str) -> Self {
+        let pairs = text.split(';').filter_map(|pair| {
+            let (name, milli) = pair.split_once('=')?;
+            let name = percent_decode_str(name).decode_utf8().ok()?.into_owned();
+            Some((name, milli.parse::<u64>().ok()?)).filter(|(_, milli)| *milli > 0)
+        });
+        Self(pairs.collect())
+    }
+}
+
+/// The stored form, `name=thousandths;…`, names percent-encoded. The scripts read and write the same.
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, milli)) in self.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ";" };
+            write!(f, "{separator}{}={milli}", utf8_percent_encode(name, NON_ALPHANUMERIC))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_stored_form_reads_back(pairs in prop::collection::btree_map(".{1,8}", 1u64..1_000_000, 0..5)) {
+            let resources = Resources(pairs);
+            prop_assert_eq!(Resources::parse(&resources.to_string()), resources);
+        }
+
+        #[test]
+        fn taking_what_was_added_leaves_what_was(a in 0u64..5000, b in 1u64..5000) {
+            let mut used = Resources::parse(&format!("cpus={a}"));
+            let before = used.clone();
+            let demand = Resources::parse(&format!("cpus={b};gpus=100"));
+            used.add(&demand);
+            used.take(&demand);
+            prop_assert_eq!(used, before);
+        }
+    }
+
+    #[test]
+    fn a_tenth_of_a_cpu_fits_ten_times() {
+        let mut capacity = Resources::default();
+        capacity.set("cpus", 1.0).expect("in range");
+        let mut tenth = Resources::default();
+        tenth.set("cpus", 0.1).expect("in range");
+        let mut used = Resources::default();
+        for _ in 0..10 {
+            assert!(capacity.fits(&used, &tenth));
+            used.add(&tenth);
+        }
+        assert!(!capacity.fits(&used, &tenth));
+    }
+
+    #[test]
+    fn amounts_that_are_not_numbers_are_refused() {
+        let mut resources = Resources::default();
+        assert!(resources.set("cpus", f64::NAN).is_err());
+        assert!(resources.set("cpus", -1.0).is_err());
+        assert!(resources.set("cpus", 1e300).is_err());
+    }
+}

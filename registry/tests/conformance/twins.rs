@@ -1,0 +1,180 @@
+//! The same random operations on both stores must answer and hold the same.
+
+use crate::requests::*;
+use proptest::prelude::*;
+use rustic_registry::{
+    Advance, AgentRecord, Announced, ClaimOutcome, Epoch, EventId, ExitStatus, HostRecord, HostState, Index, Phase,
+    Registry, ReleaseGuard, Renewal, Resources, UnixMillis, View,
+};
+use std::{fmt::Write as _, time::Duration};
+
+#[derive(Debug, Clone)]
+enum Op {
+    Announce { host: u8, life: u8, slots: u8 },
+    Renew { host: u8, life: u8, alive: bool, draining: bool },
+    Depart { host: u8, life: u8 },
+    Claim { agent: u8, request: u8, digest: u8, half_cpus: u8, hosts: Vec<u8> },
+    Advance { agent: u8, epoch_back: u8, phase: Phase, exit: Option<i32> },
+    Release { agent: u8, epoch_back: u8, guard: ReleaseGuard },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let phase = prop::sample::select(vec![
+        Phase::Pending,
+        Phase::Starting,
+        Phase::Running,
+        Phase::Restarting,
+        Phase::Stopping,
+        Phase::Failed,
+    ]);
+    let guard = prop::sample::select(vec![ReleaseGuard::Reaped, ReleaseGuard::Unaccepted, ReleaseGuard::Unhosted]);
+    // Few names, so that operations meet.
+    prop_oneof![
+        2 => (0..3u8, 0..2u8, 1..4u8).prop_map(|(host, life, slots)| Op::Announce { host, life, slots }),
+        1 => (0..3u8, 0..2u8, any::<bool>(), any::<bool>())
+            .prop_map(|(host, life, alive, draining)| Op::Renew { host, life, alive, draining }),
+        1 => (0..3u8, 0..2u8).prop_map(|(host, life)| Op::Depart { host, life }),
+        5 => (0..4u8, 0..2u8, 0..2u8, 0..6u8, prop::collection::vec(0..3u8, 0..4))
+            .prop_map(|(agent, request, digest, half_cpus, hosts)| Op::Claim { agent, request, digest, half_cpus, hosts }),
+        5 => (0..4u8, 0..2u8, phase, prop::option::of(-9..200i32))
+            .prop_map(|(agent, epoch_back, phase, exit)| Op::Advance { agent, epoch_back, phase, exit }),
+        3 => (0..4u8, 0..2u8, guard).prop_map(|(agent, epoch_back, guard)| Op::Release { agent, epoch_back, guard }),
+    ]
+}
+
+/// Applies one operation and tells the answer, without what depends on the clock or on chance.
+async fn apply(store: &dyn Registry, op: &Op) -> String {
+    match op {
+        Op::Announce { host, life, slots } => {
+            let request = announce(&format!("h-{host}"), &format!("i{life}"), f64::from(*slots));
+            let Announced { generation: _, voided } = store.announce(&request).await.unwrap();
+            format!("voided {voided}")
+        }
+        Op::Renew { host, life, alive, draining } => {
+            let mut request = renew(&format!("h-{host}"), &format!("i{life}"), LONG);
+            request.ttl = if *alive { LONG } else { Duration::ZERO };
+            request.state = if *draining { HostState::Draining } else { HostState::Ready };
+            match store.renew(&request).await.unwrap() {
+                Renewal::Held { .. } => "held".to_owned(),
+                other => format!("{other:?}"),
+            }
+        }
+        Op::Depart { host: id, life: i } => {
+            store.depart(&host(&format!("h-{id}")), &life(&format!("i{i}"))).await.unwrap();
+            String::new()
+        }
+        Op::Claim { agent, request, digest, half_cpus, hosts } => {
+            let hosts: Vec<_> = hosts.iter().map(|h| format!("h-{h}")).collect();
+            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+            let key = agent_key(*agent);
+            let mut request = claim(&key, &format!("r{request}"), &format!("d{digest}"), &hosts);
+            let mut demand = Resources::one_slot();
+            demand.set("cpus", f64::from(*half_cpus) / 2.0).unwrap();
+            request.demand = demand;
+            match store.claim(&request).await.unwrap() {
+                ClaimOutcome::Exists(record) => format!("{:?}", timeless(*record)),
+                other => format!("{other:?}"),
+            }
+        }
+        Op::Advance { agent, epoch_back, phase, exit } => {
+            let key = agent_key(*agent);
+            let epoch = current_epoch(store, *agent, *epoch_back).await;
+            let exit = exit.map(|n| if n < 0 { ExitStatus::Signal(-n) } else { ExitStatus::Code(n) });
+            let request = Advance { exit, restarts: 3, ..advance(&key, epoch, *phase) };
+            format!("{:?}", store.advance(&request).await.unwrap())
+        }
+        Op::Release { agent, epoch_back, guard } => {
+            let epoch = current_epoch(store, *agent, *epoch_back).await;
+            format!("{:?}", store.release(&agent_key(*agent), epoch, *guard).await.unwrap())
+        }
+    }
+}
+
+/// Two guilds, one with a name full of separators.
+fn agent_key(agent: u8) -> rustic_registry::AgentKey {
+    key(if agent.is_multiple_of(2) { "g" } else { "g{:}%" }, &format!("a:{agent}"))
+}
+
+async fn current_epoch(store: &dyn Registry, agent: u8, back: u8) -> Epoch {
+    let record = store.get(&agent_key(agent), View::Basic).await.unwrap();
+    Epoch(record.map_or(7, |r| r.epoch.0.saturating_sub(u64::from(back)).max(1)))
+}
+
+fn timeless(record: AgentRecord) -> AgentRecord {
+    AgentRecord {
+        created: UnixMillis(0),
+        accepted: record.accepted.map(|_| UnixMillis(0)),
+        running: record.running.map(|_| UnixMillis(0)),
+        last_exit: record.last_exit.map(|e| rustic_registry::LastExit { at: UnixMillis(0), ..e }),
+        ..record
+    }
+}
+
+/// Everything a store holds, as text.
+async fn holds(store: &dyn Registry) -> String {
+    let mut text = String::new();
+    let view = store.hosts().await.unwrap();
+    for host in &view.hosts {
+        let alive = host.deadline > view.now;
+        let host = HostRecord { deadline: UnixMillis(0), ..host.clone() };
+        writeln!(text, "{alive} {host:?}").unwrap();
+    }
+    let indexes = [
+        Index::All,
+        Index::Guild("g".parse().unwrap()),
+        Index::Guild("g{:}%".parse().unwrap()),
+        Index::Host(host("h-0")),
+        Index::Host(host("h-1")),
+        Index::Host(host("h-2")),
+    ];
+    for index in indexes {
+        let page = store.list(&index, None, 100, View::Full).await.unwrap();
+        writeln!(text, "{index:?}").unwrap();
+        for record in page.agents {
+            writeln!(text, "  {:?}", timeless(record)).unwrap();
+        }
+    }
+    let (events, _) = store.events(&EventId::default(), 1000).await.unwrap();
+    writeln!(text, "{events:?}").unwrap();
+    text
+}
+
+#[test]
+fn twins_agree_on_every_answer_and_on_all_they_hold() {
+    let redis = TestRedis::start();
+    let config = ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(ops in prop::collection::vec(op(), 1..60))| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (real, twin) = (redis.registry(), memory());
+            for (step, op) in ops.iter().enumerate() {
+                let answers = (apply(&*real, op).await, apply(&*twin, op).await);
+                prop_assert_eq!(&answers.0, &answers.1, "answers differ at step {} {:?}", step, op);
+            }
+            prop_assert_eq!(holds(&*real).await, holds(&*twin).await);
+            Ok(())
+        })?;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn room_in_use_is_what_the_agents_on_a_host_reserved(ops in prop::collection::vec(op(), 1..200)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let store = memory();
+            for op in &ops {
+                apply(&*store, op).await;
+                for host in store.hosts().await.unwrap().hosts {
+                    let on = store.list(&Index::Host(host.host.clone()), None, 100, View::Basic).await.unwrap();
+                    let mut reserved = Resources::default();
+                    on.agents.iter().for_each(|r| reserved.add(&r.demand));
+                    prop_assert_eq!(&host.used, &reserved);
+                }
+            }
+            Ok(())
+        })?;
+    }
+}

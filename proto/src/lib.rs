@@ -1,1 +1,41 @@
-//! x
+//! The wire contract of both services: generated code, and the one place where its messages are checked and
+//! translated to the registry's words.
+//!
+//! The contract itself is the `.proto` files beside this crate. Nothing here talks to a network or a store.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`agent_host::v1`], [`engine::v1`] | generated from the protos |
+//! | [`launch`] | what a valid launch is; a [`launch::Launch`] exists only if it is one |
+//! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
+//! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
+//! | [`status`] | rich error details |
+//! | [`convert`] | registry records to messages |
+
+pub mod convert;
+pub mod launch;
+pub mod request;
+pub mod restart;
+pub mod status;
+pub mod violation;
+
+/// Contract of agent-host, and the types both services share.
+pub mod agent_host {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto files")]
+    pub mod v1 {
+        tonic::include_proto!("rustic_ai.agent_host.v1");
+    }
+}
+
+/// Contract of engine-svc.
+pub mod engine {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto files")]
+    pub mod v1 {
+        tonic::include_proto!("rustic_ai.engine.v1");
+    }
+}
+
+/// Descriptors of all protos, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

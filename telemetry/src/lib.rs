@@ -1,1 +1,45 @@
-//! x
+//! Telemetry: what both services tell the outside about themselves, and the gRPC layers they share.
+//!
+//! One call from each main, [`Telemetry::start`], sets up logs and traces; [`Telemetry::stop`] flushes them. Knows
+//! nothing of agents, hosts or the registry.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`settings`] | flags, each with its environment twin |
+//! | [`logs`] | JSON lines, or pretty on a terminal, through a bounded queue that never blocks its writers |
+//! | [`traces`] | OpenTelemetry over OTLP, W3C context in and out; off and free without an endpoint |
+//! | [`grpc`] | tower layers: span, load limit, deadline, message size |
+
+pub mod grpc;
+pub mod logs;
+pub mod settings;
+pub mod traces;
+
+pub use settings::TelemetrySettings;
+
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// Keeps telemetry alive; stop it last.
+pub struct Telemetry {
+    traces: Option<traces::Exporter>,
+    _logs: logs::Writer,
+}
+
+impl Telemetry {
+    /// Sets up logs and traces for the process. Needs a tokio runtime. Errors: a bad filter or OTLP endpoint.
+    pub fn start(service: &'static str, settings: &TelemetrySettings) -> anyhow::Result<Self> {
+        let traces = settings.otlp_endpoint.as_deref().map(|e| traces::Exporter::start(service, e)).transpose()?;
+        let (logs, writer) = logs::layer(settings)?;
+        let filter = logs::filter(settings)?;
+        let spans = traces.as_ref().map(|exporter| exporter.layer().with_filter(filter));
+        tracing_subscriber::registry().with(spans).with(logs).try_init()?;
+        Ok(Self { traces, _logs: writer })
+    }
+
+    /// Sends what is still queued, for at most a few seconds.
+    pub fn stop(self) {
+        if let Some(traces) = self.traces {
+            traces.stop();
+        }
+    }
+}

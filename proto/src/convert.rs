@@ -1,0 +1,124 @@
+//! Registry records to messages, and filters back.
+
+use crate::{
+    agent_host::v1 as pb,
+    engine::v1::{Host, HostState as PbHostState},
+    violation::Violations,
+};
+use rustic_registry::{AgentRecord, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis, View};
+use std::{collections::BTreeMap, time::Duration};
+
+/// A phase on the wire.
+pub fn phase(phase: Phase) -> pb::AgentPhase {
+    match phase {
+        Phase::Pending => pb::AgentPhase::Pending,
+        Phase::Starting => pb::AgentPhase::Starting,
+        Phase::Running => pb::AgentPhase::Running,
+        Phase::Restarting => pb::AgentPhase::Restarting,
+        Phase::Stopping => pb::AgentPhase::Stopping,
+        Phase::Failed => pb::AgentPhase::Failed,
+    }
+}
+
+/// A phase filter; `None` lets every phase through.
+pub fn phase_filter(wire: i32) -> Result<Option<Phase>, Violations> {
+    match pb::AgentPhase::try_from(wire) {
+        Ok(pb::AgentPhase::Unspecified) => Ok(None),
+        Ok(pb::AgentPhase::Pending) => Ok(Some(Phase::Pending)),
+        Ok(pb::AgentPhase::Starting) => Ok(Some(Phase::Starting)),
+        Ok(pb::AgentPhase::Running) => Ok(Some(Phase::Running)),
+        Ok(pb::AgentPhase::Restarting) => Ok(Some(Phase::Restarting)),
+        Ok(pb::AgentPhase::Stopping) => Ok(Some(Phase::Stopping)),
+        Ok(pb::AgentPhase::Failed) => Ok(Some(Phase::Failed)),
+        Err(_) => Err(unknown_enum("phase", "AgentPhase")),
+    }
+}
+
+/// How much of a record an answer needs.
+pub fn view(wire: i32) -> Result<View, Violations> {
+    match pb::AgentView::try_from(wire) {
+        Ok(pb::AgentView::Unspecified | pb::AgentView::Basic) => Ok(View::Basic),
+        Ok(pb::AgentView::Full) => Ok(View::Spec),
+        Err(_) => Err(unknown_enum("view", "AgentView")),
+    }
+}
+
+/// How long a create call waits.
+pub fn wait_mode(wire: i32) -> Result<pb::WaitMode, Violations> {
+    match pb::WaitMode::try_from(wire) {
+        Ok(pb::WaitMode::Unspecified | pb::WaitMode::Running) => Ok(pb::WaitMode::Running),
+        Ok(pb::WaitMode::Accepted) => Ok(pb::WaitMode::Accepted),
+        Err(_) => Err(unknown_enum("wait", "WaitMode")),
+    }
+}
+
+fn unknown_enum(field: &str, name: &str) -> Violations {
+    let mut violations = Violations::default();
+    violations.add(field, format!("is not one of {name}"));
+    violations
+}
+
+/// A moment on the wire.
+pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
+    let seconds = i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
+    prost_types::Timestamp { seconds, nanos: (at.0 % 1000) as i32 * 1_000_000 }
+}
+
+/// A duration on the wire.
+pub fn duration(duration: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    prost_types::Duration { seconds, nanos: duration.subsec_nanos() as i32 }
+}
+
+/// An exit on the wire.
+pub fn last_exit(exit: &LastExit) -> pb::LastExit {
+    let status = match exit.status {
+        ExitStatus::Code(code) => pb::last_exit::Status::Code(code),
+        ExitStatus::Signal(signal) => pb::last_exit::Status::Signal(signal),
+    };
+    pb::LastExit { status: Some(status), time: Some(timestamp(exit.at)) }
+}
+
+/// An agent on the wire.
+pub fn agent(record: &AgentRecord) -> pb::Agent {
+    pb::Agent {
+        guild_id: record.key.guild.to_string(),
+        agent_id: record.key.agent.to_string(),
+        name: record.name.clone(),
+        phase: phase(record.phase).into(),
+        host: record.host.as_ref().map(ToString::to_string).unwrap_or_default(),
+        pid: record.pid.unwrap_or(0),
+        epoch: record.epoch.0,
+        restarts: record.restarts,
+        reason: record.reason.clone(),
+        last_exit: record.last_exit.as_ref().map(last_exit),
+        create_time: Some(timestamp(record.created)),
+        running_time: record.running.map(timestamp),
+        machine_id: record.machine_id.into(),
+        agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
+    }
+}
+
+fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
+    resources.amounts().collect()
+}
+
+/// A host on the wire, as of `now` on the store's clock.
+pub fn host(record: &HostRecord, now: UnixMillis) -> Host {
+    let state = match record.state {
+        _ if record.deadline <= now => PbHostState::Expired,
+        HostState::Ready => PbHostState::Ready,
+        HostState::Draining => PbHostState::Draining,
+    };
+    Host {
+        host_id: record.host.to_string(),
+        address: record.address.clone(),
+        state: state.into(),
+        incarnation: record.incarnation.to_string(),
+        lease_deadline: Some(timestamp(record.deadline)),
+        capacity: amounts(&record.capacity),
+        used: amounts(&record.used),
+        labels: record.labels.clone(),
+        version: record.version.clone(),
+    }
+}

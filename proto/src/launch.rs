@@ -1,0 +1,309 @@
+//! What a valid launch is. A [`Launch`] exists only if every rule of the contract holds, so that nothing behind it
+//! needs to check again.
+
+use crate::{
+    agent_host::v1::{self as pb, runtime::Kind},
+    restart::RestartPolicy,
+    violation::Violations,
+};
+use prost::Message as _;
+use rustic_registry::{AgentId, AgentKey, Documents, GuildId, OnDisconnect, Resources, SpecDigest};
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Environment names with this prefix belong to the system.
+pub const RESERVED_ENVIRONMENT: &str = "RUSTIC_AGENT_";
+const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// What turns a spec into a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeKind {
+    /// A Rustic AI agent class.
+    Python,
+    /// Any program, with at least its name.
+    Command(Vec<String>),
+}
+
+/// A launch that keeps every rule of the contract.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The agent's name in the cluster.
+    pub key: AgentKey,
+    /// "name" of its spec.
+    pub name: String,
+    /// Same digest, same agent: over everything but the guild's spec, which grows with the guild, and the rules of
+    /// how the agent is kept alive.
+    pub digest: SpecDigest,
+    /// One slot and what the spec asks for.
+    pub demand: Resources,
+    /// What a lost lease does to it.
+    pub on_disconnect: OnDisconnect,
+    /// How it is brought back.
+    pub restart: RestartPolicy,
+    /// Time from start to ready, if the caller set one.
+    pub start_timeout: Option<Duration>,
+    /// What runs it.
+    pub runtime: RuntimeKind,
+    /// The launch as it came.
+    pub message: pb::AgentLaunch,
+}
+
+#[derive(Deserialize)]
+struct AgentSpecHead {
+    id: Option<Value>,
+    name: Option<Value>,
+    class_name: Option<Value>,
+    resources: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct GuildSpecHead {
+    id: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct ResourcesHead {
+    num_cpus: Option<f64>,
+    num_gpus: Option<f64>,
+    custom_resources: Option<BTreeMap<String, f64>>,
+}
+
+impl Launch {
+    /// Checks a launch; the error names every field that is wrong.
+    pub fn check(message: Option<pb::AgentLaunch>) -> Result<Self, Violations> {
+        let mut v = Violations::default();
+        let Some(message) = message else {
+            v.add("launch", "is required; say what to run");
+            return Err(v);
+        };
+        let runtime = runtime(message.runtime.as_ref(), &mut v);
+        let spec = json::<AgentSpecHead>("launch.agent_spec", &message.agent_spec, &mut v);
+        let guild = json::<GuildSpecHead>("launch.guild_spec", &message.guild_spec, &mut v)
+            .and_then(|g| text("launch.guild_spec.id", g.id, &mut v))
+            .and_then(|id| v.id::<GuildId>("launch.guild_spec.id", &id));
+        let mut agent = None;
+        let mut name = None;
+        let mut demand = Resources::one_slot();
+        if let Some(spec) = spec {
+            agent = text("launch.agent_spec.id", spec.id, &mut v)
+                .and_then(|id| v.id::<AgentId>("launch.agent_spec.id", &id));
+            name = text("launch.agent_spec.name", spec.name, &mut v);
+            if runtime == Some(RuntimeKind::Python) {
+                text("launch.agent_spec.class_name", spec.class_name, &mut v);
+            }
+            add_resources(&mut demand, spec.resources, &mut v);
+        }
+        if runtime == Some(RuntimeKind::Python) {
+            json::<BTreeMap<String, Value>>("launch.messaging_config", &message.messaging_config, &mut v);
+        }
+        if !message.client_properties.is_empty() {
+            json::<BTreeMap<String, Value>>("launch.client_properties", &message.client_properties, &mut v);
+        }
+        check_environment(&message.environment, &mut v);
+        let on_disconnect = on_disconnect(message.on_disconnect, &mut v);
+        let restart = RestartPolicy::read(message.restart_policy.as_ref(), &mut v);
+        let timeout = message.start_timeout.as_ref();
+        let start_timeout = crate::request::duration("launch.start_timeout", timeout, MAX_START_TIMEOUT, &mut v);
+        let digest = digest(&message);
+        let launch = guild.zip(agent).zip(name).zip(runtime).map(|(((guild, agent), name), runtime)| Self {
+            key: AgentKey { guild, agent },
+            name,
+            digest,
+            demand,
+            on_disconnect,
+            restart,
+            start_timeout,
+            runtime,
+            message,
+        });
+        v.into_result(launch)
+    }
+
+    /// The texts to store: the agent spec apart from the rest, because lists show it.
+    pub fn documents(&self) -> Documents {
+        let mut rest = self.message.clone();
+        let spec = std::mem::take(&mut rest.agent_spec);
+        Documents { spec, launch: rest.encode_to_vec().into() }
+    }
+}
+
+fn json<'a, T: Deserialize<'a>>(field: &str, document: &'a str, v: &mut Violations) -> Option<T> {
+    if document.trim().is_empty() {
+        v.add(field, "is required; put the JSON document there as a string");
+        return None;
+    }
+    serde_json::from_str(document).map_err(|e| v.add(field, format!("is not the JSON object it must be: {e}"))).ok()
+}
+
+fn text(field: &str, value: Option<Value>, v: &mut Violations) -> Option<String> {
+    match value {
+        Some(Value::String(text)) if !text.trim().is_empty() => Some(text),
+        None | Some(Value::Null | Value::String(_)) => {
+            v.add(field, "is required and must not be empty");
+            None
+        }
+        Some(_) => {
+            v.add(field, "must be a string");
+            None
+        }
+    }
+}
+
+fn runtime(wire: Option<&pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind> {
+    let Some(wire) = wire else { return Some(RuntimeKind::Python) };
+    match &wire.kind {
+        Some(Kind::Python(pb::PythonRuntime {})) => Some(RuntimeKind::Python),
+        Some(Kind::Command(command)) => {
+            let argv = &command.argv;
+            if argv.first().is_none_or(String::is_empty) {
+                v.add("launch.runtime.command.argv", "must name a program");
+                return None;
+            }
+            if argv.iter().any(|arg| arg.contains('\0')) {
+                v.add("launch.runtime.command.argv", "must not contain NUL bytes");
+                return None;
+            }
+            Some(RuntimeKind::Command(argv.clone()))
+        }
+        None => {
+            v.add("launch.runtime", "must say python or command, or be left out for python");
+            None
+        }
+    }
+}
+
+fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations) {
+    const FIELD: &str = "launch.agent_spec.resources";
+    let Some(wire) = wire.filter(|value| !value.is_null()) else { return };
+    let head: ResourcesHead = match serde_json::from_value(wire) {
+        Ok(head) => head,
+        Err(e) => return v.add(FIELD, format!("is not a ResourceSpec: {e}")),
+    };
+    let named = [("cpus", head.num_cpus), ("gpus", head.num_gpus)];
+    let named = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
+    for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
+        if name.is_empty() || name == rustic_registry::resources::SLOTS {
+            v.add(FIELD, format!("must not name a custom resource {name:?}"));
+        } else if let Err(e) = demand.set(&name, amount) {
+            v.add(FIELD, e.to_string());
+        }
+    }
+}
+
+fn check_environment(environment: &BTreeMap<String, String>, v: &mut Violations) {
+    for (name, value) in environment {
+        let field = format!("launch.environment[{name:?}]");
+        if name.is_empty() || name.contains(['=', '\0']) {
+            v.add(&field, "is no name for an environment variable");
+        } else if name.starts_with(RESERVED_ENVIRONMENT) {
+            v.add(&field, format!("is set by the system; choose a name without {RESERVED_ENVIRONMENT}"));
+        }
+        if value.contains('\0') {
+            v.add(&field, "must not contain NUL bytes");
+        }
+    }
+}
+
+fn on_disconnect(wire: i32, v: &mut Violations) -> OnDisconnect {
+    match pb::OnDisconnect::try_from(wire) {
+        Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Stop) => OnDisconnect::Stop,
+        Ok(pb::OnDisconnect::Keep) => OnDisconnect::Keep,
+        Err(_) => {
+            v.add("launch.on_disconnect", "is not one of OnDisconnect; use STOP or KEEP");
+            OnDisconnect::Stop
+        }
+    }
+}
+
+fn digest(message: &pb::AgentLaunch) -> SpecDigest {
+    let identity = pb::AgentLaunch {
+        guild_spec: String::new(),
+        restart_policy: None,
+        on_disconnect: 0,
+        start_timeout: None,
+        ..message.clone()
+    };
+    let hash = Sha256::digest(identity.encode_to_vec());
+    SpecDigest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> pb::AgentLaunch {
+        pb::AgentLaunch {
+            agent_spec: r#"{"id":"a","name":"A","class_name":"m.C","big":12345678901234567890.10}"#.to_owned(),
+            guild_spec: r#"{"id":"g"}"#.to_owned(),
+            messaging_config: r#"{"backend_module":"m"}"#.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn wrong(change: impl FnOnce(&mut pb::AgentLaunch)) -> Vec<String> {
+        let mut message = good();
+        change(&mut message);
+        let violations = Launch::check(Some(message)).expect_err("must be refused");
+        violations.iter().map(|(field, _)| field.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_good_launch_is_taken_apart_and_kept_as_it_came() {
+        let launch = Launch::check(Some(good())).expect("good");
+        assert_eq!(launch.key.to_string(), "g/a");
+        assert_eq!(launch.documents().spec, good().agent_spec);
+        assert_eq!(launch.demand, Resources::one_slot());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        assert_eq!(wrong(|m| m.agent_spec = "{".to_owned()), ["launch.agent_spec"]);
+        assert_eq!(wrong(|m| m.agent_spec = "[]".to_owned()), ["launch.agent_spec"]);
+        let all = ["launch.agent_spec.id", "launch.agent_spec.name", "launch.agent_spec.class_name"];
+        assert_eq!(wrong(|m| m.agent_spec = "{}".to_owned()), all);
+        assert_eq!(wrong(|m| m.guild_spec.clear()), ["launch.guild_spec"]);
+        assert_eq!(wrong(|m| m.messaging_config = "nope".to_owned()), ["launch.messaging_config"]);
+        assert_eq!(wrong(|m| m.client_properties = "1".to_owned()), ["launch.client_properties"]);
+        assert_eq!(wrong(|m| m.on_disconnect = 9), ["launch.on_disconnect"]);
+        assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: None })), ["launch.runtime"]);
+        let control = r#"{"id":"a\u0007","name":"A","class_name":"m.C"}"#;
+        assert_eq!(wrong(|m| m.agent_spec = control.to_owned()), ["launch.agent_spec.id"]);
+        let reserved = |m: &mut pb::AgentLaunch| {
+            m.environment.insert("RUSTIC_AGENT_EPOCH".to_owned(), "9".to_owned());
+        };
+        assert_eq!(wrong(reserved), [r#"launch.environment["RUSTIC_AGENT_EPOCH"]"#]);
+        assert_eq!(Launch::check(None).expect_err("refused").iter().count(), 1);
+    }
+
+    #[test]
+    fn a_command_needs_no_class_and_no_messaging() {
+        let command = pb::CommandRuntime { argv: vec!["sleep".to_owned(), "1".to_owned()] };
+        let message = pb::AgentLaunch {
+            agent_spec: r#"{"id":"a","name":"A"}"#.to_owned(),
+            messaging_config: String::new(),
+            runtime: Some(pb::Runtime { kind: Some(Kind::Command(command)) }),
+            ..good()
+        };
+        assert!(Launch::check(Some(message)).is_ok());
+    }
+
+    #[test]
+    fn resources_of_the_spec_are_demanded() {
+        let spec = r#"{"id":"a","name":"A","class_name":"m.C","resources":
+            {"num_cpus":0.5,"num_gpus":null,"custom_resources":{"tpu":2}}}"#;
+        let launch = Launch::check(Some(pb::AgentLaunch { agent_spec: spec.to_owned(), ..good() })).expect("good");
+        let amounts: Vec<_> = launch.demand.iter().collect();
+        assert_eq!(amounts, [("cpus", 500), ("slots", 1000), ("tpu", 2000)]);
+    }
+
+    #[test]
+    fn the_digest_follows_the_agent_and_not_the_growing_guild() {
+        let digest = |m: pb::AgentLaunch| Launch::check(Some(m)).expect("good").digest;
+        let grown = pb::AgentLaunch { guild_spec: r#"{"id":"g","agents":[{}]}"#.to_owned(), ..good() };
+        assert_eq!(digest(good()), digest(grown));
+        let other = pb::AgentLaunch { client_type: "RetryingClient".to_owned(), ..good() };
+        assert_ne!(digest(good()), digest(other));
+    }
+}

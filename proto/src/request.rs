@@ -1,0 +1,150 @@
+//! Checks shared by all requests: names, page size and token, durations.
+
+use crate::violation::Violations;
+use rustic_registry::{AgentId, AgentKey, GuildId, HostId, RequestId, keys};
+use std::time::Duration;
+
+/// Agents or hosts in a page unless asked for otherwise.
+pub const DEFAULT_PAGE_SIZE: usize = 100;
+/// Largest page.
+pub const MAX_PAGE_SIZE: usize = 1000;
+/// Time between SIGTERM and SIGKILL unless asked for otherwise.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time between SIGTERM and SIGKILL.
+pub const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Reads guild and agent id.
+pub fn agent_key(guild: &str, agent: &str) -> Result<AgentKey, Violations> {
+    let mut violations = Violations::default();
+    let guild = violations.id::<GuildId>("guild_id", guild);
+    let agent = violations.id::<AgentId>("agent_id", agent);
+    let key = guild.zip(agent).map(|(guild, agent)| AgentKey { guild, agent });
+    violations.into_result(key)
+}
+
+/// Reads a guild id.
+pub fn guild_id(guild: &str) -> Result<GuildId, Violations> {
+    let mut violations = Violations::default();
+    let id = violations.id("guild_id", guild);
+    violations.into_result(id)
+}
+
+/// Reads an optional guild id.
+pub fn guild_filter(guild: &str) -> Result<Option<GuildId>, Violations> {
+    if guild.is_empty() { Ok(None) } else { guild_id(guild).map(Some) }
+}
+
+/// Reads an optional host id.
+pub fn host_filter(host: &str) -> Result<Option<HostId>, Violations> {
+    if host.is_empty() {
+        return Ok(None);
+    }
+    let mut violations = Violations::default();
+    let id = violations.id("host", host);
+    violations.into_result(id).map(Some)
+}
+
+/// Reads a request id, or makes one up.
+pub fn request_id(text: &str) -> Result<RequestId, Violations> {
+    let mut violations = Violations::default();
+    let made_up = uuid::Uuid::new_v4().to_string();
+    let id = violations.id("request_id", if text.is_empty() { &made_up } else { text });
+    violations.into_result(id)
+}
+
+/// Reads the time between SIGTERM and SIGKILL.
+pub fn stop_timeout(wire: Option<&prost_types::Duration>) -> Result<Duration, Violations> {
+    let mut violations = Violations::default();
+    let timeout = duration("timeout", wire, MAX_STOP_TIMEOUT, &mut violations).unwrap_or(DEFAULT_STOP_TIMEOUT);
+    violations.into_result(Some(timeout))
+}
+
+/// Reads an optional duration of at most `max`.
+pub fn duration(
+    field: &str,
+    wire: Option<&prost_types::Duration>,
+    max: Duration,
+    violations: &mut Violations,
+) -> Option<Duration> {
+    let wire = wire?;
+    match Duration::try_from(*wire) {
+        Ok(duration) if duration <= max => Some(duration),
+        Ok(_) => {
+            violations.add(field, format!("must be at most {} s", max.as_secs()));
+            None
+        }
+        Err(_) => {
+            violations.add(field, "must not be negative");
+            None
+        }
+    }
+}
+
+/// Reads a page size.
+pub fn page_size(wire: u32) -> Result<usize, Violations> {
+    match usize::try_from(wire) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) if size <= MAX_PAGE_SIZE => Ok(size),
+        _ => {
+            let mut violations = Violations::default();
+            violations.add("page_size", format!("is {wire}; ask for at most {MAX_PAGE_SIZE}"));
+            Err(violations)
+        }
+    }
+}
+
+fn unknown_token() -> Violations {
+    let mut violations = Violations::default();
+    violations.add("page_token", "is not one this service gave out; start again without a token");
+    violations
+}
+
+/// Token of the page of agents that follows `key`.
+pub fn agent_token(key: Option<&AgentKey>) -> String {
+    key.map(|key| format!("a1.{}", keys::member(key))).unwrap_or_default()
+}
+
+/// Reads what [`agent_token`] wrote.
+pub fn read_agent_token(token: &str) -> Result<Option<AgentKey>, Violations> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.strip_prefix("a1.").and_then(keys::parse_member).map(Some).ok_or_else(unknown_token)
+}
+
+/// Token of the page of hosts that follows `host`.
+pub fn host_token(host: Option<&HostId>) -> String {
+    host.map(|host| format!("h1.{}", keys::encode(host.as_str()))).unwrap_or_default()
+}
+
+/// Reads what [`host_token`] wrote.
+pub fn read_host_token(token: &str) -> Result<Option<HostId>, Violations> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.strip_prefix("h1.").and_then(keys::parse_host).map(Some).ok_or_else(unknown_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_read_back_and_strange_ones_are_refused() {
+        let key = agent_key("g:1", "a b").expect("valid");
+        assert_eq!(read_agent_token(&agent_token(Some(&key))), Ok(Some(key)));
+        assert_eq!(read_agent_token(""), Ok(None));
+        for strange in ["a1.", "a1.x", "h1.host", "zzz", "a1.%00:a"] {
+            assert!(read_agent_token(strange).is_err(), "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_neither_negative_nor_endless() {
+        let wire = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        assert_eq!(stop_timeout(None), Ok(DEFAULT_STOP_TIMEOUT));
+        assert_eq!(stop_timeout(wire(0).as_ref()), Ok(Duration::ZERO));
+        assert!(stop_timeout(wire(-1).as_ref()).is_err());
+        assert!(stop_timeout(wire(601).as_ref()).is_err());
+    }
+}

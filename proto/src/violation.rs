@@ -1,0 +1,44 @@
+//! Collects everything that is wrong with a request, so that its sender can mend it in one go.
+
+use rustic_registry::IdError;
+use std::str::FromStr;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+/// What is wrong with a request, by field.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    /// Notes that `field` is wrong; `what` reads on from the field's name and says what to do.
+    pub fn add(&mut self, field: &str, what: impl Into<String>) {
+        self.0.push((field.to_owned(), what.into()));
+    }
+
+    /// Reads an id, noting what is wrong with it.
+    pub fn id<T: FromStr<Err = IdError>>(&mut self, field: &str, text: &str) -> Option<T> {
+        text.parse().map_err(|e: IdError| self.add(field, e.to_string())).ok()
+    }
+
+    /// Fields and what is wrong with them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(field, what)| (field.as_str(), what.as_str()))
+    }
+
+    /// `value` if nothing is wrong.
+    pub fn into_result<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+}
+
+/// INVALID_ARGUMENT with one `BadRequest` field violation each.
+impl From<Violations> for Status {
+    fn from(violations: Violations) -> Self {
+        let text: Vec<_> = violations.iter().map(|(field, what)| format!("{field} {what}")).collect();
+        let fields: Vec<_> = violations.0.iter().map(|(field, what)| FieldViolation::new(field, what)).collect();
+        Status::with_error_details(Code::InvalidArgument, text.join("; "), ErrorDetails::with_bad_request(fields))
+    }
+}

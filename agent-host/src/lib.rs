@@ -1,1 +1,142 @@
-//! x
+//! agent-host: runs agents as operating system processes, one each, under a lease in the registry.
+//!
+//! ```text
+//!  grpc ─▶ supervisor ─▶ agent::task ─▶ runtime ─▶ process
+//!             │              │  ▲           └────▶ output (log lines)
+//!             │              ▼  │
+//!             │          agent::machine (pure)
+//!             └─▶ lease ◀── health
+//! ```
+//!
+//! Stopping, in this order under the deadlines of the settings: health says NOT_SERVING and no agent is taken; agents
+//! are ended and their records made FAILED; calls in flight are answered; the host leaves the registry.
+
+pub mod agent;
+pub mod error;
+pub mod grpc;
+pub mod health;
+pub mod lease;
+pub mod output;
+pub mod process;
+pub mod runtime;
+pub mod settings;
+pub mod supervisor;
+
+pub use settings::Settings;
+
+use crate::{
+    lease::{Lease, LeaseHandle, LeaseKeeper},
+    process::{Orphans, Spawner},
+    runtime::Runtimes,
+    supervisor::{HostSettings, Supervisor},
+};
+use anyhow::{Context as _, bail};
+use rustic_proto::{
+    agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
+    reflection,
+};
+use rustic_registry::{Announce, Epoch, RedisRegistry, Registry};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Runs the host until `stop`. Errors: settings that cannot work, or another process took this host's name.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    let listener = TcpListener::bind(settings.server.listen).await.context("--listen")?;
+    let bound = listener.local_addr()?;
+    let everything = CancellationToken::new();
+    let _end_everything = everything.clone().drop_guard();
+
+    let (keeper, lease) = lease(&settings, bound, &registry)?;
+    let supervisor = supervisor(&settings, registry, &lease, &everything)?;
+    let keeper = tokio::spawn(keeper.run(everything.clone()));
+    info!(address = %bound, host = %supervisor.host(), "serving");
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let stopping = CancellationToken::new();
+    let health_task = tokio::spawn(health::follow(lease.clone(), reporter, stopping.clone()));
+    let service = AgentHostServiceServer::new(grpc::Service::new(supervisor.clone()))
+        .max_decoding_message_size(settings.server.max_message_size)
+        .max_encoding_message_size(usize::MAX);
+    let closed = CancellationToken::new();
+    let server = settings
+        .server
+        .server()
+        .add_service(health)
+        .add_service(reflection::v1(SERVICE)?)
+        .add_service(reflection::v1alpha(SERVICE)?)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed.clone().cancelled_owned());
+    let server = tokio::spawn(server);
+
+    let superseded = tokio::select! {
+        () = stop.cancelled() => false,
+        () = superseded(lease) => true,
+    };
+    info!("stopping: agents are ended");
+    stopping.cancel();
+    supervisor.end(settings.stop_timeout).await;
+    closed.cancel();
+    server.await.context("the server panicked")?.context("the server failed")?;
+    everything.cancel();
+    keeper.await.context("the lease keeper panicked")?;
+    health_task.await.context("the health task panicked")?;
+    if superseded {
+        bail!("another process announced itself as this host; give every host a name of its own");
+    }
+    Ok(())
+}
+
+fn lease(
+    settings: &Settings,
+    bound: SocketAddr,
+    registry: &Arc<dyn Registry>,
+) -> anyhow::Result<(LeaseKeeper, LeaseHandle)> {
+    let host = settings.host()?;
+    let times = settings.lease_times()?;
+    let announce = Announce {
+        address: settings.advertised(bound, &host),
+        host,
+        incarnation: settings.incarnation()?,
+        capacity: settings.capacity()?,
+        labels: settings.labels(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ttl: times.ttl,
+        highest_epoch: Epoch(0),
+    };
+    Ok(LeaseKeeper::new(announce, times, registry.clone()))
+}
+
+fn supervisor(
+    settings: &Settings,
+    registry: Arc<dyn Registry>,
+    lease: &LeaseHandle,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Supervisor>> {
+    let host = settings.host()?;
+    let orphans = Arc::new(Orphans::default());
+    orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
+    let runtimes = Runtimes {
+        spawner: Spawner::start(orphans.clone()).context("cannot start the spawner thread")?,
+        orphans,
+        python: settings.python.clone(),
+        engine_address: settings.engine_address.clone(),
+        host: host.to_string(),
+        output_limit: settings.output_limit(),
+        runs: AtomicU64::new(0),
+    };
+    let max_agents = usize::try_from(settings.max_agents)?;
+    let host = HostSettings { host, max_agents, start_timeout: settings.start_timeout };
+    Ok(Supervisor::new(host, registry, Arc::new(runtimes), lease.clone()))
+}
+
+/// Waits until another process took this host's name. Cancel-safe.
+async fn superseded(mut lease: LeaseHandle) {
+    while lease.changed().await != Lease::Superseded {}
+}

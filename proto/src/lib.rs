@@ -10,10 +10,12 @@
 //! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
 //! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
 //! | [`status`] | rich error details |
+//! | [`reflection`] | server reflection over the descriptors |
 //! | [`convert`] | registry records to messages |
 
 pub mod convert;
 pub mod launch;
+pub mod reflection;
 pub mod request;
 pub mod restart;
 pub mod status;

@@ -8,11 +8,13 @@
 
 mod deadline;
 mod limit;
+mod server;
 mod size;
 mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
 pub use limit::LoadLimit;
+pub use server::{Layers, ServerSettings, parse_duration};
 pub use size::MessageSize;
 pub use trace::Trace;
 

@@ -1,0 +1,555 @@
+//! The life of one agent as a pure state machine: events in, actions out, no clock, no process, no store.
+//!
+//! ```text
+//!                 Recorded          Spawned           Ready
+//!  ▶ Admitting ───────────▶ Spawning ─────▶ Starting ───────▶ Running
+//!      ▲    ▲                   │               │                │
+//!      │    │ LeaseBack         │ SpawnFailed   │ Exited         │ Exited
+//!      │    │                   ▼               ▼                ▼
+//!      │  Unleased        (restart policy) ◀────┴────────────────┘
+//!      │    ▲               │          │
+//!      │    │ Fence         │ again    │ no more
+//!      │    │               ▼          ▼      Recorded
+//!      └────┼──────────BackingOff    Failing ──────────▶ Ended(Failed)
+//!   Timer   │
+//!           │           Exited, by what the kill was for
+//!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | StartFailed)
+//!           ▲                                              Released
+//!           └── Stop, Fence, Lost, InitFailed or a start that takes too long: TERM, then KILL
+//! ```
+//!
+//! Rules the tests hold it to: no process is started while another may live; none is started before the store has
+//! acknowledged a write under this epoch; stop always wins; every state has an action under way or a time to wake at.
+
+use super::backoff;
+use crate::runtime::{InitFailure, StartError};
+use rustic_proto::restart::{RestartMode, RestartPolicy};
+use rustic_registry::{ExitStatus, OnDisconnect, Phase};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// What becomes of an agent whose very first start fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstStart {
+    /// It is removed: somebody waits for it and is told.
+    MustSucceed,
+    /// The restart policy decides: nobody waits.
+    FollowsPolicy,
+}
+
+/// Why a start failed.
+#[derive(Debug, Clone)]
+pub enum StartFailure {
+    /// No process came to be.
+    Spawn(Arc<StartError>),
+    /// The agent said why.
+    Init(InitFailure),
+    /// It ended before it was ready.
+    Exited(ExitStatus),
+    /// It was not ready in time.
+    Timeout(Duration),
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn(error) => write!(f, "{error}"),
+            Self::Init(failure) => f.write_str(&failure.error),
+            Self::Exited(status) => write!(f, "its process ended before it was ready, with {status}"),
+            Self::Timeout(limit) => write!(f, "it was not ready within {limit:?}"),
+        }
+    }
+}
+
+/// Why an agent is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopKind {
+    /// Somebody asked: the record goes.
+    Asked,
+    /// The host ends: the record stays, FAILED, so that the agent is not forgotten.
+    HostEnds,
+}
+
+/// How an agent's time on this host ended.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// Stopped as asked; the record is gone.
+    Stopped(Option<ExitStatus>),
+    /// The first start failed; the record is gone.
+    StartFailed(StartFailure),
+    /// FAILED is recorded.
+    Failed,
+    /// The claim belongs to somebody else now.
+    Superseded,
+}
+
+/// What a kill is for: decides what follows the exit.
+#[derive(Debug, Clone)]
+pub enum After {
+    /// Remove the record.
+    Release,
+    /// Record FAILED, because the host ends.
+    HostEnds,
+    /// Leave the record alone: it is somebody else's.
+    Superseded,
+    /// Treat it as a failed start.
+    StartFailed(StartFailure),
+    /// Wait for the lease, then start again.
+    Fenced,
+}
+
+/// Where the agent is.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// The store is asked to acknowledge the claim; no process.
+    Admitting,
+    /// A process is being made. What was asked for meanwhile is done when it exists.
+    Spawning(Option<(After, Duration)>),
+    /// The process lives and is not ready.
+    Starting {
+        /// When it takes too long.
+        until: Instant,
+    },
+    /// The process is ready.
+    Running {
+        /// When it became ready.
+        since: Instant,
+        /// The store knows.
+        recorded: bool,
+    },
+    /// No process; the next start waits.
+    BackingOff {
+        /// When the next start may begin.
+        until: Instant,
+    },
+    /// No process; the lease is lost.
+    Unleased,
+    /// The process was told to end.
+    Stopping {
+        /// When TERM becomes KILL; `None` once it was killed.
+        kill_at: Option<Instant>,
+        /// What follows.
+        after: After,
+    },
+    /// No process; the record is being removed.
+    Releasing(Ending),
+    /// No process; FAILED is being recorded.
+    Failing,
+    /// Over.
+    Ended(Ending),
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The store acknowledged the latest record.
+    Recorded,
+    /// The store no longer knows the claim.
+    Lost,
+    /// The record is gone.
+    Released,
+    /// A process exists.
+    Spawned,
+    /// No process came to be.
+    SpawnFailed(Arc<StartError>),
+    /// The process is ready.
+    Ready,
+    /// The process will not become ready.
+    InitFailed(InitFailure),
+    /// The process was reaped.
+    Exited(ExitStatus),
+    /// End it, with this much time between TERM and KILL.
+    Stop(StopKind, Duration),
+    /// The time of [`Machine::wake_at`] has come.
+    Timer,
+    /// The lease is about to end.
+    Fence,
+    /// The lease is held again.
+    LeaseBack,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write this phase; supersedes an earlier write.
+    Record(Phase),
+    /// Make a process.
+    Spawn,
+    /// SIGTERM to the group.
+    Terminate,
+    /// SIGKILL to the group.
+    Kill,
+    /// Remove the record.
+    Release,
+}
+
+/// What the machine is told once.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How it is brought back.
+    pub restart: RestartPolicy,
+    /// What a failed first start does.
+    pub first_start: FirstStart,
+    /// Time from start to ready.
+    pub start_timeout: Duration,
+    /// What a lost lease does.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    rules: Rules,
+    state: State,
+    leased: bool,
+    was_ready: bool,
+    /// The first start is over, one way or the other.
+    restarting: bool,
+    restarts: u32,
+    /// Restarts since the last long health: what the budget bounds.
+    streak: u32,
+    reason: String,
+    last_exit: Option<ExitStatus>,
+}
+
+impl Machine {
+    /// A claimed agent, and the first thing to do.
+    pub fn new(rules: Rules) -> (Self, Vec<Action>) {
+        let machine = Self {
+            rules,
+            state: State::Admitting,
+            leased: true,
+            was_ready: false,
+            restarting: false,
+            restarts: 0,
+            streak: 0,
+            reason: String::new(),
+            last_exit: None,
+        };
+        (machine, vec![Action::Record(Phase::Starting)])
+    }
+
+    /// Where the agent is.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Restarts so far.
+    pub fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    /// Why it is where it is; empty when all is well.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// How the last process ended.
+    pub fn last_exit(&self) -> Option<ExitStatus> {
+        self.last_exit
+    }
+
+    /// The phase to show.
+    pub fn phase(&self) -> Phase {
+        let starting = if self.restarting { Phase::Restarting } else { Phase::Starting };
+        match &self.state {
+            State::Running { recorded: true, .. } => Phase::Running,
+            State::Stopping { after: After::Release | After::HostEnds | After::Superseded, .. }
+            | State::Releasing(_) => Phase::Stopping,
+            State::Failing | State::Ended(Ending::Failed) => Phase::Failed,
+            State::Ended(_) => Phase::Stopping,
+            State::BackingOff { .. } | State::Unleased => Phase::Restarting,
+            State::Admitting
+            | State::Spawning(_)
+            | State::Starting { .. }
+            | State::Running { recorded: false, .. }
+            | State::Stopping { after: After::StartFailed(_) | After::Fenced, .. } => starting,
+        }
+    }
+
+    /// When [`Event::Timer`] is due.
+    pub fn wake_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Starting { until } | State::BackingOff { until } => Some(*until),
+            State::Stopping { kill_at, .. } => *kill_at,
+            State::Admitting
+            | State::Spawning(_)
+            | State::Running { .. }
+            | State::Unleased
+            | State::Releasing(_)
+            | State::Failing
+            | State::Ended(_) => None,
+        }
+    }
+
+    /// Takes an event. `chance` in 0.0..1.0 spreads restarts.
+    pub fn on(&mut self, event: Event, now: Instant, chance: f64) -> Vec<Action> {
+        match event {
+            Event::Recorded => self.recorded(),
+            Event::Lost => self.end_process(After::Superseded, Duration::ZERO, now),
+            Event::Released => self.released(),
+            Event::Spawned => self.spawned(now),
+            Event::SpawnFailed(error) => self.spawn_failed(error, now, chance),
+            Event::Ready => self.ready(now),
+            Event::InitFailed(failure) => match self.state {
+                State::Starting { .. } => self.kill(After::StartFailed(StartFailure::Init(failure))),
+                _ => vec![],
+            },
+            Event::Exited(status) => self.exited(status, now, chance),
+            Event::Stop(kind, grace) => {
+                let after = match kind {
+                    StopKind::Asked => After::Release,
+                    StopKind::HostEnds => After::HostEnds,
+                };
+                self.end_process(after, grace, now)
+            }
+            Event::Timer => self.timer(now),
+            Event::Fence => self.fence(now),
+            Event::LeaseBack => self.lease_back(),
+        }
+    }
+
+    fn recorded(&mut self) -> Vec<Action> {
+        match &mut self.state {
+            State::Admitting if self.leased => {
+                self.state = State::Spawning(None);
+                vec![Action::Spawn]
+            }
+            State::Admitting => {
+                self.state = State::Unleased;
+                vec![]
+            }
+            State::Running { recorded, .. } => {
+                *recorded = true;
+                vec![]
+            }
+            State::Failing => {
+                self.state = State::Ended(Ending::Failed);
+                vec![]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn released(&mut self) -> Vec<Action> {
+        if let State::Releasing(ending) = &self.state {
+            self.state = State::Ended(ending.clone());
+        }
+        vec![]
+    }
+
+    fn spawned(&mut self, now: Instant) -> Vec<Action> {
+        let State::Spawning(wish) = &mut self.state else { return vec![] };
+        let wish = wish.take();
+        self.state = State::Starting { until: now + self.rules.start_timeout };
+        match wish {
+            None => vec![],
+            Some((after, grace)) => self.end_process(after, grace, now),
+        }
+    }
+
+    fn spawn_failed(&mut self, error: Arc<StartError>, now: Instant, chance: f64) -> Vec<Action> {
+        let State::Spawning(wish) = &mut self.state else { return vec![] };
+        match wish.take() {
+            None => self.start_failed(StartFailure::Spawn(error), now, chance),
+            Some((after, _)) => self.without_process(after, now, chance),
+        }
+    }
+
+    fn ready(&mut self, now: Instant) -> Vec<Action> {
+        let State::Starting { .. } = self.state else { return vec![] };
+        self.was_ready = true;
+        self.reason.clear();
+        self.state = State::Running { since: now, recorded: false };
+        vec![Action::Record(Phase::Running)]
+    }
+
+    fn exited(&mut self, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
+        self.last_exit = Some(status);
+        match &self.state {
+            State::Starting { .. } => self.start_failed(StartFailure::Exited(status), now, chance),
+            State::Running { since, .. } => {
+                if now.saturating_duration_since(*since) >= self.rules.restart.reset_after {
+                    self.streak = 0;
+                }
+                self.crashed(format!("its process ended with {status}"), status, now, chance)
+            }
+            State::Stopping { after, .. } => {
+                let after = after.clone();
+                self.without_process(after, now, chance)
+            }
+            _ => vec![],
+        }
+    }
+
+    /// What follows when there is no process any more, by what was wanted.
+    fn without_process(&mut self, after: After, now: Instant, chance: f64) -> Vec<Action> {
+        match after {
+            After::Release => self.release(Ending::Stopped(self.last_exit)),
+            After::HostEnds => self.fail("its host was shut down; create the agent again".to_owned()),
+            After::Superseded => {
+                self.state = State::Ended(Ending::Superseded);
+                vec![]
+            }
+            After::StartFailed(failure) => self.start_failed(failure, now, chance),
+            After::Fenced if self.leased => self.admit_again(),
+            After::Fenced => {
+                self.state = State::Unleased;
+                vec![]
+            }
+        }
+    }
+
+    fn start_failed(&mut self, failure: StartFailure, now: Instant, chance: f64) -> Vec<Action> {
+        if self.rules.first_start == FirstStart::MustSucceed && !self.was_ready {
+            return self.release(Ending::StartFailed(failure));
+        }
+        let status = match &failure {
+            StartFailure::Exited(status) => *status,
+            _ => ExitStatus::Code(1),
+        };
+        self.crashed(format!("its start failed: {failure}"), status, now, chance)
+    }
+
+    fn crashed(&mut self, reason: String, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
+        let policy = &self.rules.restart;
+        let wanted = match policy.mode {
+            RestartMode::Always => true,
+            RestartMode::OnFailure => status != ExitStatus::Code(0),
+            RestartMode::Never => false,
+        };
+        if !wanted {
+            return self.fail(format!("{reason}; its restart policy does not restart it"));
+        }
+        if self.streak >= policy.max_restarts {
+            return self.fail(format!("{reason}, after {} restarts", self.streak));
+        }
+        self.restarting = true;
+        self.streak += 1;
+        self.restarts += 1;
+        self.reason = reason;
+        self.state = State::BackingOff { until: now + backoff::delay(policy, self.streak, chance) };
+        vec![Action::Record(Phase::Restarting)]
+    }
+
+    fn timer(&mut self, now: Instant) -> Vec<Action> {
+        let due = self.wake_at().is_some_and(|at| at <= now);
+        match &mut self.state {
+            _ if !due => vec![],
+            State::Starting { .. } => self.kill(After::StartFailed(StartFailure::Timeout(self.rules.start_timeout))),
+            State::BackingOff { .. } => self.admit_again(),
+            State::Stopping { kill_at, .. } => {
+                *kill_at = None;
+                vec![Action::Kill]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn fence(&mut self, now: Instant) -> Vec<Action> {
+        if self.rules.on_disconnect == OnDisconnect::Keep {
+            return vec![];
+        }
+        self.leased = false;
+        match &self.state {
+            State::Spawning(_) | State::Starting { .. } | State::Running { .. } => {
+                self.reason = "its host lost its lease".to_owned();
+                self.end_process(After::Fenced, Duration::ZERO, now)
+            }
+            // Ending anyway, but not in time.
+            State::Stopping { kill_at: Some(_), after } => {
+                let after = after.clone();
+                self.kill(after)
+            }
+            _ => vec![],
+        }
+    }
+
+    fn lease_back(&mut self) -> Vec<Action> {
+        self.leased = true;
+        match self.state {
+            State::Unleased => self.admit_again(),
+            _ => vec![],
+        }
+    }
+
+    fn admit_again(&mut self) -> Vec<Action> {
+        self.restarting = true;
+        self.state = State::Admitting;
+        vec![Action::Record(Phase::Restarting)]
+    }
+
+    /// Ends the process, if there is one, for `after`; a stronger wish replaces a weaker one.
+    fn end_process(&mut self, after: After, grace: Duration, now: Instant) -> Vec<Action> {
+        match &mut self.state {
+            State::Ended(_) => vec![],
+            State::Spawning(wish) => {
+                let stronger = wish.as_ref().is_none_or(|(old, _)| rank(&after) >= rank(old));
+                if stronger {
+                    *wish = Some((after, grace));
+                }
+                vec![]
+            }
+            State::Starting { .. } | State::Running { .. } if grace.is_zero() => self.kill(after),
+            State::Starting { .. } | State::Running { .. } => {
+                let announce = matches!(after, After::Release).then_some(Action::Record(Phase::Stopping));
+                self.state = State::Stopping { kill_at: Some(now + grace), after };
+                announce.into_iter().chain([Action::Terminate]).collect()
+            }
+            State::Stopping { kill_at, after: old } => {
+                if rank(&after) >= rank(old) {
+                    *old = after;
+                }
+                match kill_at {
+                    Some(_) if grace.is_zero() => {
+                        *kill_at = None;
+                        vec![Action::Kill]
+                    }
+                    Some(at) => {
+                        *at = (*at).min(now + grace);
+                        vec![]
+                    }
+                    None => vec![],
+                }
+            }
+            State::Releasing(_) => {
+                if matches!(after, After::Superseded) {
+                    self.state = State::Ended(Ending::Superseded);
+                }
+                vec![]
+            }
+            State::Admitting | State::BackingOff { .. } | State::Unleased | State::Failing => {
+                self.without_process(after, now, 0.0)
+            }
+        }
+    }
+
+    fn kill(&mut self, after: After) -> Vec<Action> {
+        self.state = State::Stopping { kill_at: None, after };
+        vec![Action::Kill]
+    }
+
+    fn release(&mut self, ending: Ending) -> Vec<Action> {
+        self.state = State::Releasing(ending);
+        vec![Action::Release]
+    }
+
+    fn fail(&mut self, reason: String) -> Vec<Action> {
+        self.reason = reason;
+        self.state = State::Failing;
+        vec![Action::Record(Phase::Failed)]
+    }
+}
+
+/// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
+fn rank(after: &After) -> u8 {
+    match after {
+        After::StartFailed(_) | After::Fenced => 0,
+        After::HostEnds => 1,
+        After::Release => 2,
+        After::Superseded => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! Tables for the paths that matter, and random events for the rules that always hold.
+
+use super::*;
+use proptest::prelude::*;
+
+const GRACE: Duration = Duration::from_secs(10);
+
+fn rules() -> Rules {
+    Rules {
+        restart: RestartPolicy { max_restarts: 2, ..RestartPolicy::default() },
+        first_start: FirstStart::MustSucceed,
+        start_timeout: Duration::from_secs(30),
+        on_disconnect: OnDisconnect::Stop,
+    }
+}
+
+/// A machine and a clock that only moves when told.
+struct Run {
+    machine: Machine,
+    now: Instant,
+}
+
+impl Run {
+    fn new(rules: Rules) -> Self {
+        Self { machine: Machine::new(rules).0, now: Instant::now() }
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        self.machine.on(event, self.now, 0.0)
+    }
+
+    fn all(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
+        events.into_iter().flat_map(|event| self.on(event)).collect()
+    }
+
+    /// Goes to the time the machine wants to wake at.
+    fn wake(&mut self) -> Vec<Action> {
+        self.now = self.machine.wake_at().expect("something to wake for");
+        self.on(Event::Timer)
+    }
+
+    fn running(rules: Rules) -> Self {
+        let mut run = Self::new(rules);
+        run.all([Event::Recorded, Event::Spawned, Event::Ready, Event::Recorded]);
+        assert_eq!(run.machine.phase(), Phase::Running);
+        run
+    }
+}
+
+#[test]
+fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
+    let (_, first) = Machine::new(rules());
+    assert_eq!(first, [Action::Record(Phase::Starting)]);
+    let mut run = Run::new(rules());
+    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+    assert_eq!(run.all([Event::Spawned, Event::Ready]), [Action::Record(Phase::Running)]);
+    assert_eq!(run.machine.phase(), Phase::Starting, "not RUNNING before it is recorded");
+    run.on(Event::Recorded);
+    let stop = run.on(Event::Stop(StopKind::Asked, GRACE));
+    assert_eq!(stop, [Action::Record(Phase::Stopping), Action::Terminate]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release]);
+    run.on(Event::Released);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Stopped(Some(ExitStatus::Code(0))))));
+}
+
+#[test]
+fn an_agent_that_ignores_sigterm_is_killed_after_its_grace() {
+    let mut run = Run::running(rules());
+    run.on(Event::Stop(StopKind::Asked, GRACE));
+    let stopped_at = run.now;
+    assert_eq!(run.wake(), [Action::Kill]);
+    assert_eq!(run.now - stopped_at, GRACE);
+    assert_eq!(run.machine.wake_at(), None);
+}
+
+#[test]
+fn a_second_stop_can_only_hurry() {
+    let mut run = Run::running(rules());
+    run.on(Event::Stop(StopKind::Asked, GRACE));
+    assert_eq!(run.on(Event::Stop(StopKind::Asked, GRACE * 2)), []);
+    assert_eq!(run.machine.wake_at(), Some(run.now + GRACE));
+    assert_eq!(run.on(Event::Stop(StopKind::Asked, Duration::ZERO)), [Action::Kill]);
+}
+
+#[test]
+fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
+    let mut run = Run::running(rules());
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Recorded), []);
+    assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+    run.all([Event::Spawned, Event::Ready, Event::Recorded]);
+    assert_eq!((run.machine.restarts(), run.machine.phase()), (1, Phase::Running));
+}
+
+#[test]
+fn the_restart_budget_ends_in_failed_and_health_renews_it() {
+    let crash_and_return = |run: &mut Run| {
+        run.on(Event::Exited(ExitStatus::Code(1)));
+        run.wake();
+        run.all([Event::Recorded, Event::Spawned, Event::Ready, Event::Recorded]);
+    };
+    let mut run = Run::running(rules());
+    crash_and_return(&mut run);
+    crash_and_return(&mut run);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Failed)]);
+    assert_eq!(run.machine.reason(), "its process ended with exit code 1, after 2 restarts");
+    run.on(Event::Recorded);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Failed)));
+
+    let mut run = Run::running(rules());
+    crash_and_return(&mut run);
+    crash_and_return(&mut run);
+    run.now += Duration::from_secs(60);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.machine.restarts(), 3);
+}
+
+#[test]
+fn the_restart_mode_is_honoured() {
+    let with = |mode| Rules { restart: RestartPolicy { mode, ..RestartPolicy::default() }, ..rules() };
+    let restarts =
+        |mode, status| Run::running(with(mode)).on(Event::Exited(status)) == [Action::Record(Phase::Restarting)];
+    assert!(!restarts(RestartMode::Never, ExitStatus::Code(1)));
+    assert!(!restarts(RestartMode::OnFailure, ExitStatus::Code(0)));
+    assert!(restarts(RestartMode::OnFailure, ExitStatus::Signal(9)));
+    assert!(restarts(RestartMode::Always, ExitStatus::Code(0)));
+}
+
+#[test]
+fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
+    let failure =
+        InitFailure { stage: crate::runtime::Stage::Import, error: "no module".to_owned(), traceback: String::new() };
+    let mut run = Run::new(rules());
+    run.all([Event::Recorded, Event::Spawned]);
+    assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Release]);
+    run.on(Event::Released);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::StartFailed(StartFailure::Init(_)))));
+
+    let mut run = Run::new(rules());
+    run.all([Event::Recorded, Event::Spawned]);
+    assert_eq!(run.wake(), [Action::Kill]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Release]);
+
+    let mut run = Run::new(Rules { first_start: FirstStart::FollowsPolicy, ..rules() });
+    run.all([Event::Recorded, Event::Spawned]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3))), [Action::Record(Phase::Restarting)]);
+}
+
+#[test]
+fn a_lost_lease_kills_and_its_return_starts_again() {
+    let mut run = Run::running(rules());
+    assert_eq!(run.on(Event::Fence), [Action::Kill]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), []);
+    assert!(matches!(run.machine.state(), State::Unleased));
+    assert_eq!(run.on(Event::LeaseBack), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+
+    let mut keep = Run::running(Rules { on_disconnect: OnDisconnect::Keep, ..rules() });
+    assert_eq!(keep.on(Event::Fence), []);
+    assert_eq!(keep.machine.phase(), Phase::Running);
+}
+
+#[test]
+fn a_stop_while_a_process_is_being_made_waits_for_it_and_ends_it() {
+    let mut run = Run::new(rules());
+    run.on(Event::Recorded);
+    assert_eq!(run.on(Event::Stop(StopKind::Asked, GRACE)), []);
+    assert_eq!(run.on(Event::Spawned), [Action::Record(Phase::Stopping), Action::Terminate]);
+}
+
+#[test]
+fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
+    let mut run = Run::running(rules());
+    assert_eq!(run.on(Event::Lost), [Action::Kill]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), []);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Superseded)));
+}
+
+#[test]
+fn a_host_that_ends_leaves_its_agents_visible() {
+    let mut run = Run::running(rules());
+    assert_eq!(run.on(Event::Stop(StopKind::HostEnds, GRACE)), [Action::Terminate]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Record(Phase::Failed)]);
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let failure =
+        InitFailure { stage: crate::runtime::Stage::Initialize, error: "boom".to_owned(), traceback: String::new() };
+    let error = Arc::new(StartError::Pipe(std::io::Error::other("no")));
+    prop::sample::select(vec![
+        Event::Recorded,
+        Event::Lost,
+        Event::Released,
+        Event::Spawned,
+        Event::SpawnFailed(error),
+        Event::Ready,
+        Event::InitFailed(failure),
+        Event::Exited(ExitStatus::Code(1)),
+        Event::Exited(ExitStatus::Code(0)),
+        Event::Stop(StopKind::Asked, GRACE),
+        Event::Stop(StopKind::Asked, Duration::ZERO),
+        Event::Stop(StopKind::HostEnds, GRACE),
+        Event::Timer,
+        Event::Fence,
+        Event::LeaseBack,
+    ])
+}
+
+/// What the task would know: it only passes on events that can happen.
+#[derive(Default)]
+struct World {
+    process: bool,
+    spawning: bool,
+    writing: bool,
+    acknowledged: bool,
+    asked_to_stop: bool,
+}
+
+impl World {
+    fn can_happen(&self, event: &Event, machine: &Machine) -> bool {
+        match event {
+            Event::Recorded | Event::Lost | Event::Released => self.writing,
+            Event::Spawned | Event::SpawnFailed(_) => self.spawning,
+            Event::Ready | Event::InitFailed(_) | Event::Exited(_) => self.process,
+            Event::Timer => machine.wake_at().is_some(),
+            Event::Stop(..) | Event::Fence | Event::LeaseBack => true,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_events_in_any_order_break_the_rules(events in prop::collection::vec(event(), 0..200), chance in 0.0..1.0) {
+        let (mut machine, first) = Machine::new(rules());
+        let mut world = World { writing: !first.is_empty(), ..World::default() };
+        let mut releasing = false;
+        let mut now = Instant::now();
+        for event in events {
+            let wrong_answer = matches!(event, Event::Released) != releasing && matches!(event, Event::Released | Event::Recorded);
+            if !world.can_happen(&event, &machine) || wrong_answer {
+                continue;
+            }
+            match &event {
+                Event::Recorded => { world.writing = false; world.acknowledged = true; }
+                Event::Lost | Event::Released => world.writing = false,
+                Event::Spawned => { world.spawning = false; world.process = true; }
+                Event::SpawnFailed(_) => world.spawning = false,
+                Event::Exited(_) => { world.process = false; world.acknowledged = false; }
+                Event::Stop(StopKind::Asked, _) => world.asked_to_stop |= !matches!(machine.state(), State::Ended(_)),
+                Event::Timer => now = machine.wake_at().unwrap_or(now),
+                _ => {}
+            }
+            let ended_before = matches!(machine.state(), State::Ended(_));
+            let actions = machine.on(event.clone(), now, chance);
+            for action in &actions {
+                match action {
+                    Action::Spawn => {
+                        prop_assert!(!world.process && !world.spawning, "two processes after {event:?}");
+                        prop_assert!(world.acknowledged, "spawned without the store's word");
+                        prop_assert!(!world.asked_to_stop, "started after a stop");
+                        world.spawning = true;
+                    }
+                    Action::Record(_) => { world.writing = true; releasing = false; }
+                    Action::Release => {
+                        prop_assert!(!world.process && !world.spawning, "released while alive");
+                        world.writing = true;
+                        releasing = true;
+                    }
+                    Action::Terminate | Action::Kill => prop_assert!(world.process, "signal without a process"),
+                }
+            }
+            if let State::Ended(_) = machine.state() {
+                prop_assert!(!world.process && !world.spawning, "ended with a process");
+                prop_assert!(!ended_before || actions.is_empty(), "acted after the end");
+            } else {
+                let owned = world.writing || world.spawning || world.process || machine.wake_at().is_some();
+                prop_assert!(owned || matches!(machine.state(), State::Unleased), "stuck in {:?}", machine.state());
+            }
+        }
+    }
+}

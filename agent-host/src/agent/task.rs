@@ -1,0 +1,455 @@
+//! The task of one agent: carries out what the machine decides, and shows how the agent is.
+//!
+//! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
+//! never cancelled from outside: a stop is a command, so that no process is left behind.
+
+use super::machine::{Action, Ending, Event, FirstStart, Machine, Rules, State, StopKind};
+use crate::{
+    lease::{Lease, LeaseHandle},
+    output::Tail,
+    process::Signal,
+    runtime::{InitFailure, Order, Process, Report, Runtimes, StartError},
+};
+use futures_util::future::{BoxFuture, FutureExt as _, pending};
+use rustic_proto::launch::Launch;
+use rustic_registry::{
+    Advance, AdvanceOutcome, Epoch, ExitStatus, Phase, Registry, RegistryError, ReleaseGuard, ReleaseOutcome,
+    UnixMillis,
+};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{Instrument as _, info, info_span, warn};
+
+/// First and longest delay between tries to reach the store.
+const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How long each step of the latest start took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepTimes {
+    /// Registry claim, when the host made it itself.
+    pub claim: Option<Duration>,
+    /// First registry write.
+    pub admit: Option<Duration>,
+    /// Making the process.
+    pub spawn: Option<Duration>,
+    /// Interpreter start and imports.
+    pub import: Option<Duration>,
+    /// Building and subscribing.
+    pub initialize: Option<Duration>,
+    /// From the request to RUNNING.
+    pub total: Option<Duration>,
+}
+
+/// How an agent is, as its task sees it.
+#[derive(Debug, Clone)]
+pub struct AgentStatus {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The store acknowledged the claim.
+    pub admitted: bool,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Why it is in this phase.
+    pub reason: String,
+    /// How its last process ended, and when on this host's clock.
+    pub last_exit: Option<(ExitStatus, UnixMillis)>,
+    /// When it last became RUNNING.
+    pub running: Option<UnixMillis>,
+    /// Steps of the latest start.
+    pub times: StepTimes,
+    /// The store cannot be written at the moment, and why.
+    pub trouble: Option<String>,
+    /// How it ended, once it has.
+    pub ending: Option<Ending>,
+}
+
+/// What a task is started with.
+pub struct Launching {
+    /// What to run.
+    pub order: Order,
+    /// What a failed first start does.
+    pub first_start: FirstStart,
+    /// Time from start to ready.
+    pub start_timeout: Duration,
+    /// How long the host's own claim took.
+    pub claim: Option<Duration>,
+}
+
+/// Handle to an agent's task.
+#[derive(Clone)]
+pub struct AgentHandle {
+    /// The launch.
+    pub launch: Arc<Launch>,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// For rusticai-core's id generator.
+    pub machine_id: u8,
+    /// When the task began.
+    pub created: UnixMillis,
+    /// Its last lines of output.
+    pub tail: Tail,
+    commands: mpsc::Sender<Event>,
+    status: watch::Receiver<AgentStatus>,
+}
+
+impl AgentHandle {
+    /// How the agent is now.
+    pub fn status(&self) -> AgentStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until `wanted` holds, or the task has ended.
+    pub async fn wait(&self, mut wanted: impl FnMut(&AgentStatus) -> bool) -> AgentStatus {
+        let mut status = self.status.clone();
+        // An error means that the task is gone, and then its last status says how it ended.
+        let _ = status.wait_for(|s| s.ending.is_some() || wanted(s)).await;
+        status.borrow().clone()
+    }
+
+    /// Asks the agent to end.
+    pub async fn stop(&self, kind: StopKind, grace: Duration) {
+        // Fails only when the task has ended, which is what was asked for.
+        let _ = self.commands.send(Event::Stop(kind, grace)).await;
+    }
+
+    /// Tells the agent that its claim is not this host's any more.
+    pub async fn supersede(&self) {
+        let _ = self.commands.send(Event::Lost).await;
+    }
+}
+
+/// Runs one agent.
+pub struct AgentTask {
+    order: Order,
+    machine: Machine,
+    registry: Arc<dyn Registry>,
+    runtimes: Arc<Runtimes>,
+    lease: LeaseHandle,
+    commands: mpsc::Receiver<Event>,
+    status: watch::Sender<AgentStatus>,
+    tail: Tail,
+    process: Option<Process>,
+    began: Instant,
+    step_began: Instant,
+}
+
+type StoreCall = BoxFuture<'static, Result<Event, RegistryError>>;
+type SpawnCall = BoxFuture<'static, Result<Process, StartError>>;
+
+/// A write that goes on until the store has answered it.
+struct StoreWrite {
+    action: Action,
+    retry: Duration,
+    call: StoreCall,
+}
+
+impl AgentTask {
+    /// Prepares a task and its handle.
+    pub fn new(
+        launching: Launching,
+        registry: Arc<dyn Registry>,
+        runtimes: Arc<Runtimes>,
+        lease: LeaseHandle,
+    ) -> (Self, AgentHandle) {
+        let Launching { order, first_start, start_timeout, claim } = launching;
+        let rules = Rules {
+            restart: order.launch.restart,
+            first_start,
+            start_timeout: order.launch.start_timeout.unwrap_or(start_timeout),
+            on_disconnect: order.launch.on_disconnect,
+        };
+        let (commands, inbox) = mpsc::channel(16);
+        let status = AgentStatus {
+            phase: Phase::Starting,
+            admitted: false,
+            pid: None,
+            restarts: 0,
+            reason: String::new(),
+            last_exit: None,
+            running: None,
+            times: StepTimes { claim, ..StepTimes::default() },
+            trouble: None,
+            ending: None,
+        };
+        let (status, shown) = watch::channel(status);
+        let tail = Tail::default();
+        let handle = AgentHandle {
+            launch: order.launch.clone(),
+            epoch: order.epoch,
+            machine_id: order.machine_id,
+            created: wall_clock(),
+            tail: tail.clone(),
+            commands,
+            status: shown,
+        };
+        let now = Instant::now();
+        let task = Self {
+            machine: Machine::new(rules).0,
+            order,
+            registry,
+            runtimes,
+            lease,
+            commands: inbox,
+            status,
+            tail,
+            process: None,
+            began: now,
+            step_began: now,
+        };
+        (task, handle)
+    }
+
+    /// Lives the agent's life on this host.
+    pub async fn run(self) {
+        let key = &self.order.launch.key;
+        let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %self.order.epoch);
+        self.live().instrument(span).await;
+    }
+
+    async fn live(mut self) {
+        let mut todo = VecDeque::from([Action::Record(Phase::Starting)]);
+        let mut write: Option<StoreWrite> = None;
+        let mut spawn: Option<SpawnCall> = None;
+        let mut leased = true;
+        loop {
+            while let Some(action) = todo.pop_front() {
+                match action {
+                    Action::Record(_) | Action::Release => write = Some(self.begin_write(action)),
+                    Action::Spawn => spawn = Some(self.begin_spawn()),
+                    Action::Terminate => self.signal(Signal::Terminate),
+                    Action::Kill => self.signal(Signal::Kill),
+                }
+            }
+            if let State::Ended(_) = self.machine.state() {
+                break;
+            }
+            let wake_at = self.machine.wake_at();
+            // Cancel-safe: store and spawn calls are kept in `write` and `spawn` and go on at the next turn; the exit
+            // and the report of a process are watched by the process itself; channels and timers lose nothing.
+            let event = tokio::select! {
+                Some(command) = self.commands.recv() => command,
+                done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
+                    Ok(event) => {
+                        write = None;
+                        self.store_answered(&event);
+                        event
+                    }
+                    Err(error) => {
+                        self.store_failed(&error, &mut write);
+                        continue;
+                    }
+                },
+                made = or_never(spawn.as_mut()) => {
+                    spawn = None;
+                    self.spawned(made)
+                }
+                told = process_event(self.process.as_mut()) => match told {
+                    Told::Report(Report::Ready(times)) => {
+                        self.status.send_modify(|s| {
+                            s.times.import = times.import;
+                            s.times.initialize = times.initialize;
+                        });
+                        Event::Ready
+                    }
+                    Told::Report(Report::Failed(failure)) => Event::InitFailed(failure),
+                    Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
+                    Told::Exit(status) => {
+                        self.reaped(status).await;
+                        Event::Exited(status)
+                    }
+                },
+                _ = until(wake_at) => Event::Timer,
+                lease = self.lease.changed() => match (leased, lease) {
+                    (true, Lease::Lost | Lease::Superseded) => { leased = false; Event::Fence }
+                    (false, Lease::Held) => { leased = true; Event::LeaseBack }
+                    _ => continue,
+                },
+            };
+            let before = self.machine.phase();
+            todo.extend(self.machine.on(event, Instant::now(), rand::random()));
+            self.show(before);
+        }
+        self.show_end();
+    }
+
+    fn begin_write(&self, action: Action) -> StoreWrite {
+        StoreWrite { action, retry: STORE_RETRY.0, call: self.store_call(action, Duration::ZERO) }
+    }
+
+    /// The store operation an action stands for, after a delay.
+    fn store_call(&self, action: Action, after: Duration) -> StoreCall {
+        let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
+        let advance = match action {
+            Action::Record(phase) => Some(Advance {
+                key: key.clone(),
+                epoch,
+                phase,
+                pid: self.process.as_ref().map(|p| p.child.pid()),
+                restarts: self.machine.restarts(),
+                reason: self.machine.reason().to_owned(),
+                exit: self.machine.last_exit(),
+            }),
+            Action::Spawn | Action::Terminate | Action::Kill | Action::Release => None,
+        };
+        async move {
+            sleep(after).await;
+            match advance {
+                Some(advance) => registry.advance(&advance).await.map(recorded),
+                None => registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released),
+            }
+        }
+        .boxed()
+    }
+
+    fn begin_spawn(&mut self) -> SpawnCall {
+        self.step_began = Instant::now();
+        let (runtimes, order, tail) = (self.runtimes.clone(), self.order.clone(), self.tail.clone());
+        async move { runtimes.start(&order, &tail).await }.in_current_span().boxed()
+    }
+
+    fn spawned(&mut self, made: Result<Process, StartError>) -> Event {
+        match made {
+            Ok(process) => {
+                let spawn = Some(self.step_began.elapsed());
+                self.status.send_modify(|s| s.times.spawn = spawn);
+                self.process = Some(process);
+                Event::Spawned
+            }
+            Err(error) => Event::SpawnFailed(Arc::new(error)),
+        }
+    }
+
+    fn store_answered(&mut self, event: &Event) {
+        let (state, total) = (self.machine.state().clone(), self.began.elapsed());
+        self.status.send_modify(|s| {
+            s.trouble = None;
+            if matches!(event, Event::Recorded) {
+                s.admitted = true;
+                match state {
+                    State::Admitting => s.times.admit = Some(total),
+                    State::Running { .. } => {
+                        s.times.total = Some(total);
+                        s.running = Some(wall_clock());
+                    }
+                    _ => {}
+                }
+            }
+        });
+    }
+
+    /// A write that failed is made again until the store has answered it: the claim must not be forgotten.
+    fn store_failed(&mut self, error: &RegistryError, write: &mut Option<StoreWrite>) {
+        if self.status.borrow().trouble.is_none() {
+            warn!(%error, "the agent's record cannot be written; trying again until it can");
+        }
+        self.status.send_modify(|s| s.trouble = Some(error.to_string()));
+        if let Some(w) = write {
+            w.retry = (w.retry * 2).min(STORE_RETRY.1);
+            w.call = self.store_call(w.action, w.retry);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.child.signal(signal);
+        }
+    }
+
+    async fn reaped(&mut self, status: ExitStatus) {
+        if let Some(process) = self.process.take() {
+            info!(pid = process.child.pid(), %status, "process ended");
+            process.finish().await;
+        }
+        let at = wall_clock();
+        self.status.send_modify(|s| s.last_exit = Some((status, at)));
+        // The next start, if there is one, is measured from here.
+        self.began = Instant::now();
+    }
+
+    fn show(&self, before: Phase) {
+        let phase = self.machine.phase();
+        if phase != before {
+            let reason = self.machine.reason();
+            info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
+        }
+        self.status.send_modify(|s| {
+            s.phase = phase;
+            s.pid = self.process.as_ref().map(|p| p.child.pid());
+            s.restarts = self.machine.restarts();
+            self.machine.reason().clone_into(&mut s.reason);
+        });
+    }
+
+    fn show_end(&self) {
+        if let State::Ended(ending) = self.machine.state() {
+            if let Ending::Superseded = ending {
+                warn!("the claim is not this host's any more; the process was ended");
+            }
+            self.status.send_modify(|s| s.ending = Some(ending.clone()));
+        }
+    }
+}
+
+fn recorded(outcome: AdvanceOutcome) -> Event {
+    match outcome {
+        AdvanceOutcome::Done => Event::Recorded,
+        AdvanceOutcome::Stale(_) | AdvanceOutcome::Gone | AdvanceOutcome::Illegal(_) => Event::Lost,
+    }
+}
+
+fn released(outcome: ReleaseOutcome) -> Event {
+    match outcome {
+        ReleaseOutcome::Released | ReleaseOutcome::Gone => Event::Released,
+        ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Event::Lost,
+    }
+}
+
+enum Told {
+    Report(Report),
+    Exit(ExitStatus),
+}
+
+/// The next thing a process tells or does. Cancel-safe, as both of its parts are.
+async fn process_event(process: Option<&mut Process>) -> Told {
+    let Some(Process { child, reports, .. }) = process else { return pending().await };
+    tokio::select! {
+        // A report that was written before the process ended is heard first.
+        biased;
+        report = reports.next() => Told::Report(report),
+        status = child.ended() => match status {
+            Ok(status) => Told::Exit(status),
+            Err(error) => {
+                warn!(%error, "the end of a process could not be learnt; it is taken for killed");
+                Told::Exit(ExitStatus::Signal(9))
+            }
+        },
+    }
+}
+
+async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+fn wall_clock() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,201 @@
+//! Why a call failed, and the one place where that becomes a gRPC status.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use crate::{
+    agent::StartFailure,
+    runtime::{InitFailure, Stage},
+};
+use rustic_proto::{
+    status::{with_reason, with_trace},
+    violation::Violations,
+};
+use rustic_registry::{AgentKey, Epoch, HostId, Phase, RegistryError};
+use std::{error::Error as _, time::Duration};
+use tonic::{Code, Status};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The request breaks the contract.
+    #[error("bad request")]
+    Bad(Violations),
+    /// No such agent here.
+    #[error("agent {0} is not on this host")]
+    Unknown(AgentKey),
+    /// Same id, other launch.
+    #[error("agent {key} exists with another launch and is {phase}; stop it first or choose another id")]
+    OtherSpec {
+        /// The agent.
+        key: AgentKey,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// It runs on another host.
+    #[error("agent {key} is on {host}; call that host, or engine-svc, which finds it")]
+    Elsewhere {
+        /// The agent.
+        key: AgentKey,
+        /// Its host.
+        host: String,
+    },
+    /// This very request failed before.
+    #[error("agent {key} has failed: {reason}; create it with a new request id to try again")]
+    Failed {
+        /// The agent.
+        key: AgentKey,
+        /// Why.
+        reason: String,
+    },
+    /// It is on its way out.
+    #[error("agent {0} is being stopped; create it again when it is gone")]
+    AgentStopping(AgentKey),
+    /// It was stopped while the call waited for it.
+    #[error("agent {0} was stopped before it was ready")]
+    StoppedMeanwhile(AgentKey),
+    /// The claim quoted is not the current one.
+    #[error("epoch {given} of agent {key} is stale; the current one is {current}")]
+    StaleEpoch {
+        /// The agent.
+        key: AgentKey,
+        /// What the caller believes in.
+        given: Epoch,
+        /// What holds.
+        current: Epoch,
+    },
+    /// The claim went to somebody else while the call waited.
+    #[error("the claim of agent {0} was taken away; ask the registry where it is")]
+    Superseded(AgentKey),
+    /// No room.
+    #[error("host {0} has no room for this agent; stop agents, add hosts or raise --max-agents")]
+    Full(HostId),
+    /// The first start failed; nothing is left of it.
+    #[error("agent {key} did not start: {failure}")]
+    StartFailed {
+        /// The agent.
+        key: AgentKey,
+        /// Why.
+        failure: Box<StartFailure>,
+        /// Its last lines of output.
+        last_lines: Vec<String>,
+    },
+    /// The host ends.
+    #[error("host {0} is stopping and takes no agents; retry elsewhere")]
+    Stopping(HostId),
+    /// The host may not run agents now.
+    #[error("host {0} holds no lease, because it cannot reach the registry; nothing was started, retry")]
+    NoLease(HostId),
+    /// The store cannot be written.
+    #[error("agent {key}: its record cannot be written ({trouble}); retry")]
+    Unrecorded {
+        /// The agent.
+        key: AgentKey,
+        /// What the store said.
+        trouble: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<Violations> for HostError {
+    fn from(violations: Violations) -> Self {
+        Self::Bad(violations)
+    }
+}
+
+impl HostError {
+    /// Whether the same call may succeed later, here or on another host.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full(_) | Self::Stopping(_) | Self::NoLease(_) | Self::Unrecorded { .. } => true,
+            Self::Registry(error) => error.is_retryable(),
+            Self::Bad(_)
+            | Self::Unknown(_)
+            | Self::OtherSpec { .. }
+            | Self::Elsewhere { .. }
+            | Self::Failed { .. }
+            | Self::AgentStopping(_)
+            | Self::StoppedMeanwhile(_)
+            | Self::StaleEpoch { .. }
+            | Self::Superseded(_)
+            | Self::StartFailed { .. } => false,
+        }
+    }
+}
+
+impl From<HostError> for Status {
+    fn from(error: HostError) -> Self {
+        let text = error.to_string();
+        match error {
+            HostError::Bad(violations) => violations.into(),
+            HostError::Unknown(_) => with_reason(Code::NotFound, "AGENT_UNKNOWN", text, &[]),
+            HostError::OtherSpec { .. } => with_reason(Code::AlreadyExists, "AGENT_HAS_OTHER_SPEC", text, &[]),
+            HostError::Elsewhere { host, .. } => {
+                with_reason(Code::FailedPrecondition, "AGENT_ON_OTHER_HOST", text, &[("host", &host)])
+            }
+            HostError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
+            HostError::AgentStopping(_) | HostError::StoppedMeanwhile(_) => {
+                with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[])
+            }
+            HostError::StaleEpoch { .. } | HostError::Superseded(_) => {
+                with_reason(Code::Aborted, "EPOCH_STALE", text, &[])
+            }
+            HostError::Full(host) => {
+                with_reason(Code::ResourceExhausted, "HOST_FULL", text, &[("host", host.as_str())])
+            }
+            HostError::StartFailed { failure, last_lines, .. } => start_failed(text, &failure, &last_lines),
+            HostError::Stopping(host) => {
+                with_reason(Code::Unavailable, "HOST_STOPPING", text, &[("host", host.as_str())])
+            }
+            HostError::NoLease(host) => {
+                with_reason(Code::Unavailable, "HOST_WITHOUT_LEASE", text, &[("host", host.as_str())])
+            }
+            HostError::Unrecorded { .. } => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[]),
+            HostError::Registry(error) => registry(&error),
+        }
+    }
+}
+
+fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> Status {
+    let with_output = |text: &str| match last_lines {
+        [] => text.to_owned(),
+        lines => format!("{text}; its last output:\n{}", lines.join("\n")),
+    };
+    match failure {
+        StartFailure::Spawn(_) => bad_field("launch.runtime", text),
+        StartFailure::Init(InitFailure { stage, traceback, .. }) => match stage {
+            Stage::Spec => bad_field("launch.agent_spec", text),
+            Stage::Import => bad_field("launch.agent_spec.class_name", text),
+            Stage::ClientType => bad_field("launch.client_type", text),
+            Stage::Initialize => with_trace(Code::FailedPrecondition, "AGENT_INIT_FAILED", text, &[], traceback),
+        },
+        StartFailure::Exited(_) => {
+            with_reason(Code::FailedPrecondition, "AGENT_EXITED_BEFORE_READY", with_output(&text), &[])
+        }
+        StartFailure::Timeout(limit) => too_slow(&with_output(&text), *limit),
+    }
+}
+
+fn too_slow(text: &str, limit: Duration) -> Status {
+    let limit = limit.as_secs_f64().to_string();
+    with_reason(Code::DeadlineExceeded, "AGENT_NOT_READY_IN_TIME", text, &[("start_timeout_seconds", &limit)])
+}
+
+fn bad_field(field: &str, what: String) -> Status {
+    let mut violations = Violations::default();
+    violations.add(field, what);
+    violations.into()
+}
+
+fn registry(error: &RegistryError) -> Status {
+    match error {
+        RegistryError::Unreachable(_) | RegistryError::Timeout(_) | RegistryError::Refused(_) => {
+            with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[])
+        }
+        RegistryError::Unreadable { .. } => {
+            tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
+            Status::internal("internal error; the log of this host tells more")
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
+
+use crate::{
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, task::StepTimes},
+    error::HostError,
+    supervisor::{Creation, GivenClaim, Supervisor},
+};
+use rustic_proto::{
+    agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
+    convert,
+    launch::Launch,
+    request,
+    violation::Violations,
+};
+use rustic_registry::{Epoch, LastExit, Phase};
+use std::{sync::Arc, time::Duration};
+use tonic::{Request, Response, Status};
+
+/// Lines of output quoted when a start failed.
+const QUOTED_LINES: usize = 10;
+
+/// The service.
+#[derive(Clone)]
+pub struct Service {
+    supervisor: Arc<Supervisor>,
+}
+
+impl Service {
+    /// The service over a supervisor.
+    pub fn new(supervisor: Arc<Supervisor>) -> Self {
+        Self { supervisor }
+    }
+
+    fn message(&self, handle: &AgentHandle, status: &AgentStatus) -> pb::Agent {
+        let exit = status.last_exit.map(|(status, at)| LastExit { status, at });
+        pb::Agent {
+            guild_id: handle.launch.key.guild.to_string(),
+            agent_id: handle.launch.key.agent.to_string(),
+            name: handle.launch.name.clone(),
+            phase: convert::phase(status.phase).into(),
+            host: self.supervisor.host().to_string(),
+            pid: status.pid.unwrap_or(0),
+            epoch: handle.epoch.0,
+            restarts: status.restarts,
+            reason: status.reason.clone(),
+            last_exit: exit.as_ref().map(convert::last_exit),
+            create_time: Some(convert::timestamp(handle.created)),
+            running_time: status.running.map(convert::timestamp),
+            machine_id: handle.machine_id.into(),
+            agent_spec: String::new(),
+        }
+    }
+
+    /// Waits as long as the caller wants, and tells how it went.
+    async fn wait(&self, handle: &AgentHandle, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
+        let done = |s: &AgentStatus| match mode {
+            pb::WaitMode::Accepted => s.admitted,
+            pb::WaitMode::Unspecified | pb::WaitMode::Running => s.phase == Phase::Running,
+        };
+        let status = handle.wait(|s| done(s) || s.trouble.is_some()).await;
+        let key = || handle.launch.key.clone();
+        match (&status.ending, &status.trouble) {
+            (None, _) if done(&status) => Ok(status),
+            (None, trouble) => {
+                Err(HostError::Unrecorded { key: key(), trouble: trouble.clone().unwrap_or_default() })
+            }
+            (Some(Ending::StartFailed(failure)), _) => Err(HostError::StartFailed {
+                key: key(),
+                failure: Box::new(failure.clone()),
+                last_lines: handle.tail.last(QUOTED_LINES),
+            }),
+            (Some(Ending::Failed), _) => Err(HostError::Failed { key: key(), reason: status.reason }),
+            (Some(Ending::Stopped(_)), _) => Err(HostError::StoppedMeanwhile(key())),
+            (Some(Ending::Superseded), _) => Err(HostError::Superseded(key())),
+        }
+    }
+
+    async fn create(&self, r: pb::CreateAgentRequest) -> Result<pb::CreateAgentResponse, HostError> {
+        let mode = convert::wait_mode(r.wait)?;
+        let first_start = match mode {
+            pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
+            pb::WaitMode::Unspecified | pb::WaitMode::Running => FirstStart::MustSucceed,
+        };
+        let claim = given_claim(r.epoch, r.machine_id)?;
+        let request_id = request::request_id(&r.request_id)?;
+        let launch = Launch::check(r.launch)?;
+        let handle = self.supervisor.create(Creation { launch, request_id, claim, first_start }).await?;
+        let status = self.wait(&handle, mode).await?;
+        let timings = timings(&status.times);
+        Ok(pb::CreateAgentResponse { agent: Some(self.message(&handle, &status)), timings: Some(timings) })
+    }
+
+    async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
+        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let grace = request::stop_timeout(r.timeout.as_ref())?;
+        let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), grace).await?;
+        let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));
+        Ok(pb::StopAgentResponse { exit })
+    }
+}
+
+fn given_claim(epoch: u64, machine_id: u32) -> Result<Option<GivenClaim>, Violations> {
+    let Some(epoch) = Epoch::from_wire(epoch) else { return Ok(None) };
+    match u8::try_from(machine_id) {
+        Ok(machine_id @ 1..) => Ok(Some(GivenClaim { epoch, machine_id })),
+        _ => {
+            let mut violations = Violations::default();
+            violations.add("machine_id", "must be 1 to 255 when an epoch is given");
+            Err(violations)
+        }
+    }
+}
+
+fn timings(times: &StepTimes) -> pb::StartTimings {
+    let wire = |duration: Option<Duration>| duration.map(convert::duration);
+    pb::StartTimings {
+        claim: wire(times.claim),
+        admit: wire(times.admit),
+        spawn: wire(times.spawn),
+        import: wire(times.import),
+        initialize: wire(times.initialize),
+        host_total: wire(times.total),
+        total: None,
+    }
+}
+
+#[tonic::async_trait]
+impl AgentHostService for Service {
+    async fn create_agent(
+        &self,
+        request: Request<pb::CreateAgentRequest>,
+    ) -> Result<Response<pb::CreateAgentResponse>, Status> {
+        Ok(Response::new(self.create(request.into_inner()).await?))
+    }
+
+    async fn stop_agent(
+        &self,
+        request: Request<pb::StopAgentRequest>,
+    ) -> Result<Response<pb::StopAgentResponse>, Status> {
+        Ok(Response::new(self.stop(request.into_inner()).await?))
+    }
+
+    async fn get_agent_info(
+        &self,
+        request: Request<pb::GetAgentInfoRequest>,
+    ) -> Result<Response<pb::GetAgentInfoResponse>, Status> {
+        let r = request.into_inner();
+        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let handle = self.supervisor.get(&key).ok_or(HostError::Unknown(key))?;
+        let mut agent = self.message(&handle, &handle.status());
+        agent.agent_spec.clone_from(&handle.launch.message.agent_spec);
+        Ok(Response::new(pb::GetAgentInfoResponse { agent: Some(agent) }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        let r = request.into_inner();
+        let guild = request::guild_filter(&r.guild_id)?;
+        let size = request::page_size(r.page_size)?;
+        let after = request::read_agent_token(&r.page_token)?;
+        let handles = self.supervisor.list(guild.as_ref(), after.as_ref(), size);
+        let last = handles.last().filter(|_| handles.len() == size).map(|h| &h.launch.key);
+        let next_page_token = request::agent_token(last);
+        let agents = handles.iter().map(|h| self.message(h, &h.status())).collect();
+        Ok(Response::new(pb::ListAgentsResponse { agents, next_page_token }))
+    }
+
+    async fn health(&self, _request: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
+        let refusal = self.supervisor.refusal();
+        Ok(Response::new(pb::HealthResponse {
+            healthy: refusal.is_none(),
+            agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
+            hostname: self.supervisor.host().to_string(),
+            reason: refusal.map(|r| r.to_string()).unwrap_or_default(),
+        }))
+    }
+}

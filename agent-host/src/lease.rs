@@ -1,0 +1,219 @@
+//! The host's lease: announced once, renewed for ever, and told to everyone who must not act without it.
+//!
+//! ```text
+//!              announced                 no answer for TTL − margin
+//!  ▶ Waiting ────────────▶ Held ───────────────────────────────────▶ Lost
+//!                           ▲ ▲        renewed, or announced again     │
+//!                           │ └────────────────────────────────────────┘
+//!     another incarnation holds the name: Superseded, for ever; the program must end
+//! ```
+//!
+//! The time counts from the moment *before* the last good renewal was sent, so that this host's view of its lease
+//! always ends before the registry's does.
+
+use rustic_registry::{Announce, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Whether this host may run agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// Not announced yet.
+    Waiting,
+    /// Held.
+    Held,
+    /// Not renewed in time.
+    Lost,
+    /// Another incarnation holds the name.
+    Superseded,
+}
+
+/// Times of the lease.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTimes {
+    /// How long a renewal lasts.
+    pub ttl: Duration,
+    /// Time between renewals.
+    pub renew_every: Duration,
+    /// Time before the end at which agents must be gone.
+    pub margin: Duration,
+}
+
+/// Handle to the lease keeper.
+#[derive(Clone)]
+pub struct LeaseHandle {
+    lease: watch::Receiver<Lease>,
+    highest_epoch: Arc<AtomicU64>,
+    drain: mpsc::Sender<()>,
+}
+
+impl LeaseHandle {
+    /// The lease now.
+    pub fn current(&self) -> Lease {
+        *self.lease.borrow()
+    }
+
+    /// The next change. Cancel-safe. Pends for ever when the keeper is gone.
+    pub async fn changed(&mut self) -> Lease {
+        match self.lease.changed().await {
+            Ok(()) => *self.lease.borrow_and_update(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Remembers the highest epoch this host ever saw; renewals tell it to the registry.
+    pub fn saw(&self, epoch: Epoch) {
+        self.highest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
+    }
+
+    /// Asks for no more claims.
+    pub async fn drain(&self) {
+        // A full or closed channel means that it was asked for before.
+        let _ = self.drain.try_send(());
+    }
+}
+
+/// Keeps the lease.
+pub struct LeaseKeeper {
+    announce: Announce,
+    times: LeaseTimes,
+    registry: Arc<dyn Registry>,
+    lease: watch::Sender<Lease>,
+    highest_epoch: Arc<AtomicU64>,
+    drain: mpsc::Receiver<()>,
+    state: HostState,
+}
+
+impl LeaseKeeper {
+    /// Prepares the keeper and its handle.
+    pub fn new(announce: Announce, times: LeaseTimes, registry: Arc<dyn Registry>) -> (Self, LeaseHandle) {
+        let (lease, shown) = watch::channel(Lease::Waiting);
+        let (drain, asked) = mpsc::channel(1);
+        let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
+        let handle = LeaseHandle { lease: shown, highest_epoch: highest_epoch.clone(), drain };
+        let keeper = Self { announce, times, registry, lease, highest_epoch, drain: asked, state: HostState::Ready };
+        (keeper, handle)
+    }
+
+    /// Announces the host and renews until `stop`, then takes the host off the registry. Ends early when superseded.
+    pub async fn run(mut self, stop: CancellationToken) {
+        // On cancel between turns nothing is half done: a call in flight is answered or given up as a whole.
+        if stop.run_until_cancelled(self.keep()).await.is_none() {
+            let left = self.registry.depart(&self.announce.host, &self.announce.incarnation);
+            if let Err(error) = left.await {
+                warn!(%error, "the host could not be taken off the registry; its lease will run out");
+            }
+        }
+    }
+
+    async fn keep(&mut self) {
+        let mut known = false;
+        let mut fence_at: Option<Instant> = None;
+        let mut failures: u32 = 0;
+        loop {
+            let sent = Instant::now();
+            let answer = self.ask(known, fence_at).await;
+            match answer {
+                Some(Ok(Answer::Held)) => {
+                    known = true;
+                    failures = 0;
+                    fence_at = Some(sent + self.times.ttl - self.times.margin);
+                    self.become_held();
+                }
+                Some(Ok(Answer::Unknown)) => {
+                    warn!("the registry does not know this host any more; announcing it again");
+                    known = false;
+                    continue;
+                }
+                Some(Ok(Answer::Superseded)) => {
+                    error!("another process holds this host's name; ending all agents and this process");
+                    self.lease.send_replace(Lease::Superseded);
+                    return;
+                }
+                Some(Err(error)) => {
+                    failures += 1;
+                    warn!(%error, failures, "the lease could not be renewed; trying again");
+                }
+                None => warn!("the lease could not be renewed in time"),
+            }
+            if fence_at.is_some_and(|at| at <= Instant::now()) && *self.lease.borrow() == Lease::Held {
+                error!("the lease is lost: agents that must not outlive it are killed");
+                self.lease.send_replace(Lease::Lost);
+            }
+            self.pause(sent, failures, fence_at).await;
+        }
+    }
+
+    /// One call, given up at the moment the lease must be called lost.
+    async fn ask(&self, known: bool, fence_at: Option<Instant>) -> Option<Result<Answer, RegistryError>> {
+        let still_held = *self.lease.borrow() == Lease::Held;
+        match fence_at.filter(|_| still_held) {
+            Some(at) => timeout_at(at, self.call(known)).await.ok(),
+            None => Some(self.call(known).await),
+        }
+    }
+
+    async fn call(&self, known: bool) -> Result<Answer, RegistryError> {
+        let highest_epoch = Epoch(self.highest_epoch.load(Ordering::Relaxed));
+        if !known {
+            let announced = self.registry.announce(&Announce { highest_epoch, ..self.announce.clone() }).await?;
+            info!(host = %self.announce.host, address = self.announce.address, voided = announced.voided, "announced");
+            return Ok(Answer::Held);
+        }
+        let renew = Renew {
+            host: self.announce.host.clone(),
+            incarnation: self.announce.incarnation.clone(),
+            ttl: self.times.ttl,
+            state: self.state,
+            highest_epoch,
+        };
+        Ok(match self.registry.renew(&renew).await? {
+            Renewal::Held { .. } => Answer::Held,
+            Renewal::Unknown => Answer::Unknown,
+            Renewal::Superseded => Answer::Superseded,
+        })
+    }
+
+    fn become_held(&self) {
+        self.lease.send_if_modified(|lease| {
+            let changed = *lease != Lease::Held;
+            *lease = Lease::Held;
+            changed
+        });
+    }
+
+    /// Waits for the next turn: a third of the TTL when all is well, a growing delay when it is not, never past the
+    /// fence, and at once when draining begins.
+    async fn pause(&mut self, sent: Instant, failures: u32, fence_at: Option<Instant>) {
+        let next = match failures {
+            0 => sent + self.times.renew_every,
+            n => Instant::now() + (Duration::from_millis(100) * (1 << n.min(5))).min(self.times.renew_every),
+        };
+        let held = *self.lease.borrow() == Lease::Held;
+        let next = fence_at.filter(|_| held).map_or(next, |at| next.min(at));
+        tokio::select! {
+            () = sleep_until(next) => {}
+            Some(()) = self.drain.recv() => self.state = HostState::Draining,
+        }
+    }
+}
+
+enum Answer {
+    Held,
+    Unknown,
+    Superseded,
+}
+
+#[cfg(test)]
+mod tests;

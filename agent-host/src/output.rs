@@ -1,0 +1,144 @@
+//! Output of agents: drained as fast as it comes, whatever it is, into bounded log lines.
+//!
+//! An agent never waits for us: its pipe is read until it is empty, lines over [`MAX_LINE`] are cut into pieces, bytes
+//! that are no UTF-8 are replaced, and what is over the agent's budget is counted instead of written.
+
+mod budget;
+mod lines;
+mod tail;
+
+pub use tail::Tail;
+
+use budget::Budget;
+use lines::{LineSplitter, Piece};
+use std::{
+    os::fd::OwnedFd,
+    process::{ChildStderr, ChildStdout},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe::Receiver,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tracing::{info, warn};
+
+/// Longest log line in bytes; a longer one comes in pieces.
+pub const MAX_LINE: usize = 16 * 1024;
+/// Longest wait for what an ended process left in its pipes.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Whose output it is; on every line.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Guild id.
+    pub guild: String,
+    /// Agent id.
+    pub agent: String,
+    /// Epoch.
+    pub epoch: u64,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// How much of its output an agent may have written to the log.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputLimit {
+    /// Bytes a second in the long run.
+    pub bytes_per_second: u64,
+    /// Bytes at once.
+    pub burst: u64,
+}
+
+/// The two readers of one process. Dropping it ends them.
+#[derive(Default)]
+pub struct Output {
+    readers: JoinSet<()>,
+}
+
+impl Output {
+    /// Starts to read both streams.
+    pub fn read(
+        stdout: ChildStdout,
+        stderr: ChildStderr,
+        source: &Source,
+        limit: OutputLimit,
+        tail: &Tail,
+    ) -> std::io::Result<Self> {
+        let mut readers = JoinSet::new();
+        let streams = [("stdout", OwnedFd::from(stdout)), ("stderr", OwnedFd::from(stderr))];
+        for (stream, fd) in streams {
+            let pipe = Receiver::from_owned_fd(fd)?;
+            let line_log = LineLog { source: source.clone(), stream, budget: Budget::new(limit), tail: tail.clone() };
+            readers.spawn(drain(pipe, line_log));
+        }
+        Ok(Self { readers })
+    }
+
+    /// Waits until everything was read, but not for a grandchild that keeps a pipe open.
+    pub async fn finish(mut self) {
+        let all = async { while self.readers.join_next().await.is_some() {} };
+        // On timeout the readers are dropped with `self`.
+        let _ = timeout(DRAIN, all).await;
+    }
+}
+
+/// Reads until the last writer closed the pipe. On cancel: what was not read is lost with the pipe.
+async fn drain(mut pipe: Receiver, mut log: LineLog) {
+    let mut chunk = vec![0; 64 * 1024];
+    let mut splitter = LineSplitter::new(MAX_LINE);
+    loop {
+        match pipe.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => splitter.feed(&chunk[..n], |piece| log.write(piece)),
+        }
+        // One flooding agent must not keep the others' readers from their turn.
+        tokio::task::yield_now().await;
+    }
+    splitter.finish(|piece| log.write(piece));
+    log.tell_suppressed();
+}
+
+struct LineLog {
+    source: Source,
+    stream: &'static str,
+    budget: Budget,
+    tail: Tail,
+}
+
+impl LineLog {
+    fn write(&mut self, piece: Piece<'_>) {
+        let before = self.budget.suppressed();
+        let granted = self.budget.take(piece.bytes.len() as u64 + 1, Instant::now());
+        if !granted {
+            self.tail.push(&String::from_utf8_lossy(&piece.bytes[..piece.bytes.len().min(tail::MAX_TAIL_LINE)]));
+            return;
+        }
+        if before > 0 {
+            self.tell_suppressed();
+        }
+        let text = String::from_utf8_lossy(piece.bytes);
+        self.tail.push(&text);
+        let Source { guild, agent, epoch, pid } = &self.source;
+        info!(
+            target: "agent",
+            guild_id = %guild,
+            agent_id = %agent,
+            epoch,
+            pid,
+            stream = self.stream,
+            partial = piece.partial,
+            "{text}"
+        );
+    }
+
+    fn tell_suppressed(&mut self) {
+        let bytes = self.budget.forget_suppressed();
+        if bytes > 0 {
+            let Source { guild, agent, epoch, pid } = &self.source;
+            let stream = self.stream;
+            warn!(guild_id = %guild, agent_id = %agent, epoch, pid, stream, bytes, "output over the limit left out");
+        }
+    }
+}

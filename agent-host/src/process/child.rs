@@ -1,0 +1,89 @@
+//! One process: its signals and its end.
+
+use super::orphans::Orphans;
+use rustic_registry::ExitStatus;
+use rustix::process::{self, Pid, WaitId, WaitIdOptions};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
+use tokio::io::unix::AsyncFd;
+
+/// What can be sent to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Asks it to end.
+    Terminate,
+    /// Ends it.
+    Kill,
+}
+
+/// A process we started and have not reaped. Dropping it kills its group; the orphan reaper then reaps it.
+pub struct Child {
+    pid: Pid,
+    pidfd: Option<OwnedFd>,
+    watch: Option<AsyncFd<OwnedFd>>,
+    orphans: Arc<Orphans>,
+    reaped: bool,
+}
+
+impl Child {
+    pub(super) fn new(pid: Pid, pidfd: OwnedFd, orphans: Arc<Orphans>) -> Self {
+        Self { pid, pidfd: Some(pidfd), watch: None, orphans, reaped: false }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Signals its whole process group. The group keeps its id until we reap the leader, so this cannot hit another.
+    pub fn signal(&self, signal: Signal) {
+        let signal = match signal {
+            Signal::Terminate => process::Signal::TERM,
+            Signal::Kill => process::Signal::KILL,
+        };
+        if !self.reaped {
+            // Fails only when the whole group has ended.
+            let _ = process::kill_process_group(self.pid, signal);
+        }
+    }
+
+    /// Waits for its end, ends what is left of its group, and reaps it.
+    ///
+    /// Cancel-safe: nothing is reaped until the last await is over.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        if let Some(pidfd) = self.pidfd.take() {
+            // Registered here and not at birth: the spawner thread has no reactor.
+            self.watch = Some(watch(pidfd)?);
+        }
+        let watch = self.watch.as_ref().ok_or_else(|| io::Error::other("the process is not watched"))?;
+        // Readable means that the leader is a zombie: its id, and so that of its group, is still taken.
+        let _readable = watch.readable().await?;
+        self.signal(Signal::Kill);
+        let id = WaitId::PidFd(watch.get_ref().as_fd());
+        let status = process::waitid(id, WaitIdOptions::EXITED)?;
+        self.reaped = true;
+        self.orphans.forget(self.pid);
+        let status = status.ok_or_else(|| io::Error::other("the process ended without a status"))?;
+        let code = status.exit_status().map(ExitStatus::Code);
+        let signal = status.terminating_signal().map(ExitStatus::Signal);
+        code.or(signal).ok_or_else(|| io::Error::other("the process ended neither by exit nor by signal"))
+    }
+}
+
+#[allow(unsafe_code, reason = "AsyncFd asks its caller to vouch for the descriptor")]
+fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and stays the same until it is dropped, which the AsyncFd does.
+    Ok(unsafe { AsyncFd::register(pidfd) }?)
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.signal(Signal::Kill);
+        if !self.reaped {
+            self.orphans.adopt(self.pid);
+        }
+    }
+}

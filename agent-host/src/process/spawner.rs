@@ -1,0 +1,117 @@
+//! Starts processes, all from one thread.
+//!
+//! PDEATHSIG fires when the *thread* that forked ends, not the process. Worker threads of an async runtime may end;
+//! this one lives as long as the program.
+
+use super::{child::Child, orphans::Orphans};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::{
+    io,
+    os::unix::process::CommandExt as _,
+    process::{ChildStderr, ChildStdout, Command, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+};
+use tokio::sync::oneshot;
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// Fork or exec failed.
+    #[error("cannot execute {program:?}: {source}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process runs but cannot be watched; it was killed.
+    #[error("cannot watch the new process: {0}")]
+    Watch(#[source] io::Error),
+    /// The spawner thread is gone.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+/// A process that was just started.
+pub struct Started {
+    /// The process.
+    pub child: Child,
+    /// What it writes to standard output.
+    pub stdout: ChildStdout,
+    /// What it writes to standard error.
+    pub stderr: ChildStderr,
+}
+
+struct Order {
+    command: Command,
+    reply: oneshot::Sender<Result<Started, SpawnError>>,
+}
+
+/// Handle to the spawner thread.
+#[derive(Clone)]
+pub struct Spawner {
+    orders: mpsc::SyncSender<Order>,
+}
+
+impl Spawner {
+    /// Starts the thread. It ends with the last handle.
+    pub fn start(orphans: Arc<Orphans>) -> io::Result<Self> {
+        // As many orders as may ever wait: each belongs to one agent, and the caller awaits its reply.
+        let (orders, queue) = mpsc::sync_channel::<Order>(1024);
+        thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            for order in queue {
+                // A caller that is gone drops the child, which kills it.
+                let _ = order.reply.send(start(order.command, &orphans));
+            }
+        })?;
+        Ok(Self { orders })
+    }
+
+    /// Starts `command` as the leader of a new session, with its output piped to us.
+    pub async fn spawn(&self, mut command: Command) -> Result<Started, SpawnError> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (reply, answer) = oneshot::channel();
+        self.orders.try_send(Order { command, reply }).map_err(|_| SpawnError::Stopping)?;
+        answer.await.map_err(|_| SpawnError::Stopping)?
+    }
+}
+
+fn start(mut command: Command, orphans: &Arc<Orphans>) -> Result<Started, SpawnError> {
+    prepare(&mut command);
+    let program = command.get_program().to_string_lossy().into_owned();
+    // The lock keeps the orphan reaper away until the new process is known to be ours.
+    let mut managed = orphans.lock();
+    let mut child = command.spawn().map_err(|source| SpawnError::Exec { program, source })?;
+    let pid = Pid::from_child(&child);
+    managed.insert(pid);
+    drop(managed);
+    let unwatched = |error: io::Error| {
+        // Both fail only when it has ended already.
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        orphans.lock().remove(&pid);
+        SpawnError::Watch(error)
+    };
+    let pipes = child.stdout.take().zip(child.stderr.take());
+    let (stdout, stderr) = pipes.ok_or_else(|| unwatched(io::Error::other("its output is not piped")))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| unwatched(e.into()))?;
+    Ok(Started { child: Child::new(pid, pidfd, orphans.clone()), stdout, stderr })
+}
+
+#[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
+fn prepare(command: &mut Command) {
+    let host = rustix::process::getpid();
+    let before_exec = move || {
+        // Only system calls here: async-signal-safe, no allocation, no lock.
+        rustix::process::setsid()?;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        if rustix::process::getppid() != Some(host) {
+            // The host died between fork and prctl; nobody will signal us any more.
+            return Err(io::Error::from(rustix::io::Errno::SRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls nothing but the three system calls above.
+    unsafe { command.pre_exec(before_exec) };
+}

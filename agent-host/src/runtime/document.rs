@@ -1,0 +1,42 @@
+//! What a process gets on its standard input: one JSON object, then end of file.
+
+use super::Order;
+use serde::Serialize;
+
+/// Version of the document; a runtime refuses one it does not know.
+const VERSION: u32 = 1;
+
+/// The launch. JSON documents in it are strings that hold the caller's text, never re-encoded.
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    guild_id: &'a str,
+    agent_id: &'a str,
+    organization_id: &'a str,
+    epoch: u64,
+    machine_id: u8,
+    agent_spec: &'a str,
+    guild_spec: &'a str,
+    messaging_config: &'a str,
+    client_type: &'a str,
+    client_properties: &'a str,
+}
+
+/// Writes the document of an order.
+pub(super) fn document(order: &Order) -> Vec<u8> {
+    let message = &order.launch.message;
+    let document = Document {
+        version: VERSION,
+        guild_id: order.launch.key.guild.as_str(),
+        agent_id: order.launch.key.agent.as_str(),
+        organization_id: &message.organization_id,
+        epoch: order.epoch.0,
+        machine_id: order.machine_id,
+        agent_spec: &message.agent_spec,
+        guild_spec: &message.guild_spec,
+        messaging_config: &message.messaging_config,
+        client_type: &message.client_type,
+        client_properties: &message.client_properties,
+    };
+    serde_json::to_vec(&document).expect("strings and numbers always serialize")
+}

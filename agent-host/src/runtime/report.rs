@@ -1,0 +1,200 @@
+//! What a starting process tells its host: ready, or why not.
+//!
+//! A Python agent writes one JSON object and a line end to the socket that is its standard input:
+//!
+//! ```json
+//! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03}
+//! {"event": "failed", "stage": "import", "error": "ModuleNotFoundError: ...", "traceback": "..."}
+//! ```
+//!
+//! A command tells nothing and counts as ready once it was executed.
+
+use serde::Deserialize;
+use std::{io, os::unix::net::UnixStream as StdUnixStream, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, pipe},
+    },
+    task::JoinSet,
+};
+
+/// Longest report; a traceback is cut by the runtime before.
+const MAX_REPORT: usize = 1 << 20;
+
+/// Where a start failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// A document of the launch is not what Rustic AI expects.
+    Spec,
+    /// The agent's class cannot be imported.
+    Import,
+    /// The client type is unknown.
+    ClientType,
+    /// Building or subscribing the agent raised.
+    Initialize,
+}
+
+/// Why an agent could not start, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct InitFailure {
+    /// Where.
+    pub stage: Stage,
+    /// The error in one line.
+    pub error: String,
+    /// Where it came from.
+    #[serde(default)]
+    pub traceback: String,
+}
+
+impl InitFailure {
+    /// A process said something that is no report.
+    pub fn garbled(what: &str) -> Self {
+        let error = format!("the agent runtime sent a report that cannot be read: {what}");
+        Self { stage: Stage::Initialize, error, traceback: String::new() }
+    }
+}
+
+/// How long the parts of a start took, as the process tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StartTimes {
+    /// Interpreter start and imports.
+    pub import: Option<Duration>,
+    /// Building and subscribing.
+    pub initialize: Option<Duration>,
+}
+
+/// What a process tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// It is ready.
+    Ready(StartTimes),
+    /// It will not become ready.
+    Failed(InitFailure),
+    /// It said something that is no report.
+    Garbled(String),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Wire {
+    Ready { import_seconds: f64, initialize_seconds: f64 },
+    Failed(InitFailure),
+}
+
+/// The parent's end of a process's standard input, before the process exists.
+pub(super) enum Feed {
+    /// Two-way: document in, report out.
+    Socket(StdUnixStream, Vec<u8>),
+    /// One-way: document in.
+    Pipe(io::PipeWriter, Vec<u8>),
+}
+
+impl Feed {
+    /// Begins to write the document, in the background: a process that never reads must not hold us up.
+    pub(super) fn start(self) -> io::Result<Reports> {
+        let mut writers = JoinSet::new();
+        match self {
+            Self::Socket(socket, document) => {
+                socket.set_nonblocking(true)?;
+                let (reader, writer) = UnixStream::from_std(socket)?.into_split();
+                writers.spawn(write(writer, document));
+                Ok(Reports::new(Some(BufReader::new(reader)), writers))
+            }
+            Self::Pipe(pipe, document) => {
+                writers.spawn(write(pipe::Sender::from_owned_fd(pipe.into())?, document));
+                Ok(Reports::new(None, writers))
+            }
+        }
+    }
+}
+
+/// Writes and closes. A process that ended, or closed its input, does not want the rest.
+async fn write(mut to: impl AsyncWrite + Unpin, document: Vec<u8>) {
+    if to.write_all(&document).await.is_ok() {
+        let _ = to.shutdown().await;
+    }
+}
+
+/// Waits for the one report of a process.
+pub struct Reports {
+    socket: Option<BufReader<OwnedReadHalf>>,
+    line: Vec<u8>,
+    told: bool,
+    _writers: JoinSet<()>,
+}
+
+impl Reports {
+    fn new(socket: Option<BufReader<OwnedReadHalf>>, writers: JoinSet<()>) -> Self {
+        Self { socket, line: Vec::new(), told: false, _writers: writers }
+    }
+
+    /// The report; pends for ever after it was given, and for a process that closed its side without one: its exit
+    /// will tell.
+    ///
+    /// Cancel-safe: what was read of an unfinished line is kept in `self`.
+    pub async fn next(&mut self) -> Report {
+        if self.told {
+            return std::future::pending().await;
+        }
+        let report = match &mut self.socket {
+            None => Some(Report::Ready(StartTimes::default())),
+            Some(socket) => read(socket, &mut self.line).await,
+        };
+        self.told = true;
+        match report {
+            Some(report) => report,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn read(socket: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> Option<Report> {
+    loop {
+        let chunk = match socket.fill_buf().await {
+            Ok([]) => return None,
+            Ok(chunk) => chunk,
+            Err(error) => return Some(Report::Garbled(error.to_string())),
+        };
+        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(chunk.len(), |end| end + 1);
+        line.extend_from_slice(&chunk[..taken]);
+        socket.consume(taken);
+        if end.is_some() {
+            return Some(parse(line));
+        }
+        if line.len() > MAX_REPORT {
+            return Some(Report::Garbled(format!("it is longer than {MAX_REPORT} bytes")));
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Report {
+    match serde_json::from_slice(line) {
+        Ok(Wire::Ready { import_seconds, initialize_seconds }) => Report::Ready(StartTimes {
+            import: Duration::try_from_secs_f64(import_seconds).ok(),
+            initialize: Duration::try_from_secs_f64(initialize_seconds).ok(),
+        }),
+        Ok(Wire::Failed(failure)) => Report::Failed(failure),
+        Err(error) => Report::Garbled(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_read_and_nonsense_is_told_apart() {
+        let ready = parse(br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25}"#);
+        let times =
+            StartTimes { import: Some(Duration::from_millis(500)), initialize: Some(Duration::from_millis(250)) };
+        assert_eq!(ready, Report::Ready(times));
+        let failed = parse(br#"{"event":"failed","stage":"client_type","error":"unknown"}"#);
+        assert!(matches!(failed, Report::Failed(InitFailure { stage: Stage::ClientType, .. })));
+        assert!(matches!(parse(b"{}"), Report::Garbled(_)));
+        assert!(matches!(parse(&[0xff, 0]), Report::Garbled(_)));
+    }
+}

@@ -1,0 +1,191 @@
+//! Flags of agent-host, each with an environment twin `AGENT_HOST_…`.
+
+use crate::{lease::LeaseTimes, output::OutputLimit};
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use rustic_registry::{HostId, Incarnation, RedisSettings, Resources, resources::SLOTS};
+use rustic_telemetry::{
+    TelemetrySettings,
+    grpc::{ServerSettings, parse_duration},
+};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Prefix of the environment twins.
+pub const ENVIRONMENT_PREFIX: &str = "AGENT_HOST";
+
+/// Runs Rustic AI agents, one operating system process each, under a lease in Redis.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "agent-host", version)]
+pub struct Settings {
+    /// Name of this host, the pod's name; default: the machine's host name
+    #[arg(long, value_name = "ID")]
+    pub host_id: Option<String>,
+    /// UID of the pod, part of the incarnation
+    #[arg(long, default_value = "", value_name = "UID")]
+    pub pod_uid: String,
+    /// Address that engine-svc reaches this host at, host:port; default: from --listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_address: Option<String>,
+    /// Address of engine-svc, told to agents so that they can launch agents
+    #[arg(long, value_name = "HOST:PORT")]
+    pub engine_address: Option<String>,
+    /// Redis that holds the registry
+    #[arg(long, default_value = "redis://127.0.0.1:6379/0", value_name = "URL", hide_env_values = true)]
+    pub redis_url: String,
+    /// Prefix of all registry keys
+    #[arg(long, default_value = "rustic", value_name = "WORD")]
+    pub redis_prefix: String,
+    /// Longest wait for Redis
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub redis_timeout: Duration,
+    /// Most agents at once
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub max_agents: u32,
+    /// Further capacity, NAME=AMOUNT, such as gpus=2 or memory=8e9; cpus defaults to the machine's
+    #[arg(long, value_parser = parse_pair, value_delimiter = ',', value_name = "NAME=AMOUNT")]
+    pub resource: Vec<(String, String)>,
+    /// Label of this host, NAME=VALUE
+    #[arg(long, value_parser = parse_pair, value_delimiter = ',', value_name = "NAME=VALUE")]
+    pub label: Vec<(String, String)>,
+    /// How long a lease lasts without renewal
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_ttl: Duration,
+    /// Time before the end of the lease at which its agents are killed
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_margin: Duration,
+    /// Time a process may take from its start to ready
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
+    pub start_timeout: Duration,
+    /// Time agents get between SIGTERM and SIGKILL when this host stops
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    pub stop_timeout: Duration,
+    /// Python interpreter of the python runtime
+    #[arg(long, default_value = "python3", value_name = "PATH")]
+    pub python: PathBuf,
+    /// Output of one agent that is logged in the long run; more is counted and left out
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    pub agent_log_bytes_per_second: u64,
+    /// Output of one agent that is logged at once
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES")]
+    pub agent_log_burst: u64,
+    /// gRPC server
+    #[command(flatten)]
+    pub server: ServerSettings,
+    /// Logs and traces
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("the name before = is missing".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Settings {
+    /// Name of this host.
+    pub fn host(&self) -> anyhow::Result<HostId> {
+        let name = match &self.host_id {
+            Some(id) => id.clone(),
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        name.parse().with_context(|| format!("--host-id {name:?} is no host id"))
+    }
+
+    /// This life of the host: pod UID and boot nonce.
+    pub fn incarnation(&self) -> anyhow::Result<Incarnation> {
+        let nonce = uuid::Uuid::new_v4();
+        let text = if self.pod_uid.is_empty() { nonce.to_string() } else { format!("{}.{nonce}", self.pod_uid) };
+        text.parse().with_context(|| format!("--pod-uid {:?} cannot be used", self.pod_uid))
+    }
+
+    /// What this host has.
+    pub fn capacity(&self) -> anyhow::Result<Resources> {
+        let mut capacity = Resources::default();
+        capacity.set("cpus", std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64))?;
+        for (name, amount) in &self.resource {
+            let number: f64 = amount.parse().with_context(|| format!("--resource {name}={amount}: no number"))?;
+            ensure!(name != SLOTS, "--resource {name}: use --max-agents");
+            capacity.set(name, number)?;
+        }
+        capacity.set(SLOTS, self.max_agents.into())?;
+        Ok(capacity)
+    }
+
+    /// Labels of this host.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.label.iter().cloned().collect()
+    }
+
+    /// Where engine-svc reaches this host, given where it listens.
+    pub fn advertised(&self, bound: SocketAddr, host: &HostId) -> String {
+        match &self.advertise_address {
+            Some(address) => address.clone(),
+            None if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        }
+    }
+
+    /// Times of the lease. Errors: they cannot work together.
+    pub fn lease_times(&self) -> anyhow::Result<LeaseTimes> {
+        let (ttl, margin) = (self.lease_ttl, self.lease_margin);
+        let renew_every = ttl / 3;
+        ensure!(ttl >= Duration::from_millis(100), "--lease-ttl {ttl:?} is too short; use at least 100ms");
+        ensure!(
+            renew_every + margin < ttl,
+            "--lease-margin {margin:?} leaves no time to renew a lease of {ttl:?}, which happens every \
+             {renew_every:?}; make it less than {:?}",
+            ttl - renew_every
+        );
+        Ok(LeaseTimes { ttl, renew_every, margin })
+    }
+
+    /// How to reach Redis.
+    pub fn redis(&self) -> RedisSettings {
+        RedisSettings {
+            prefix: self.redis_prefix.clone(),
+            timeout: self.redis_timeout,
+            ..RedisSettings::new(&self.redis_url)
+        }
+    }
+
+    /// How much output is logged.
+    pub fn output_limit(&self) -> OutputLimit {
+        OutputLimit { bytes_per_second: self.agent_log_bytes_per_second, burst: self.agent_log_burst }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Settings {
+        Settings::try_parse_from(["agent-host"].iter().chain(args)).expect("valid flags")
+    }
+
+    #[test]
+    fn times_that_cannot_work_together_are_refused() {
+        assert!(settings(&[]).lease_times().is_ok());
+        assert!(settings(&["--lease-ttl", "3s", "--lease-margin", "2s"]).lease_times().is_err());
+        assert!(settings(&["--lease-ttl", "1ms"]).lease_times().is_err());
+    }
+
+    #[test]
+    fn capacity_is_slots_cpus_and_what_was_named() {
+        let capacity = settings(&["--max-agents", "7", "--resource", "gpus=0.5,cpus=3"]).capacity().expect("valid");
+        let amounts: Vec<_> = capacity.iter().collect();
+        assert_eq!(amounts, [("cpus", 3000), ("gpus", 500), ("slots", 7000)]);
+        assert!(settings(&["--resource", "slots=3"]).capacity().is_err());
+    }
+
+    #[test]
+    fn the_advertised_address_never_says_everywhere() {
+        let host = "agent-host-0".parse().expect("valid");
+        let bound = "0.0.0.0:50052".parse().expect("valid");
+        assert_eq!(settings(&[]).advertised(bound, &host), "agent-host-0:50052");
+        let bound = "127.0.0.1:1".parse().expect("valid");
+        assert_eq!(settings(&[]).advertised(bound, &host), "127.0.0.1:1");
+    }
+}

@@ -1,0 +1,287 @@
+//! All agents of this host: who may start, who is here, and how all of them end.
+//!
+//! Owns the map of agents. Each agent's own life belongs to its task.
+
+use crate::{
+    agent::{AgentHandle, AgentStatus, FirstStart, Launching, StopKind, task::AgentTask},
+    error::HostError,
+    lease::{Lease, LeaseHandle},
+    runtime::{Order, Runtimes},
+};
+use rustic_proto::launch::Launch;
+use rustic_registry::{AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, Phase, Registry, RequestId};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Bound,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+/// Claim that came with a call.
+#[derive(Debug, Clone, Copy)]
+pub struct GivenClaim {
+    /// Fencing token.
+    pub epoch: Epoch,
+    /// For rusticai-core's id generator.
+    pub machine_id: u8,
+}
+
+/// A request to run an agent here.
+pub struct Creation {
+    /// What to run.
+    pub launch: Launch,
+    /// The request's id.
+    pub request_id: RequestId,
+    /// The claim, if the caller made it.
+    pub claim: Option<GivenClaim>,
+    /// What a failed first start does.
+    pub first_start: FirstStart,
+}
+
+/// What the supervisor needs to know of its host.
+pub struct HostSettings {
+    /// Host id.
+    pub host: HostId,
+    /// Most agents at once.
+    pub max_agents: usize,
+    /// Time from start to ready unless the launch says otherwise.
+    pub start_timeout: Duration,
+}
+
+/// The agents of this host.
+pub struct Supervisor {
+    settings: HostSettings,
+    registry: Arc<dyn Registry>,
+    runtimes: Arc<Runtimes>,
+    lease: LeaseHandle,
+    agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
+    tasks: TaskTracker,
+    ending: AtomicBool,
+}
+
+impl Supervisor {
+    /// A host without agents.
+    pub fn new(
+        settings: HostSettings,
+        registry: Arc<dyn Registry>,
+        runtimes: Arc<Runtimes>,
+        lease: LeaseHandle,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            registry,
+            runtimes,
+            lease,
+            agents: Arc::default(),
+            tasks: TaskTracker::new(),
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<AgentKey, AgentHandle>> {
+        // Held for map operations only; a panic cannot leave the map half-changed.
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Host id.
+    pub fn host(&self) -> &HostId {
+        &self.settings.host
+    }
+
+    /// Number of agents, whatever their phase.
+    pub fn count(&self) -> usize {
+        self.agents().len()
+    }
+
+    /// One agent.
+    pub fn get(&self, key: &AgentKey) -> Option<AgentHandle> {
+        self.agents().get(key).cloned()
+    }
+
+    /// Up to `limit` agents after `after`, in order of guild and agent id.
+    pub fn list(&self, guild: Option<&GuildId>, after: Option<&AgentKey>, limit: usize) -> Vec<AgentHandle> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let agents = self.agents();
+        let later = agents.range::<AgentKey, _>((from, Bound::Unbounded)).map(|(_, handle)| handle);
+        later.filter(|h| guild.is_none_or(|g| h.launch.key.guild == *g)).take(limit).cloned().collect()
+    }
+
+    /// Why no agent may start now, if that is so.
+    pub fn refusal(&self) -> Option<HostError> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Some(HostError::Stopping(self.host().clone()));
+        }
+        match self.lease.current() {
+            Lease::Held => None,
+            Lease::Waiting | Lease::Lost | Lease::Superseded => Some(HostError::NoLease(self.host().clone())),
+        }
+    }
+
+    /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
+    pub async fn create(&self, creation: Creation) -> Result<AgentHandle, HostError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        match creation.claim {
+            Some(claim) => self.admit_claimed(creation, claim).await,
+            None => self.claim_and_admit(creation).await,
+        }
+    }
+
+    async fn admit_claimed(&self, creation: Creation, claim: GivenClaim) -> Result<AgentHandle, HostError> {
+        let key = creation.launch.key.clone();
+        loop {
+            let Some(here) = self.get(&key) else { break };
+            if here.epoch == claim.epoch {
+                return Ok(here);
+            }
+            if here.epoch > claim.epoch {
+                return Err(HostError::StaleEpoch { key, given: claim.epoch, current: here.epoch });
+            }
+            // The registry gave the agent to us anew: what we still have of it is void.
+            here.supersede().await;
+            here.wait(|_| false).await;
+            self.forget(&key, here.epoch);
+        }
+        self.admit(creation, claim, None)
+    }
+
+    async fn claim_and_admit(&self, creation: Creation) -> Result<AgentHandle, HostError> {
+        let began = Instant::now();
+        let launch = &creation.launch;
+        let request = Claim {
+            key: launch.key.clone(),
+            name: launch.name.clone(),
+            request_id: creation.request_id.clone(),
+            digest: launch.digest.clone(),
+            demand: launch.demand.clone(),
+            on_disconnect: launch.on_disconnect,
+            documents: launch.documents(),
+            candidates: vec![self.host().clone()],
+        };
+        let key = launch.key.clone();
+        match self.registry.claim(&request).await? {
+            ClaimOutcome::Claimed(Claimed { epoch, machine_id, .. }) => {
+                self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()))
+            }
+            ClaimOutcome::Exists(record) if record.phase == Phase::Failed => {
+                Err(HostError::Failed { key, reason: record.reason })
+            }
+            ClaimOutcome::Exists(record) if record.host.as_ref() == Some(self.host()) => {
+                let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
+                self.admit_claimed(creation, claim).await
+            }
+            ClaimOutcome::Exists(record) => {
+                let host = record.host.map(|h| h.to_string()).unwrap_or_default();
+                Err(HostError::Elsewhere { key, host })
+            }
+            ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
+            ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
+            ClaimOutcome::NoRoom => Err(HostError::Full(self.host().clone())),
+        }
+    }
+
+    /// Gives a claimed agent its task. The second of two calls at once finds the task of the first.
+    fn admit(
+        &self,
+        creation: Creation,
+        claim: GivenClaim,
+        claim_took: Option<Duration>,
+    ) -> Result<AgentHandle, HostError> {
+        self.lease.saw(claim.epoch);
+        let key = creation.launch.key.clone();
+        let order = Order { launch: Arc::new(creation.launch), epoch: claim.epoch, machine_id: claim.machine_id };
+        let launching = Launching {
+            order,
+            first_start: creation.first_start,
+            start_timeout: self.settings.start_timeout,
+            claim: claim_took,
+        };
+        let mut agents = self.agents();
+        // Looked at under the lock, so that no agent slips in after `end` has looked for the last time.
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(HostError::Stopping(self.host().clone()));
+        }
+        let full = agents.len() >= self.settings.max_agents;
+        match agents.entry(key) {
+            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(here.get().clone()),
+            Entry::Occupied(here) => {
+                let (key, current) = (here.key().clone(), here.get().epoch);
+                Err(HostError::StaleEpoch { key, given: claim.epoch, current })
+            }
+            Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
+            Entry::Vacant(place) => {
+                let (registry, runtimes) = (self.registry.clone(), self.runtimes.clone());
+                let (task, handle) = AgentTask::new(launching, registry, runtimes, self.lease.clone());
+                place.insert(handle.clone());
+                self.start(task, &handle);
+                Ok(handle)
+            }
+        }
+    }
+
+    /// Runs the task; when it ends the agent is off this host.
+    fn start(&self, task: AgentTask, handle: &AgentHandle) {
+        let agents = self.agents.clone();
+        let (key, epoch) = (handle.launch.key.clone(), handle.epoch);
+        self.tasks.spawn(async move {
+            task.run().await;
+            remove(&agents, &key, epoch);
+        });
+    }
+
+    fn forget(&self, key: &AgentKey, epoch: Epoch) {
+        remove(&self.agents, key, epoch);
+    }
+
+    /// Stops an agent and waits until that is certain.
+    pub async fn stop(
+        &self,
+        key: &AgentKey,
+        epoch: Option<Epoch>,
+        grace: Duration,
+    ) -> Result<AgentStatus, HostError> {
+        let handle = self.get(key).ok_or_else(|| HostError::Unknown(key.clone()))?;
+        if let Some(given) = epoch.filter(|given| *given != handle.epoch) {
+            return Err(HostError::StaleEpoch { key: key.clone(), given, current: handle.epoch });
+        }
+        handle.stop(StopKind::Asked, grace).await;
+        let status = handle.wait(|s| s.pid.is_none() && s.trouble.is_some()).await;
+        match (&status.ending, &status.trouble) {
+            (None, Some(trouble)) => Err(HostError::Unrecorded { key: key.clone(), trouble: trouble.clone() }),
+            _ => {
+                self.forget(key, handle.epoch);
+                Ok(status)
+            }
+        }
+    }
+
+    /// Takes no more agents.
+    pub async fn close(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.lease.drain().await;
+    }
+
+    /// Ends every agent, each with `grace`, and waits for all of them. Their records stay, FAILED.
+    pub async fn end(&self, grace: Duration) {
+        self.close().await;
+        self.tasks.close();
+        let handles: Vec<_> = self.agents().values().cloned().collect();
+        for handle in handles {
+            handle.stop(StopKind::HostEnds, grace).await;
+        }
+        self.tasks.wait().await;
+    }
+}
+
+fn remove(agents: &Mutex<BTreeMap<AgentKey, AgentHandle>>, key: &AgentKey, epoch: Epoch) {
+    let mut agents = agents.lock().unwrap_or_else(PoisonError::into_inner);
+    if agents.get(key).is_some_and(|here| here.epoch == epoch) {
+        agents.remove(key);
+    }
+}

@@ -1,0 +1,45 @@
+//! Settings of a gRPC server and the stack of layers in its one order.
+
+use super::{Around, Deadline, LoadLimit, MessageSize, Trace};
+use clap::Args;
+use std::{net::SocketAddr, time::Duration};
+use tonic::transport::Server;
+use tower::layer::util::{Identity, Stack};
+
+/// Settings of a gRPC server.
+#[derive(Debug, Clone, Args)]
+pub struct ServerSettings {
+    /// Address to listen on, ip:port; port 0 takes a free one
+    #[arg(long, default_value = "[::]:0", value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+    /// Largest request in bytes
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES")]
+    pub max_message_size: usize,
+    /// Calls at once; more are answered UNAVAILABLE
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub max_calls: usize,
+    /// Deadline of calls that bring none
+    #[arg(long, default_value = "120s", value_parser = parse_duration, value_name = "DURATION")]
+    pub default_deadline: Duration,
+}
+
+/// Reads a duration such as `500ms`, `10s` or `2m`.
+pub fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+/// The layers around every call, outermost last.
+pub type Layers =
+    Stack<Around<MessageSize>, Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Trace>, Identity>>>>;
+
+impl ServerSettings {
+    /// A server with every layer in place.
+    pub fn server(&self) -> Server<Layers> {
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .layer(Around(Trace))
+            .layer(Around(LoadLimit::new(self.max_calls)))
+            .layer(Around(Deadline { default: self.default_deadline }))
+            .layer(Around(MessageSize { limit: self.max_message_size }))
+    }
+}

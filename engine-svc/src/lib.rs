@@ -1,1 +1,85 @@
-//! x
+//! engine-svc: the one address callers need. Stateless: what it knows of agents and hosts is in the registry, so any
+//! number of replicas behave alike.
+//!
+//! ```text
+//!  grpc ─▶ engine::{create, stop, list} ─▶ registry
+//!              │          │
+//!              │          └─▶ channels ─▶ agent-hosts
+//!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
+//! ```
+//!
+//! Stopping, in this order under `--stop-timeout`: health says NOT_SERVING; no call is taken; calls in flight end.
+
+pub mod channels;
+pub mod dev;
+pub mod engine;
+pub mod error;
+pub mod fleet;
+pub mod grpc;
+pub mod health;
+pub mod placement;
+pub mod settings;
+
+pub use settings::{Command, DevSettings, Program, Settings};
+
+use crate::{channels::Channels, engine::Engine, fleet::Fleet};
+use anyhow::Context as _;
+use rustic_proto::{
+    engine::v1::engine_service_server::{EngineServiceServer, SERVICE_NAME as SERVICE},
+    reflection,
+};
+use rustic_registry::{RedisRegistry, Registry};
+use std::sync::Arc;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+/// Runs the service on an address of its settings until `stop`.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(settings.server.listen).await.context("--listen")?;
+    serve(settings, listener, stop).await
+}
+
+/// Runs the service on a socket that is open already.
+pub async fn serve(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    let background = stop.child_token();
+    let fleet = Arc::new(Fleet::new(registry.clone(), settings.placement));
+    let refresh = tokio::spawn(fleet.clone().keep_fresh(settings.hosts_refresh, background.clone()));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let health_task = tokio::spawn(health::follow(registry.clone(), reporter, background));
+
+    let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
+    let engine = Arc::new(Engine::new(registry, fleet, channels, settings.lease_grace));
+    let work = TaskTracker::new();
+    let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline);
+    let service = EngineServiceServer::new(service)
+        .max_decoding_message_size(settings.server.max_message_size)
+        .max_encoding_message_size(usize::MAX);
+    info!(address = %listener.local_addr()?, "serving");
+    let server = settings
+        .server
+        .server()
+        .add_service(health)
+        .add_service(reflection::v1(SERVICE)?)
+        .add_service(reflection::v1alpha(SERVICE)?)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+    let server = tokio::spawn(server);
+
+    stop.cancelled().await;
+    info!("stopping: calls in flight end");
+    let end = async {
+        let served = server.await.context("the server panicked")?;
+        work.close();
+        work.wait().await;
+        served.context("the server failed")
+    };
+    match timeout(settings.stop_timeout, end).await {
+        Ok(result) => result?,
+        Err(_elapsed) => warn!("calls in flight did not end within --stop-timeout and are cut off"),
+    }
+    refresh.await.context("the refresh task panicked")?;
+    health_task.await.context("the health task panicked")
+}

@@ -1,0 +1,229 @@
+//! Creating an agent: claim, call the host, and go on to the next host while it is certain that none runs it.
+//!
+//! ```text
+//!  claim ──Claimed──▶ call host ──OK──▶ done
+//!    │                   │ full, stopping, unreachable
+//!    │ Exists            ▼
+//!    │            release if never accepted ──▶ claim elsewhere
+//!    ▼                   │ accepted: it has the agent, or had it
+//!  RUNNING: done         ▼
+//!  else: call its host   call the same host again, by the same epoch
+//! ```
+
+use super::{Engine, is_unanswered};
+use crate::{channels, error::EngineError};
+use rustic_proto::{
+    agent_host::v1::{self as pb, StartTimings},
+    convert,
+    launch::Launch,
+};
+use rustic_registry::{
+    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, View,
+};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status};
+use tracing::{info, warn};
+
+/// Delay before a host that has the agent is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How often one create call tries before it tells its caller.
+const TRIES: usize = 8;
+
+/// A request to run an agent.
+pub struct Creation {
+    /// What to run.
+    pub launch: Launch,
+    /// The request's id.
+    pub request_id: RequestId,
+    /// How long to wait.
+    pub wait: pb::WaitMode,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// An agent that runs, or was accepted.
+#[derive(Debug)]
+pub struct Created {
+    /// The agent.
+    pub agent: pb::Agent,
+    /// Steps of its start.
+    pub timings: StartTimings,
+}
+
+/// Where the agent is claimed.
+struct Place {
+    host: HostId,
+    epoch: Epoch,
+    machine_id: u8,
+}
+
+/// What to do after a host was called.
+enum Next {
+    /// Try another host.
+    Elsewhere,
+    /// Look at the registry again.
+    Again,
+}
+
+impl Engine {
+    /// Runs an agent on the best host. Idempotent.
+    pub async fn create(&self, creation: &Creation) -> Result<Created, EngineError> {
+        let began = Instant::now();
+        let mut excluded = BTreeSet::new();
+        let mut trouble = None;
+        for _ in 0..TRIES {
+            let (place, claim) = match self.claim(creation, &excluded).await? {
+                Claimed::Place(place, took) => (place, took),
+                Claimed::Done(record) => return Ok(answer(&record, began)),
+                Claimed::NoRoom => {
+                    return Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())));
+                }
+            };
+            match self.call_host(creation, &place).await {
+                Ok(mut response) => {
+                    let mut timings = response.timings.take().unwrap_or_default();
+                    timings.claim = claim.map(convert::duration).or(timings.claim);
+                    timings.total = Some(convert::duration(began.elapsed()));
+                    return Ok(Created { agent: response.agent.unwrap_or_default(), timings });
+                }
+                Err(error) => {
+                    let (error, next) = self.after_failure(creation, &place, error).await?;
+                    warn!(agent = %creation.launch.key, host = %place.host, %error, "host could not take the agent");
+                    trouble = Some(error);
+                    match next {
+                        Next::Elsewhere => _ = excluded.insert(place.host),
+                        Next::Again => sleep(ASK_AGAIN).await,
+                    }
+                }
+            }
+        }
+        Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())))
+    }
+
+    async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<Claimed, EngineError> {
+        let began = Instant::now();
+        let launch = &creation.launch;
+        let mut request = Claim {
+            key: launch.key.clone(),
+            name: launch.name.clone(),
+            request_id: creation.request_id.clone(),
+            digest: launch.digest.clone(),
+            demand: launch.demand.clone(),
+            on_disconnect: launch.on_disconnect,
+            documents: launch.documents(),
+            candidates: self.fleet.candidates(&launch.demand, excluded),
+        };
+        let mut outcome = self.registry.claim(&request).await?;
+        if outcome == ClaimOutcome::NoRoom {
+            // The view may be older than the room that was made since.
+            self.fleet.refresh().await?;
+            request.candidates = self.fleet.candidates(&launch.demand, excluded);
+            outcome = self.registry.claim(&request).await?;
+        }
+        match outcome {
+            ClaimOutcome::Claimed(claimed) => {
+                self.fleet.reserve(&claimed.host, &launch.demand);
+                info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
+                let place = Place { host: claimed.host, epoch: claimed.epoch, machine_id: claimed.machine_id };
+                Ok(Claimed::Place(place, Some(began.elapsed())))
+            }
+            ClaimOutcome::Exists(record) => existing(creation, *record),
+            ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
+            ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
+            ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
+        }
+    }
+
+    async fn call_host(&self, creation: &Creation, place: &Place) -> Result<pb::CreateAgentResponse, CallError> {
+        let address = self.address(&place.host).await.map_err(CallError::Engine)?;
+        let mut client = self.channels.client(&place.host, &address).map_err(|e| CallError::Engine(e.into()))?;
+        let message = pb::CreateAgentRequest {
+            request_id: creation.request_id.to_string(),
+            launch: Some(creation.launch.message.clone()),
+            wait: creation.wait.into(),
+            epoch: place.epoch.0,
+            machine_id: place.machine_id.into(),
+        };
+        let request = channels::request(message, creation.deadline);
+        let response = client.create_agent(request).await.map_err(|s| CallError::Host(Box::new(s)))?;
+        Ok(response.into_inner())
+    }
+
+    /// Where a host is. A host that just joined may not be in the view yet.
+    pub(super) async fn address(&self, host: &HostId) -> Result<String, EngineError> {
+        if self.fleet.host(host).is_none() {
+            self.fleet.refresh().await?;
+        }
+        Ok(self.fleet.host(host).map(|(record, _)| record.address).unwrap_or_default())
+    }
+
+    /// Decides how to go on when a host did not start the agent; `Err` when there is no going on.
+    async fn after_failure(
+        &self,
+        creation: &Creation,
+        place: &Place,
+        error: CallError,
+    ) -> Result<(EngineError, Next), EngineError> {
+        let key = &creation.launch.key;
+        let status = match error {
+            CallError::Engine(EngineError::Address(address)) => Status::unavailable(address.to_string()),
+            CallError::Engine(error) => return Err(error),
+            CallError::Host(status) => *status,
+        };
+        let host_error = |status| EngineError::Host { host: place.host.clone(), status: Box::new(status) };
+        if status.code() == Code::Aborted {
+            return Ok((host_error(status), Next::Again));
+        }
+        if status.code() != Code::ResourceExhausted && !is_unanswered(&status) {
+            return Err(host_error(status));
+        }
+        // Never accepted means never started, and after the release it never will be: the host's first write under
+        // this epoch fails.
+        match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
+            ReleaseOutcome::Released | ReleaseOutcome::Gone => Ok((host_error(status), Next::Elsewhere)),
+            ReleaseOutcome::Stale(_) => Ok((host_error(status), Next::Again)),
+            ReleaseOutcome::Guarded(_) => {
+                let why = status.message().to_owned();
+                let silent = EngineError::HostSilent { key: key.clone(), host: place.host.to_string(), why };
+                Ok((silent, Next::Again))
+            }
+        }
+    }
+
+    /// Reads one agent.
+    pub async fn get(&self, key: &rustic_registry::AgentKey, view: View) -> Result<AgentRecord, EngineError> {
+        self.registry.get(key, view).await?.ok_or_else(|| EngineError::Unknown(key.clone()))
+    }
+}
+
+enum Claimed {
+    Place(Place, Option<Duration>),
+    Done(Box<AgentRecord>),
+    NoRoom,
+}
+
+enum CallError {
+    Engine(EngineError),
+    Host(Box<Status>),
+}
+
+/// What an agent that exists already means for a request that wants it.
+fn existing(creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
+    let enough =
+        record.phase == Phase::Running || (creation.wait == pb::WaitMode::Accepted && record.accepted.is_some());
+    match (record.phase, record.host.clone()) {
+        (Phase::Failed, _) => Err(EngineError::Failed { key: record.key, reason: record.reason }),
+        (_, None) => Ok(Claimed::Done(Box::new(record))),
+        (_, Some(_)) if enough => Ok(Claimed::Done(Box::new(record))),
+        (_, Some(host)) => {
+            let place = Place { host, epoch: record.epoch, machine_id: record.machine_id };
+            Ok(Claimed::Place(place, None))
+        }
+    }
+}
+
+fn answer(record: &AgentRecord, began: Instant) -> Created {
+    let total = Some(convert::duration(began.elapsed()));
+    Created { agent: convert::agent(record), timings: StartTimings { total, ..StartTimings::default() } }
+}

@@ -1,0 +1,90 @@
+//! Listing agents and hosts, page by page.
+
+use super::Engine;
+use crate::error::EngineError;
+use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, HostRecord, HostsView, Index, Phase, View};
+
+/// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
+const MOST_LOOKED_AT: usize = 2000;
+
+/// Which agents to list. All that are set must fit.
+#[derive(Debug, Clone)]
+pub struct AgentsQuery {
+    /// Of this guild.
+    pub guild: Option<GuildId>,
+    /// With this name.
+    pub name: Option<String>,
+    /// On this host.
+    pub host: Option<HostId>,
+    /// In this phase.
+    pub phase: Option<Phase>,
+    /// After this one.
+    pub after: Option<AgentKey>,
+    /// At most so many.
+    pub size: usize,
+    /// How much of each.
+    pub view: View,
+}
+
+/// A page of agents.
+#[derive(Debug)]
+pub struct AgentsPage {
+    /// The agents.
+    pub agents: Vec<AgentRecord>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<AgentKey>,
+}
+
+impl AgentsQuery {
+    /// The narrowest index that holds all that fit.
+    fn index(&self) -> Index {
+        match (&self.guild, &self.host) {
+            (Some(guild), _) => Index::Guild(guild.clone()),
+            (None, Some(host)) => Index::Host(host.clone()),
+            (None, None) => Index::All,
+        }
+    }
+
+    fn fits(&self, record: &AgentRecord) -> bool {
+        let on_host = |host: &HostId| record.phase.holds_room() && record.host.as_ref() == Some(host);
+        self.guild.as_ref().is_none_or(|guild| record.key.guild == *guild)
+            && self.name.as_ref().is_none_or(|name| record.name == *name)
+            && self.host.as_ref().is_none_or(on_host)
+            && self.phase.is_none_or(|phase| record.phase == phase)
+    }
+}
+
+impl Engine {
+    /// Lists agents. The page may be short while more follow.
+    pub async fn list(&self, query: &AgentsQuery) -> Result<AgentsPage, EngineError> {
+        let index = query.index();
+        let mut agents = vec![];
+        let mut after = query.after.clone();
+        let mut looked_at = 0;
+        loop {
+            let want = query.size - agents.len();
+            let page = self.registry.list(&index, after.as_ref(), want, query.view).await?;
+            looked_at += want;
+            agents.extend(page.agents.into_iter().filter(|record| query.fits(record)));
+            after = page.next;
+            if after.is_none() || agents.len() == query.size || looked_at >= MOST_LOOKED_AT {
+                return Ok(AgentsPage { agents, next: after });
+            }
+        }
+    }
+
+    /// Lists up to `size` hosts after `after`, and says whether more follow.
+    pub async fn hosts(
+        &self,
+        after: Option<&HostId>,
+        size: usize,
+    ) -> Result<(HostsView, Option<HostId>), EngineError> {
+        let HostsView { now, hosts } = self.registry.hosts().await?;
+        let mut later: Vec<HostRecord> =
+            hosts.into_iter().filter(|h| after.is_none_or(|after| h.host > *after)).collect();
+        let more = later.len() > size;
+        later.truncate(size);
+        let next = later.last().filter(|_| more).map(|h| h.host.clone());
+        Ok((HostsView { now, hosts: later }, next))
+    }
+}

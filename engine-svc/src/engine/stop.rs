@@ -1,0 +1,130 @@
+//! Stopping agents: OK only when the process was reaped, or the lease that let it live has ended.
+
+use super::{Engine, is_unanswered};
+use crate::{channels, error::EngineError};
+use futures_util::{StreamExt as _, stream};
+use rustic_proto::{agent_host::v1 as pb, convert::duration};
+use rustic_registry::{
+    AgentKey, AgentRecord, GuildId, HostId, Index, OnDisconnect, ReleaseGuard, ReleaseOutcome, UnixMillis, View,
+};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tracing::warn;
+
+/// Agents of a guild stopped at once.
+const AT_ONCE: usize = 32;
+/// Agents of a guild read at once.
+const PAGE: usize = 200;
+/// How often the registry is looked at again when the agent moves under our hands.
+const TRIES: usize = 8;
+/// Time beyond the agent's grace that a host gets to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Stops one agent.
+    pub async fn stop(&self, key: &AgentKey, grace: Duration) -> Result<Option<pb::LastExit>, EngineError> {
+        let mut asked_in_vain = None;
+        for _ in 0..TRIES {
+            let record = self.get(key, View::Basic).await?;
+            let Some(host) = record.host.clone().filter(|_| record.phase.holds_room()) else {
+                match self.registry.release(key, record.epoch, ReleaseGuard::Unhosted).await? {
+                    ReleaseOutcome::Released => return Ok(None),
+                    ReleaseOutcome::Gone | ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => continue,
+                }
+            };
+            match self.ask_host(&record, &host, grace).await? {
+                Ok(exit) => return Ok(exit),
+                Err(status) if status.code() == Code::Aborted => {}
+                Err(status) if status.code() == Code::NotFound => {
+                    // Told twice of the same claim: the host neither has it nor ever started it.
+                    let certain = asked_in_vain == Some(record.epoch);
+                    asked_in_vain = Some(record.epoch);
+                    let guard = if certain { ReleaseGuard::Reaped } else { ReleaseGuard::Unaccepted };
+                    if self.registry.release(key, record.epoch, guard).await? == ReleaseOutcome::Released {
+                        return Ok(None);
+                    }
+                }
+                Err(status) if is_unanswered(&status) => return self.silent(&record, &host, &status).await,
+                Err(status) => return Err(EngineError::Host { host, status: Box::new(status) }),
+            }
+        }
+        let host = String::new();
+        Err(EngineError::HostSilent { key: key.clone(), host, why: "it moves too quickly".to_owned() })
+    }
+
+    async fn ask_host(
+        &self,
+        record: &AgentRecord,
+        host: &HostId,
+        grace: Duration,
+    ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
+        let address = self.address(host).await?;
+        let mut client = match self.channels.client(host, &address) {
+            Ok(client) => client,
+            Err(error) => return Ok(Err(Status::unavailable(error.to_string()))),
+        };
+        let message = pb::StopAgentRequest {
+            guild_id: record.key.guild.to_string(),
+            agent_id: record.key.agent.to_string(),
+            timeout: Some(duration(grace)),
+            epoch: record.epoch.0,
+        };
+        let request = channels::request(message, Instant::now() + grace + ANSWER);
+        Ok(client.stop_agent(request).await.map(|response| response.into_inner().exit))
+    }
+
+    /// The host does not answer. Its agents are gone once its lease has ended for long enough, except those that may
+    /// outlive it.
+    async fn silent(
+        &self,
+        record: &AgentRecord,
+        host: &HostId,
+        status: &Status,
+    ) -> Result<Option<pb::LastExit>, EngineError> {
+        self.fleet.refresh().await?;
+        let ended = self.fleet.host(host).is_none_or(|(h, now)| {
+            Some(&h.incarnation) != record.incarnation.as_ref() || lease_over(h.deadline, now, self.lease_grace)
+        });
+        if ended && record.on_disconnect == OnDisconnect::Stop {
+            warn!(agent = %record.key, %host, "the host is gone and its lease has ended; removing the agent");
+            let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Reaped).await?;
+            if matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone) {
+                return Ok(None);
+            }
+        }
+        let (key, why) = (record.key.clone(), status.message().to_owned());
+        Err(EngineError::HostSilent { key, host: host.to_string(), why })
+    }
+
+    /// Stops all agents of a guild; tells how many this call stopped.
+    pub async fn stop_guild(&self, guild: &GuildId, grace: Duration) -> Result<u32, EngineError> {
+        let mut keys = vec![];
+        let mut after = None;
+        loop {
+            let index = Index::Guild(guild.clone());
+            let page = self.registry.list(&index, after.as_ref(), PAGE, View::Basic).await?;
+            keys.extend(page.agents.into_iter().map(|record| record.key));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let stops = keys.into_iter().map(|key| async move { self.stop(&key, grace).await });
+        let outcomes: Vec<_> = stream::iter(stops).buffer_unordered(AT_ONCE).collect().await;
+        let mut stopped = 0;
+        let mut left = vec![];
+        for outcome in outcomes {
+            match outcome {
+                Ok(_) => stopped += 1,
+                Err(EngineError::Unknown(_)) => {}
+                Err(error) => left.push(error.to_string()),
+            }
+        }
+        if left.is_empty() { Ok(stopped) } else { Err(EngineError::SomeLeft(left)) }
+    }
+}
+
+fn lease_over(deadline: UnixMillis, now: UnixMillis, grace: Duration) -> bool {
+    u128::from(now.0) >= u128::from(deadline.0) + grace.as_millis()
+}

@@ -1,0 +1,133 @@
+//! Why a call failed, and the one place where that becomes a gRPC status.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use crate::channels::AddressError;
+use rustic_proto::{status::with_reason, violation::Violations};
+use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
+use std::error::Error as _;
+use tonic::{Code, Status};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request breaks the contract.
+    #[error("bad request")]
+    Bad(Violations),
+    /// No such agent.
+    #[error("agent {0} is unknown: it was never created, or was stopped")]
+    Unknown(AgentKey),
+    /// Same id, other launch.
+    #[error("agent {key} exists with another launch and is {phase}; stop it first or choose another id")]
+    OtherSpec {
+        /// The agent.
+        key: AgentKey,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// This very request failed before.
+    #[error("agent {key} has failed: {reason}; create it with a new request id to try again")]
+    Failed {
+        /// The agent.
+        key: AgentKey,
+        /// Why.
+        reason: String,
+    },
+    /// It is on its way out.
+    #[error("agent {0} is being stopped; create it again when it is gone")]
+    AgentStopping(AgentKey),
+    /// No host has room.
+    #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
+    NoRoom(AgentKey),
+    /// Its host does not answer and may still run it.
+    #[error("agent {key}: its host {host} does not answer ({why}); the agent may still run there, retry")]
+    HostSilent {
+        /// The agent.
+        key: AgentKey,
+        /// Its host.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// Its host answered with an error.
+    #[error("{}", .status.message())]
+    Host {
+        /// The host.
+        host: HostId,
+        /// What it answered.
+        status: Box<Status>,
+    },
+    /// The host's address is no address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Some agents of a guild could not be stopped.
+    #[error("{} of the guild's agents could not be stopped, retry: {}", .0.len(), .0.join("; "))]
+    SomeLeft(Vec<String>),
+    /// The store failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The call was given up because this engine stops.
+    #[error("this engine is stopping; retry")]
+    Stopping,
+}
+
+impl From<Violations> for EngineError {
+    fn from(violations: Violations) -> Self {
+        Self::Bad(violations)
+    }
+}
+
+impl EngineError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoRoom(_) | Self::HostSilent { .. } | Self::SomeLeft(_) | Self::Stopping => true,
+            Self::Registry(error) => error.is_retryable(),
+            Self::Host { status, .. } => status.code() == Code::Unavailable,
+            Self::Bad(_)
+            | Self::Unknown(_)
+            | Self::OtherSpec { .. }
+            | Self::Failed { .. }
+            | Self::AgentStopping(_)
+            | Self::Address(_) => false,
+        }
+    }
+}
+
+impl From<EngineError> for Status {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        match error {
+            EngineError::Bad(violations) => violations.into(),
+            EngineError::Unknown(_) => with_reason(Code::NotFound, "AGENT_UNKNOWN", text, &[]),
+            EngineError::OtherSpec { .. } => with_reason(Code::AlreadyExists, "AGENT_HAS_OTHER_SPEC", text, &[]),
+            EngineError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
+            EngineError::AgentStopping(_) => with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[]),
+            EngineError::NoRoom(_) => with_reason(Code::ResourceExhausted, "NO_ROOM", text, &[]),
+            EngineError::HostSilent { host, .. } => {
+                with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[("host", &host)])
+            }
+            // Code and details are the host's own; the message also says which host it was.
+            EngineError::Host { host, status } => {
+                let text = format!("host {host}: {}", status.message());
+                Status::with_details(status.code(), text, status.details().to_vec().into())
+            }
+            EngineError::Address(_) => with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[]),
+            EngineError::SomeLeft(_) => with_reason(Code::Unavailable, "GUILD_PARTLY_STOPPED", text, &[]),
+            EngineError::Stopping => with_reason(Code::Unavailable, "ENGINE_STOPPING", text, &[]),
+            EngineError::Registry(error) => registry(&error),
+        }
+    }
+}
+
+fn registry(error: &RegistryError) -> Status {
+    match error {
+        RegistryError::Unreachable(_) | RegistryError::Timeout(_) | RegistryError::Refused(_) => {
+            with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[])
+        }
+        RegistryError::Unreadable { .. } => {
+            tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
+            Status::internal("internal error; the log of this engine tells more")
+        }
+    }
+}

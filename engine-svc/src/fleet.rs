@@ -1,0 +1,107 @@
+//! What this engine knows of the hosts: a view that is read from the registry every so often, so that placing an agent
+//! costs no walk over the hosts in Redis.
+//!
+//! The view may be stale: the registry's claim decides, the view only proposes. What this engine claimed since the last
+//! reading is added to it, so that a burst does not land on one host.
+
+use crate::placement::{self, Policy};
+use rustic_registry::{HostId, HostRecord, HostsView, Registry, RegistryError, Resources, UnixMillis};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Most hosts a claim is offered: more would make the script longer without making it luckier.
+const CANDIDATES: usize = 8;
+
+/// The view.
+pub struct Fleet {
+    registry: Arc<dyn Registry>,
+    policy: Policy,
+    turn: AtomicUsize,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    view: HostsView,
+    read: Option<Instant>,
+}
+
+impl Fleet {
+    /// An empty view.
+    pub fn new(registry: Arc<dyn Registry>, policy: Policy) -> Self {
+        let known = Known { view: HostsView::default(), read: None };
+        Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::new(known) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Held for reading and replacing only; a panic cannot leave it half-changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the hosts again.
+    pub async fn refresh(&self) -> Result<(), RegistryError> {
+        let view = self.registry.hosts().await?;
+        let mut known = self.known();
+        let before: BTreeSet<_> = alive(&known.view).collect();
+        let after: BTreeSet<_> = alive(&view).collect();
+        after.difference(&before).for_each(|host| info!(%host, "host joined"));
+        before.difference(&after).for_each(|host| warn!(%host, "host left, or let its lease run out"));
+        drop((before, after));
+        *known = Known { view, read: Some(Instant::now()) };
+        Ok(())
+    }
+
+    /// Keeps the view fresh until `stop`. A reading that fails is told by the health of this engine.
+    pub async fn keep_fresh(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Cancel-safe: a reading that is cut off has changed nothing.
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if let Err(error) = self.refresh().await {
+                tracing::debug!(%error, "the hosts could not be read");
+            }
+        }
+    }
+
+    /// Hosts to offer a claim, best first.
+    pub fn candidates(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let request = placement::Request { demand, excluded, turn, limit: CANDIDATES };
+        let known = self.known();
+        placement::place(self.policy, &known.view.hosts, known.store_time(), &request)
+    }
+
+    /// Notes a claim of our own until the next reading.
+    pub fn reserve(&self, host: &HostId, demand: &Resources) {
+        if let Some(record) = self.known().view.hosts.iter_mut().find(|h| h.host == *host) {
+            record.used.add(demand);
+        }
+    }
+
+    /// What is known of one host, and the store's time now.
+    pub fn host(&self, host: &HostId) -> Option<(HostRecord, UnixMillis)> {
+        let known = self.known();
+        let record = known.view.hosts.iter().find(|h| h.host == *host)?;
+        Some((record.clone(), known.store_time()))
+    }
+}
+
+impl Known {
+    /// The store's clock, as far as it went on since the last reading.
+    fn store_time(&self) -> UnixMillis {
+        let passed = self.read.map_or(0, |at| at.elapsed().as_millis());
+        UnixMillis(self.view.now.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
+    }
+}
+
+fn alive(view: &HostsView) -> impl Iterator<Item = &HostId> {
+    view.hosts.iter().filter(|h| h.deadline > view.now).map(|h| &h.host)
+}

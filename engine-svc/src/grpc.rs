@@ -1,0 +1,152 @@
+//! EngineService: reads requests, asks the engine, writes answers. No decisions of its own.
+
+use crate::{
+    engine::{AgentsQuery, Creation, Engine},
+    error::EngineError,
+};
+use rustic_proto::{
+    convert,
+    engine::v1::{self as pb, engine_service_server::EngineService},
+    launch::Launch,
+    request,
+};
+use rustic_telemetry::grpc::CallDeadline;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+/// The service.
+#[derive(Clone)]
+pub struct Service {
+    engine: Arc<Engine>,
+    /// Work that goes on when its caller has hung up, so that nothing is left half done.
+    work: TaskTracker,
+    default_deadline: Duration,
+}
+
+impl Service {
+    /// The service over an engine. `work` ends before the process does.
+    pub fn new(engine: Arc<Engine>, work: TaskTracker, default_deadline: Duration) -> Self {
+        Self { engine, work, default_deadline }
+    }
+
+    /// Runs `work` to its end even if the caller hangs up or its deadline passes.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        // A task that panicked has logged why; one that was cancelled was so by the runtime's end.
+        self.work.spawn(work.in_current_span()).await.unwrap_or(Err(EngineError::Stopping))
+    }
+
+    fn deadline<T>(&self, request: &Request<T>) -> Instant {
+        let given = request.extensions().get::<CallDeadline>();
+        given.map_or_else(|| Instant::now() + self.default_deadline, |deadline| deadline.0)
+    }
+
+    async fn create(
+        &self,
+        r: pb::CreateAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::CreateAgentResponse, EngineError> {
+        let wait = convert::wait_mode(r.wait)?;
+        let request_id = request::request_id(&r.request_id)?;
+        let launch = Launch::check(r.launch)?;
+        let creation = Creation { launch, request_id, wait, deadline };
+        let engine = self.engine.clone();
+        let created = self.to_the_end(async move { engine.create(&creation).await }).await?;
+        Ok(pb::CreateAgentResponse { agent: Some(created.agent), timings: Some(created.timings) })
+    }
+
+    async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, EngineError> {
+        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let grace = request::stop_timeout(r.timeout.as_ref())?;
+        let engine = self.engine.clone();
+        let exit = self.to_the_end(async move { engine.stop(&key, grace).await }).await?;
+        Ok(pb::StopAgentResponse { exit })
+    }
+
+    async fn stop_guild(&self, r: pb::StopGuildRequest) -> Result<pb::StopGuildResponse, EngineError> {
+        let guild = request::guild_id(&r.guild_id)?;
+        let grace = request::stop_timeout(r.timeout.as_ref())?;
+        let engine = self.engine.clone();
+        let stopped = self.to_the_end(async move { engine.stop_guild(&guild, grace).await }).await?;
+        Ok(pb::StopGuildResponse { stopped })
+    }
+
+    async fn get(&self, r: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, EngineError> {
+        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let record = self.engine.get(&key, convert::view(r.view)?).await?;
+        Ok(pb::GetAgentResponse { agent: Some(convert::agent(&record)) })
+    }
+
+    async fn list(&self, r: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse, EngineError> {
+        let query = AgentsQuery {
+            guild: request::guild_filter(&r.guild_id)?,
+            name: Some(r.name).filter(|name| !name.is_empty()),
+            host: request::host_filter(&r.host)?,
+            phase: convert::phase_filter(r.phase)?,
+            after: request::read_agent_token(&r.page_token)?,
+            size: request::page_size(r.page_size)?,
+            view: convert::view(r.view)?,
+        };
+        let page = self.engine.list(&query).await?;
+        let next_page_token = request::agent_token(page.next.as_ref());
+        Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(convert::agent).collect(), next_page_token })
+    }
+
+    async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
+        let after = request::read_host_token(&r.page_token)?;
+        let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
+        let hosts = view.hosts.iter().map(|host| convert::host(host, view.now)).collect();
+        Ok(pb::ListHostsResponse { hosts, next_page_token: request::host_token(next.as_ref()) })
+    }
+}
+
+#[tonic::async_trait]
+impl EngineService for Service {
+    async fn create_agent(
+        &self,
+        request: Request<pb::CreateAgentRequest>,
+    ) -> Result<Response<pb::CreateAgentResponse>, Status> {
+        let deadline = self.deadline(&request);
+        Ok(Response::new(self.create(request.into_inner(), deadline).await?))
+    }
+
+    async fn stop_agent(
+        &self,
+        request: Request<pb::StopAgentRequest>,
+    ) -> Result<Response<pb::StopAgentResponse>, Status> {
+        Ok(Response::new(self.stop(request.into_inner()).await?))
+    }
+
+    async fn stop_guild(
+        &self,
+        request: Request<pb::StopGuildRequest>,
+    ) -> Result<Response<pb::StopGuildResponse>, Status> {
+        Ok(Response::new(Service::stop_guild(self, request.into_inner()).await?))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<pb::GetAgentRequest>,
+    ) -> Result<Response<pb::GetAgentResponse>, Status> {
+        Ok(Response::new(self.get(request.into_inner()).await?))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<pb::ListHostsRequest>,
+    ) -> Result<Response<pb::ListHostsResponse>, Status> {
+        Ok(Response::new(self.hosts(request.into_inner()).await?))
+    }
+}

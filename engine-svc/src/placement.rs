@@ -1,0 +1,143 @@
+//! Which hosts to try for an agent, best first. Pure: takes what is known and returns an order.
+
+use rustic_registry::{HostId, HostRecord, HostState, Resources, UnixMillis};
+use std::collections::BTreeSet;
+
+/// How hosts are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Policy {
+    /// Least loaded first, then lowest ordinal.
+    LeastLoaded,
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// What an agent needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Room it takes.
+    pub demand: &'a Resources,
+    /// Hosts that were tried in vain.
+    pub excluded: &'a BTreeSet<HostId>,
+    /// Number of this placement, for round robin.
+    pub turn: usize,
+    /// Most hosts to return.
+    pub limit: usize,
+}
+
+/// How good a host is; smaller is better. The order of the fields is the policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Score {
+    /// Largest share of any resource in use with the agent on it, in millionths.
+    load: u64,
+    ordinal: u32,
+    host: HostId,
+}
+
+/// Hosts that live, take agents and seem to have room, best first.
+pub fn place(policy: Policy, hosts: &[HostRecord], now: UnixMillis, request: &Request<'_>) -> Vec<HostId> {
+    let open = |h: &&HostRecord| {
+        h.deadline > now
+            && h.state == HostState::Ready
+            && !request.excluded.contains(&h.host)
+            && h.capacity.fits(&h.used, request.demand)
+    };
+    let load = |h: &HostRecord| match policy {
+        Policy::LeastLoaded => load(h, request.demand),
+        Policy::RoundRobin => 0,
+    };
+    let score = |h: &HostRecord| Score { load: load(h), ordinal: h.host.ordinal(), host: h.host.clone() };
+    let mut scores: Vec<_> = hosts.iter().filter(open).map(score).collect();
+    scores.sort_unstable();
+    if policy == Policy::RoundRobin && !scores.is_empty() {
+        let turn = request.turn % scores.len();
+        scores.rotate_left(turn);
+    }
+    scores.truncate(request.limit);
+    scores.into_iter().map(|score| score.host).collect()
+}
+
+fn load(host: &HostRecord, demand: &Resources) -> u64 {
+    let share = |(name, capacity): (&str, u64)| {
+        (host.used.milli(name) + demand.milli(name)).saturating_mul(1_000_000) / capacity.max(1)
+    };
+    host.capacity.iter().map(share).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const NOW: UnixMillis = UnixMillis(1000);
+
+    fn host(id: &str, slots: u64, used: u64) -> HostRecord {
+        HostRecord {
+            host: id.parse().expect("valid"),
+            incarnation: "i".parse().expect("valid"),
+            address: String::new(),
+            state: HostState::Ready,
+            capacity: Resources::parse(&format!("slots={slots}000")),
+            used: Resources::parse(&format!("slots={used}000")),
+            labels: BTreeMap::new(),
+            version: String::new(),
+            deadline: UnixMillis(2000),
+        }
+    }
+
+    fn order(policy: Policy, hosts: &[HostRecord], turn: usize) -> Vec<String> {
+        let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
+        let request = Request { demand: &demand, excluded: &excluded, turn, limit: 10 };
+        place(policy, hosts, NOW, &request).into_iter().map(|h| h.to_string()).collect()
+    }
+
+    #[test]
+    fn the_least_loaded_host_comes_first_then_the_lowest_ordinal_then_the_id() {
+        let hosts = [host("h-10", 10, 2), host("h-2", 10, 2), host("h-1", 10, 5), host("b", 10, 2), host("a", 10, 2)];
+        assert_eq!(order(Policy::LeastLoaded, &hosts, 0), ["h-2", "h-10", "a", "b", "h-1"]);
+    }
+
+    #[test]
+    fn load_is_a_share_and_not_a_count() {
+        let hosts = [host("h-0", 10, 5), host("h-1", 100, 20)];
+        assert_eq!(order(Policy::LeastLoaded, &hosts, 0), ["h-1", "h-0"]);
+    }
+
+    #[test]
+    fn closed_and_full_hosts_are_left_out() {
+        let expired = HostRecord { deadline: NOW, ..host("h-0", 10, 0) };
+        let draining = HostRecord { state: HostState::Draining, ..host("h-1", 10, 0) };
+        assert_eq!(order(Policy::LeastLoaded, &[expired, draining, host("h-2", 1, 1)], 0), [""; 0]);
+    }
+
+    #[test]
+    fn round_robin_takes_each_in_turn() {
+        let hosts = [host("h-1", 10, 9), host("h-0", 10, 0), host("h-2", 10, 3)];
+        assert_eq!(order(Policy::RoundRobin, &hosts, 0), ["h-0", "h-1", "h-2"]);
+        assert_eq!(order(Policy::RoundRobin, &hosts, 4), ["h-1", "h-2", "h-0"]);
+    }
+
+    proptest! {
+        #[test]
+        fn placing_one_by_one_keeps_equal_hosts_within_one_agent(count in 1usize..6, agents in 0usize..40) {
+            let mut hosts: Vec<_> = (0..count).map(|n| host(&format!("h-{n}"), 100, 0)).collect();
+            for _ in 0..agents {
+                let best = order(Policy::LeastLoaded, &hosts, 0).remove(0);
+                let chosen = hosts.iter_mut().find(|h| h.host.as_str() == best).expect("one of them");
+                chosen.used.add(&Resources::one_slot());
+            }
+            let used: Vec<_> = hosts.iter().map(|h| h.used.milli("slots")).collect();
+            let spread = used.iter().max().unwrap_or(&0) - used.iter().min().unwrap_or(&0);
+            prop_assert!(spread <= 1000, "{used:?}");
+        }
+
+        #[test]
+        fn the_order_of_what_is_known_does_not_matter(used in prop::collection::vec(0u64..10, 1..8)) {
+            let hosts: Vec<_> = used.iter().enumerate().map(|(n, u)| host(&format!("h-{n}"), 10, *u)).collect();
+            let mut reversed = hosts.clone();
+            reversed.reverse();
+            prop_assert_eq!(order(Policy::LeastLoaded, &hosts, 0), order(Policy::LeastLoaded, &reversed, 0));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Flags of engine-svc, each with an environment twin `ENGINE_SVC_…`.
+
+use crate::placement::Policy;
+use clap::{Args, Parser, Subcommand};
+use rustic_registry::RedisSettings;
+use rustic_telemetry::{
+    TelemetrySettings,
+    grpc::{ServerSettings, parse_duration},
+};
+use std::{path::PathBuf, time::Duration};
+
+/// Prefix of the environment twins.
+pub const ENVIRONMENT_PREFIX: &str = "ENGINE_SVC";
+
+/// Runs Rustic AI agents on a cluster of agent-hosts.
+#[derive(Debug, Parser)]
+#[command(name = "engine-svc", version, args_conflicts_with_subcommands = true)]
+pub struct Program {
+    /// What to run; the service unless said otherwise.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Brings up Redis, engine-svc and agent-hosts on this machine until Ctrl-C, or until a command ends
+    Dev(DevSettings),
+}
+
+/// Settings of the service.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Redis that holds the registry
+    #[arg(long, default_value = "redis://127.0.0.1:6379/0", value_name = "URL", hide_env_values = true)]
+    pub redis_url: String,
+    /// Prefix of all registry keys
+    #[arg(long, default_value = "rustic", value_name = "WORD")]
+    pub redis_prefix: String,
+    /// Longest wait for Redis
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub redis_timeout: Duration,
+    /// How hosts are picked
+    #[arg(long, value_enum, default_value_t = Policy::LeastLoaded)]
+    pub placement: Policy,
+    /// Time between readings of the hosts
+    #[arg(long, default_value = "500ms", value_parser = parse_duration, value_name = "DURATION")]
+    pub hosts_refresh: Duration,
+    /// Longest wait for a connection to a host
+    #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
+    pub connect_timeout: Duration,
+    /// Time after the end of a host's lease when its agents are certainly gone
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_grace: Duration,
+    /// Time calls in flight get to end when this engine stops
+    #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
+    pub stop_timeout: Duration,
+    /// gRPC server
+    #[command(flatten)]
+    pub server: ServerSettings,
+    /// Logs and traces
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+impl Settings {
+    /// How to reach Redis.
+    pub fn redis(&self) -> RedisSettings {
+        RedisSettings {
+            prefix: self.redis_prefix.clone(),
+            timeout: self.redis_timeout,
+            ..RedisSettings::new(&self.redis_url)
+        }
+    }
+}
+
+/// Settings of the stack for development.
+#[derive(Debug, Clone, Args)]
+pub struct DevSettings {
+    /// Number of agent-hosts
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub hosts: u32,
+    /// Address engine-svc listens on
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "IP:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// Python that has rusticai-k8s installed; default: .venv/bin/python if there is one, else python3
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// The agent-host program; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub agent_host: Option<PathBuf>,
+    /// Most agents on each host
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub max_agents: u32,
+    /// Folder for the hosts' logs; default: a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Command to run with the stack's addresses in its environment; the stack ends with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}

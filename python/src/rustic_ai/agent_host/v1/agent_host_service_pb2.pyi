@@ -1,0 +1,99 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from rustic_ai.agent_host.v1 import agent_pb2 as _agent_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateAgentRequest(_message.Message):
+    __slots__ = ("request_id", "launch", "wait", "epoch", "machine_id")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    launch: _agent_pb2.AgentLaunch
+    wait: _agent_pb2.WaitMode
+    epoch: int
+    machine_id: int
+    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ...) -> None: ...
+
+class CreateAgentResponse(_message.Message):
+    __slots__ = ("agent", "timings")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    agent: _agent_pb2.Agent
+    timings: _agent_pb2.StartTimings
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
+
+class StopAgentRequest(_message.Message):
+    __slots__ = ("guild_id", "agent_id", "timeout", "epoch")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    agent_id: str
+    timeout: _duration_pb2.Duration
+    epoch: int
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class StopAgentResponse(_message.Message):
+    __slots__ = ("exit",)
+    EXIT_FIELD_NUMBER: _ClassVar[int]
+    exit: _agent_pb2.LastExit
+    def __init__(self, exit: _Optional[_Union[_agent_pb2.LastExit, _Mapping]] = ...) -> None: ...
+
+class GetAgentInfoRequest(_message.Message):
+    __slots__ = ("guild_id", "agent_id")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    agent_id: str
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
+
+class GetAgentInfoResponse(_message.Message):
+    __slots__ = ("agent",)
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    agent: _agent_pb2.Agent
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
+
+class ListAgentsRequest(_message.Message):
+    __slots__ = ("guild_id", "page_size", "page_token")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, guild_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListAgentsResponse(_message.Message):
+    __slots__ = ("agents", "next_page_token")
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    agents: _containers.RepeatedCompositeFieldContainer[_agent_pb2.Agent]
+    next_page_token: str
+    def __init__(self, agents: _Optional[_Iterable[_Union[_agent_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class HealthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HealthResponse(_message.Message):
+    __slots__ = ("healthy", "agent_count", "hostname", "reason")
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    healthy: bool
+    agent_count: int
+    hostname: str
+    reason: str
+    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

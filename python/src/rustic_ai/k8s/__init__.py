@@ -1,0 +1,1 @@
+"""Kubernetes-native execution engine for Rustic AI."""

@@ -1,0 +1,110 @@
+"""What can go wrong between a guild and engine-svc, as exceptions that name the agent, the host and the reason."""
+
+from dataclasses import dataclass, field
+
+from google.rpc import error_details_pb2
+import grpc
+from grpc_status import rpc_status
+
+
+class K8sEngineError(RuntimeError):
+    """A call to engine-svc failed.
+
+    Attributes:
+        agent: `guild/agent` the call was about, or empty.
+        code: gRPC status code.
+        reason: Machine-readable reason in UPPER_SNAKE_CASE, or empty.
+        host: Host that answered, or empty.
+        fields: Wrong request fields and what is wrong with them.
+        traceback: Traceback of the agent's own error, or empty.
+    """
+
+    def __init__(self, message: str, agent: str, code: grpc.StatusCode, details: "Details") -> None:
+        super().__init__(message)
+        self.agent = agent
+        self.code = code
+        self.reason = details.reason
+        self.host = details.host
+        self.fields = details.fields
+        self.traceback = details.traceback
+
+
+class InvalidAgentError(K8sEngineError):
+    """The request is wrong, or the agent's class cannot be imported; `fields` says what."""
+
+
+class AgentConflictError(K8sEngineError):
+    """An agent with this id exists with another launch."""
+
+
+class AgentStartError(K8sEngineError):
+    """The agent could not be started; `traceback` holds its own error."""
+
+
+class AgentTimeoutError(K8sEngineError):
+    """The agent was not ready, or the call not done, in time."""
+
+
+class NoRoomError(K8sEngineError):
+    """No host has room for the agent."""
+
+
+class EngineUnavailableError(K8sEngineError):
+    """engine-svc, the registry or the agent's host cannot be reached."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[K8sEngineError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidAgentError,
+    grpc.StatusCode.ALREADY_EXISTS: AgentConflictError,
+    grpc.StatusCode.FAILED_PRECONDITION: AgentStartError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: AgentTimeoutError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: NoRoomError,
+    grpc.StatusCode.UNAVAILABLE: EngineUnavailableError,
+}
+
+
+@dataclass
+class Details:
+    """Rich details of a gRPC status."""
+
+    reason: str = ""
+    host: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    traceback: str = ""
+
+
+def read_details(error: grpc.RpcError) -> Details:
+    """Reads the rich details that engine-svc attaches to its errors."""
+    details = Details()
+    status = rpc_status.from_call(error)
+    for packed in status.details if status is not None else ():
+        info, bad, debug = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.DebugInfo(),
+        )
+        if packed.Unpack(info):
+            details.reason = info.reason
+            details.host = info.metadata.get("host", "")
+        elif packed.Unpack(bad):
+            details.fields = {violation.field: violation.description for violation in bad.field_violations}
+        elif packed.Unpack(debug):
+            details.traceback = "\n".join(debug.stack_entries)
+    return details
+
+
+def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8sEngineError:
+    """Turns a gRPC error into the exception a guild's author can act on.
+
+    Args:
+        error: What gRPC raised.
+        action: What was tried, such as `create`.
+        agent: `guild/agent`, or the guild.
+        address: Address of engine-svc.
+    """
+    code = error.code()
+    details = read_details(error)
+    message = f"cannot {action} {agent}: {error.details()} [{code.name} from engine-svc at {address}]"
+    if details.traceback:
+        message = f"{message}\n{details.traceback}"
+    return _CLASSES.get(code, K8sEngineError)(message, agent, code, details)

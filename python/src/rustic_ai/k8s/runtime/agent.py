@@ -1,0 +1,113 @@
+"""Builds the agent of a launch document and runs it until SIGTERM."""
+
+import json
+import logging
+import threading
+from typing import Any, Type
+
+from pydantic import ValidationError
+
+from rustic_ai.core import messaging
+from rustic_ai.core.guild.agent import Agent, AgentSpec
+from rustic_ai.core.guild.dsl import GuildSpec
+from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
+from rustic_ai.core.messaging import Client, MessagingConfig
+from rustic_ai.core.utils.class_utils import get_agent_class
+from rustic_ai.k8s.runtime.document import LaunchDocument
+from rustic_ai.k8s.runtime.host import describe
+
+logger = logging.getLogger(__name__)
+
+
+class StartFailure(Exception):
+    """The agent cannot start.
+
+    Attributes:
+        stage: `spec`, `import`, `client_type` or `initialize`.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class K8sAgentWrapper(AgentWrapper):
+    """Rustic AI's wrapper around one agent that owns its process."""
+
+    def run(self) -> Agent:
+        """Builds the agent and subscribes it; returns when it handles messages."""
+        return self.initialize_agent()
+
+
+def build(document: LaunchDocument) -> K8sAgentWrapper:
+    """Turns a launch document into an agent that is not yet initialised.
+
+    Raises:
+        StartFailure: A part of the document cannot be used.
+    """
+    class_name = json.loads(document.agent_spec).get("class_name", "")
+    _import_agent_class(class_name)
+    # Strict: here is where the agent runs, so everything it needs must be here.
+    strict = {"require_agent_class": True}
+    agent_spec = _validate(AgentSpec, "agent_spec", document.agent_spec, context=strict)
+    guild_spec = _validate(GuildSpec, "guild_spec", document.guild_spec)
+    messaging_config = _validate(MessagingConfig, "messaging_config", document.messaging_config)
+    return K8sAgentWrapper(
+        guild_spec=guild_spec,
+        agent_spec=agent_spec,
+        messaging_config=messaging_config,
+        machine_id=document.machine_id,
+        client_type=client_class(document.client_type),
+        client_properties=json.loads(document.client_properties or "{}"),
+        organization_id=document.organization_id or None,
+    )
+
+
+def client_class(name: str) -> Type[Client]:
+    """Finds a messaging client by its bare or qualified name.
+
+    Raises:
+        StartFailure: `rustic_ai.core.messaging` exports no such client.
+    """
+    bare = (name or "SimpleClient").rsplit(".", 1)[-1]
+    found: Any = getattr(messaging, bare, None) if bare in messaging.__all__ else None
+    is_client = isinstance(found, type) and issubclass(found, Client)
+    if is_client and name in ("", bare, found.get_qualified_class_name(), f"{messaging.__name__}.{bare}"):
+        return found
+    known = sorted(
+        export
+        for export in messaging.__all__
+        if isinstance(candidate := getattr(messaging, export), type) and issubclass(candidate, Client)
+    )
+    raise StartFailure("client_type", f"unknown client type {name!r}; choose one of {', '.join(known)}")
+
+
+def _import_agent_class(class_name: str) -> None:
+    try:
+        get_agent_class(class_name)
+    except Exception as error:
+        # Whatever a module raises while it is imported is its author's to read.
+        raise StartFailure("import", f"cannot import {class_name!r}: {describe(error)}") from error
+
+
+def _validate(model: Any, field: str, text: str, **options: Any) -> Any:
+    try:
+        return model.model_validate_json(text, **options)
+    except ValidationError as error:
+        raise StartFailure("spec", f"{field} is not what Rustic AI expects: {error}") from error
+
+
+def shut_down(wrapper: K8sAgentWrapper, seconds: float) -> None:
+    """Unsubscribes the agent, for at most so long: a handler that never returns must not keep the process."""
+
+    def work() -> None:
+        try:
+            wrapper.shutdown()
+        except Exception:
+            logger.exception("the agent could not be unsubscribed")
+
+    thread = threading.Thread(target=work, name="shutdown", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        logger.warning("the agent was not unsubscribed within %.1f s", seconds)

@@ -1,0 +1,53 @@
+"""The launch document that agent-host writes to a process."""
+
+from dataclasses import dataclass, fields
+import json
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LaunchDocument:
+    """What to run. Specs are JSON text as the guild wrote it.
+
+    Attributes:
+        version: Version of this document.
+        guild_id: Id of the guild.
+        agent_id: Id of the agent.
+        organization_id: Organization of the guild, or empty.
+        epoch: Fencing token of the claim.
+        machine_id: For Rustic AI's id generator, 1 to 255.
+        agent_spec: JSON of AgentSpec.
+        guild_spec: JSON of GuildSpec.
+        messaging_config: JSON of MessagingConfig.
+        client_type: Name of the messaging client; empty: SimpleClient.
+        client_properties: JSON object; empty: none.
+    """
+
+    version: int
+    guild_id: str
+    agent_id: str
+    organization_id: str
+    epoch: int
+    machine_id: int
+    agent_spec: str
+    guild_spec: str
+    messaging_config: str
+    client_type: str
+    client_properties: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> "LaunchDocument":
+        """Reads a document.
+
+        Raises:
+            ValueError: It is no document of this version.
+        """
+        data = json.loads(text)
+        version = data.get("version") if isinstance(data, dict) else None
+        if version != VERSION:
+            raise ValueError(
+                f"agent-host sent launch document version {version}, this rusticai-k8s understands {VERSION}; "
+                "install the same release of both"
+            )
+        return cls(**{field.name: data[field.name] for field in fields(cls)})

@@ -1,0 +1,56 @@
+"""The socket to agent-host."""
+
+import json
+import os
+import socket
+from typing import Any
+
+# A traceback longer than this loses its middle: the ends tell what and where.
+_MAX_TRACEBACK = 64 * 1024
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, with its type."""
+    return f"{type(error).__name__}: {error}"
+
+
+class HostSocket:
+    """Standard input, taken away from the agent: it must neither read the launch nor fake a report."""
+
+    def __init__(self) -> None:
+        """Takes over descriptor 0 and leaves /dev/null in its place."""
+        self._socket = socket.socket(fileno=os.dup(0))
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+    def read_document(self) -> bytes:
+        """Reads the launch document up to end of file."""
+        with self._socket.makefile("rb") as stream:
+            return stream.read()
+
+    def ready(self, import_seconds: float, initialize_seconds: float) -> None:
+        """Reports that the agent has subscribed.
+
+        Args:
+            import_seconds: From the start of the interpreter to all imports done.
+            initialize_seconds: Building and subscribing the agent.
+        """
+        self._report(event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds)
+
+    def failed(self, stage: str, error: str, traceback: str) -> None:
+        """Reports that the agent will not become ready.
+
+        Args:
+            stage: `spec`, `import`, `client_type` or `initialize`.
+            error: The error in one line.
+            traceback: Where it came from.
+        """
+        if len(traceback) > _MAX_TRACEBACK:
+            half = _MAX_TRACEBACK // 2
+            traceback = f"{traceback[:half]}\n[…]\n{traceback[-half:]}"
+        self._report(event="failed", stage=stage, error=error, traceback=traceback)
+
+    def _report(self, **report: Any) -> None:
+        self._socket.sendall(json.dumps(report).encode() + b"\n")
+        self._socket.close()

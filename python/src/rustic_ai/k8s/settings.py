@@ -1,0 +1,61 @@
+"""Settings of the engine: keyword arguments first, then environment variables, then defaults."""
+
+from dataclasses import dataclass
+import os
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to reach engine-svc and how long to wait for it.
+
+    Attributes:
+        address: `host:port` of engine-svc.
+        create_timeout: Seconds an agent gets to become ready.
+        call_timeout: Seconds every other call gets.
+        detach: Whether `shutdown` leaves the agents running.
+    """
+
+    address: str
+    create_timeout: float
+    call_timeout: float
+    detach: bool
+
+    @classmethod
+    def read(cls, engine_address: str | None, namespace: str | None, detach: bool | None) -> "EngineSettings":
+        """Reads the settings.
+
+        Raises:
+            ValueError: An environment variable cannot be understood; the message names it.
+        """
+        namespace = namespace or os.environ.get("RUSTIC_K8S_NAMESPACE") or "default"
+        address = engine_address or os.environ.get("RUSTIC_ENGINE_ADDRESS") or f"engine-svc.{namespace}:50051"
+        if detach is None:
+            detach = _flag("RUSTIC_DETACH_ON_SHUTDOWN")
+        return cls(
+            address=address,
+            create_timeout=_seconds("RUSTIC_CREATE_TIMEOUT", 120.0),
+            call_timeout=_seconds("RUSTIC_CALL_TIMEOUT", 20.0),
+            detach=detach,
+        )
+
+
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} is not a number of seconds") from None
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}={text!r} must be more than 0 seconds")
+    return seconds
+
+
+def _flag(name: str) -> bool:
+    text = os.environ.get(name, "").lower()
+    if text in ("", "0", "false", "no"):
+        return False
+    if text in ("1", "true", "yes"):
+        return True
+    raise ValueError(f"{name}={text!r} must be true or false")

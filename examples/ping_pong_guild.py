@@ -101,7 +101,6 @@ def main() -> int:
         messaging_config=redis_messaging(),
     )
     print(f"guild {guild.id}: launching {RESPONDERS + 1} agents", flush=True)
-    listener = None
     try:
         took = launch(guild)
         hosts = print_table(guild, took)
@@ -114,6 +113,8 @@ def main() -> int:
         # One greeting of the initiator, one answer of every responder.
         everyone = all(listener.heard.acquire(timeout=20) for _ in range(1 + RESPONDERS))
     finally:
+        # The agents go first, the listener in this process last.
+        guild._get_execution_engine().shutdown()
         guild.shutdown()
     print(f"\nguild {guild.id} is stopped; its agents ran on {len(hosts)} hosts")
     if not everyone:

@@ -2,6 +2,7 @@
 //!
 //! Not for production: it has no password and listens on loopback only.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env,
     io::{self, Read as _, Write as _},
@@ -86,6 +87,21 @@ impl DevServer {
     pub fn restart(&mut self) -> Result<(), DevServerError> {
         self.child = spawn(&self.binary, self.port, &self.dir, self.durability)?;
         self.wait()
+    }
+
+    /// Stops it without ending it, as a store that does not answer.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`DevServer::pause`].
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Fails only when it has ended already.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
     fn wait(&self) -> Result<(), DevServerError> {

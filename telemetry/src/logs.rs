@@ -40,7 +40,7 @@ where
     let lines = if pretty {
         lines.with_ansi(terminal).with_target(false).compact().boxed()
     } else {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     };
     Ok((lines.with_filter(filter(settings)?), Writer { _guard: guard }))
 }

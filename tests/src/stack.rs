@@ -1,0 +1,183 @@
+//! The whole stack, with settings that a test may change.
+
+use crate::{program::Program, venv, wait_until};
+use rustic_proto::{
+    agent_host::v1::{self as host_pb, agent_host_service_client::AgentHostServiceClient},
+    engine::v1::{self as pb, engine_service_client::EngineServiceClient},
+};
+use rustic_registry::{
+    Index, RedisRegistry, RedisSettings, Registry as _, View,
+    dev_server::{DevServer, Durability},
+};
+use tempfile::TempDir;
+use tonic::{Status, transport::Channel};
+
+/// How to start a stack.
+#[derive(Debug, Clone)]
+pub struct StackSettings {
+    /// Number of hosts.
+    pub hosts: usize,
+    /// More arguments of engine-svc.
+    pub engine_arguments: Vec<String>,
+    /// More arguments of every agent-host.
+    pub host_arguments: Vec<String>,
+}
+
+impl Default for StackSettings {
+    fn default() -> Self {
+        Self { hosts: 1, engine_arguments: vec![], host_arguments: vec![] }
+    }
+}
+
+/// A running stack.
+pub struct Stack {
+    /// Its Redis.
+    pub redis: DevServer,
+    /// Its engine.
+    pub engine: Program,
+    /// Its hosts.
+    pub hosts: Vec<Program>,
+    /// A client of its engine.
+    pub client: EngineServiceClient<Channel>,
+    engine_address: String,
+    _dir: TempDir,
+}
+
+impl Stack {
+    /// One host, usual settings.
+    pub async fn start() -> Self {
+        Self::with(StackSettings::default()).await
+    }
+
+    /// `hosts` hosts, usual settings.
+    pub async fn of(hosts: usize) -> Self {
+        Self::with(StackSettings { hosts, ..StackSettings::default() }).await
+    }
+
+    /// Starts a stack and waits until every host takes agents.
+    pub async fn with(settings: StackSettings) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let redis = DevServer::start(dir.path(), Durability::None).expect("a Redis");
+        let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &settings.engine_arguments));
+        let engine_address = engine.address().await;
+        let start = |n| {
+            let arguments = host_arguments(n, &redis.url(), &engine_address, &settings.host_arguments);
+            Program::start("agent-host", &arguments)
+        };
+        let hosts: Vec<_> = (0..settings.hosts).map(start).collect();
+        let client = connect(&engine_address);
+        let stack = Self { redis, engine, hosts, client, engine_address, _dir: dir };
+        stack.wait_for_hosts().await;
+        stack
+    }
+
+    async fn wait_for_hosts(&self) {
+        wait_until("every host to take agents", async || {
+            let seen = self.client.clone().list_hosts(pb::ListHostsRequest::default()).await;
+            let seen = seen.map(|r| r.into_inner().hosts).map_err(|s| s.to_string())?;
+            let ready = seen.iter().filter(|h| h.state() == pb::HostState::Ready).count();
+            if ready == self.hosts.len() { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    }
+
+    /// Address of the engine.
+    pub fn engine_address(&self) -> &str {
+        &self.engine_address
+    }
+
+    /// A client of one host.
+    pub async fn host(&self, n: usize) -> AgentHostServiceClient<Channel> {
+        let address = self.hosts[n].address().await;
+        let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        AgentHostServiceClient::new(channel)
+    }
+
+    /// Starts host `n` again after it ended.
+    pub fn restart_host(&mut self, n: usize) {
+        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &[]);
+        self.hosts[n] = Program::start("agent-host", &arguments);
+    }
+
+    /// Creates an agent through the engine.
+    pub async fn create(&self, launch: host_pb::AgentLaunch) -> Result<host_pb::Agent, Status> {
+        let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+        let response = self.client.clone().create_agent(request).await?.into_inner();
+        Ok(response.agent.expect("an OK answer has an agent"))
+    }
+
+    /// Reads an agent from the engine.
+    pub async fn get(&self, guild: &str, agent: &str) -> Result<host_pb::Agent, Status> {
+        let request =
+            pb::GetAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), ..Default::default() };
+        let response = self.client.clone().get_agent(request).await?.into_inner();
+        Ok(response.agent.expect("an OK answer has an agent"))
+    }
+
+    /// Stops an agent through the engine.
+    pub async fn stop(&self, guild: &str, agent: &str) -> Result<Option<host_pb::LastExit>, Status> {
+        let request = pb::StopAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), timeout: None };
+        Ok(self.client.clone().stop_agent(request).await?.into_inner().exit)
+    }
+
+    /// Waits until an agent is as `fits` wants it.
+    pub async fn agent_is(
+        &self,
+        what: &str,
+        guild: &str,
+        agent: &str,
+        fits: impl Fn(&host_pb::Agent) -> bool,
+    ) -> host_pb::Agent {
+        wait_until(what, async || match self.get(guild, agent).await {
+            Ok(agent) if fits(&agent) => Ok(agent),
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// The registry itself.
+    pub fn registry(&self) -> RedisRegistry {
+        RedisRegistry::new(&RedisSettings::new(&self.redis.url())).expect("a registry")
+    }
+
+    /// Fails unless the registry holds no agent, no room in use, and no host runs a process.
+    pub async fn assert_nothing_left(&self) {
+        let registry = self.registry();
+        let page = registry.list(&Index::All, None, 10, View::Basic).await.expect("a page");
+        assert_eq!(page.agents, [], "agents in the registry");
+        for host in registry.hosts().await.expect("hosts").hosts {
+            assert_eq!(host.used.iter().collect::<Vec<_>>(), [], "room in use on {}", host.host);
+        }
+        for host in &self.hosts {
+            let children = crate::processes::children(host.pid());
+            assert!(children.is_empty(), "processes of host {}: {children:?}", host.pid());
+        }
+    }
+}
+
+fn connect(address: &str) -> EngineServiceClient<Channel> {
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+    EngineServiceClient::new(channel).max_decoding_message_size(usize::MAX)
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Arguments of an engine on a free port.
+pub fn engine_arguments(redis: &str, more: &[String]) -> Vec<String> {
+    let mut arguments = words(&format!("--listen 127.0.0.1:0 --log-format json --redis-url {redis}"));
+    arguments.extend_from_slice(more);
+    arguments
+}
+
+/// Arguments of host `n` on a free port.
+pub fn host_arguments(n: usize, redis: &str, engine: &str, more: &[String]) -> Vec<String> {
+    let mut arguments = words(&format!(
+        "--listen 127.0.0.1:0 --log-format json --host-id agent-host-{n} --redis-url {redis} --engine-address {engine}"
+    ));
+    arguments.push("--python".to_owned());
+    arguments.push(venv("python").display().to_string());
+    arguments.extend_from_slice(more);
+    arguments
+}

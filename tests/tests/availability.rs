@@ -1,0 +1,130 @@
+//! Redis comes late, goes and comes back; services say how they are and go on.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_proto::agent_host::v1::{Agent, AgentPhase, OnDisconnect};
+use rustic_registry::dev_server::{DevServer, Durability};
+use rustic_tests::{
+    Stack, StackSettings,
+    launches::idle,
+    processes::lives,
+    program::Program,
+    stack::{engine_arguments, host_arguments},
+    wait_until,
+};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+async fn health(address: &str, service: &str) -> Result<ServingStatus, String> {
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await;
+    let mut client = HealthClient::new(channel.map_err(|e| e.to_string())?);
+    let request = HealthCheckRequest { service: service.to_owned() };
+    client.check(request).await.map(|r| r.into_inner().status()).map_err(|s| s.to_string())
+}
+
+async fn becomes(address: &str, service: &str, wanted: ServingStatus) {
+    wait_until(&format!("{service:?} at {address} to be {wanted:?}"), async || {
+        match health(address, service).await {
+            Ok(status) if status == wanted => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+const ENGINE: &str = "rustic_ai.engine.v1.EngineService";
+const HOST: &str = "rustic_ai.agent_host.v1.AgentHostService";
+
+#[tokio::test]
+async fn services_that_find_no_redis_say_so_and_serve_when_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut redis = DevServer::start(dir.path(), Durability::None).unwrap();
+    redis.kill();
+    let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &[]));
+    let engine_address = engine.address().await;
+    let host = Program::start("agent-host", &host_arguments(0, &redis.url(), &engine_address, &[]));
+    let host_address = host.address().await;
+    becomes(&engine_address, ENGINE, ServingStatus::NotServing).await;
+    becomes(&host_address, HOST, ServingStatus::NotServing).await;
+    let cannot =
+        |l: &serde_json::Value| l["error"].as_str().is_some_and(|e| e.contains("registry cannot be reached"));
+    engine.logged("the engine to say what is wrong", cannot).await;
+    host.logged("the host to say what is wrong", cannot).await;
+    redis.restart().unwrap();
+    for service in ["", ENGINE] {
+        becomes(&engine_address, service, ServingStatus::Serving).await;
+    }
+    for service in ["", HOST] {
+        becomes(&host_address, service, ServingStatus::Serving).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_lease_kills_agents_that_must_not_outlive_it_and_brings_them_back() {
+    let host_arguments = ["--lease-ttl", "2s", "--lease-margin", "500ms"].map(str::to_owned).to_vec();
+    let settings = StackSettings { host_arguments, ..StackSettings::default() };
+    let stack = Stack::with(settings).await;
+    let stopped = stack.create(idle("g", "stops")).await.unwrap();
+    let mut launch = idle("g", "keeps");
+    launch.on_disconnect = OnDisconnect::Keep.into();
+    let kept = stack.create(launch).await.unwrap();
+
+    // Redis with its memory, gone for a while: SIGSTOP is a store that does not answer.
+    stack.redis.pause();
+    let host = stack.hosts[0].address().await;
+    becomes(&host, HOST, ServingStatus::NotServing).await;
+    becomes(stack.engine_address(), ENGINE, ServingStatus::NotServing).await;
+    wait_until("the fenced agent to die", async || if lives(stopped.pid) { Err(stopped.pid) } else { Ok(()) }).await;
+    assert!(lives(kept.pid), "keep means keep");
+    let status = stack.create(idle("g", "new")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+
+    stack.redis.resume();
+    becomes(&host, HOST, ServingStatus::Serving).await;
+    let back = |a: &Agent| a.phase() == AgentPhase::Running && a.pid != stopped.pid;
+    stack.agent_is("the fenced agent to come back", "g", "stops", back).await;
+    assert_eq!(stack.get("g", "keeps").await.unwrap().pid, kept.pid);
+    let create = async || stack.create(idle("g", "new")).await;
+    wait_until("new agents to be taken again", create).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_told_to_stop_ends_its_agents_and_leaves_them_visible() {
+    let mut stack = Stack::start().await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    assert!(stack.hosts[0].stop().await.success());
+    assert!(!lives(agent.pid));
+    let left = stack.get("g", "a").await.unwrap();
+    assert_eq!(left.phase(), AgentPhase::Failed);
+    assert!(left.reason.contains("shut down"), "{}", left.reason);
+    let status = stack.create(idle("g", "b")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+
+    stack.restart_host(0);
+    stack.hosts[0].address().await;
+    wait_until("the agent to be created again", async || stack.create(idle("g", "a")).await).await;
+    stack.stop("g", "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_crashes_and_returns_leaves_its_agents_visible_and_can_run_them_again() {
+    let mut stack = Stack::start().await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    stack.hosts[0].signal(rustix::process::Signal::KILL);
+    stack.hosts[0].ended().await;
+    stack.restart_host(0);
+    let left = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
+    assert!(left.reason.contains("host restarted"), "{}", left.reason);
+    let again = stack.create(idle("g", "a")).await.unwrap();
+    assert!(again.epoch > agent.epoch);
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_told_to_stop_ends_cleanly() {
+    let mut stack = Stack::start().await;
+    stack.create(idle("g", "a")).await.unwrap();
+    assert!(stack.engine.stop().await.success());
+    assert!(lives(stack.hosts[0].pid()), "hosts do not need an engine");
+}

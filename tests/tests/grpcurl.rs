@@ -1,0 +1,96 @@
+//! What a person does with grpcurl, with the request files of `examples/grpcurl/`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_tests::{Stack, root, venv, wait_until};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Runs grpcurl; gives what it printed, and fails unless it succeeded.
+async fn grpcurl(arguments: &[&str]) -> String {
+    let (ok, out, err) = try_grpcurl(arguments).await;
+    assert!(ok, "grpcurl {arguments:?} failed: {err}");
+    out
+}
+
+async fn try_grpcurl(arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(venv("grpcurl")).arg("-plaintext").args(arguments).output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Calls a method with a request file.
+async fn call(address: &str, method: &str, file: &str) -> Value {
+    let request = std::fs::read_to_string(root().join("examples/grpcurl").join(file)).unwrap();
+    serde_json::from_str(&grpcurl(&["-d", &request, address, method]).await).unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_lives_and_ends_through_engine_svc() {
+    let stack = Stack::of(2).await;
+    let address = stack.engine_address();
+    let services = grpcurl(&[address, "list"]).await;
+    assert!(services.contains("rustic_ai.engine.v1.EngineService"), "{services}");
+    assert!(services.contains("grpc.health.v1.Health"), "{services}");
+    let described = grpcurl(&[address, "describe", "rustic_ai.engine.v1.EngineService.CreateAgent"]).await;
+    assert!(described.contains("rpc CreateAgent"), "{described}");
+
+    let engine = |method: &str| format!("rustic_ai.engine.v1.EngineService/{method}");
+    let created = call(address, &engine("CreateAgent"), "create-agent.json").await;
+    assert_eq!(created["agent"]["phase"], "AGENT_PHASE_RUNNING");
+    assert!(created["timings"]["initialize"].is_string(), "{created}");
+    assert!(created["timings"]["claim"].is_string(), "{created}");
+    call(address, &engine("CreateAgent"), "create-command.json").await;
+    let got = call(address, &engine("GetAgent"), "agent.json").await;
+    assert_eq!(got["agent"]["pid"], created["agent"]["pid"]);
+    assert_eq!(call(address, &engine("ListAgents"), "guild.json").await["agents"].as_array().unwrap().len(), 2);
+    call(address, &engine("StopAgent"), "agent.json").await;
+    assert_eq!(call(address, &engine("ListAgents"), "guild.json").await["agents"].as_array().unwrap().len(), 1);
+    assert_eq!(call(address, &engine("StopGuild"), "guild.json").await["stopped"], 1);
+    let hosts: Value = serde_json::from_str(&grpcurl(&[address, &engine("ListHosts")]).await).unwrap();
+    assert_eq!(hosts["hosts"].as_array().unwrap().len(), 2);
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_agent_lives_and_ends_on_one_host_called_directly() {
+    let stack = Stack::start().await;
+    let address = stack.hosts[0].address().await;
+    let services = grpcurl(&[&address, "list"]).await;
+    assert!(services.contains("rustic_ai.agent_host.v1.AgentHostService"), "{services}");
+    grpcurl(&[&address, "describe", "rustic_ai.agent_host.v1.AgentHostService"]).await;
+
+    let host = |method: &str| format!("rustic_ai.agent_host.v1.AgentHostService/{method}");
+    let created = call(&address, &host("CreateAgent"), "create-agent.json").await;
+    assert_eq!(created["agent"]["phase"], "AGENT_PHASE_RUNNING");
+    assert_eq!(created["agent"]["host"], "agent-host-0");
+    let info = call(&address, &host("GetAgentInfo"), "agent.json").await;
+    assert!(info["agent"]["agentSpec"].as_str().unwrap().contains("ResponderProbeAgent"));
+    // The host claimed it through the registry, so the engine knows it.
+    assert_eq!(stack.get("hello", "responder").await.unwrap().epoch, 1);
+    let health: Value = serde_json::from_str(&grpcurl(&[&address, &host("Health")]).await).unwrap();
+    assert_eq!((&health["healthy"], &health["agentCount"]), (&true.into(), &1.into()));
+    assert_eq!(call(&address, &host("ListAgents"), "guild.json").await["agents"].as_array().unwrap().len(), 1);
+    let stopped = call(&address, &host("StopAgent"), "agent.json").await;
+    assert_eq!(stopped["exit"]["code"], 0, "a Rustic AI agent ends by itself on SIGTERM");
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn health_checks_answer_for_the_server_and_for_each_service() {
+    let stack = Stack::start().await;
+    let host = stack.hosts[0].address().await;
+    for (address, service) in [
+        (stack.engine_address(), ""),
+        (stack.engine_address(), "rustic_ai.engine.v1.EngineService"),
+        (host.as_str(), ""),
+        (host.as_str(), "rustic_ai.agent_host.v1.AgentHostService"),
+    ] {
+        let request = format!(r#"{{"service": "{service}"}}"#);
+        wait_until("SERVING", async || {
+            let (_, out, err) = try_grpcurl(&["-d", &request, address, "grpc.health.v1.Health/Check"]).await;
+            if out.contains("\"SERVING\"") { Ok(()) } else { Err(out + &err) }
+        })
+        .await;
+    }
+}

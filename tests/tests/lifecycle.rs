@@ -1,0 +1,259 @@
+//! Agents live where they should, once, and end completely.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_proto::{
+    agent_host::v1::{self as host_pb, AgentPhase, AgentView},
+    engine::v1 as pb,
+};
+use rustic_registry::{Claim, ClaimOutcome, Documents, OnDisconnect, Registry as _, Resources, SpecDigest};
+use rustic_tests::{
+    Stack, StackSettings,
+    launches::{RESPONDER, idle, python, script},
+    processes::{children, lives, state},
+    wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn agents_of_one_guild_land_on_both_hosts_and_a_killed_one_comes_back_in_place() {
+    let stack = Stack::of(2).await;
+    let mut before = vec![];
+    for n in 0..4 {
+        before.push(stack.create(idle("g", &format!("a{n}"))).await.unwrap());
+    }
+    let hosts: BTreeSet<_> = before.iter().map(|a| a.host.clone()).collect();
+    assert_eq!(hosts.len(), 2, "{before:?}");
+
+    kill(before[0].pid);
+    let fresh = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let back = stack.agent_is("the killed agent to come back", "g", "a0", fresh).await;
+    assert_eq!((&back.host, back.epoch), (&before[0].host, before[0].epoch));
+    assert_ne!(back.pid, before[0].pid);
+    assert_eq!(back.last_exit.unwrap().status, Some(host_pb::last_exit::Status::Signal(9)));
+    for other in &before[1..] {
+        let now = stack.get("g", &other.agent_id).await.unwrap();
+        assert_eq!((now.pid, now.restarts), (other.pid, 0), "the others never notice");
+    }
+    let request = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None };
+    assert_eq!(stack.client.clone().stop_guild(request.clone()).await.unwrap().into_inner().stopped, 4);
+    assert_eq!(stack.client.clone().stop_guild(request).await.unwrap().into_inner().stopped, 0);
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn two_guilds_may_use_the_same_agent_id() {
+    let stack = Stack::start().await;
+    let one = stack.create(idle("one", "same")).await.unwrap();
+    let two = stack.create(idle("two", "same")).await.unwrap();
+    assert_ne!(one.pid, two.pid);
+    stack.stop("one", "same").await.unwrap();
+    assert_eq!(stack.get("one", "same").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(stack.get("two", "same").await.unwrap().pid, two.pid);
+    assert!(lives(two.pid) && !lives(one.pid));
+    stack.stop("two", "same").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn twenty_creates_at_once_make_one_process_and_twenty_equal_answers() {
+    let stack = Stack::of(2).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let mut client = stack.client.clone();
+        let launch = Some(python("g", "a", RESPONDER));
+        let request = pb::CreateAgentRequest { launch, ..Default::default() };
+        calls.spawn(async move { client.create_agent(request).await.unwrap().into_inner().agent.unwrap() });
+    }
+    let answers = calls.join_all().await;
+    let seen: BTreeSet<_> = answers.iter().map(|a| (a.host.clone(), a.pid, a.epoch, a.phase)).collect();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(answers[0].phase(), AgentPhase::Running);
+    let processes: usize = stack.hosts.iter().map(|h| children(h.pid()).len()).sum();
+    assert_eq!(processes, 1);
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_full_cluster_says_so_and_a_stop_makes_room() {
+    let host_arguments = vec!["--max-agents".to_owned(), "2".to_owned()];
+    let stack = Stack::with(StackSettings { hosts: 2, host_arguments, ..StackSettings::default() }).await;
+    for n in 0..4 {
+        stack.create(idle("g", &format!("a{n}"))).await.unwrap();
+    }
+    let status = stack.create(idle("g", "a4")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(stack.get("g", "a4").await.unwrap_err().code(), Code::NotFound);
+    stack.stop("g", "a1").await.unwrap();
+    stack.create(idle("g", "a4")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
+    let mut stack = Stack::of(2).await;
+    // The registry still believes in the dead host: its lease lasts for seconds.
+    stack.hosts[0].signal(Signal::KILL);
+    stack.hosts[0].ended().await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    assert_eq!(agent.host, "agent-host-1");
+    stack.stop("g", "a").await.unwrap();
+
+    // The same for a claim that an engine made and never delivered.
+    let key = rustic_registry::AgentKey { guild: "g".parse().unwrap(), agent: "b".parse().unwrap() };
+    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "b"))).unwrap();
+    let claim = Claim {
+        key,
+        name: "B".to_owned(),
+        request_id: "another-engine".parse().unwrap(),
+        digest: SpecDigest(launch.digest.0.clone()),
+        demand: Resources::one_slot(),
+        on_disconnect: OnDisconnect::Stop,
+        documents: Documents::default(),
+        candidates: vec!["agent-host-0".parse().unwrap()],
+    };
+    let outcome = stack.registry().claim(&claim).await.unwrap();
+    assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");
+    assert_eq!(stack.create(idle("g", "b")).await.unwrap().host, "agent-host-1");
+}
+
+#[tokio::test]
+async fn an_agent_that_ignores_sigterm_is_killed_and_its_children_go_with_it() {
+    let stack = Stack::start().await;
+    // One child in the agent's session, one that escaped it.
+    let body = "trap '' TERM; sleep 1001 & setsid sleep 1002 & wait; while true; do sleep 1; done";
+    let agent = stack.create(script("g", "a", body)).await.unwrap();
+    let family = wait_until("the agent's children", async || {
+        let family = children(agent.pid);
+        if family.len() == 2 { Ok(family) } else { Err(family) }
+    })
+    .await;
+    let timeout = Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 });
+    let request = pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), timeout };
+    let exit = stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap();
+    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Signal(9)));
+    wait_until("the whole family to be reaped", async || {
+        let left: Vec<_> = family.iter().filter(|pid| state(**pid).is_some()).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn orphans_of_a_living_agent_are_reaped_and_agents_die_with_their_host() {
+    let mut stack = Stack::start().await;
+    // A daemon whose parent ends at once becomes the host's child; when it ends it must be reaped.
+    let body = "(sleep 0.2 & exec true); (sleep 1003 & exec true); exec sleep 1000";
+    let agent = stack.create(script("g", "a", body)).await.unwrap();
+    let host = stack.hosts[0].pid();
+    wait_until("one orphan to live on and one to be reaped", async || {
+        let children = children(host);
+        let zombie = children.iter().any(|pid| state(*pid) == Some('Z'));
+        if children.len() == 2 && !zombie { Ok(()) } else { Err(format!("{children:?}")) }
+    })
+    .await;
+    stack.hosts[0].signal(Signal::KILL);
+    stack.hosts[0].ended().await;
+    wait_until("the agent to die with its host", async || if lives(agent.pid) { Err(agent.pid) } else { Ok(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
+    let stack = Stack::start().await;
+    let mut launch = script("g", "a", "exit 3");
+    launch.restart_policy = Some(host_pb::RestartPolicy {
+        max_restarts: 2,
+        initial_backoff: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
+        ..Default::default()
+    });
+    let request = pb::CreateAgentRequest {
+        launch: Some(launch.clone()),
+        wait: host_pb::WaitMode::Accepted.into(),
+        request_id: "first".to_owned(),
+    };
+    let mut client = stack.client.clone();
+    client.create_agent(request.clone()).await.unwrap();
+    let failed = |a: &host_pb::Agent| a.phase() == AgentPhase::Failed;
+    let agent = stack.agent_is("FAILED", "g", "a", failed).await;
+    assert_eq!(agent.reason, "its process ended with exit code 3, after 2 restarts");
+    assert_eq!((agent.restarts, agent.pid), (2, 0));
+    // A retry of the request that failed says so; a new request tries again.
+    assert_eq!(client.create_agent(request).await.unwrap_err().code(), Code::FailedPrecondition);
+    let fresh = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+    assert!(client.create_agent(fresh).await.unwrap().into_inner().agent.unwrap().epoch > agent.epoch);
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn lists_filter_and_page_and_specs_come_back_as_they_were_written() {
+    let stack = Stack::of(2).await;
+    let mut launches: Vec<_> = (0..5).map(|n| idle("g", &format!("a{n}"))).collect();
+    launches.push(idle("h", "a0"));
+    launches[0].agent_spec =
+        r#"{ "id":"a0",  "name":"Zero", "pi": 3.10, "big": 123456789012345678901234567890, "ext": {"x":null} }"#
+            .to_owned();
+    for launch in &launches {
+        stack.create(launch.clone()).await.unwrap();
+    }
+    let list = async |request: pb::ListAgentsRequest| {
+        let response = stack.client.clone().list_agents(request).await.unwrap().into_inner();
+        let names: Vec<_> = response.agents.iter().map(|a| format!("{}/{}", a.guild_id, a.agent_id)).collect();
+        (names, response)
+    };
+    let guild = || pb::ListAgentsRequest { guild_id: "g".to_owned(), page_size: 2, ..Default::default() };
+    let mut seen = vec![];
+    let mut page = guild();
+    loop {
+        let (names, response) = list(page).await;
+        assert!(names.len() <= 2);
+        seen.extend(names);
+        page = pb::ListAgentsRequest { page_token: response.next_page_token.clone(), ..guild() };
+        if response.next_page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["g/a0", "g/a1", "g/a2", "g/a3", "g/a4"]);
+    let by_name =
+        pb::ListAgentsRequest { name: "Zero".to_owned(), view: AgentView::Full.into(), ..Default::default() };
+    let (names, response) = list(by_name).await;
+    assert_eq!(names, ["g/a0"]);
+    assert_eq!(response.agents[0].agent_spec, launches[0].agent_spec);
+    let on_host = |n| pb::ListAgentsRequest { host: format!("agent-host-{n}"), ..Default::default() };
+    assert_eq!(list(on_host(0)).await.0.len() + list(on_host(1)).await.0.len(), 6);
+    let failed = pb::ListAgentsRequest { phase: AgentPhase::Failed.into(), ..Default::default() };
+    assert!(list(failed).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_gets_its_identity_and_nothing_of_the_hosts_settings() {
+    let stack = Stack::start().await;
+    let mut launch = script("g", "a", "env; cat; exec sleep 1000");
+    launch.environment.insert("GREETING".to_owned(), "hello".to_owned());
+    let agent = stack.create(launch).await.unwrap();
+    let output = |text: &str| {
+        let text = text.to_owned();
+        async {
+            stack.hosts[0]
+                .logged(&text.clone(), move |l| l["message"].as_str().is_some_and(|m| m.starts_with(&text)))
+                .await
+        }
+    };
+    output("GREETING=hello").await;
+    output("RUSTIC_AGENT_ID=a").await;
+    output("RUSTIC_AGENT_GUILD_ID=g").await;
+    output(&format!("RUSTIC_AGENT_EPOCH={}", agent.epoch)).await;
+    output(&format!("RUSTIC_ENGINE_ADDRESS={}", stack.engine_address())).await;
+    let document = output("{\"version\":1").await;
+    assert_eq!((&document["guild_id"], &document["pid"]), (&"g".into(), &agent.pid.into()));
+    assert!(!stack.hosts[0].text().contains("AGENT_HOST_"));
+}

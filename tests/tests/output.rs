@@ -1,0 +1,41 @@
+//! Whatever an agent writes, nobody waits for it and memory stays bounded.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_tests::{Stack, launches::script, processes::resident_bytes};
+
+fn says(text: &'static str) -> impl Fn(&serde_json::Value) -> bool {
+    move |line| line["message"] == text
+}
+
+#[tokio::test]
+async fn ten_megabytes_without_a_line_end_and_binary_output_block_nothing() {
+    let stack = Stack::start().await;
+    let host = &stack.hosts[0];
+    let before = resident_bytes(host.pid());
+    let flood = "head -c 10000000 /dev/zero | tr '\\0' x; head -c 1000000 /dev/urandom; echo; echo all written; exec sleep 1000";
+    stack.create(script("g", "flood", flood)).await.unwrap();
+    let last = host.logged("the line after the flood", says("all written")).await;
+    assert_eq!((&last["agent_id"], &last["stream"]), (&"flood".into(), &"stdout".into()));
+    let pieces: Vec<_> = host.log().into_iter().filter(|l| l["partial"] == true).collect();
+    assert!(pieces.len() > 100, "{} pieces", pieces.len());
+    assert!(pieces.iter().all(|l| l["message"].as_str().unwrap().len() <= 3 * 16 * 1024));
+    let grown = resident_bytes(host.pid()).saturating_sub(before);
+    assert!(grown < 200 << 20, "the host grew by {grown} bytes");
+    stack.create(script("g", "quiet", "echo still here; exec sleep 1000")).await.unwrap();
+    host.logged("another agent's line", says("still here")).await;
+    stack.stop("g", "flood").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endless_flood_is_cut_to_its_budget_and_the_rest_is_counted() {
+    let stack = Stack::start().await;
+    let host = &stack.hosts[0];
+    stack.create(script("g", "flood", "exec yes a flood of words")).await.unwrap();
+    stack.create(script("g", "quiet", "echo still here; exec sleep 1000")).await.unwrap();
+    host.logged("another agent's line", says("still here")).await;
+    host.logged("the count of what was left out", says("output over the limit left out")).await;
+    stack.stop("g", "flood").await.unwrap();
+    stack.stop("g", "quiet").await.unwrap();
+    stack.assert_nothing_left().await;
+}

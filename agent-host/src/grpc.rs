@@ -3,7 +3,7 @@
 use crate::{
     agent::{AgentHandle, AgentStatus, Ending, FirstStart, task::StepTimes},
     error::HostError,
-    supervisor::{Creation, GivenClaim, Supervisor},
+    supervisor::{Attached, Creation, GivenClaim, Supervisor},
 };
 use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
@@ -52,15 +52,18 @@ impl Service {
     }
 
     /// Waits as long as the caller wants, and tells how it went.
-    async fn wait(&self, handle: &AgentHandle, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
+    async fn wait(&self, attached: &Attached, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
+        let Attached { handle, ran_before } = attached;
         let done = |s: &AgentStatus| match mode {
             pb::WaitMode::Accepted => s.admitted,
-            pb::WaitMode::Unspecified | pb::WaitMode::Running => s.phase == Phase::Running,
+            pb::WaitMode::Unspecified | pb::WaitMode::Running => {
+                s.phase == Phase::Running || s.times_running > *ran_before
+            }
         };
         let status = handle.wait(|s| done(s) || s.trouble.is_some()).await;
         let key = || handle.launch.key.clone();
         match (&status.ending, &status.trouble) {
-            (None, _) if done(&status) => Ok(status),
+            (None | Some(Ending::Failed), _) if done(&status) => Ok(status),
             (None, trouble) => {
                 Err(HostError::Unrecorded { key: key(), trouble: trouble.clone().unwrap_or_default() })
             }
@@ -84,8 +87,9 @@ impl Service {
         let claim = given_claim(r.epoch, r.machine_id)?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
-        let handle = self.supervisor.create(Creation { launch, request_id, claim, first_start }).await?;
-        let status = self.wait(&handle, mode).await?;
+        let attached = self.supervisor.create(Creation { launch, request_id, claim, first_start }).await?;
+        let status = self.wait(&attached, mode).await?;
+        let handle = attached.handle;
         let timings = timings(&status.times);
         Ok(pb::CreateAgentResponse { agent: Some(self.message(&handle, &status)), timings: Some(timings) })
     }

@@ -25,9 +25,13 @@ use tokio::{
 use tracing::{info, warn};
 
 /// Longest log line in bytes; a longer one comes in pieces.
-pub const MAX_LINE: usize = 16 * 1024;
+pub const MAX_LINE: usize = 8 * 1024;
 /// Longest wait for what an ended process left in its pipes.
 const DRAIN: Duration = Duration::from_millis(500);
+/// What a log line costs beyond its text: names, time, braces.
+const LINE_COST: u64 = 256;
+/// Time between two counts of what was left out.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Whose output it is; on every line.
 #[derive(Debug, Clone)]
@@ -70,7 +74,13 @@ impl Output {
         let streams = [("stdout", OwnedFd::from(stdout)), ("stderr", OwnedFd::from(stderr))];
         for (stream, fd) in streams {
             let pipe = Receiver::from_owned_fd(fd)?;
-            let line_log = LineLog { source: source.clone(), stream, budget: Budget::new(limit), tail: tail.clone() };
+            let line_log = LineLog {
+                source: source.clone(),
+                stream,
+                budget: Budget::new(limit),
+                told: None,
+                tail: tail.clone(),
+            };
             readers.spawn(drain(pipe, line_log));
         }
         Ok(Self { readers })
@@ -104,41 +114,39 @@ struct LineLog {
     source: Source,
     stream: &'static str,
     budget: Budget,
+    told: Option<Instant>,
     tail: Tail,
 }
 
 impl LineLog {
     fn write(&mut self, piece: Piece<'_>) {
-        let before = self.budget.suppressed();
-        let granted = self.budget.take(piece.bytes.len() as u64 + 1, Instant::now());
-        if !granted {
-            self.tail.push(&String::from_utf8_lossy(&piece.bytes[..piece.bytes.len().min(tail::MAX_TAIL_LINE)]));
-            return;
-        }
-        if before > 0 {
-            self.tell_suppressed();
-        }
+        let now = Instant::now();
         let text = String::from_utf8_lossy(piece.bytes);
         self.tail.push(&text);
-        let Source { guild, agent, epoch, pid } = &self.source;
-        info!(
-            target: "agent",
-            guild_id = %guild,
-            agent_id = %agent,
-            epoch,
-            pid,
-            stream = self.stream,
-            partial = piece.partial,
-            "{text}"
-        );
+        if self.budget.take(piece.bytes.len() as u64 + LINE_COST, now) {
+            let Source { guild, agent, epoch, pid } = &self.source;
+            info!(
+                target: "agent",
+                guild_id = %guild,
+                agent_id = %agent,
+                epoch,
+                pid,
+                stream = self.stream,
+                partial = piece.partial,
+                "{text}"
+            );
+        } else if self.told.is_none_or(|told| now - told >= TELL_EVERY) {
+            self.told = Some(now);
+            self.tell_suppressed();
+        }
     }
 
     fn tell_suppressed(&mut self) {
-        let bytes = self.budget.forget_suppressed();
-        if bytes > 0 {
+        let lines = self.budget.forget_suppressed();
+        if lines > 0 {
             let Source { guild, agent, epoch, pid } = &self.source;
             let stream = self.stream;
-            warn!(guild_id = %guild, agent_id = %agent, epoch, pid, stream, bytes, "output over the limit left out");
+            warn!(guild_id = %guild, agent_id = %agent, epoch, pid, stream, lines, "output over the limit left out");
         }
     }
 }

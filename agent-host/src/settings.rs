@@ -63,10 +63,10 @@ pub struct Settings {
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: PathBuf,
     /// Output of one agent that is logged in the long run; more is counted and left out
-    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    #[arg(long, default_value_t = 512 << 10, value_name = "BYTES")]
     pub agent_log_bytes_per_second: u64,
     /// Output of one agent that is logged at once
-    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES")]
+    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
     pub agent_log_burst: u64,
     /// gRPC server
     #[command(flatten)]

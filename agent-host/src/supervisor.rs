@@ -43,6 +43,21 @@ pub struct Creation {
     pub first_start: FirstStart,
 }
 
+/// An agent that a creation started or found.
+pub struct Attached {
+    /// The agent.
+    pub handle: AgentHandle,
+    /// How often it was RUNNING before this creation.
+    pub ran_before: u64,
+}
+
+impl Attached {
+    fn found(handle: AgentHandle) -> Self {
+        let ran_before = handle.status().times_running;
+        Self { handle, ran_before }
+    }
+}
+
 /// What the supervisor needs to know of its host.
 pub struct HostSettings {
     /// Host id.
@@ -123,7 +138,7 @@ impl Supervisor {
     }
 
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
-    pub async fn create(&self, creation: Creation) -> Result<AgentHandle, HostError> {
+    pub async fn create(&self, creation: Creation) -> Result<Attached, HostError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
@@ -133,12 +148,12 @@ impl Supervisor {
         }
     }
 
-    async fn admit_claimed(&self, creation: Creation, claim: GivenClaim) -> Result<AgentHandle, HostError> {
+    async fn admit_claimed(&self, creation: Creation, claim: GivenClaim) -> Result<Attached, HostError> {
         let key = creation.launch.key.clone();
         loop {
             let Some(here) = self.get(&key) else { break };
             if here.epoch == claim.epoch {
-                return Ok(here);
+                return Ok(Attached::found(here));
             }
             if here.epoch > claim.epoch {
                 return Err(HostError::StaleEpoch { key, given: claim.epoch, current: here.epoch });
@@ -151,7 +166,7 @@ impl Supervisor {
         self.admit(creation, claim, None)
     }
 
-    async fn claim_and_admit(&self, creation: Creation) -> Result<AgentHandle, HostError> {
+    async fn claim_and_admit(&self, creation: Creation) -> Result<Attached, HostError> {
         let began = Instant::now();
         let launch = &creation.launch;
         let request = Claim {
@@ -192,7 +207,7 @@ impl Supervisor {
         creation: Creation,
         claim: GivenClaim,
         claim_took: Option<Duration>,
-    ) -> Result<AgentHandle, HostError> {
+    ) -> Result<Attached, HostError> {
         self.lease.saw(claim.epoch);
         let key = creation.launch.key.clone();
         let order = Order { launch: Arc::new(creation.launch), epoch: claim.epoch, machine_id: claim.machine_id };
@@ -209,7 +224,7 @@ impl Supervisor {
         }
         let full = agents.len() >= self.settings.max_agents;
         match agents.entry(key) {
-            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(here.get().clone()),
+            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(Attached::found(here.get().clone())),
             Entry::Occupied(here) => {
                 let (key, current) = (here.key().clone(), here.get().epoch);
                 Err(HostError::StaleEpoch { key, given: claim.epoch, current })
@@ -220,7 +235,7 @@ impl Supervisor {
                 let (task, handle) = AgentTask::new(launching, registry, runtimes, self.lease.clone());
                 place.insert(handle.clone());
                 self.start(task, &handle);
-                Ok(handle)
+                Ok(Attached { handle, ran_before: 0 })
             }
         }
     }

@@ -8,8 +8,8 @@ use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, registry::LookupSpan};
 
-/// Lines that may wait for a slow reader. With agent output cut at 16 KiB a line, this bounds the memory to 64 MiB.
-const QUEUED_LINES: usize = 4096;
+/// Lines that may wait for a slow reader. With agent output cut at 8 KiB a line, this bounds the memory to 128 MiB.
+const QUEUED_LINES: usize = 16 * 1024;
 
 /// Flushes the queue when dropped.
 pub struct Writer {

@@ -93,12 +93,7 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
     assert!(status.message().contains("No module named 'no'"), "{}", status.message());
     assert!(status.get_details_debug_info().is_some_and(|d| d.stack_entries.len() > 3), "a traceback");
 
-    let status = stack.create(script("g", "a", "echo last words; exit 3")).await;
-    // A command is ready once it runs: what follows is a matter of its restart policy.
-    assert!(status.is_ok());
-    stack.stop("g", "a").await.unwrap();
-
-    let mut missing = script("g", "a", "");
+    let mut missing = idle("g", "a");
     missing.runtime.as_mut().unwrap().kind =
         Some(host_pb::runtime::Kind::Command(host_pb::CommandRuntime { argv: vec!["/no/such/program".to_owned()] }));
     let status = stack.create(missing).await.unwrap_err();

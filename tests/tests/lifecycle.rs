@@ -188,7 +188,8 @@ async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
     assert_eq!((agent.restarts, agent.pid), (2, 0));
     // A retry of the request that failed says so; a new request tries again.
     assert_eq!(client.create_agent(request).await.unwrap_err().code(), Code::FailedPrecondition);
-    let fresh = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+    let wait = host_pb::WaitMode::Accepted.into();
+    let fresh = pb::CreateAgentRequest { launch: Some(launch), wait, ..Default::default() };
     assert!(client.create_agent(fresh).await.unwrap().into_inner().agent.unwrap().epoch > agent.epoch);
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;

@@ -202,6 +202,7 @@ pub struct Machine {
     rules: Rules,
     state: State,
     leased: bool,
+    /// RUNNING was recorded once: the first start has succeeded.
     was_ready: bool,
     /// The first start is over, one way or the other.
     restarting: bool,
@@ -321,6 +322,7 @@ impl Machine {
             }
             State::Running { recorded, .. } => {
                 *recorded = true;
+                self.was_ready = true;
                 vec![]
             }
             State::Failing => {
@@ -358,7 +360,6 @@ impl Machine {
 
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
-        self.was_ready = true;
         self.reason.clear();
         self.state = State::Running { since: now, recorded: false };
         vec![Action::Record(Phase::Running)]
@@ -368,6 +369,10 @@ impl Machine {
         self.last_exit = Some(status);
         match &self.state {
             State::Starting { .. } => self.start_failed(StartFailure::Exited(status), now, chance),
+            // Nobody was told yet that it runs.
+            State::Running { recorded: false, .. } if self.must_succeed() => {
+                self.start_failed(StartFailure::Exited(status), now, chance)
+            }
             State::Running { since, .. } => {
                 if now.saturating_duration_since(*since) >= self.rules.restart.reset_after {
                     self.streak = 0;
@@ -400,8 +405,13 @@ impl Machine {
         }
     }
 
+    /// Somebody still waits for the first start.
+    fn must_succeed(&self) -> bool {
+        self.rules.first_start == FirstStart::MustSucceed && !self.was_ready
+    }
+
     fn start_failed(&mut self, failure: StartFailure, now: Instant, chance: f64) -> Vec<Action> {
-        if self.rules.first_start == FirstStart::MustSucceed && !self.was_ready {
+        if self.must_succeed() {
             return self.release(Ending::StartFailed(failure));
         }
         let status = match &failure {

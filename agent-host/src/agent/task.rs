@@ -64,6 +64,8 @@ pub struct AgentStatus {
     pub last_exit: Option<(ExitStatus, UnixMillis)>,
     /// When it last became RUNNING.
     pub running: Option<UnixMillis>,
+    /// How often it became RUNNING; a watcher that only sees the latest status cannot miss it.
+    pub times_running: u64,
     /// Steps of the latest start.
     pub times: StepTimes,
     /// The store cannot be written at the moment, and why.
@@ -176,6 +178,7 @@ impl AgentTask {
             reason: String::new(),
             last_exit: None,
             running: None,
+            times_running: 0,
             times: StepTimes { claim, ..StepTimes::default() },
             trouble: None,
             ending: None,
@@ -339,6 +342,7 @@ impl AgentTask {
                     State::Running { .. } => {
                         s.times.total = Some(total);
                         s.running = Some(wall_clock());
+                        s.times_running += 1;
                     }
                     _ => {}
                 }

@@ -22,18 +22,14 @@ impl Budget {
         self.at = Some(now);
         self.left = (self.left + passed * self.limit.bytes_per_second as f64).min(self.limit.burst as f64);
         if self.left < bytes as f64 {
-            self.suppressed += bytes;
+            self.suppressed += 1;
             return false;
         }
         self.left -= bytes as f64;
         true
     }
 
-    /// Bytes that were not granted since the last [`Budget::forget_suppressed`].
-    pub(super) fn suppressed(&self) -> u64 {
-        self.suppressed
-    }
-
+    /// Lines that were not granted since the last call.
     pub(super) fn forget_suppressed(&mut self) -> u64 {
         std::mem::take(&mut self.suppressed)
     }
@@ -49,9 +45,9 @@ mod tests {
         let mut budget = Budget::new(OutputLimit { bytes_per_second: 100, burst: 200 });
         let start = Instant::now();
         let granted = (0..10).filter(|_| budget.take(50, start)).count();
-        assert_eq!((granted, budget.suppressed()), (4, 300));
+        assert_eq!(granted, 4);
         assert!(!budget.take(50, start + Duration::from_millis(400)));
         assert!(budget.take(50, start + Duration::from_millis(600)));
-        assert_eq!(budget.forget_suppressed(), 350);
+        assert_eq!(budget.forget_suppressed(), 7);
     }
 }

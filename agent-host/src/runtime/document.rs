@@ -1,4 +1,4 @@
-//! What a process gets on its standard input: one JSON object, then end of file.
+//! What a process gets on its standard input: one JSON object on one line, then end of file.
 
 use super::Order;
 use serde::Serialize;
@@ -38,5 +38,8 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
         client_type: &message.client_type,
         client_properties: &message.client_properties,
     };
-    serde_json::to_vec(&document).expect("strings and numbers always serialize")
+    let mut text = serde_json::to_vec(&document).expect("strings and numbers always serialize");
+    // A line end, for programs that read line by line.
+    text.push(b'\n');
+    text
 }

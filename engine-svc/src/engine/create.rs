@@ -181,7 +181,13 @@ impl Engine {
         // Never accepted means never started, and after the release it never will be: the host's first write under
         // this epoch fails.
         match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
-            ReleaseOutcome::Released | ReleaseOutcome::Gone => Ok((host_error(status), Next::Elsewhere)),
+            ReleaseOutcome::Released | ReleaseOutcome::Gone => {
+                // A host that returned under a new address was called at its old one: it may be tried again.
+                let called = self.fleet.host(&place.host).map(|(h, _)| h.incarnation);
+                self.fleet.refresh().await?;
+                let same = called == self.fleet.host(&place.host).map(|(h, _)| h.incarnation);
+                Ok((host_error(status), if same { Next::Elsewhere } else { Next::Again }))
+            }
             ReleaseOutcome::Stale(_) => Ok((host_error(status), Next::Again)),
             ReleaseOutcome::Guarded(_) => {
                 let why = status.message().to_owned();

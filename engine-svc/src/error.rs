@@ -3,10 +3,14 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use crate::channels::AddressError;
-use rustic_proto::{status::with_reason, violation::Violations};
+use rustic_proto::{
+    status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
+    violation::Violations,
+};
 use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
-use std::error::Error as _;
+use std::{collections::HashMap, error::Error as _};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -107,17 +111,25 @@ impl From<EngineError> for Status {
             EngineError::HostSilent { host, .. } => {
                 with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[("host", &host)])
             }
-            // Code and details are the host's own; the message also says which host it was.
-            EngineError::Host { host, status } => {
-                let text = format!("host {host}: {}", status.message());
-                Status::with_details(status.code(), text, status.details().to_vec().into())
-            }
+            EngineError::Host { host, status } => of_host(&host, &status),
             EngineError::Address(_) => with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[]),
             EngineError::SomeLeft(_) => with_reason(Code::Unavailable, "GUILD_PARTLY_STOPPED", text, &[]),
             EngineError::Stopping => with_reason(Code::Unavailable, "ENGINE_STOPPING", text, &[]),
             EngineError::Registry(error) => registry(&error),
         }
     }
+}
+
+/// Code and details are the host's own; message and `ErrorInfo` also say which host it was.
+fn of_host(host: &HostId, status: &Status) -> Status {
+    let mut details = status.get_error_details();
+    let info = details.error_info().cloned();
+    let (reason, mut about) =
+        info.map_or_else(|| ("HOST_REFUSED".to_owned(), HashMap::new()), |i| (i.reason, i.metadata));
+    about.insert("host".to_owned(), host.to_string());
+    details.set_error_info(reason, DOMAIN, about);
+    let text = format!("host {host}: {}", status.message());
+    Status::with_error_details(status.code(), middle_cut(&text, MAX_MESSAGE), details)
 }
 
 fn registry(error: &RegistryError) -> Status {

@@ -1,8 +1,14 @@
 //! Rich error details, so that a program can tell errors apart without reading English.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// A status travels in HTTP/2 headers, of which clients take 8 KiB, and carries its message twice, once percent-encoded
+/// and once in base64. These bounds keep any status below that; the log has the whole text.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses>
+pub const MAX_MESSAGE: usize = 1000;
+const MAX_TRACEBACK: usize = 2000;
 
 /// Domain of every `ErrorInfo` of this system.
 pub const DOMAIN: &str = "rustic-ai.k8s";
@@ -23,12 +29,39 @@ pub fn with_trace(
     let metadata: HashMap<_, _> = about.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     if !traceback.is_empty() {
-        details.set_debug_info(traceback.lines().map(str::to_owned).collect::<Vec<_>>(), "");
+        let lines = middle_cut(traceback, MAX_TRACEBACK).lines().map(str::to_owned).collect::<Vec<_>>();
+        details.set_debug_info(lines, "");
     }
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, middle_cut(&message.into(), MAX_MESSAGE), details)
+}
+
+/// A text of at most about `max` bytes: a longer one loses its middle, because its ends say what and where.
+pub fn middle_cut(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return Cow::Borrowed(text);
+    }
+    let head = &text[..text.floor_char_boundary(max / 3)];
+    let tail = &text[text.ceil_char_boundary(text.len() - max * 2 / 3)..];
+    Cow::Owned(format!("{head} […] {tail}"))
 }
 
 /// The `ErrorInfo` reason of a status, if it has one.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_fits_into_the_headers_of_any_client() {
+        let (long, trace) = ("é%\n\"".repeat(5000), "  File \"x.py\", line 1\n".repeat(5000));
+        let status = with_trace(Code::FailedPrecondition, "R", &long, &[("host", "h")], &trace);
+        let response = status.into_http::<()>();
+        let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(size < 8192, "{size}");
+        assert_eq!(middle_cut("short", 100), "short");
+        assert!(middle_cut(&long, 100).len() < 120);
+    }
 }

@@ -1,9 +1,14 @@
 //! Collects everything that is wrong with a request, so that its sender can mend it in one go.
 
+use crate::status::{MAX_MESSAGE, middle_cut};
 use rustic_registry::IdError;
 use std::str::FromStr;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+/// Most violations told, and longest text of each: a status must fit into headers.
+const MAX_FIELDS: usize = 8;
+const MAX_WHAT: usize = 250;
 
 /// What is wrong with a request, by field.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -38,7 +43,9 @@ impl Violations {
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Self {
         let text: Vec<_> = violations.iter().map(|(field, what)| format!("{field} {what}")).collect();
-        let fields: Vec<_> = violations.0.iter().map(|(field, what)| FieldViolation::new(field, what)).collect();
-        Status::with_error_details(Code::InvalidArgument, text.join("; "), ErrorDetails::with_bad_request(fields))
+        let field = |(field, what)| FieldViolation::new(middle_cut(field, 100), middle_cut(what, MAX_WHAT));
+        let fields: Vec<_> = violations.iter().take(MAX_FIELDS).map(field).collect();
+        let details = ErrorDetails::with_bad_request(fields);
+        Status::with_error_details(Code::InvalidArgument, middle_cut(&text.join("; "), MAX_MESSAGE), details)
     }
 }

@@ -263,7 +263,11 @@ impl AgentTask {
                         });
                         Event::Ready
                     }
-                    Told::Report(Report::Failed(failure)) => Event::InitFailed(failure),
+                    Told::Report(Report::Failed(failure)) => {
+                        let InitFailure { stage, error, traceback } = &failure;
+                        warn!(?stage, error, traceback, "the agent cannot start");
+                        Event::InitFailed(failure)
+                    }
                     Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
                     Told::Exit(status) => {
                         self.reaped(status).await;

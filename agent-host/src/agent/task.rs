@@ -25,7 +25,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, Span, info, info_span, warn};
 
 /// First and longest delay between tries to reach the store.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -142,6 +142,8 @@ pub struct AgentTask {
     process: Option<Process>,
     began: Instant,
     step_began: Instant,
+    /// Names the agent on every log line; child of the call that created it.
+    span: Span,
 }
 
 type StoreCall = BoxFuture<'static, Result<Event, RegistryError>>;
@@ -195,6 +197,8 @@ impl AgentTask {
             status: shown,
         };
         let now = Instant::now();
+        let key = &order.launch.key;
+        let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %order.epoch);
         let task = Self {
             machine: Machine::new(rules).0,
             order,
@@ -207,14 +211,14 @@ impl AgentTask {
             process: None,
             began: now,
             step_began: now,
+            span,
         };
         (task, handle)
     }
 
     /// Lives the agent's life on this host.
     pub async fn run(self) {
-        let key = &self.order.launch.key;
-        let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %self.order.epoch);
+        let span = self.span.clone();
         self.live().instrument(span).await;
     }
 

@@ -1,0 +1,123 @@
+//! What every gRPC call gets: a trace from the caller to the agent, a deadline, a bound on load.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    trace_service_server::{TraceService, TraceServiceServer},
+};
+use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb};
+use rustic_registry::{Registry as _, View};
+use rustic_tests::{
+    Stack, StackSettings,
+    launches::{RESPONDER, python, script},
+    wait_until,
+};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, transport::Server};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// An OTLP collector that keeps the names of the spans of one trace.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<BTreeSet<String>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans = request.into_inner().resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
+        let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let of_ours = spans.filter(|span| hex(&span.trace_id) == TRACE).map(|span| span.name);
+        self.0.lock().unwrap().extend(of_ours);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tokio::test]
+async fn a_trace_goes_from_the_caller_through_engine_and_host_into_the_agent() {
+    let collector = Collector::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let flags = vec!["--otlp-endpoint".to_owned(), endpoint];
+    let settings =
+        StackSettings { engine_arguments: flags.clone(), host_arguments: flags, ..StackSettings::default() };
+    let mut stack = Stack::with(settings).await;
+
+    let launch = Some(script("g", "a", "echo traceparent=$TRACEPARENT; exec sleep 1000"));
+    let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    stack.client.create_agent(request).await.unwrap();
+    let told = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("traceparent="));
+    let line = stack.hosts[0].logged("the agent's trace context", told).await;
+    assert!(line["message"].as_str().unwrap().contains(TRACE), "{line}");
+
+    // Stopping flushes what is still queued.
+    stack.stop("g", "a").await.unwrap();
+    stack.hosts[0].stop().await;
+    stack.engine.stop().await;
+    wait_until("spans of engine and host", async || {
+        let names = collector.0.lock().unwrap().clone();
+        let has = |name: &str| names.iter().any(|n| n.ends_with(name));
+        let all = has("EngineService/CreateAgent") && has("AgentHostService/CreateAgent");
+        if all { Ok(()) } else { Err(names) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_an_endpoint_an_agent_has_no_trace_context() {
+    let stack = Stack::start().await;
+    stack.create(script("g", "a", "echo traceparent=[$TRACEPARENT]; exec sleep 1000")).await.unwrap();
+    stack.hosts[0].logged("no trace context", |l| l["message"] == "traceparent=[]").await;
+}
+
+#[tokio::test]
+async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
+    let stack = Stack::start().await;
+    let request = || pb::CreateAgentRequest { launch: Some(python("g", "a", RESPONDER)), ..Default::default() };
+    let mut hasty = Request::new(request());
+    hasty.set_timeout(Duration::from_millis(100));
+    let status = stack.client.clone().create_agent(hasty).await.unwrap_err();
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+    // The same call again finds the agent that the first one made.
+    let agent = stack.client.clone().create_agent(request()).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!((agent.phase(), agent.epoch, agent.restarts), (host_pb::AgentPhase::Running, 1, 0));
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
+    let engine_arguments = vec!["--max-calls".to_owned(), "1".to_owned()];
+    let stack = Stack::with(StackSettings { engine_arguments, ..StackSettings::default() }).await;
+    let mut client = stack.client.clone();
+    let slow = tokio::spawn(async move {
+        let launch = Some(python("g", "a", RESPONDER));
+        client.create_agent(pb::CreateAgentRequest { launch, ..Default::default() }).await
+    });
+    // Looked at behind the engine's back, so as not to take the one place.
+    let key = rustic_registry::AgentKey { guild: "g".parse().unwrap(), agent: "a".parse().unwrap() };
+    let registry = stack.registry();
+    wait_until("the first call to be under way", async || registry.get(&key, View::Basic).await.unwrap().ok_or(()))
+        .await;
+    let busy = stack.get("g", "a").await.unwrap_err();
+    assert_eq!(busy.code(), Code::Unavailable, "{busy:?}");
+    assert!(busy.message().contains("the most this service takes"), "{}", busy.message());
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", stack.engine_address())).unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.connect().await.unwrap());
+    health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    slow.await.unwrap().unwrap();
+    stack.stop("g", "a").await.unwrap();
+}

@@ -85,6 +85,9 @@ pub enum HostError {
     /// The host may not run agents now.
     #[error("host {0} holds no lease, because it cannot reach the registry; nothing was started, retry")]
     NoLease(HostId),
+    /// The lease is still held, but the store does not answer.
+    #[error("host {0} cannot reach the registry; its agents run on until its lease ends")]
+    NoRegistry(HostId),
     /// The store cannot be written.
     #[error("agent {key}: its record cannot be written ({trouble}); retry")]
     Unrecorded {
@@ -108,7 +111,9 @@ impl HostError {
     /// Whether the same call may succeed later, here or on another host.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Full(_) | Self::Stopping(_) | Self::NoLease(_) | Self::Unrecorded { .. } => true,
+            Self::Full(_) | Self::Stopping(_) | Self::NoLease(_) | Self::NoRegistry(_) | Self::Unrecorded { .. } => {
+                true
+            }
             Self::Registry(error) => error.is_retryable(),
             Self::Bad(_)
             | Self::Unknown(_)
@@ -151,7 +156,9 @@ impl From<HostError> for Status {
             HostError::NoLease(host) => {
                 with_reason(Code::Unavailable, "HOST_WITHOUT_LEASE", text, &[("host", host.as_str())])
             }
-            HostError::Unrecorded { .. } => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[]),
+            HostError::NoRegistry(_) | HostError::Unrecorded { .. } => {
+                with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[])
+            }
             HostError::Registry(error) => registry(&error),
         }
     }

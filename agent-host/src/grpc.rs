@@ -172,12 +172,12 @@ impl AgentHostService for Service {
     }
 
     async fn health(&self, _request: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
-        let refusal = self.supervisor.refusal();
+        let trouble = self.supervisor.trouble();
         Ok(Response::new(pb::HealthResponse {
-            healthy: refusal.is_none(),
+            healthy: trouble.is_none(),
             agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
             hostname: self.supervisor.host().to_string(),
-            reason: refusal.map(|r| r.to_string()).unwrap_or_default(),
+            reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
         }))
     }
 }

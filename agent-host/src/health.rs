@@ -1,4 +1,4 @@
-//! gRPC health, truthful: SERVING exactly while this host may start agents.
+//! gRPC health, truthful: SERVING exactly while this host holds its lease, reaches the registry and is not stopping.
 
 use crate::{
     grpc::Service,
@@ -11,14 +11,17 @@ use tracing::info;
 
 /// Follows the lease until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: CancellationToken) {
-    let mut now = lease.current();
+    let mut told = None;
     loop {
-        let held = now == Lease::Held;
-        report(&reporter, if held { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
-        // Cancel-safe: a watch channel loses nothing.
-        match stopping.run_until_cancelled(lease.changed()).await {
-            Some(next) => now = next,
-            None => return report(&reporter, ServingStatus::NotServing).await,
+        let serves = lease.current() == Lease::Held && lease.is_reachable();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        if told != Some(status) {
+            report(&reporter, status).await;
+            told = Some(status);
+        }
+        // Cancel-safe: watch channels lose nothing.
+        if stopping.run_until_cancelled(lease.any_change()).await.is_none() {
+            return report(&reporter, ServingStatus::NotServing).await;
         }
     }
 }

@@ -54,6 +54,7 @@ pub struct LeaseTimes {
 #[derive(Clone)]
 pub struct LeaseHandle {
     lease: watch::Receiver<Lease>,
+    reachable: watch::Receiver<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Sender<()>,
 }
@@ -69,6 +70,23 @@ impl LeaseHandle {
         match self.lease.changed().await {
             Ok(()) => *self.lease.borrow_and_update(),
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether the registry answered last time.
+    pub fn is_reachable(&self) -> bool {
+        *self.reachable.borrow()
+    }
+
+    /// Waits until the lease or the registry's reachability changes. Cancel-safe. Pends for ever when the keeper is
+    /// gone.
+    pub async fn any_change(&mut self) {
+        let changed = tokio::select! {
+            changed = self.lease.changed() => changed,
+            changed = self.reachable.changed() => changed,
+        };
+        if changed.is_err() {
+            std::future::pending().await
         }
     }
 
@@ -90,6 +108,7 @@ pub struct LeaseKeeper {
     times: LeaseTimes,
     registry: Arc<dyn Registry>,
     lease: watch::Sender<Lease>,
+    reachable: watch::Sender<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Receiver<()>,
     state: HostState,
@@ -99,10 +118,20 @@ impl LeaseKeeper {
     /// Prepares the keeper and its handle.
     pub fn new(announce: Announce, times: LeaseTimes, registry: Arc<dyn Registry>) -> (Self, LeaseHandle) {
         let (lease, shown) = watch::channel(Lease::Waiting);
+        let (reachable, answers) = watch::channel(false);
         let (drain, asked) = mpsc::channel(1);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
-        let handle = LeaseHandle { lease: shown, highest_epoch: highest_epoch.clone(), drain };
-        let keeper = Self { announce, times, registry, lease, highest_epoch, drain: asked, state: HostState::Ready };
+        let handle = LeaseHandle { lease: shown, reachable: answers, highest_epoch: highest_epoch.clone(), drain };
+        let keeper = Self {
+            announce,
+            times,
+            registry,
+            lease,
+            reachable,
+            highest_epoch,
+            drain: asked,
+            state: HostState::Ready,
+        };
         (keeper, handle)
     }
 
@@ -124,6 +153,8 @@ impl LeaseKeeper {
         loop {
             let sent = Instant::now();
             let answer = self.ask(known, fence_at).await;
+            let answered = matches!(answer, Some(Ok(_)));
+            self.reachable.send_if_modified(|reachable| std::mem::replace(reachable, answered) != answered);
             match answer {
                 Some(Ok(Answer::Held)) => {
                     known = true;

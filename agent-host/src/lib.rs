@@ -48,7 +48,7 @@ use tracing::info;
 /// Runs the host until `stop`. Errors: settings that cannot work, or another process took this host's name.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
-    let listener = TcpListener::bind(settings.server.listen).await.context("--listen")?;
+    let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
     let everything = CancellationToken::new();
     let _end_everything = everything.clone().drop_guard();

@@ -68,6 +68,9 @@ pub struct Settings {
     /// Output of one agent that is logged at once
     #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
     pub agent_log_burst: u64,
+    /// Address to listen on, ip:port; [::] listens on IPv6 and IPv4, port 0 takes a free port
+    #[arg(long, default_value = "0.0.0.0:50052", value_name = "IP:PORT")]
+    pub listen: SocketAddr,
     /// gRPC server
     #[command(flatten)]
     pub server: ServerSettings,

@@ -137,6 +137,12 @@ impl Supervisor {
         }
     }
 
+    /// Why this host is not healthy, if that is so: it may start no agent, or the registry does not answer.
+    pub fn trouble(&self) -> Option<HostError> {
+        let unreachable = || (!self.lease.is_reachable()).then(|| HostError::NoRegistry(self.host().clone()));
+        self.refusal().or_else(unreachable)
+    }
+
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
     pub async fn create(&self, creation: Creation) -> Result<Attached, HostError> {
         if let Some(refusal) = self.refusal() {

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 /// Runs the service on an address of its settings until `stop`.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(settings.server.listen).await.context("--listen")?;
+    let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     serve(settings, listener, stop).await
 }
 

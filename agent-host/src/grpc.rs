@@ -15,6 +15,7 @@ use rustic_proto::{
 use rustic_registry::{Epoch, LastExit, Phase};
 use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 /// Lines of output quoted when a start failed.
 const QUOTED_LINES: usize = 10;
@@ -79,6 +80,7 @@ impl Service {
     }
 
     async fn create(&self, r: pb::CreateAgentRequest) -> Result<pb::CreateAgentResponse, HostError> {
+        self.supervisor.check_incarnation(&r.incarnation)?;
         let mode = convert::wait_mode(r.wait)?;
         let first_start = match mode {
             pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
@@ -87,7 +89,11 @@ impl Service {
         let claim = given_claim(r.epoch, r.machine_id)?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
-        let attached = self.supervisor.create(Creation { launch, request_id, claim, first_start }).await?;
+        let creation = Creation { launch, request_id, claim, first_start };
+        // To the end even if the caller hangs up: a claim without a task would belong to nobody.
+        let supervisor = self.supervisor.clone();
+        let creating = tokio::spawn(async move { supervisor.create(creation).await }.in_current_span());
+        let attached = creating.await.unwrap_or_else(|_| Err(HostError::Stopping(self.supervisor.host().clone())))?;
         let status = self.wait(&attached, mode).await?;
         let handle = attached.handle;
         let timings = timings(&status.times);
@@ -95,6 +101,7 @@ impl Service {
     }
 
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
+        self.supervisor.check_incarnation(&r.incarnation)?;
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), grace).await?;
@@ -105,14 +112,15 @@ impl Service {
 
 fn given_claim(epoch: u64, machine_id: u32) -> Result<Option<GivenClaim>, Violations> {
     let Some(epoch) = Epoch::from_wire(epoch) else { return Ok(None) };
-    match u8::try_from(machine_id) {
-        Ok(machine_id @ 1..) => Ok(Some(GivenClaim { epoch, machine_id })),
-        _ => {
-            let mut violations = Violations::default();
-            violations.add("machine_id", "must be 1 to 255 when an epoch is given");
-            Err(violations)
-        }
+    let mut violations = Violations::default();
+    if epoch > Epoch::MAX {
+        violations.add("epoch", format!("is larger than {}, the largest there is", Epoch::MAX));
     }
+    let machine_id = u8::try_from(machine_id).ok().filter(|id| *id > 0);
+    if machine_id.is_none() {
+        violations.add("machine_id", "must be 1 to 255 when an epoch is given");
+    }
+    violations.into_result(machine_id.map(|machine_id| Some(GivenClaim { epoch, machine_id })))
 }
 
 fn timings(times: &StepTimes) -> pb::StartTimings {

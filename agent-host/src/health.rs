@@ -13,7 +13,7 @@ use tracing::info;
 pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: CancellationToken) {
     let mut told = None;
     loop {
-        let serves = lease.current() == Lease::Held && lease.is_reachable();
+        let serves = lease.current().state == Lease::Held && lease.is_reachable();
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         if told != Some(status) {
             report(&reporter, status).await;

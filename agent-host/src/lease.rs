@@ -39,6 +39,15 @@ pub enum Lease {
     Superseded,
 }
 
+/// The lease, and how often it was lost: a watcher that looks too late for a loss still sees that there was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseView {
+    /// The lease now.
+    pub state: Lease,
+    /// Losses so far.
+    pub losses: u64,
+}
+
 /// Times of the lease.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseTimes {
@@ -53,7 +62,7 @@ pub struct LeaseTimes {
 /// Handle to the lease keeper.
 #[derive(Clone)]
 pub struct LeaseHandle {
-    lease: watch::Receiver<Lease>,
+    lease: watch::Receiver<LeaseView>,
     reachable: watch::Receiver<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Sender<()>,
@@ -61,12 +70,12 @@ pub struct LeaseHandle {
 
 impl LeaseHandle {
     /// The lease now.
-    pub fn current(&self) -> Lease {
+    pub fn current(&self) -> LeaseView {
         *self.lease.borrow()
     }
 
     /// The next change. Cancel-safe. Pends for ever when the keeper is gone.
-    pub async fn changed(&mut self) -> Lease {
+    pub async fn changed(&mut self) -> LeaseView {
         match self.lease.changed().await {
             Ok(()) => *self.lease.borrow_and_update(),
             Err(_) => std::future::pending().await,
@@ -107,7 +116,7 @@ pub struct LeaseKeeper {
     announce: Announce,
     times: LeaseTimes,
     registry: Arc<dyn Registry>,
-    lease: watch::Sender<Lease>,
+    lease: watch::Sender<LeaseView>,
     reachable: watch::Sender<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Receiver<()>,
@@ -117,7 +126,7 @@ pub struct LeaseKeeper {
 impl LeaseKeeper {
     /// Prepares the keeper and its handle.
     pub fn new(announce: Announce, times: LeaseTimes, registry: Arc<dyn Registry>) -> (Self, LeaseHandle) {
-        let (lease, shown) = watch::channel(Lease::Waiting);
+        let (lease, shown) = watch::channel(LeaseView { state: Lease::Waiting, losses: 0 });
         let (reachable, answers) = watch::channel(false);
         let (drain, asked) = mpsc::channel(1);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
@@ -169,7 +178,7 @@ impl LeaseKeeper {
                 }
                 Some(Ok(Answer::Superseded)) => {
                     error!("another process holds this host's name; ending all agents and this process");
-                    self.lease.send_replace(Lease::Superseded);
+                    self.lose(Lease::Superseded);
                     return;
                 }
                 Some(Err(error)) => {
@@ -178,9 +187,9 @@ impl LeaseKeeper {
                 }
                 None => warn!("the lease could not be renewed in time"),
             }
-            if fence_at.is_some_and(|at| at <= Instant::now()) && *self.lease.borrow() == Lease::Held {
+            if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
                 error!("the lease is lost: agents that must not outlive it are killed");
-                self.lease.send_replace(Lease::Lost);
+                self.lose(Lease::Lost);
             }
             self.pause(sent, failures, fence_at).await;
         }
@@ -188,7 +197,7 @@ impl LeaseKeeper {
 
     /// One call, given up at the moment the lease must be called lost.
     async fn ask(&self, known: bool, fence_at: Option<Instant>) -> Option<Result<Answer, RegistryError>> {
-        let still_held = *self.lease.borrow() == Lease::Held;
+        let still_held = self.lease.borrow().state == Lease::Held;
         match fence_at.filter(|_| still_held) {
             Some(at) => timeout_at(at, self.call(known)).await.ok(),
             None => Some(self.call(known).await),
@@ -218,9 +227,16 @@ impl LeaseKeeper {
 
     fn become_held(&self) {
         self.lease.send_if_modified(|lease| {
-            let changed = *lease != Lease::Held;
-            *lease = Lease::Held;
+            let changed = lease.state != Lease::Held;
+            lease.state = Lease::Held;
             changed
+        });
+    }
+
+    fn lose(&self, state: Lease) {
+        self.lease.send_modify(|lease| {
+            lease.state = state;
+            lease.losses += 1;
         });
     }
 
@@ -231,7 +247,7 @@ impl LeaseKeeper {
             0 => sent + self.times.renew_every,
             n => Instant::now() + (Duration::from_millis(100) * (1 << n.min(5))).min(self.times.renew_every),
         };
-        let held = *self.lease.borrow() == Lease::Held;
+        let held = self.lease.borrow().state == Lease::Held;
         let next = fence_at.filter(|_| held).map_or(next, |at| next.min(at));
         tokio::select! {
             () = sleep_until(next) => {}

@@ -35,15 +35,22 @@ use rustic_proto::{
     agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
     reflection,
 };
-use rustic_registry::{Announce, Epoch, RedisRegistry, Registry};
+use rustic_registry::{Announce, Epoch, Incarnation, RedisRegistry, Registry};
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+
+/// Time that calls in flight get after the last agent ended.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// Room for what engine-svc adds to a request that was just within its own limit.
+const HEADROOM: usize = 64 << 10;
 
 /// Runs the host until `stop`. Errors: settings that cannot work, or another process took this host's name.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
@@ -53,8 +60,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let everything = CancellationToken::new();
     let _end_everything = everything.clone().drop_guard();
 
-    let (keeper, lease) = lease(&settings, bound, &registry)?;
-    let supervisor = supervisor(&settings, registry, &lease, &everything)?;
+    let incarnation = settings.incarnation()?;
+    let (keeper, lease) = lease(&settings, bound, &incarnation, &registry)?;
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
     info!(address = %bound, host = %supervisor.host(), "serving");
 
@@ -62,12 +70,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let stopping = CancellationToken::new();
     let health_task = tokio::spawn(health::follow(lease.clone(), reporter, stopping.clone()));
     let service = AgentHostServiceServer::new(grpc::Service::new(supervisor.clone()))
-        .max_decoding_message_size(settings.server.max_message_size)
+        .max_decoding_message_size(settings.server.max_message_size + HEADROOM)
         .max_encoding_message_size(usize::MAX);
     let closed = CancellationToken::new();
     let server = settings
         .server
-        .server()
+        .server(HEADROOM)
         .add_service(health)
         .add_service(reflection::v1(SERVICE)?)
         .add_service(reflection::v1alpha(SERVICE)?)
@@ -83,7 +91,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     stopping.cancel();
     supervisor.end(settings.stop_timeout).await;
     closed.cancel();
-    server.await.context("the server panicked")?.context("the server failed")?;
+    match timeout(LAST_CALLS, server).await {
+        Ok(served) => served.context("the server panicked")?.context("the server failed")?,
+        Err(_elapsed) => info!("streams that are still open, such as health watches, are cut off"),
+    }
     everything.cancel();
     keeper.await.context("the lease keeper panicked")?;
     health_task.await.context("the health task panicked")?;
@@ -96,6 +107,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 fn lease(
     settings: &Settings,
     bound: SocketAddr,
+    incarnation: &Incarnation,
     registry: &Arc<dyn Registry>,
 ) -> anyhow::Result<(LeaseKeeper, LeaseHandle)> {
     let host = settings.host()?;
@@ -103,7 +115,7 @@ fn lease(
     let announce = Announce {
         address: settings.advertised(bound, &host),
         host,
-        incarnation: settings.incarnation()?,
+        incarnation: incarnation.clone(),
         capacity: settings.capacity()?,
         labels: settings.labels(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -115,6 +127,7 @@ fn lease(
 
 fn supervisor(
     settings: &Settings,
+    incarnation: Incarnation,
     registry: Arc<dyn Registry>,
     lease: &LeaseHandle,
     stop: &CancellationToken,
@@ -132,11 +145,11 @@ fn supervisor(
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
-    let host = HostSettings { host, max_agents, start_timeout: settings.start_timeout };
+    let host = HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout };
     Ok(Supervisor::new(host, registry, Arc::new(runtimes), lease.clone()))
 }
 
 /// Waits until another process took this host's name. Cancel-safe.
 async fn superseded(mut lease: LeaseHandle) {
-    while lease.changed().await != Lease::Superseded {}
+    while lease.changed().await.state != Lease::Superseded {}
 }

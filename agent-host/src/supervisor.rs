@@ -3,13 +3,16 @@
 //! Owns the map of agents. Each agent's own life belongs to its task.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, FirstStart, Launching, StopKind, task::AgentTask},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, Launching, StopKind, task::AgentTask},
     error::HostError,
     lease::{Lease, LeaseHandle},
     runtime::{Order, Runtimes},
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, Phase, Registry, RequestId};
+use rustic_registry::{
+    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, Incarnation, Phase, Registry, ReleaseGuard,
+    ReleaseOutcome, RequestId,
+};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     ops::Bound,
@@ -19,8 +22,12 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// Time beyond the agents' grace to record how they ended.
+const RECORDS: Duration = Duration::from_secs(3);
 
 /// Claim that came with a call.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +69,8 @@ impl Attached {
 pub struct HostSettings {
     /// Host id.
     pub host: HostId,
+    /// This life of the host.
+    pub incarnation: Incarnation,
     /// Most agents at once.
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
@@ -108,6 +117,14 @@ impl Supervisor {
         &self.settings.host
     }
 
+    /// Refuses a call that was meant for another host, or another life of this one.
+    pub fn check_incarnation(&self, meant: &str) -> Result<(), HostError> {
+        if meant.is_empty() || meant == self.settings.incarnation.as_str() {
+            return Ok(());
+        }
+        Err(HostError::OtherIncarnation(self.host().clone()))
+    }
+
     /// Number of agents, whatever their phase.
     pub fn count(&self) -> usize {
         self.agents().len()
@@ -131,7 +148,7 @@ impl Supervisor {
         if self.ending.load(Ordering::Relaxed) {
             return Some(HostError::Stopping(self.host().clone()));
         }
-        match self.lease.current() {
+        match self.lease.current().state {
             Lease::Held => None,
             Lease::Waiting | Lease::Lost | Lease::Superseded => Some(HostError::NoLease(self.host().clone())),
         }
@@ -188,7 +205,12 @@ impl Supervisor {
         let key = launch.key.clone();
         match self.registry.claim(&request).await? {
             ClaimOutcome::Claimed(Claimed { epoch, machine_id, .. }) => {
-                self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()))
+                let admitted = self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()));
+                if admitted.is_err() {
+                    // Our own claim, which no task will look after.
+                    self.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
+                }
+                admitted
             }
             ClaimOutcome::Exists(record) if record.phase == Phase::Failed => {
                 Err(HostError::Failed { key, reason: record.reason })
@@ -214,7 +236,6 @@ impl Supervisor {
         claim: GivenClaim,
         claim_took: Option<Duration>,
     ) -> Result<Attached, HostError> {
-        self.lease.saw(claim.epoch);
         let key = creation.launch.key.clone();
         let order = Order { launch: Arc::new(creation.launch), epoch: claim.epoch, machine_id: claim.machine_id };
         let launching = Launching {
@@ -275,7 +296,16 @@ impl Supervisor {
         let status = handle.wait(|s| s.pid.is_none() && s.trouble.is_some()).await;
         match (&status.ending, &status.trouble) {
             (None, Some(trouble)) => Err(HostError::Unrecorded { key: key.clone(), trouble: trouble.clone() }),
-            _ => {
+            (Some(Ending::Superseded), _) => Err(HostError::Superseded(key.clone())),
+            (Some(Ending::Failed), _) => {
+                // It failed before the stop reached it: what is left is its record.
+                self.forget(key, handle.epoch);
+                match self.registry.release(key, handle.epoch, ReleaseGuard::Unhosted).await? {
+                    ReleaseOutcome::Released | ReleaseOutcome::Gone => Ok(status),
+                    ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
+                }
+            }
+            (Some(Ending::Stopped(_) | Ending::StartFailed(_)) | None, _) => {
                 self.forget(key, handle.epoch);
                 Ok(status)
             }
@@ -296,7 +326,10 @@ impl Supervisor {
         for handle in handles {
             handle.stop(StopKind::HostEnds, grace).await;
         }
-        self.tasks.wait().await;
+        if timeout(grace + RECORDS, self.tasks.wait()).await.is_err() {
+            // Every process was killed by now. The next life of this host voids what could not be recorded.
+            warn!("some agents' records could not be written; leaving without");
+        }
     }
 }
 

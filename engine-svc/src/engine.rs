@@ -8,8 +8,8 @@ mod stop;
 pub use create::{Created, Creation};
 pub use list::{AgentsPage, AgentsQuery};
 
-use crate::{channels::Channels, fleet::Fleet};
-use rustic_registry::Registry;
+use crate::{channels::Channels, error::EngineError, fleet::Fleet};
+use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, UnixMillis, View};
 use std::{sync::Arc, time::Duration};
 use tonic::{Code, Status};
 
@@ -26,6 +26,42 @@ impl Engine {
     /// The engine over a registry and the hosts it tells of.
     pub fn new(registry: Arc<dyn Registry>, fleet: Arc<Fleet>, channels: Channels, lease_grace: Duration) -> Self {
         Self { registry, fleet, channels, lease_grace }
+    }
+
+    /// Reads one agent, as its host would tell it.
+    pub async fn get(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
+        self.read(key, view).await.map(|record| self.as_it_is(record))
+    }
+
+    /// Reads one record, as it stands in the registry.
+    async fn read(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
+        self.registry.get(key, view).await?.ok_or_else(|| EngineError::Unknown(key.clone()))
+    }
+
+    /// Whether an agent's process has certainly ended without its record being told: its host is in another life, or
+    /// let its lease run out long enough ago. By the view of the hosts, which is at most a refresh old.
+    fn is_orphaned(&self, record: &AgentRecord) -> bool {
+        let Some(host) = record.host.as_ref().filter(|_| record.phase.holds_room()) else { return false };
+        let over = |deadline: UnixMillis, now: UnixMillis| {
+            u128::from(now.0) >= u128::from(deadline.0) + self.lease_grace.as_millis()
+        };
+        // A host that is not in the view may have joined since: not certain.
+        let gone = self
+            .fleet
+            .host(host)
+            .is_some_and(|(h, now)| Some(&h.incarnation) != record.incarnation.as_ref() || over(h.deadline, now));
+        gone && record.on_disconnect == OnDisconnect::Stop
+    }
+
+    /// A record that nobody is left to correct, corrected for showing.
+    fn as_it_is(&self, mut record: AgentRecord) -> AgentRecord {
+        if self.is_orphaned(&record) {
+            let host = record.host.as_ref().map(ToString::to_string).unwrap_or_default();
+            record.reason = format!("its host {host} is gone and let its lease run out; create the agent again");
+            record.phase = Phase::Failed;
+            record.pid = None;
+        }
+        record
     }
 }
 

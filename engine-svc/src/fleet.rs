@@ -21,6 +21,9 @@ use tracing::{info, warn};
 /// Most hosts a claim is offered: more would make the script longer without making it luckier.
 const CANDIDATES: usize = 8;
 
+/// Age at which the view says nothing about a single host any more. Well below any lease.
+const TOO_OLD: Duration = Duration::from_secs(2);
+
 /// The view.
 pub struct Fleet {
     registry: Arc<dyn Registry>,
@@ -86,9 +89,10 @@ impl Fleet {
         }
     }
 
-    /// What is known of one host, and the store's time now.
+    /// What is known of one host, and the store's time now. `None` too when the view is too old to tell.
     pub fn host(&self, host: &HostId) -> Option<(HostRecord, UnixMillis)> {
         let known = self.known();
+        known.read.filter(|at| at.elapsed() <= TOO_OLD)?;
         let record = known.view.hosts.iter().find(|h| h.host == *host)?;
         Some((record.clone(), known.store_time()))
     }

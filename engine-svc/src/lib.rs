@@ -29,11 +29,14 @@ use rustic_proto::{
     reflection,
 };
 use rustic_registry::{RedisRegistry, Registry};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
+
+/// Time that answers on their way get after the last piece of work ended.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Runs the service on an address of its settings until `stop`.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
@@ -60,7 +63,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     info!(address = %listener.local_addr()?, "serving");
     let server = settings
         .server
-        .server()
+        .server(0)
         .add_service(health)
         .add_service(reflection::v1(SERVICE)?)
         .add_service(reflection::v1alpha(SERVICE)?)
@@ -70,15 +73,13 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
 
     stop.cancelled().await;
     info!("stopping: calls in flight end");
-    let end = async {
-        let served = server.await.context("the server panicked")?;
-        work.close();
-        work.wait().await;
-        served.context("the server failed")
-    };
-    match timeout(settings.stop_timeout, end).await {
-        Ok(result) => result?,
-        Err(_elapsed) => warn!("calls in flight did not end within --stop-timeout and are cut off"),
+    work.close();
+    if timeout(settings.stop_timeout, work.wait()).await.is_err() {
+        warn!("calls in flight did not end within --stop-timeout and are cut off");
+    }
+    match timeout(LAST_CALLS, server).await {
+        Ok(served) => served.context("the server panicked")?.context("the server failed")?,
+        Err(_elapsed) => info!("streams that are still open, such as health watches, are cut off"),
     }
     refresh.await.context("the refresh task panicked")?;
     health_task.await.context("the health task panicked")

@@ -144,8 +144,9 @@ def test_machine_ids_never_pass_what_rustic_ai_accepts(
     assert engine.is_agent_running(engine.guild_id, "a")
 
 
-def test_an_engine_that_is_not_there_is_named(guild_id: str, org_id: str) -> None:
+def test_an_engine_that_is_not_there_is_named(guild_id: str, org_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says which address did not answer."""
+    monkeypatch.setenv("RUSTIC_CALL_TIMEOUT", "1")
     engine = K8sExecutionEngine(guild_id, org_id, engine_address="127.0.0.1:1")
     with pytest.raises(errors.EngineUnavailableError, match="127.0.0.1:1") as caught:
         engine.is_agent_running(guild_id, "a")

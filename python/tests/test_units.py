@@ -94,13 +94,13 @@ class _Flaky:
 
 
 def test_only_what_is_safe_to_retry_is_retried() -> None:
-    """UNAVAILABLE is tried again, a few times; anything else is not."""
+    """UNAVAILABLE is tried again while there is time; anything else is not."""
     flaky = _Flaky(2, grpc.StatusCode.UNAVAILABLE)
     assert client.call(flaky, None, timeout=10) == "done"
     dead = _Flaky(100, grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(grpc.RpcError):
-        client.call(dead, None, timeout=10)
-    assert dead.calls == 5
+        client.call(dead, None, timeout=0.5)
+    assert 2 < dead.calls < 100
     wrong = _Flaky(100, grpc.StatusCode.FAILED_PRECONDITION)
     with pytest.raises(grpc.RpcError):
         client.call(wrong, None, timeout=10)

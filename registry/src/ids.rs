@@ -119,6 +119,9 @@ impl fmt::Display for AgentKey {
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// Largest epoch: what doubles, and so Lua, count exactly. At a million claims a second it lasts for centuries.
+    pub const MAX: Self = Self((1 << 53) - 1);
+
     /// Reads the wire form, where zero means "none given".
     pub fn from_wire(value: u64) -> Option<Self> {
         (value != 0).then_some(Self(value))

@@ -11,12 +11,13 @@ use crate::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, Index,
         Page, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
     },
-    record::{AgentRecord, Documents, HostRecord, HostState, LastExit, Phase, View},
+    record::{AgentRecord, Documents, HostRecord, HostState, LastExit, OnDisconnect, Phase, View},
 };
 use async_trait::async_trait;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// The store in memory.
@@ -68,6 +69,12 @@ impl Store {
         self.agents.iter().filter(|(_, r)| holds(r)).map(|(m, _)| m.clone()).collect()
     }
 
+    fn raise_epoch(&mut self, highest: Epoch) {
+        if highest <= Epoch::MAX {
+            self.epoch = self.epoch.max(highest.0);
+        }
+    }
+
     fn vacate(&mut self, record: &AgentRecord) {
         let host = record.host.as_ref().and_then(|h| self.hosts.get_mut(h));
         if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation.as_ref()) {
@@ -76,7 +83,7 @@ impl Store {
     }
 
     fn announce(&mut self, r: &Announce, now: UnixMillis) -> Announced {
-        self.epoch = self.epoch.max(r.highest_epoch.0);
+        self.raise_epoch(r.highest_epoch);
         let same_life = self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation);
         let used = same_life.map(|h| h.used.clone());
         let mut voided = 0;
@@ -113,7 +120,7 @@ impl Store {
         }
         host.state = r.state;
         host.deadline = UnixMillis(now.0 + r.ttl.as_millis() as u64);
-        self.epoch = self.epoch.max(r.highest_epoch.0);
+        self.raise_epoch(r.highest_epoch);
         Renewal::Held { generation: self.generation.to_string() }
     }
 
@@ -164,7 +171,7 @@ impl Store {
             name: r.name.clone(),
             phase: Phase::Starting,
             host: Some(host.clone()),
-            incarnation: Some(incarnation),
+            incarnation: Some(incarnation.clone()),
             epoch,
             request_id: r.request_id.clone(),
             digest: r.digest.clone(),
@@ -182,7 +189,7 @@ impl Store {
         };
         self.agents.insert(member, record);
         self.record(&r.key, Some(Phase::Starting), epoch, Some(host.clone()));
-        ClaimOutcome::Claimed(Claimed { host, epoch, machine_id })
+        ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
     }
 
     fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
@@ -215,7 +222,17 @@ impl Store {
         AdvanceOutcome::Done
     }
 
-    fn release(&mut self, key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome {
+    /// Whether the process of an agent has certainly ended with its host's lease.
+    fn has_expired(&self, agent: &AgentRecord, grace: Duration, now: UnixMillis) -> bool {
+        let host = agent.host.as_ref().and_then(|h| self.hosts.get(h));
+        let ended = host.is_some_and(|h| {
+            let over = u128::from(h.deadline.0) + grace.as_millis() <= u128::from(now.0);
+            Some(&h.incarnation) != agent.incarnation.as_ref() || over
+        });
+        agent.phase.holds_room() && agent.on_disconnect == OnDisconnect::Stop && ended
+    }
+
+    fn release(&mut self, key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, now: UnixMillis) -> ReleaseOutcome {
         let member = keys::member(key);
         let Some(agent) = self.agents.get(&member) else { return ReleaseOutcome::Gone };
         if agent.epoch != epoch {
@@ -225,6 +242,7 @@ impl Store {
             ReleaseGuard::Reaped => true,
             ReleaseGuard::Unaccepted => agent.accepted.is_none(),
             ReleaseGuard::Unhosted => !agent.phase.holds_room(),
+            ReleaseGuard::Expired(grace) => self.has_expired(agent, grace, now),
         };
         if !holds {
             return ReleaseOutcome::Guarded(agent.phase);
@@ -297,7 +315,7 @@ impl Registry for MemoryRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        Ok(self.store().release(key, epoch, guard))
+        Ok(self.store().release(key, epoch, guard, self.now()))
     }
 
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {

@@ -96,6 +96,8 @@ pub struct Claim {
 pub struct Claimed {
     /// The host that got it.
     pub host: HostId,
+    /// Life of that host.
+    pub incarnation: Incarnation,
     /// Its fencing token.
     pub epoch: Epoch,
     /// Smallest free machine id of its guild; past 255 agents the least shared one.
@@ -158,6 +160,9 @@ pub enum ReleaseGuard {
     Unaccepted,
     /// The agent is PENDING or FAILED.
     Unhosted,
+    /// Its process has certainly ended: its host is in another life, or its lease ended longer ago than this, and the
+    /// agent does not outlive a lost lease.
+    Expired(Duration),
 }
 
 /// Answer to a release.

@@ -228,12 +228,14 @@ impl Registry for RedisRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        let guard = match guard {
-            ReleaseGuard::Reaped => "reaped",
-            ReleaseGuard::Unaccepted => "unaccepted",
-            ReleaseGuard::Unhosted => "unhosted",
+        let (guard, grace) = match guard {
+            ReleaseGuard::Reaped => ("reaped", Duration::ZERO),
+            ReleaseGuard::Unaccepted => ("unaccepted", Duration::ZERO),
+            ReleaseGuard::Unhosted => ("unhosted", Duration::ZERO),
+            ReleaseGuard::Expired(grace) => ("expired", grace),
         };
-        let args = [keys::encode(key.guild.as_str()), keys::member(key), epoch.to_string(), guard.to_owned()];
+        let guild = keys::encode(key.guild.as_str());
+        let args = [guild, keys::member(key), epoch.to_string(), guard.to_owned(), millis(grace)];
         let answer: Vec<String> = self.run(&self.scripts.release, &args.each_ref().map(|a| a.as_bytes())).await?;
         read::release(&answer)
     }

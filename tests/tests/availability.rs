@@ -122,6 +122,39 @@ async fn a_host_that_crashes_and_returns_leaves_its_agents_visible_and_can_run_t
 }
 
 #[tokio::test]
+async fn a_host_that_is_gone_for_good_shows_its_agents_failed_and_they_can_be_created_again() {
+    let host_arguments = ["--lease-ttl", "1s", "--lease-margin", "300ms"].map(str::to_owned).to_vec();
+    let mut stack = Stack::with(StackSettings { hosts: 2, host_arguments, ..StackSettings::default() }).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    assert_eq!(agent.host, "agent-host-0");
+    stack.create(idle("g", "b")).await.unwrap();
+    stack.create(idle("g", "c")).await.unwrap();
+    stack.hosts[0].signal(rustix::process::Signal::KILL);
+    stack.hosts[0].ended().await;
+    let lost = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
+    assert!(lost.reason.contains("agent-host-0 is gone"), "{}", lost.reason);
+    let again = stack.create(idle("g", "a")).await.unwrap();
+    assert_eq!(again.host, "agent-host-1");
+    assert!(again.epoch > agent.epoch);
+    stack.stop("g", "c").await.unwrap();
+    assert_eq!(stack.get("g", "c").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_host_ends_in_time_without_redis_and_with_an_open_health_watch() {
+    let host_arguments = ["--stop-timeout", "1s"].map(str::to_owned).to_vec();
+    let mut stack = Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    let channel = Channel::from_shared(format!("http://{}", stack.hosts[0].address().await)).unwrap();
+    let mut client = HealthClient::new(channel.connect().await.unwrap());
+    let _watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    stack.redis.pause();
+    // `stop` fails the test if the host does not end.
+    stack.hosts[0].stop().await;
+    assert!(!lives(agent.pid));
+}
+
+#[tokio::test]
 async fn an_engine_that_is_told_to_stop_ends_cleanly() {
     let mut stack = Stack::start().await;
     stack.create(idle("g", "a")).await.unwrap();

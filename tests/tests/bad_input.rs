@@ -155,6 +155,29 @@ async fn a_request_over_the_size_limit_is_refused_and_the_limit_is_a_setting() {
 }
 
 #[tokio::test]
+async fn a_host_refuses_calls_for_another_life_and_epochs_that_cannot_be() {
+    let stack = Stack::start().await;
+    let mut host = stack.host(0).await;
+    let request = |epoch, incarnation: &str| host_pb::CreateAgentRequest {
+        launch: Some(idle("g", "a")),
+        epoch,
+        machine_id: 1,
+        incarnation: incarnation.to_owned(),
+        ..Default::default()
+    };
+    let status = host.create_agent(request(u64::MAX, "")).await.unwrap_err();
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["epoch".to_owned()]));
+    let status = host.create_agent(request(1, "another life")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // An epoch that nobody claimed: the registry is asked before anything starts.
+    let status = host.create_agent(request(1 << 50, "")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    assert_eq!(stack.create(idle("g", "a")).await.unwrap().epoch, 1, "nonsense does not move the counter");
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn lists_refuse_tokens_they_did_not_give_out_and_pages_that_are_too_large() {
     let stack = Stack::start().await;
     let mut client = stack.client.clone();

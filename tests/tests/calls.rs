@@ -99,6 +99,30 @@ async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
 }
 
 #[tokio::test]
+async fn calls_that_give_up_early_leave_no_claim_without_an_owner() {
+    let stack = Stack::of(2).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..60u64 {
+        let mut client = stack.client.clone();
+        let launch = Some(script("g", &format!("a{n}"), "exec sleep 1000"));
+        let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
+        request.set_timeout(Duration::from_millis(1 + n % 20));
+        calls.spawn(async move { client.create_agent(request).await.map(drop) });
+    }
+    calls.join_all().await;
+    wait_until("every agent to run or to be gone", async || {
+        let request = pb::ListAgentsRequest { page_size: 1000, ..Default::default() };
+        let agents = stack.client.clone().list_agents(request).await.unwrap().into_inner().agents;
+        let stuck: Vec<_> = agents.iter().filter(|a| a.phase() != host_pb::AgentPhase::Running).collect();
+        if stuck.is_empty() { Ok(()) } else { Err(format!("{stuck:?}")) }
+    })
+    .await;
+    let request = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None };
+    stack.client.clone().stop_guild(request).await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
     let engine_arguments = vec!["--max-calls".to_owned(), "1".to_owned()];
     let stack = Stack::with(StackSettings { engine_arguments, ..StackSettings::default() }).await;

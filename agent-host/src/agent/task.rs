@@ -226,7 +226,8 @@ impl AgentTask {
         let mut todo = VecDeque::from([Action::Record(Phase::Starting)]);
         let mut write: Option<StoreWrite> = None;
         let mut spawn: Option<SpawnCall> = None;
-        let mut leased = true;
+        let mut losses = self.lease.current().losses;
+        let mut inbox = VecDeque::new();
         loop {
             while let Some(action) = todo.pop_front() {
                 match action {
@@ -243,48 +244,58 @@ impl AgentTask {
             let mut answered = false;
             // Cancel-safe: store and spawn calls are kept in `write` and `spawn` and go on at the next turn; the exit
             // and the report of a process are watched by the process itself; channels and timers lose nothing.
-            let event = tokio::select! {
-                Some(command) = self.commands.recv() => command,
-                done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
-                    Ok(event) => {
-                        write = None;
-                        answered = true;
-                        event
+            let event = if let Some(event) = inbox.pop_front() {
+                event
+            } else {
+                tokio::select! {
+                    Some(command) = self.commands.recv() => command,
+                    done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
+                        Ok(event) => {
+                            write = None;
+                            answered = true;
+                            event
+                        }
+                        Err(error) => {
+                            self.store_failed(&error, &mut write);
+                            continue;
+                        }
+                    },
+                    made = or_never(spawn.as_mut()) => {
+                        spawn = None;
+                        self.spawned(made)
                     }
-                    Err(error) => {
-                        self.store_failed(&error, &mut write);
+                    told = process_event(self.process.as_mut()) => match told {
+                        Told::Report(Report::Ready(times)) => {
+                            self.status.send_modify(|s| {
+                                s.times.import = times.import;
+                                s.times.initialize = times.initialize;
+                            });
+                            Event::Ready
+                        }
+                        Told::Report(Report::Failed(failure)) => {
+                            let InitFailure { stage, error, traceback } = &failure;
+                            warn!(?stage, error, traceback, "the agent cannot start");
+                            Event::InitFailed(failure)
+                        }
+                        Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
+                        Told::Exit(status) => {
+                            self.reaped(status).await;
+                            Event::Exited(status)
+                        }
+                    },
+                    _ = until(wake_at) => Event::Timer,
+                    lease = self.lease.changed() => {
+                        // A loss that was over before we looked is a loss all the same: it is counted, not watched.
+                        if lease.losses > losses {
+                            losses = lease.losses;
+                            inbox.push_back(Event::Fence);
+                        }
+                        if lease.state == Lease::Held {
+                            inbox.push_back(Event::LeaseBack);
+                        }
                         continue;
                     }
-                },
-                made = or_never(spawn.as_mut()) => {
-                    spawn = None;
-                    self.spawned(made)
                 }
-                told = process_event(self.process.as_mut()) => match told {
-                    Told::Report(Report::Ready(times)) => {
-                        self.status.send_modify(|s| {
-                            s.times.import = times.import;
-                            s.times.initialize = times.initialize;
-                        });
-                        Event::Ready
-                    }
-                    Told::Report(Report::Failed(failure)) => {
-                        let InitFailure { stage, error, traceback } = &failure;
-                        warn!(?stage, error, traceback, "the agent cannot start");
-                        Event::InitFailed(failure)
-                    }
-                    Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
-                    Told::Exit(status) => {
-                        self.reaped(status).await;
-                        Event::Exited(status)
-                    }
-                },
-                _ = until(wake_at) => Event::Timer,
-                lease = self.lease.changed() => match (leased, lease) {
-                    (true, Lease::Lost | Lease::Superseded) => { leased = false; Event::Fence }
-                    (false, Lease::Held) => { leased = true; Event::LeaseBack }
-                    _ => continue,
-                },
             };
             let before = Before { phase: self.machine.phase(), admitting: self.machine.is_admitting(), answered };
             todo.extend(self.machine.on(event, Instant::now(), rand::random()));
@@ -385,6 +396,8 @@ impl AgentTask {
             if before.answered {
                 s.trouble = None;
                 if before.admitting {
+                    // Only what the store has acknowledged is told back to it.
+                    self.lease.saw(self.order.epoch);
                     s.admitted = true;
                     s.times.admit = Some(took);
                 }

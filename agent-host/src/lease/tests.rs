@@ -86,15 +86,15 @@ fn keep(registry: &Arc<CutLine>, incarnation: &str) -> (LeaseHandle, Cancellatio
 async fn a_lease_is_lost_before_the_registry_calls_it_expired_and_comes_back() {
     let registry = CutLine::new();
     let (mut lease, _stop) = keep(&registry, "i");
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
     registry.cut(true);
     let cut_at = Instant::now();
-    assert_eq!(lease.changed().await, Lease::Lost);
+    assert_eq!(lease.changed().await.state, Lease::Lost);
     assert!(cut_at.elapsed() <= TIMES.ttl - TIMES.margin, "{:?}", cut_at.elapsed());
     let view = registry.inner.hosts().await.expect("in memory");
     assert!(view.hosts[0].deadline > view.now, "the host must give up first");
     registry.cut(false);
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,16 +103,16 @@ async fn a_host_that_finds_no_registry_at_start_announces_when_there_is_one() {
     registry.cut(true);
     let (mut lease, _stop) = keep(&registry, "i");
     tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(lease.current(), Lease::Waiting);
+    assert_eq!(lease.current().state, Lease::Waiting);
     registry.cut(false);
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wiped_registry_gets_the_host_announced_again() {
     let registry = CutLine::new();
     let (mut lease, _stop) = keep(&registry, "i");
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
     registry.inner.wipe();
     tokio::time::sleep(TIMES.renew_every * 2).await;
     assert_eq!(registry.inner.hosts().await.expect("in memory").hosts.len(), 1);
@@ -122,16 +122,16 @@ async fn a_wiped_registry_gets_the_host_announced_again() {
 async fn a_superseded_host_learns_it_at_its_next_renewal() {
     let registry = CutLine::new();
     let (mut lease, _stop) = keep(&registry, "old");
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
     registry.announce(&announce("new")).await.expect("in memory");
-    assert_eq!(lease.changed().await, Lease::Superseded);
+    assert_eq!(lease.changed().await.state, Lease::Superseded);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stopped_host_leaves_the_registry() {
     let registry = CutLine::new();
     let (mut lease, stop) = keep(&registry, "i");
-    assert_eq!(lease.changed().await, Lease::Held);
+    assert_eq!(lease.changed().await.state, Lease::Held);
     stop.cancel();
     while !registry.inner.hosts().await.expect("in memory").hosts.is_empty() {
         tokio::task::yield_now().await;

@@ -1,8 +1,9 @@
 //! Reaps what agents leave behind.
 //!
 //! This process is a child subreaper: when an agent's own children lose their parent, they become ours. Those that end
-//! are reaped; those that outlive their agent are killed, however they escaped its session, because they carry the
-//! number of the run they belong to in their environment.
+//! are reaped; those that outlive their agent are killed even if they escaped its session, because they carry the number
+//! of the run they belong to in their environment. One that escapes its session *and* clears its environment lives on
+//! until this host ends: only a cgroup of its own would hold it.
 
 use rustix::process::{self, Pid, WaitOptions};
 use std::{

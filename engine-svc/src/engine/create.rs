@@ -16,9 +16,10 @@ use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
     convert,
     launch::Launch,
+    status::reason,
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, View,
+    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, Incarnation, Phase, ReleaseGuard, ReleaseOutcome, RequestId,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -54,6 +55,7 @@ pub struct Created {
 /// Where the agent is claimed.
 struct Place {
     host: HostId,
+    incarnation: Option<Incarnation>,
     epoch: Epoch,
     machine_id: u8,
 }
@@ -76,6 +78,7 @@ impl Engine {
             let (place, claim) = match self.claim(creation, &excluded).await? {
                 Claimed::Place(place, took) => (place, took),
                 Claimed::Done(record) => return Ok(answer(&record, began)),
+                Claimed::Again => continue,
                 Claimed::NoRoom => {
                     return Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())));
                 }
@@ -125,10 +128,15 @@ impl Engine {
             ClaimOutcome::Claimed(claimed) => {
                 self.fleet.reserve(&claimed.host, &launch.demand);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
-                let place = Place { host: claimed.host, epoch: claimed.epoch, machine_id: claimed.machine_id };
+                let place = Place {
+                    host: claimed.host,
+                    incarnation: Some(claimed.incarnation),
+                    epoch: claimed.epoch,
+                    machine_id: claimed.machine_id,
+                };
                 Ok(Claimed::Place(place, Some(began.elapsed())))
             }
-            ClaimOutcome::Exists(record) => existing(creation, *record),
+            ClaimOutcome::Exists(record) => self.existing(creation, *record).await,
             ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
@@ -144,6 +152,7 @@ impl Engine {
             wait: creation.wait.into(),
             epoch: place.epoch.0,
             machine_id: place.machine_id.into(),
+            incarnation: place.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         let request = channels::request(message, creation.deadline);
         let response = client.create_agent(request).await.map_err(|s| CallError::Host(Box::new(s)))?;
@@ -175,12 +184,11 @@ impl Engine {
         if status.code() == Code::Aborted {
             return Ok((host_error(status), Next::Again));
         }
-        if status.code() != Code::ResourceExhausted && !is_unanswered(&status) {
-            return Err(host_error(status));
-        }
-        // Never accepted means never started, and after the release it never will be: the host's first write under
+        let elsewhere = is_unanswered(&status) || reason(&status).as_deref() == Some("HOST_FULL");
+        // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the release it never will be: the host's first write under
         // this epoch fails.
         match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
+            _ if !elsewhere => Err(host_error(status)),
             ReleaseOutcome::Released | ReleaseOutcome::Gone => {
                 // A host that returned under a new address was called at its old one: it may be tried again.
                 let called = self.fleet.host(&place.host).map(|(h, _)| h.incarnation);
@@ -197,36 +205,38 @@ impl Engine {
         }
     }
 
-    /// Reads one agent.
-    pub async fn get(&self, key: &rustic_registry::AgentKey, view: View) -> Result<AgentRecord, EngineError> {
-        self.registry.get(key, view).await?.ok_or_else(|| EngineError::Unknown(key.clone()))
+    /// What an agent that exists already means for a request that wants it.
+    async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
+        let enough =
+            record.phase == Phase::Running || (creation.wait == pb::WaitMode::Accepted && record.accepted.is_some());
+        if self.is_orphaned(&record) {
+            // Its process ended with its host's lease: the agent is created anew.
+            let guard = ReleaseGuard::Expired(self.lease_grace);
+            self.registry.release(&record.key, record.epoch, guard).await?;
+            return Ok(Claimed::Again);
+        }
+        match (record.phase, record.host.clone()) {
+            (Phase::Failed, _) => Err(EngineError::Failed { key: record.key, reason: record.reason }),
+            (_, None) => Ok(Claimed::Done(Box::new(record))),
+            (_, Some(_)) if enough => Ok(Claimed::Done(Box::new(record))),
+            (_, Some(host)) => {
+                let AgentRecord { incarnation, epoch, machine_id, .. } = record;
+                Ok(Claimed::Place(Place { host, incarnation, epoch, machine_id }, None))
+            }
+        }
     }
 }
 
 enum Claimed {
     Place(Place, Option<Duration>),
     Done(Box<AgentRecord>),
+    Again,
     NoRoom,
 }
 
 enum CallError {
     Engine(EngineError),
     Host(Box<Status>),
-}
-
-/// What an agent that exists already means for a request that wants it.
-fn existing(creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
-    let enough =
-        record.phase == Phase::Running || (creation.wait == pb::WaitMode::Accepted && record.accepted.is_some());
-    match (record.phase, record.host.clone()) {
-        (Phase::Failed, _) => Err(EngineError::Failed { key: record.key, reason: record.reason }),
-        (_, None) => Ok(Claimed::Done(Box::new(record))),
-        (_, Some(_)) if enough => Ok(Claimed::Done(Box::new(record))),
-        (_, Some(host)) => {
-            let place = Place { host, epoch: record.epoch, machine_id: record.machine_id };
-            Ok(Claimed::Place(place, None))
-        }
-    }
 }
 
 fn answer(record: &AgentRecord, began: Instant) -> Created {

@@ -62,12 +62,22 @@ impl Engine {
         let mut after = query.after.clone();
         let mut looked_at = 0;
         loop {
-            let want = query.size - agents.len();
-            let page = self.registry.list(&index, after.as_ref(), want, query.view).await?;
-            looked_at += want;
-            agents.extend(page.agents.into_iter().filter(|record| query.fits(record)));
+            // Whole pages, however few are still wanted: a filter must not lead to many small reads.
+            let page = self.registry.list(&index, after.as_ref(), query.size, query.view).await?;
+            looked_at += page.agents.len();
             after = page.next;
-            if after.is_none() || agents.len() == query.size || looked_at >= MOST_LOOKED_AT {
+            let mut records = page.agents.into_iter().map(|record| self.as_it_is(record));
+            while let Some(record) = records.next() {
+                let key = record.key.clone();
+                if query.fits(&record) {
+                    agents.push(record);
+                }
+                if agents.len() == query.size {
+                    let more = records.next().is_some() || after.is_some();
+                    return Ok(AgentsPage { agents, next: more.then_some(key) });
+                }
+            }
+            if after.is_none() || looked_at >= MOST_LOOKED_AT {
                 return Ok(AgentsPage { agents, next: after });
             }
         }

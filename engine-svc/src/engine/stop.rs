@@ -4,9 +4,7 @@ use super::{Engine, is_unanswered};
 use crate::{channels, error::EngineError};
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
-use rustic_registry::{
-    AgentKey, AgentRecord, GuildId, HostId, Index, OnDisconnect, ReleaseGuard, ReleaseOutcome, UnixMillis, View,
-};
+use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, ReleaseGuard, ReleaseOutcome, View};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -26,7 +24,7 @@ impl Engine {
     pub async fn stop(&self, key: &AgentKey, grace: Duration) -> Result<Option<pb::LastExit>, EngineError> {
         let mut asked_in_vain = None;
         for _ in 0..TRIES {
-            let record = self.get(key, View::Basic).await?;
+            let record = self.read(key, View::Basic).await?;
             let Some(host) = record.host.clone().filter(|_| record.phase.holds_room()) else {
                 match self.registry.release(key, record.epoch, ReleaseGuard::Unhosted).await? {
                     ReleaseOutcome::Released => return Ok(None),
@@ -69,6 +67,7 @@ impl Engine {
             agent_id: record.key.agent.to_string(),
             timeout: Some(duration(grace)),
             epoch: record.epoch.0,
+            incarnation: record.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         let request = channels::request(message, Instant::now() + grace + ANSWER);
         Ok(client.stop_agent(request).await.map(|response| response.into_inner().exit))
@@ -83,12 +82,10 @@ impl Engine {
         status: &Status,
     ) -> Result<Option<pb::LastExit>, EngineError> {
         self.fleet.refresh().await?;
-        let ended = self.fleet.host(host).is_none_or(|(h, now)| {
-            Some(&h.incarnation) != record.incarnation.as_ref() || lease_over(h.deadline, now, self.lease_grace)
-        });
-        if ended && record.on_disconnect == OnDisconnect::Stop {
+        if self.is_orphaned(record) {
             warn!(agent = %record.key, %host, "the host is gone and its lease has ended; removing the agent");
-            let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Reaped).await?;
+            let released =
+                self.registry.release(&record.key, record.epoch, ReleaseGuard::Expired(self.lease_grace)).await?;
             if matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone) {
                 return Ok(None);
             }
@@ -123,8 +120,4 @@ impl Engine {
         }
         if left.is_empty() { Ok(stopped) } else { Err(EngineError::SomeLeft(left)) }
     }
-}
-
-fn lease_over(deadline: UnixMillis, now: UnixMillis, grace: Duration) -> bool {
-    u128::from(now.0) >= u128::from(deadline.0) + grace.as_millis()
 }

@@ -53,4 +53,4 @@ redis.call('ZADD', key('agents'), 0, member)
 redis.call('ZADD', key('guild', guild), 0, member)
 redis.call('ZADD', key('on', host), 0, member)
 event(member, 'STARTING', epoch, host)
-return {'claimed', host, epoch, machine}
+return {'claimed', host, incarnation, epoch, machine}

@@ -47,7 +47,10 @@ local function vacate(member, host, incarnation, demand)
   redis.call('HSET', hkey, 'used', format_room(used))
 end
 
+-- Largest epoch that Lua counts exactly; a larger one is nonsense and must not stop all claims.
+local MAX_EPOCH = 9007199254740991
+
 local function raise_epoch(highest)
   local current = tonumber(redis.call('GET', key('epoch')) or '0')
-  if tonumber(highest) > current then redis.call('SET', key('epoch'), highest) end
+  if tonumber(highest) > current and tonumber(highest) <= MAX_EPOCH then redis.call('SET', key('epoch'), highest) end
 end

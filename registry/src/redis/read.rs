@@ -83,16 +83,24 @@ pub(super) fn renewal(answer: &[String]) -> Result<Renewal, RegistryError> {
 
 pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
     let outcome = match words(answer)[..] {
-        ["claimed", host, at, machine] => keys::parse_host(host)
-            .zip(epoch(at))
-            .zip(machine.parse().ok())
-            .map(|((host, epoch), machine_id)| ClaimOutcome::Claimed(Claimed { host, epoch, machine_id })),
+        ["claimed", host, incarnation, at, machine] => {
+            claimed(host, incarnation, at, machine).map(ClaimOutcome::Claimed)
+        }
         ["conflict", phase] => Phase::parse(phase).map(ClaimOutcome::Conflict),
         ["stopping"] => Some(ClaimOutcome::Stopping),
         ["full"] => Some(ClaimOutcome::NoRoom),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("claim", answer))
+}
+
+fn claimed(host: &str, incarnation: &str, at: &str, machine: &str) -> Option<Claimed> {
+    Some(Claimed {
+        host: keys::parse_host(host)?,
+        incarnation: incarnation.parse().ok()?,
+        epoch: epoch(at)?,
+        machine_id: machine.parse().ok()?,
+    })
 }
 
 pub(super) fn advance(answer: &[String]) -> Result<AdvanceOutcome, RegistryError> {

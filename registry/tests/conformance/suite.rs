@@ -2,8 +2,8 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Epoch, EventId, ExitStatus, HostState, Index, Phase, Registry,
-    ReleaseGuard, ReleaseOutcome, Renewal, Resources, View,
+    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Epoch, EventId, ExitStatus, HostState, Index, OnDisconnect,
+    Phase, Registry, ReleaseGuard, ReleaseOutcome, Renewal, Resources, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +32,7 @@ promises!(
     failed_gives_the_room_back_and_keeps_its_reason,
     release_frees_room_and_machine_id,
     release_guards_hold,
+    an_expired_lease_frees_its_agents_unless_they_may_outlive_it,
     a_new_incarnation_voids_the_claims_of_the_one_before,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
     an_unknown_host_must_announce_and_a_superseded_one_must_end,
@@ -205,6 +206,23 @@ async fn release_guards_hold(store: Store) {
     assert_eq!(outcome, ReleaseOutcome::Released);
 }
 
+async fn an_expired_lease_frees_its_agents_unless_they_may_outlive_it(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (stops, keeps) = (key("g", "stops"), key("g", "keeps"));
+    let epoch = claimed(&store, &stops, "r", &["h-0"]).await.epoch;
+    let keep = rustic_registry::Claim { on_disconnect: OnDisconnect::Keep, ..claim(&keeps, "r", "d", &["h-0"]) };
+    store.claim(&keep).await.unwrap();
+    let release =
+        async |key: &AgentKey, epoch, grace| store.release(key, epoch, ReleaseGuard::Expired(grace)).await.unwrap();
+    let guarded = ReleaseOutcome::Guarded(Phase::Starting);
+    assert_eq!(release(&stops, epoch, Duration::ZERO).await, guarded, "the lease holds");
+    store.renew(&renew("h-0", "i", Duration::ZERO)).await.unwrap();
+    assert_eq!(release(&stops, epoch, LONG).await, guarded, "not for long enough");
+    assert_eq!(release(&keeps, Epoch(epoch.0 + 1), Duration::ZERO).await, guarded, "keep means keep");
+    assert_eq!(release(&stops, epoch, Duration::ZERO).await, ReleaseOutcome::Released);
+    assert_eq!(used_slots(&store, "h-0").await, 1000);
+}
+
 async fn a_new_incarnation_voids_the_claims_of_the_one_before(store: Store) {
     store.announce(&announce("h-0", "old", 5.0)).await.unwrap();
     let a = key("g", "a");
@@ -257,6 +275,10 @@ async fn the_epoch_counter_is_raised_to_what_hosts_saw(store: Store) {
     let seen = rustic_registry::Renew { highest_epoch: Epoch(1 << 41), ..renew("h-0", "i", LONG) };
     store.renew(&seen).await.unwrap();
     assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch((1 << 41) + 1));
+    // Nonsense must not stop all claims.
+    let nonsense = rustic_registry::Renew { highest_epoch: Epoch(u64::MAX), ..renew("h-0", "i", LONG) };
+    store.renew(&nonsense).await.unwrap();
+    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.epoch, Epoch((1 << 41) + 2));
 }
 
 async fn machine_ids_are_the_smallest_free_and_shared_past_255(store: Store) {

@@ -27,7 +27,13 @@ fn op() -> impl Strategy<Value = Op> {
         Phase::Stopping,
         Phase::Failed,
     ]);
-    let guard = prop::sample::select(vec![ReleaseGuard::Reaped, ReleaseGuard::Unaccepted, ReleaseGuard::Unhosted]);
+    let guard = prop::sample::select(vec![
+        ReleaseGuard::Reaped,
+        ReleaseGuard::Unaccepted,
+        ReleaseGuard::Unhosted,
+        ReleaseGuard::Expired(Duration::ZERO),
+        ReleaseGuard::Expired(LONG),
+    ]);
     // Few names, so that operations meet.
     prop_oneof![
         2 => (0..3u8, 0..2u8, 1..4u8).prop_map(|(host, life, slots)| Op::Announce { host, life, slots }),

@@ -30,13 +30,13 @@ pub type Layers =
     Stack<Around<MessageSize>, Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Trace>, Identity>>>>;
 
 impl ServerSettings {
-    /// A server with every layer in place.
-    pub fn server(&self) -> Server<Layers> {
+    /// A server with every layer in place; takes messages that are `headroom` bytes over the limit.
+    pub fn server(&self, headroom: usize) -> Server<Layers> {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .layer(Around(Trace))
             .layer(Around(LoadLimit::new(self.max_calls)))
             .layer(Around(Deadline { default: self.default_deadline }))
-            .layer(Around(MessageSize { limit: self.max_message_size }))
+            .layer(Around(MessageSize { limit: self.max_message_size + headroom }))
     }
 }

@@ -16,8 +16,11 @@ logger = logging.getLogger(__name__)
 
 # Every call of EngineService is idempotent (see its proto), so a call whose fate is unknown may be made again.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE})
-_MAX_TRIES = 5
 _FIRST_DELAY = 0.05
+_LONGEST_DELAY = 2.0
+# Seconds of unavailability to sit out: longer than a rolling restart takes, shorter than anybody wants to wait for an
+# address that is wrong.
+_PATIENCE = 20.0
 _CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -63,20 +66,19 @@ def call(method: Callable[..., Any], request: Any, timeout: float) -> Any:
     Raises:
         grpc.RpcError: The last error.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline, give_up = began + timeout, began + min(timeout, _PATIENCE)
     delay = _FIRST_DELAY
-    for attempt in range(1, _MAX_TRIES + 1):
+    while True:
         try:
             return method(request, timeout=max(0.001, deadline - time.monotonic()), metadata=_trace_context())
         except grpc.RpcError as error:
             pause = delay * random.uniform(0.5, 1.0)
-            out_of_time = time.monotonic() + pause >= deadline
-            if error.code() not in _RETRYABLE or attempt == _MAX_TRIES or out_of_time:
+            if error.code() not in _RETRYABLE or time.monotonic() + pause >= give_up:
                 raise
             logger.debug("call failed (%s), trying again in %.3f s", error.details(), pause)
             time.sleep(pause)
-            delay *= 2
-    raise AssertionError("unreachable: the last try returns or raises")
+            delay = min(delay * 2, _LONGEST_DELAY)
 
 
 def _trace_context() -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from rustic_ai.agent_host.v1 import agent_pb2 as rustic__ai_dot_agent__host_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xb2\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nmachine_id\x18\x05 \x01(\r\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"q\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"9\n\x13GetAgentInfoRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"E\n\x14GetAgentInfoResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"L\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"X\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t2\x8f\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12k\n\x0cGetAgentInfo\x12,.rustic_ai.agent_host.v1.GetAgentInfoRequest\x1a-.rustic_ai.agent_host.v1.GetAgentInfoResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xc7\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nmachine_id\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"\x86\x01\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"9\n\x13GetAgentInfoRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"E\n\x14GetAgentInfoResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"L\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"X\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t2\x8f\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12k\n\x0cGetAgentInfo\x12,.rustic_ai.agent_host.v1.GetAgentInfoRequest\x1a-.rustic_ai.agent_host.v1.GetAgentInfoResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rustic_ai.agent_host.v1.age
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATEAGENTREQUEST']._serialized_start=147
-  _globals['_CREATEAGENTREQUEST']._serialized_end=325
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=327
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=451
-  _globals['_STOPAGENTREQUEST']._serialized_start=453
-  _globals['_STOPAGENTREQUEST']._serialized_end=566
-  _globals['_STOPAGENTRESPONSE']._serialized_start=568
-  _globals['_STOPAGENTRESPONSE']._serialized_end=636
-  _globals['_GETAGENTINFOREQUEST']._serialized_start=638
-  _globals['_GETAGENTINFOREQUEST']._serialized_end=695
-  _globals['_GETAGENTINFORESPONSE']._serialized_start=697
-  _globals['_GETAGENTINFORESPONSE']._serialized_end=766
-  _globals['_LISTAGENTSREQUEST']._serialized_start=768
-  _globals['_LISTAGENTSREQUEST']._serialized_end=844
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=846
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=939
-  _globals['_HEALTHREQUEST']._serialized_start=941
-  _globals['_HEALTHREQUEST']._serialized_end=956
-  _globals['_HEALTHRESPONSE']._serialized_start=958
-  _globals['_HEALTHRESPONSE']._serialized_end=1046
-  _globals['_AGENTHOSTSERVICE']._serialized_start=1049
-  _globals['_AGENTHOSTSERVICE']._serialized_end=1576
+  _globals['_CREATEAGENTREQUEST']._serialized_end=346
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=348
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=472
+  _globals['_STOPAGENTREQUEST']._serialized_start=475
+  _globals['_STOPAGENTREQUEST']._serialized_end=609
+  _globals['_STOPAGENTRESPONSE']._serialized_start=611
+  _globals['_STOPAGENTRESPONSE']._serialized_end=679
+  _globals['_GETAGENTINFOREQUEST']._serialized_start=681
+  _globals['_GETAGENTINFOREQUEST']._serialized_end=738
+  _globals['_GETAGENTINFORESPONSE']._serialized_start=740
+  _globals['_GETAGENTINFORESPONSE']._serialized_end=809
+  _globals['_LISTAGENTSREQUEST']._serialized_start=811
+  _globals['_LISTAGENTSREQUEST']._serialized_end=887
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=889
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=982
+  _globals['_HEALTHREQUEST']._serialized_start=984
+  _globals['_HEALTHREQUEST']._serialized_end=999
+  _globals['_HEALTHRESPONSE']._serialized_start=1001
+  _globals['_HEALTHRESPONSE']._serialized_end=1089
+  _globals['_AGENTHOSTSERVICE']._serialized_start=1092
+  _globals['_AGENTHOSTSERVICE']._serialized_end=1619
 # @@protoc_insertion_point(module_scope)

@@ -71,7 +71,7 @@ fn is_unanswered(status: &Status) -> bool {
     let by_transport = std::error::Error::source(status).is_some();
     match status.code() {
         Code::Unavailable => true,
-        Code::Unknown | Code::Internal | Code::Cancelled => by_transport,
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::ResourceExhausted => by_transport,
         _ => false,
     }
 }

@@ -40,6 +40,9 @@ pub enum EngineError {
     /// It is on its way out.
     #[error("agent {0} is being stopped; create it again when it is gone")]
     AgentStopping(AgentKey),
+    /// The caller's deadline passed before the agent was claimed.
+    #[error("agent {0} was not created within the deadline of the call; retry with a longer one")]
+    TooLate(AgentKey),
     /// No host has room.
     #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
     NoRoom(AgentKey),
@@ -85,7 +88,7 @@ impl EngineError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoRoom(_) | Self::HostSilent { .. } | Self::SomeLeft(_) | Self::Stopping => true,
+            Self::TooLate(_) | Self::NoRoom(_) | Self::HostSilent { .. } | Self::SomeLeft(_) | Self::Stopping => true,
             Self::Registry(error) => error.is_retryable(),
             Self::Host { status, .. } => status.code() == Code::Unavailable,
             Self::Bad(_)
@@ -107,6 +110,7 @@ impl From<EngineError> for Status {
             EngineError::OtherSpec { .. } => with_reason(Code::AlreadyExists, "AGENT_HAS_OTHER_SPEC", text, &[]),
             EngineError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
             EngineError::AgentStopping(_) => with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[]),
+            EngineError::TooLate(_) => with_reason(Code::DeadlineExceeded, "TOO_LATE", text, &[]),
             EngineError::NoRoom(_) => with_reason(Code::ResourceExhausted, "NO_ROOM", text, &[]),
             EngineError::HostSilent { host, .. } => {
                 with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[("host", &host)])

@@ -75,6 +75,10 @@ impl Engine {
         let mut excluded = BTreeSet::new();
         let mut trouble = None;
         for _ in 0..TRIES {
+            if creation.deadline <= Instant::now() {
+                // Nobody waits any more: what is not claimed yet is not claimed at all.
+                return Err(trouble.unwrap_or_else(|| EngineError::TooLate(creation.launch.key.clone())));
+            }
             let (place, claim) = match self.claim(creation, &excluded).await? {
                 Claimed::Place(place, took) => (place, took),
                 Claimed::Done(record) => return Ok(answer(&record, began)),

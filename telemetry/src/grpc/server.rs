@@ -34,6 +34,8 @@ impl ServerSettings {
     pub fn server(&self, headroom: usize) -> Server<Layers> {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            // Callers that give up reset their streams. The default of 20 would close the connection under all others.
+            .http2_max_pending_accept_reset_streams(Some(self.max_calls))
             .layer(Around(Trace))
             .layer(Around(LoadLimit::new(self.max_calls)))
             .layer(Around(Deadline { default: self.default_deadline }))

@@ -4,6 +4,7 @@ use crate::{
     agent::{AgentHandle, AgentStatus, Ending, FirstStart, task::StepTimes},
     error::HostError,
     supervisor::{Attached, Creation, GivenClaim, Supervisor},
+    zygote::{ZygoteHandle, ZygoteState},
 };
 use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
@@ -13,7 +14,10 @@ use rustic_proto::{
     violation::Violations,
 };
 use rustic_registry::{Epoch, LastExit, Phase};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -181,11 +185,20 @@ impl AgentHostService for Service {
 
     async fn health(&self, _request: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
         let trouble = self.supervisor.trouble();
+        let runtimes = self.supervisor.runtimes();
+        let zygote = match runtimes.zygote.as_ref().map(ZygoteHandle::state) {
+            None => "off".to_owned(),
+            Some(ZygoteState::Starting) => "starting".to_owned(),
+            Some(ZygoteState::Ready) => "ready".to_owned(),
+            Some(ZygoteState::Down(why)) => why,
+        };
         Ok(Response::new(pb::HealthResponse {
             healthy: trouble.is_none(),
             agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
             hostname: self.supervisor.host().to_string(),
             reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
+            zygote,
+            cold_starts: runtimes.cold_starts.load(Ordering::Relaxed),
         }))
     }
 }

@@ -21,6 +21,7 @@ pub mod process;
 pub mod runtime;
 pub mod settings;
 pub mod supervisor;
+pub mod zygote;
 
 pub use settings::Settings;
 
@@ -29,6 +30,7 @@ use crate::{
     process::{Orphans, Spawner},
     runtime::Runtimes,
     supervisor::{HostSettings, Supervisor},
+    zygote::ZygoteTask,
 };
 use anyhow::{Context as _, bail};
 use rustic_proto::{
@@ -135,9 +137,16 @@ fn supervisor(
     let host = settings.host()?;
     let orphans = Arc::new(Orphans::default());
     orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
+    let spawner = Spawner::start(orphans.clone()).context("cannot start the spawner thread")?;
+    let zygote = (!settings.no_zygote).then(|| {
+        let (python, preload) = (settings.python.clone(), settings.preload.clone());
+        ZygoteTask { python, preload, spawner: spawner.clone(), orphans: orphans.clone() }.start(stop.clone())
+    });
     let runtimes = Runtimes {
-        spawner: Spawner::start(orphans.clone()).context("cannot start the spawner thread")?,
+        spawner,
         orphans,
+        zygote,
+        cold_starts: AtomicU64::new(0),
         python: settings.python.clone(),
         engine_address: settings.engine_address.clone(),
         host: host.to_string(),

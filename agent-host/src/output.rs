@@ -11,11 +11,7 @@ pub use tail::Tail;
 
 use budget::Budget;
 use lines::{LineSplitter, Piece};
-use std::{
-    os::fd::OwnedFd,
-    process::{ChildStderr, ChildStdout},
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, time::Duration};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
@@ -64,14 +60,14 @@ pub struct Output {
 impl Output {
     /// Starts to read both streams.
     pub fn read(
-        stdout: ChildStdout,
-        stderr: ChildStderr,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
         source: &Source,
         limit: OutputLimit,
         tail: &Tail,
     ) -> std::io::Result<Self> {
         let mut readers = JoinSet::new();
-        let streams = [("stdout", OwnedFd::from(stdout)), ("stderr", OwnedFd::from(stderr))];
+        let streams = [("stdout", stdout), ("stderr", stderr)];
         for (stream, fd) in streams {
             let pipe = Receiver::from_owned_fd(fd)?;
             let line_log = LineLog {

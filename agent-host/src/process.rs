@@ -8,5 +8,5 @@ mod orphans;
 mod spawner;
 
 pub use child::{Child, Signal};
-pub use orphans::{Orphans, RUN_VARIABLE};
+pub use orphans::{Expected, Orphans, RUN_VARIABLE};
 pub use spawner::{SpawnError, Spawner, Started};

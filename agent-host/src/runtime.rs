@@ -13,19 +13,22 @@ pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
     process::{Child, Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
+    zygote::ZygoteHandle,
 };
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::Epoch;
 use std::{
     collections::BTreeMap,
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     path::PathBuf,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+use tracing::warn;
 
 /// Settings of the host itself; agents do not get them.
 const HOST_VARIABLES: &str = "AGENT_HOST_";
@@ -85,6 +88,10 @@ pub struct Runtimes {
     pub orphans: Arc<Orphans>,
     /// Python interpreter of the `python` runtime.
     pub python: PathBuf,
+    /// Forks warm Python processes; without it every one starts cold.
+    pub zygote: Option<ZygoteHandle>,
+    /// Python agents that started cold although there is a zygote.
+    pub cold_starts: AtomicU64,
     /// Address of engine-svc, for agents that launch agents.
     pub engine_address: Option<String>,
     /// Host id, told to agents.
@@ -116,30 +123,46 @@ impl Runtimes {
     }
 
     async fn spawn(&self, order: &Order, run: u64) -> Result<(Started, Reports), StartError> {
+        let environment = self.environment(order, run);
+        if let (RuntimeKind::Python, Some(zygote)) = (&order.launch.runtime, &self.zygote) {
+            match python::warm(zygote, order, &environment).await? {
+                Ok((started, feed)) => return Ok((started, feed.start()?)),
+                Err(why) => {
+                    self.cold_starts.fetch_add(1, Ordering::Relaxed);
+                    warn!(%why, "the agent starts cold");
+                }
+            }
+        }
         let (mut command, feed) = match &order.launch.runtime {
             RuntimeKind::Python => python::command(&self.python, order)?,
             RuntimeKind::Command(argv) => command::command(argv, order)?,
         };
-        self.set_environment(&mut command, order, run);
+        command.env_clear().envs(environment);
         let started = self.spawner.spawn(command).await?;
         Ok((started, feed.start()?))
     }
 
     /// The host's environment without the host's own settings, then the caller's, then what the system tells.
-    fn set_environment(&self, command: &mut Command, order: &Order, run: u64) {
+    fn environment(&self, order: &Order, run: u64) -> BTreeMap<OsString, OsString> {
         let launch = &order.launch;
-        let inherited = env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(HOST_VARIABLES));
-        command.env_clear().envs(inherited);
+        let mut environment: BTreeMap<_, _> = inherited_environment().collect();
+        let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
         if let Some(address) = &self.engine_address {
-            command.env("RUSTIC_ENGINE_ADDRESS", address);
+            set("RUSTIC_ENGINE_ADDRESS", address);
         }
-        let traces: BTreeMap<_, _> = rustic_telemetry::traces::environment();
-        command.envs(traces).envs(&launch.message.environment);
-        command
-            .env("RUSTIC_AGENT_GUILD_ID", launch.key.guild.as_str())
-            .env("RUSTIC_AGENT_ID", launch.key.agent.as_str())
-            .env("RUSTIC_AGENT_EPOCH", order.epoch.to_string())
-            .env("RUSTIC_AGENT_HOST", &self.host)
-            .env(RUN_VARIABLE, run.to_string());
+        for (name, value) in rustic_telemetry::traces::environment().iter().chain(&launch.message.environment) {
+            set(name, value);
+        }
+        set("RUSTIC_AGENT_GUILD_ID", launch.key.guild.as_str());
+        set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
+        set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
+        set("RUSTIC_AGENT_HOST", &self.host);
+        set(RUN_VARIABLE, &run.to_string());
+        environment
     }
+}
+
+/// The host's environment without the host's own settings.
+pub fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(HOST_VARIABLES))
 }

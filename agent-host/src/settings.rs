@@ -62,6 +62,12 @@ pub struct Settings {
     /// Python interpreter of the python runtime
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: PathBuf,
+    /// Module that the zygote imports once for all agents, beside Rustic AI's own; may be given several times
+    #[arg(long, value_delimiter = ',', value_name = "MODULE")]
+    pub preload: Vec<String>,
+    /// Start every Python agent in a fresh interpreter
+    #[arg(long)]
+    pub no_zygote: bool,
     /// Output of one agent that is logged in the long run; more is counted and left out
     #[arg(long, default_value_t = 512 << 10, value_name = "BYTES")]
     pub agent_log_bytes_per_second: u64,

@@ -160,6 +160,11 @@ impl Supervisor {
         self.refusal().or_else(unreachable)
     }
 
+    /// How Python agents are started.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.runtimes
+    }
+
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
     pub async fn create(&self, creation: Creation) -> Result<Attached, HostError> {
         if let Some(refusal) = self.refusal() {

@@ -15,7 +15,7 @@ pub mod processes;
 pub mod program;
 pub mod stack;
 
-pub use stack::{Stack, StackSettings};
+pub use stack::{Stack, StackSettings, Zygote};
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 use tokio::time::{Instant, sleep};

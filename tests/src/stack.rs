@@ -21,11 +21,30 @@ pub struct StackSettings {
     pub engine_arguments: Vec<String>,
     /// More arguments of every agent-host.
     pub host_arguments: Vec<String>,
+    /// More environment of every agent-host.
+    pub host_environment: Vec<(String, String)>,
+    /// Whether Python agents are forked from a zygote; most tests do without, to start quickly.
+    pub zygote: Zygote,
+}
+
+/// Whether hosts have a zygote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zygote {
+    /// Every Python agent starts cold.
+    Off,
+    /// As in production.
+    On,
 }
 
 impl Default for StackSettings {
     fn default() -> Self {
-        Self { hosts: 1, engine_arguments: vec![], host_arguments: vec![] }
+        Self {
+            hosts: 1,
+            engine_arguments: vec![],
+            host_arguments: vec![],
+            host_environment: vec![],
+            zygote: Zygote::Off,
+        }
     }
 }
 
@@ -60,9 +79,12 @@ impl Stack {
         let redis = DevServer::start(dir.path(), Durability::None).expect("a Redis");
         let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &settings.engine_arguments));
         let engine_address = engine.address().await;
+        let environment: Vec<_> = settings.host_environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let mut more = settings.host_arguments.clone();
+        more.extend((settings.zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
         let start = |n| {
-            let arguments = host_arguments(n, &redis.url(), &engine_address, &settings.host_arguments);
-            Program::start("agent-host", &arguments)
+            let arguments = host_arguments(n, &redis.url(), &engine_address, &more);
+            Program::start_with("agent-host", &arguments, &environment)
         };
         let hosts: Vec<_> = (0..settings.hosts).map(start).collect();
         let client = connect(&engine_address);
@@ -95,7 +117,8 @@ impl Stack {
 
     /// Starts host `n` again after it ended.
     pub fn restart_host(&mut self, n: usize) {
-        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &[]);
+        let more = ["--no-zygote".to_owned()];
+        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &more);
         self.hosts[n] = Program::start("agent-host", &arguments);
     }
 

@@ -5,11 +5,15 @@
 //! of the run they belong to in their environment. One that escapes its session *and* clears its environment lives on
 //! until this host ends: only a cgroup of its own would hold it.
 
-use rustix::process::{self, Pid, WaitOptions};
+use super::child::Child;
+use rustix::process::{self, Pid, PidfdFlags, WaitOptions, pidfd_open};
 use std::{
     collections::HashSet,
     fs, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +26,9 @@ pub const RUN_VARIABLE: &str = "RUSTIC_AGENT_RUN";
 #[derive(Debug, Default)]
 pub struct Orphans {
     managed: Mutex<HashSet<Pid>>,
+    /// Children that somebody else is just making for us. While there are any, no ended child is reaped: it may be one
+    /// of them, and its exit status is wanted.
+    expected: AtomicUsize,
     runs: Mutex<HashSet<u64>>,
 }
 
@@ -42,6 +49,12 @@ impl Orphans {
     pub(super) fn adopt(self: &Arc<Self>, pid: Pid) {
         self.lock().remove(&pid);
         self.sweep();
+    }
+
+    /// Announces that a child of ours is about to appear that we did not start ourselves.
+    pub fn expect(self: &Arc<Self>) -> Expected {
+        self.expected.fetch_add(1, Ordering::SeqCst);
+        Expected { orphans: self.clone() }
     }
 
     /// A run begins: what carries its number may live.
@@ -76,6 +89,9 @@ impl Orphans {
             Ok(children) => children,
             Err(error) => return warn!(%error, "cannot list child processes; orphans are not reaped"),
         };
+        if self.expected.load(Ordering::SeqCst) > 0 {
+            return;
+        }
         for pid in children.into_iter().filter(|pid| !managed.contains(pid)) {
             match process::waitpid(Some(pid), WaitOptions::NOHANG) {
                 Ok(Some(_)) => debug!(pid = pid.as_raw_nonzero(), "reaped an orphan"),
@@ -92,6 +108,28 @@ impl Orphans {
             warn!(pid = pid.as_raw_nonzero(), run, "killing a process that outlived its agent");
             let _ = process::kill_process(pid, process::Signal::KILL);
         }
+    }
+}
+
+/// A child that is about to appear. Dropping it lets the reaper go on.
+pub struct Expected {
+    orphans: Arc<Orphans>,
+}
+
+impl Expected {
+    /// Takes the child that appeared; from now on only its handle reaps it.
+    pub fn adopt(self, pid: u32) -> io::Result<Child> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        self.orphans.lock().insert(pid);
+        Ok(Child::new(pid, pidfd, self.orphans.clone()))
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.orphans.expected.fetch_sub(1, Ordering::SeqCst);
+        self.orphans.sweep();
     }
 }
 

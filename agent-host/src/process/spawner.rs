@@ -7,8 +7,8 @@ use super::{child::Child, orphans::Orphans};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::{
     io,
-    os::unix::process::CommandExt as _,
-    process::{ChildStderr, ChildStdout, Command, Stdio},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    process::{Command, Stdio},
     sync::{Arc, mpsc},
     thread,
 };
@@ -38,9 +38,9 @@ pub struct Started {
     /// The process.
     pub child: Child,
     /// What it writes to standard output.
-    pub stdout: ChildStdout,
+    pub stdout: OwnedFd,
     /// What it writes to standard error.
-    pub stderr: ChildStderr,
+    pub stderr: OwnedFd,
 }
 
 struct Order {
@@ -96,7 +96,8 @@ fn start(mut command: Command, orphans: &Arc<Orphans>) -> Result<Started, SpawnE
     let pipes = child.stdout.take().zip(child.stderr.take());
     let (stdout, stderr) = pipes.ok_or_else(|| unwatched(io::Error::other("its output is not piped")))?;
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| unwatched(e.into()))?;
-    Ok(Started { child: Child::new(pid, pidfd, orphans.clone()), stdout, stderr })
+    let child = Child::new(pid, pidfd, orphans.clone());
+    Ok(Started { child, stdout: stdout.into(), stderr: stderr.into() })
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]

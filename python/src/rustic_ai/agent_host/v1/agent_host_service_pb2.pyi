@@ -91,13 +91,17 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "agent_count", "hostname", "reason")
+    __slots__ = ("healthy", "agent_count", "hostname", "reason", "zygote", "cold_starts")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ZYGOTE_FIELD_NUMBER: _ClassVar[int]
+    COLD_STARTS_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     agent_count: int
     hostname: str
     reason: str
-    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    zygote: str
+    cold_starts: int
+    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ..., zygote: _Optional[str] = ..., cold_starts: _Optional[int] = ...) -> None: ...

@@ -1,5 +1,10 @@
-"""Runs one agent in this process. agent-host starts it as `python -m rustic_ai.k8s.runtime`.
+"""Runs agents in processes of their own. agent-host starts it in one of two ways:
 
-Standard input is a socket to the host: the launch document comes in (one JSON object, then end of file), one report
-goes out (one JSON object and a line end). Nothing travels through arguments or environment, and no pickle anywhere.
+- cold, `python -m rustic_ai.k8s.runtime`: a fresh interpreter for one agent, whose standard input is a socket to the
+  host;
+- warm, `python -m rustic_ai.k8s.runtime.zygote`: an interpreter that has everything imported and forks a ready child
+  for every agent; each child gets a socket of its own.
+
+Over its socket a child gets the launch document (one JSON object, then end of file) and sends one report (one JSON object
+and a line end). Nothing travels through arguments or environment, and no pickle anywhere.
 """

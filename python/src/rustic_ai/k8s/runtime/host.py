@@ -9,20 +9,31 @@ from typing import Any
 _MAX_TRACEBACK = 64 * 1024
 
 
+def null_stdin() -> None:
+    """Puts /dev/null in the place of standard input."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
 def describe(error: BaseException) -> str:
     """An error in one line, with its type."""
     return f"{type(error).__name__}: {error}"
 
 
 class HostSocket:
-    """Standard input, taken away from the agent: it must neither read the launch nor fake a report."""
+    """The way to agent-host: the launch comes in, one report goes out."""
 
-    def __init__(self) -> None:
-        """Takes over descriptor 0 and leaves /dev/null in its place."""
-        self._socket = socket.socket(fileno=os.dup(0))
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
+    def __init__(self, descriptor: int) -> None:
+        """Takes over a socket's descriptor."""
+        self._socket = socket.socket(fileno=descriptor)
+
+    @classmethod
+    def from_stdin(cls) -> "HostSocket":
+        """Takes descriptor 0 away from the agent, which must neither read the launch nor fake a report."""
+        host = cls(os.dup(0))
+        null_stdin()
+        return host
 
     def read_document(self) -> bytes:
         """Reads the launch document up to end of file."""
@@ -33,7 +44,7 @@ class HostSocket:
         """Reports that the agent has subscribed.
 
         Args:
-            import_seconds: From the start of the interpreter to all imports done.
+            import_seconds: From the start of the process to all imports done.
             initialize_seconds: Building and subscribing the agent.
         """
         self._report(event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds)

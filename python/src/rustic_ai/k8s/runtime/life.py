@@ -1,0 +1,65 @@
+"""The life of one agent in its process, however the process came to be."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import NoReturn
+
+from rustic_ai.k8s.runtime.document import LaunchDocument
+from rustic_ai.k8s.runtime.host import HostSocket, describe
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+# Seconds to unsubscribe in; less than the 10 s between SIGTERM and SIGKILL.
+_SHUTDOWN = 3.0
+
+
+def run(host: HostSocket, began: float) -> int:
+    """Runs one agent until SIGTERM.
+
+    Args:
+        host: Socket to agent-host.
+        began: When the process began, on `time.monotonic`.
+
+    Returns:
+        Exit code: 0 after SIGTERM, 1 when the agent could not start.
+    """
+    logging.basicConfig(
+        level=os.environ.get("RUSTIC_AGENT_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    document = LaunchDocument.parse(host.read_document())
+    try:
+        # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
+        from rustic_ai.k8s.runtime import agent
+    except BaseException as error:
+        host.failed("import", describe(error), traceback.format_exc())
+        return 1
+    try:
+        wrapper = agent.build(document)
+        imported = time.monotonic()
+        wrapper.run()
+    except agent.StartFailure as failure:
+        host.failed(failure.stage, str(failure), traceback.format_exc())
+        return 1
+    except BaseException as error:
+        # Whatever an agent raises while it is built is its author's to read.
+        host.failed("initialize", describe(error), traceback.format_exc())
+        return 1
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    host.ready(import_seconds=imported - began, initialize_seconds=time.monotonic() - imported)
+    stop.wait()
+    agent.shut_down(wrapper, _SHUTDOWN)
+    return 0
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process at once: the usual way would wait for threads that the agent left behind."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

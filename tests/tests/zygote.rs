@@ -1,0 +1,185 @@
+//! Warm Python agents, and everything that can go wrong with what they are forked from.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, HealthResponse};
+use rustic_tests::{
+    Stack, StackSettings, Zygote,
+    launches::{RESPONDER, python},
+    processes::{children, lives, parent_and_session},
+    wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+use tempfile::TempDir;
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+}
+
+async fn health(stack: &Stack) -> HealthResponse {
+    stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner()
+}
+
+/// Waits until the zygote forks, and tells its process id.
+async fn ready(stack: &Stack) -> u32 {
+    wait_until("the zygote to be ready", async || match health(stack).await {
+        health if health.zygote == "ready" => Ok(()),
+        health => Err(health),
+    })
+    .await;
+    let ready = |l: &serde_json::Value| l["message"] == "the zygote is ready";
+    let last = stack.hosts[0].log().into_iter().rfind(|l| ready(l)).unwrap();
+    u32::try_from(last["pid"].as_u64().unwrap()).unwrap()
+}
+
+async fn start() -> Stack {
+    Stack::with(StackSettings { zygote: Zygote::On, ..StackSettings::default() }).await
+}
+
+/// A stack whose zygote preloads `odd`, a module with this text.
+async fn with_odd_module(text: &str) -> (Stack, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("odd.py"), text).unwrap();
+    let settings = StackSettings {
+        zygote: Zygote::On,
+        host_arguments: vec!["--preload".to_owned(), "odd,json".to_owned()],
+        host_environment: vec![("PYTHONPATH".to_owned(), dir.path().display().to_string())],
+        ..StackSettings::default()
+    };
+    (Stack::with(settings).await, dir)
+}
+
+fn name_of(pid: u32) -> String {
+    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
+    let stack = start().await;
+    let zygote = ready(&stack).await;
+    let one = stack.create(python("g", "one", RESPONDER)).await.unwrap();
+    let two = stack.create(python("g", "two", RESPONDER)).await.unwrap();
+    let host = stack.hosts[0].pid();
+    for agent in [&one, &two] {
+        assert_eq!(parent_and_session(agent.pid), Some((host, agent.pid)));
+        assert_eq!(name_of(agent.pid), agent.agent_id);
+    }
+    assert_eq!(health(&stack).await.cold_starts, 0);
+    assert!(children(zygote).is_empty(), "no middle process stays");
+    // The host knows how its child ended, and brings it back warm.
+    signal(one.pid, Signal::KILL);
+    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let one = stack.agent_is("the killed agent to come back", "g", "one", back).await;
+    assert_eq!(one.last_exit.unwrap().status, Some(host_pb::last_exit::Status::Signal(9)));
+    let exit = stack.stop("g", "one").await.unwrap().unwrap();
+    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
+    stack.stop("g", "two").await.unwrap();
+    assert_eq!(children(host), [zygote]);
+    assert_eq!(health(&stack).await.cold_starts, 0);
+}
+
+#[tokio::test]
+async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let module = "import os, sys\nfrom rustic_ai.core.guild.agent import Agent\n\
+        class Curious(Agent):\n    def __init__(self):\n\
+        \x20       print('GREETING', os.environ['GREETING'], 'OTHER', os.environ.get('OTHER'))\n\
+        \x20       print('STDIN', os.readlink('/proc/self/fd/0'))\n\
+        \x20       links = []\n\
+        \x20       for entry in os.listdir('/proc/self/fd'):\n\
+        \x20           try:\n                links.append(os.readlink(f'/proc/self/fd/{entry}'))\n\
+        \x20           except OSError:\n                pass\n\
+        \x20       print('SOCKETS', sum(link.startswith('socket') for link in links))\n\
+        \x20       sys.stdout.flush()\n";
+    std::fs::write(dir.path().join("curious.py"), module).unwrap();
+    let settings = StackSettings {
+        zygote: Zygote::On,
+        host_environment: vec![("PYTHONPATH".to_owned(), dir.path().display().to_string())],
+        ..StackSettings::default()
+    };
+    let stack = Stack::with(settings).await;
+    ready(&stack).await;
+    for (agent, name) in [("one", "GREETING"), ("two", "OTHER")] {
+        let mut launch = python("g", agent, "curious.Curious");
+        launch.environment.insert("GREETING".to_owned(), format!("hello {agent}"));
+        launch.environment.insert(name.to_owned(), format!("hello {agent}"));
+        stack.create(launch).await.unwrap();
+    }
+    let said = |text: &'static str| move |l: &serde_json::Value| l["message"] == text;
+    stack.hosts[0].logged("one's environment", said("GREETING hello one OTHER None")).await;
+    stack.hosts[0].logged("two's environment", said("GREETING hello two OTHER hello two")).await;
+    stack.hosts[0].logged("an empty standard input", said("STDIN /dev/null")).await;
+    stack.hosts[0].logged("one socket, to the host", said("SOCKETS 1")).await;
+    assert_eq!(health(&stack).await.cold_starts, 0);
+}
+
+#[tokio::test]
+async fn a_zygote_that_dies_is_replaced_and_running_agents_are_not_touched() {
+    let stack = start().await;
+    let zygote = ready(&stack).await;
+    let before = stack.create(python("g", "before", RESPONDER)).await.unwrap();
+    signal(zygote, Signal::KILL);
+    let during = stack.create(python("g", "during", RESPONDER)).await.unwrap();
+    assert_eq!(during.phase(), AgentPhase::Running);
+    let next = wait_until("another zygote", async || match ready(&stack).await {
+        pid if pid != zygote => Ok(pid),
+        pid => Err(pid),
+    })
+    .await;
+    assert!(lives(next) && lives(before.pid));
+    assert_eq!(stack.get("g", "before").await.unwrap().restarts, 0);
+    stack.create(python("g", "after", RESPONDER)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_zygote_that_hangs_is_replaced_and_the_agent_starts_cold() {
+    let stack = start().await;
+    let zygote = ready(&stack).await;
+    signal(zygote, Signal::STOP);
+    let agent = stack.create(python("g", "a", RESPONDER)).await.unwrap();
+    assert_eq!(agent.phase(), AgentPhase::Running);
+    assert_eq!(health(&stack).await.cold_starts, 1);
+    wait_until("the hung zygote to be gone", async || if lives(zygote) { Err(zygote) } else { Ok(()) }).await;
+    ready(&stack).await;
+}
+
+#[tokio::test]
+async fn a_preload_that_starts_a_thread_makes_agents_start_cold_and_is_named() {
+    let odd = "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), name='meddler', daemon=True).start()\n";
+    let (stack, _dir) = with_odd_module(odd).await;
+    ready(&stack).await;
+    stack.create(python("g", "a", RESPONDER)).await.unwrap();
+    assert_eq!(health(&stack).await.cold_starts, 1);
+    let named = |l: &serde_json::Value| {
+        let why = l["why"].as_str().unwrap_or_default();
+        why.contains("meddler") && why.contains("since odd was imported")
+    };
+    stack.hosts[0].logged("the module that is to blame", named).await;
+}
+
+#[tokio::test]
+async fn a_preload_that_raises_is_told_with_its_traceback_and_stops_nothing_else() {
+    let (stack, _dir) = with_odd_module("raise ValueError('not today')\n").await;
+    ready(&stack).await;
+    let told = |l: &serde_json::Value| {
+        let trace = l["traceback"].as_str().unwrap_or_default();
+        l["module"] == "odd" && l["error"] == "ValueError: not today" && trace.contains("odd.py")
+    };
+    stack.hosts[0].logged("the failed preload", told).await;
+    stack.create(python("g", "a", RESPONDER)).await.unwrap();
+    assert_eq!(health(&stack).await.cold_starts, 0);
+}
+
+#[tokio::test]
+async fn warm_agents_die_with_their_host() {
+    let mut stack = start().await;
+    let zygote = ready(&stack).await;
+    let agent = stack.create(python("g", "a", RESPONDER)).await.unwrap();
+    assert_eq!(health(&stack).await.cold_starts, 0);
+    stack.hosts[0].signal(Signal::KILL);
+    stack.hosts[0].ended().await;
+    for pid in [agent.pid, zygote] {
+        wait_until("the process to die with its host", async || if lives(pid) { Err(pid) } else { Ok(()) }).await;
+    }
+}

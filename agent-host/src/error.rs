@@ -180,8 +180,8 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
     };
     match failure {
         StartFailure::Spawn(_) => bad_field("launch.runtime", text),
-        StartFailure::Init(InitFailure { stage, traceback, .. }) => match stage {
-            Stage::Spec => bad_field("launch.agent_spec", text),
+        StartFailure::Init(InitFailure { stage, traceback, field, .. }) => match stage {
+            Stage::Spec => bad_field(&format!("launch.{field}"), text),
             Stage::Import => bad_field("launch.agent_spec.class_name", text),
             Stage::ClientType => bad_field("launch.client_type", text),
             Stage::Initialize => with_trace(Code::FailedPrecondition, "AGENT_INIT_FAILED", text, &[], traceback),

@@ -60,7 +60,9 @@ pub async fn run(settings: Settings, dev: DevSettings, stop: CancellationToken) 
         let stack = Stack { engine, redis: redis.url(), logs: logs.clone(), hosts: addresses };
         if dev.command.is_empty() {
             banner(&stack);
-            stop.cancelled().await;
+            while let Some(ended) = stop.run_until_cancelled(hosts.next_end()).await {
+                tell(&format!("{ended}; its log is in {}", stack.logs.display()));
+            }
             Ok(ExitCode::SUCCESS)
         } else {
             run_command(&dev.command, &stack, &stop).await
@@ -117,9 +119,15 @@ fn banner(stack: &Stack) {
     println!("redis         {redis}");
     println!("logs          {}", logs.display());
     println!();
-    println!("try:   grpcurl -plaintext {engine} rustic_ai.engine.v1.EngineService/ListHosts");
-    println!("guild: RUSTIC_ENGINE_ADDRESS={engine} RUSTIC_REDIS_URL={redis} python examples/ping_pong_guild.py");
+    let (grpcurl, python) = (hosts::of_venv("grpcurl"), hosts::of_venv("python"));
+    println!("try:   {grpcurl} -plaintext {engine} rustic_ai.engine.v1.EngineService/ListHosts");
+    println!("guild: RUSTIC_ENGINE_ADDRESS={engine} RUSTIC_REDIS_URL={redis} {python} examples/ping_pong_guild.py");
     println!("stop:  Ctrl-C");
+}
+
+#[allow(clippy::print_stdout, reason = "this subcommand talks to a person at a terminal")]
+fn tell(line: &str) {
+    println!("{line}");
 }
 
 /// Runs the command until it ends. When asked to stop, asks the command and goes on waiting for it.

@@ -38,25 +38,34 @@ impl Engine {
         self.registry.get(key, view).await?.ok_or_else(|| EngineError::Unknown(key.clone()))
     }
 
-    /// Whether an agent's process has certainly ended without its record being told: its host is in another life, or
-    /// let its lease run out long enough ago. By the view of the hosts, which is at most a refresh old.
+    /// Whether an agent's process has certainly ended without its record being told.
     fn is_orphaned(&self, record: &AgentRecord) -> bool {
+        record.on_disconnect == OnDisconnect::Stop && self.lost_its_host(record)
+    }
+
+    /// Whether an agent's host is in another life, or let its lease run out long enough ago. By the view of the hosts,
+    /// which is at most a refresh old.
+    fn lost_its_host(&self, record: &AgentRecord) -> bool {
         let Some(host) = record.host.as_ref().filter(|_| record.phase.holds_room()) else { return false };
         let over = |deadline: UnixMillis, now: UnixMillis| {
             u128::from(now.0) >= u128::from(deadline.0) + self.lease_grace.as_millis()
         };
         // A host that is not in the view may have joined since: not certain.
-        let gone = self
-            .fleet
+        self.fleet
             .host(host)
-            .is_some_and(|(h, now)| Some(&h.incarnation) != record.incarnation.as_ref() || over(h.deadline, now));
-        gone && record.on_disconnect == OnDisconnect::Stop
+            .is_some_and(|(h, now)| Some(&h.incarnation) != record.incarnation.as_ref() || over(h.deadline, now))
     }
 
     /// A record that nobody is left to correct, corrected for showing.
     fn as_it_is(&self, mut record: AgentRecord) -> AgentRecord {
-        if self.is_orphaned(&record) {
-            let host = record.host.as_ref().map(ToString::to_string).unwrap_or_default();
+        if !self.lost_its_host(&record) {
+            return record;
+        }
+        let host = record.host.as_ref().map(ToString::to_string).unwrap_or_default();
+        if record.on_disconnect == OnDisconnect::Keep {
+            record.reason =
+                format!("its host {host} is silent; it may run on there, as on_disconnect = keep asks for");
+        } else {
             record.reason = format!("its host {host} is gone and let its lease run out; create the agent again");
             record.phase = Phase::Failed;
             record.pid = None;

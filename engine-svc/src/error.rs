@@ -46,6 +46,9 @@ pub enum EngineError {
     /// No host has room.
     #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
     NoRoom(AgentKey),
+    /// No host lives.
+    #[error("there is no host to run agent {0}; start agent-hosts, or wait until they are back")]
+    NoHost(AgentKey),
     /// Its host does not answer and may still run it.
     #[error("agent {key}: its host {host} does not answer ({why}); the agent may still run there, retry")]
     HostSilent {
@@ -88,7 +91,12 @@ impl EngineError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::TooLate(_) | Self::NoRoom(_) | Self::HostSilent { .. } | Self::SomeLeft(_) | Self::Stopping => true,
+            Self::TooLate(_)
+            | Self::NoRoom(_)
+            | Self::NoHost(_)
+            | Self::HostSilent { .. }
+            | Self::SomeLeft(_)
+            | Self::Stopping => true,
             Self::Registry(error) => error.is_retryable(),
             Self::Host { status, .. } => status.code() == Code::Unavailable,
             Self::Bad(_)
@@ -111,6 +119,7 @@ impl From<EngineError> for Status {
             EngineError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
             EngineError::AgentStopping(_) => with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[]),
             EngineError::TooLate(_) => with_reason(Code::DeadlineExceeded, "TOO_LATE", text, &[]),
+            EngineError::NoHost(_) => with_reason(Code::Unavailable, "NO_HOST", text, &[]),
             EngineError::NoRoom(_) => with_reason(Code::ResourceExhausted, "NO_ROOM", text, &[]),
             EngineError::HostSilent { host, .. } => {
                 with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[("host", &host)])

@@ -4,7 +4,10 @@
 //! The view may be stale: the registry's claim decides, the view only proposes. What this engine claimed since the last
 //! reading is added to it, so that a burst does not land on one host.
 
-use crate::placement::{self, Policy};
+use crate::{
+    backoff,
+    placement::{self, Policy},
+};
 use rustic_registry::{HostId, HostRecord, HostsView, Registry, RegistryError, Resources, UnixMillis};
 use std::{
     collections::BTreeSet,
@@ -14,7 +17,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -64,13 +67,18 @@ impl Fleet {
 
     /// Keeps the view fresh until `stop`. A reading that fails is told by the health of this engine.
     pub async fn keep_fresh(self: Arc<Self>, every: Duration, stop: CancellationToken) {
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = 0;
+        let mut pause = Duration::ZERO;
         // Cancel-safe: a reading that is cut off has changed nothing.
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(error) = self.refresh().await {
-                tracing::debug!(%error, "the hosts could not be read");
+        while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+            match self.refresh().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::debug!(%error, failures, "the hosts could not be read");
+                }
             }
+            pause = if failures == 0 { every } else { backoff::delay(failures, rand::random()) };
         }
     }
 
@@ -80,6 +88,13 @@ impl Fleet {
         let request = placement::Request { demand, excluded, turn, limit: CANDIDATES };
         let known = self.known();
         placement::place(self.policy, &known.view.hosts, known.store_time(), &request)
+    }
+
+    /// Whether any host lives.
+    pub fn has_hosts(&self) -> bool {
+        let known = self.known();
+        let now = known.store_time();
+        known.view.hosts.iter().any(|h| h.deadline > now)
     }
 
     /// Notes a claim of our own until the next reading.

@@ -1,10 +1,10 @@
 //! gRPC health, truthful: SERVING exactly while the registry answers and this engine is not stopping.
 
-use crate::grpc::Service;
+use crate::{backoff, grpc::Service};
 use rustic_proto::engine::v1::engine_service_server::EngineServiceServer;
 use rustic_registry::Registry;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
@@ -16,13 +16,17 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopping: CancellationToken) {
     let mut told = None;
     report(&reporter, ServingStatus::NotServing).await;
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failures = 0;
+    let mut pause = Duration::ZERO;
     // Cancel-safe: a look that is cut off has changed nothing.
-    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+    while stopping.run_until_cancelled(sleep(pause)).await.is_some() {
         let status = match registry.ping().await {
-            Ok(()) => ServingStatus::Serving,
+            Ok(()) => {
+                failures = 0;
+                ServingStatus::Serving
+            }
             Err(error) => {
+                failures += 1;
                 if told != Some(ServingStatus::NotServing) {
                     warn!(%error, "the registry does not answer; not serving until it does");
                 }
@@ -33,6 +37,7 @@ pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopp
             report(&reporter, status).await;
             told = Some(status);
         }
+        pause = if failures == 0 { EVERY } else { backoff::delay(failures, rand::random()) };
     }
     report(&reporter, ServingStatus::NotServing).await;
 }

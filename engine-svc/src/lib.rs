@@ -10,6 +10,7 @@
 //!
 //! Stopping, in this order under `--stop-timeout`: health says NOT_SERVING; no call is taken; calls in flight end.
 
+pub mod backoff;
 pub mod channels;
 pub mod dev;
 pub mod engine;

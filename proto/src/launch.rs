@@ -33,8 +33,8 @@ pub struct Launch {
     pub key: AgentKey,
     /// "name" of its spec.
     pub name: String,
-    /// Same digest, same agent: over everything but the guild's spec, which grows with the guild, and the rules of
-    /// how the agent is kept alive.
+    /// Same digest, same agent: over everything but the guild's spec, which grows with the guild, and the start
+    /// timeout, which is about one start only.
     pub digest: SpecDigest,
     /// One slot and what the spec asks for.
     pub demand: Resources,
@@ -218,13 +218,7 @@ fn on_disconnect(wire: i32, v: &mut Violations) -> OnDisconnect {
 }
 
 fn digest(message: &pb::AgentLaunch) -> SpecDigest {
-    let identity = pb::AgentLaunch {
-        guild_spec: String::new(),
-        restart_policy: None,
-        on_disconnect: 0,
-        start_timeout: None,
-        ..message.clone()
-    };
+    let identity = pb::AgentLaunch { guild_spec: String::new(), start_timeout: None, ..message.clone() };
     let hash = Sha256::digest(identity.encode_to_vec());
     SpecDigest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -98,7 +98,8 @@ async fn a_host_that_is_told_to_stop_ends_its_agents_and_leaves_them_visible() {
     assert_eq!(left.phase(), AgentPhase::Failed);
     assert!(left.reason.contains("shut down"), "{}", left.reason);
     let status = stack.create(idle("g", "b")).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("there is no host"), "{}", status.message());
 
     stack.restart_host(0);
     stack.hosts[0].address().await;
@@ -129,6 +130,10 @@ async fn a_host_that_is_gone_for_good_shows_its_agents_failed_and_they_can_be_cr
     assert_eq!(agent.host, "agent-host-0");
     stack.create(idle("g", "b")).await.unwrap();
     stack.create(idle("g", "c")).await.unwrap();
+    stack.create(idle("g", "d")).await.unwrap();
+    let mut keep = idle("g", "keeps");
+    keep.on_disconnect = OnDisconnect::Keep.into();
+    assert_eq!(stack.create(keep.clone()).await.unwrap().host, "agent-host-0");
     stack.hosts[0].signal(rustix::process::Signal::KILL);
     stack.hosts[0].ended().await;
     let lost = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
@@ -138,6 +143,10 @@ async fn a_host_that_is_gone_for_good_shows_its_agents_failed_and_they_can_be_cr
     assert!(again.epoch > agent.epoch);
     stack.stop("g", "c").await.unwrap();
     assert_eq!(stack.get("g", "c").await.unwrap_err().code(), Code::NotFound);
+    // One that may outlive its host's lease is neither shown dead nor made twice.
+    let status = stack.create(keep).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(stack.get("g", "keeps").await.unwrap().reason.contains("is silent"));
 }
 
 #[tokio::test]

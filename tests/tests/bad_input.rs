@@ -80,6 +80,18 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
     assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["launch.client_type".to_owned()]));
     assert!(status.message().contains("SimpleClient"), "the known ones are named: {}", status.message());
 
+    let rows: [(&str, Change); 3] = [
+        ("launch.agent_spec", |l| l.agent_spec = spec(json!({"description": 7}))),
+        ("launch.guild_spec", |l| l.guild_spec = json!({"id": "g"}).to_string()),
+        ("launch.messaging_config", |l| l.messaging_config = "{}".to_owned()),
+    ];
+    for (field, change) in rows {
+        let mut launch = python("g", "a", RESPONDER);
+        change(&mut launch);
+        let status = stack.create(launch).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]), "{status:?}");
+    }
+
     // A class of Rustic AI whose initialisation needs what is not there.
     let broken = host_pb::AgentLaunch {
         messaging_config: json!({

@@ -273,7 +273,7 @@ impl AgentTask {
                             Event::Ready
                         }
                         Told::Report(Report::Failed(failure)) => {
-                            let InitFailure { stage, error, traceback } = &failure;
+                            let InitFailure { stage, error, traceback, .. } = &failure;
                             warn!(?stage, error, traceback, "the agent cannot start");
                             Event::InitFailed(failure)
                         }

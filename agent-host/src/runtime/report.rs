@@ -47,13 +47,16 @@ pub struct InitFailure {
     /// Where it came from.
     #[serde(default)]
     pub traceback: String,
+    /// Field of the launch that is wrong, when the stage is [`Stage::Spec`].
+    #[serde(default)]
+    pub field: String,
 }
 
 impl InitFailure {
     /// A process said something that is no report.
     pub fn garbled(what: &str) -> Self {
         let error = format!("the agent runtime sent a report that cannot be read: {what}");
-        Self { stage: Stage::Initialize, error, traceback: String::new() }
+        Self { stage: Stage::Initialize, error, traceback: String::new(), field: String::new() }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::settings::DevSettings;
 use anyhow::Context as _;
+use futures_util::future::{pending, select_all};
 use std::{
     fs::File,
     net::SocketAddr,
@@ -62,6 +63,23 @@ impl Hosts {
         Ok(None)
     }
 
+    /// Waits for the next host to end, and tells how it did. Pends for ever when none is left. Cancel-safe.
+    pub(super) async fn next_end(&mut self) -> String {
+        if self.0.is_empty() {
+            return pending().await;
+        }
+        let (status, index) = {
+            let ends = self.0.iter_mut().map(|(_, child)| Box::pin(child.wait()));
+            let (status, index, _others) = select_all(ends).await;
+            (status, index)
+        };
+        let (id, _child) = self.0.remove(index);
+        match status {
+            Ok(status) => format!("{id} ended: {status}"),
+            Err(error) => format!("{id} cannot be watched: {error}"),
+        }
+    }
+
     /// Asks all hosts to end and waits for them; kills those that do not.
     pub(super) async fn stop(mut self) {
         self.0.iter().for_each(|(_, child)| terminate(child));
@@ -88,6 +106,12 @@ fn beside_this_program() -> anyhow::Result<PathBuf> {
     let here =
         std::env::current_exe().context("cannot tell where this program is; name agent-host with --agent-host")?;
     Ok(here.with_file_name("agent-host"))
+}
+
+/// How to call a program: that of `.venv` if there is one.
+pub(super) fn of_venv(program: &str) -> String {
+    let path = Path::new(".venv/bin").join(program);
+    if path.is_file() { path.display().to_string() } else { program.to_owned() }
 }
 
 fn default_python() -> PathBuf {

@@ -20,6 +20,7 @@ use rustic_proto::{
 };
 use rustic_registry::{
     AgentRecord, Claim, ClaimOutcome, Epoch, HostId, Incarnation, Phase, ReleaseGuard, ReleaseOutcome, RequestId,
+    View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -84,7 +85,10 @@ impl Engine {
                 Claimed::Done(record) => return Ok(answer(&record, began)),
                 Claimed::Again => continue,
                 Claimed::NoRoom => {
-                    return Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())));
+                    let key = creation.launch.key.clone();
+                    let why =
+                        if self.fleet.has_hosts() { EngineError::NoRoom(key) } else { EngineError::NoHost(key) };
+                    return Err(trouble.unwrap_or(why));
                 }
             };
             match self.call_host(creation, &place).await {
@@ -92,7 +96,11 @@ impl Engine {
                     let mut timings = response.timings.take().unwrap_or_default();
                     timings.claim = claim.map(convert::duration).or(timings.claim);
                     timings.total = Some(convert::duration(began.elapsed()));
-                    return Ok(Created { agent: response.agent.unwrap_or_default(), timings });
+                    // As the registry tells it: the same answer to everybody, whoever's call made the agent.
+                    let record = self.registry.get(&creation.launch.key, View::Basic).await?;
+                    let record = record.filter(|record| record.epoch == place.epoch);
+                    let agent = record.as_ref().map(convert::agent).or(response.agent).unwrap_or_default();
+                    return Ok(Created { agent, timings });
                 }
                 Err(error) => {
                     let (error, next) = self.after_failure(creation, &place, error).await?;
@@ -218,6 +226,11 @@ impl Engine {
             let guard = ReleaseGuard::Expired(self.lease_grace);
             self.registry.release(&record.key, record.epoch, guard).await?;
             return Ok(Claimed::Again);
+        }
+        if self.lost_its_host(&record) {
+            let why = "it is silent, and the agent may outlive that, as on_disconnect = keep asks for".to_owned();
+            let host = record.host.map(|h| h.to_string()).unwrap_or_default();
+            return Err(EngineError::HostSilent { key: record.key, host, why });
         }
         match (record.phase, record.host.clone()) {
             (Phase::Failed, _) => Err(EngineError::Failed { key: record.key, reason: record.reason }),

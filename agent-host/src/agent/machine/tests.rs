@@ -129,8 +129,12 @@ fn the_restart_mode_is_honoured() {
 
 #[test]
 fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
-    let failure =
-        InitFailure { stage: crate::runtime::Stage::Import, error: "no module".to_owned(), traceback: String::new() };
+    let failure = InitFailure {
+        stage: crate::runtime::Stage::Import,
+        error: "no module".to_owned(),
+        traceback: String::new(),
+        field: String::new(),
+    };
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Spawned]);
     assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
@@ -186,8 +190,12 @@ fn a_host_that_ends_leaves_its_agents_visible() {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let failure =
-        InitFailure { stage: crate::runtime::Stage::Initialize, error: "boom".to_owned(), traceback: String::new() };
+    let failure = InitFailure {
+        stage: crate::runtime::Stage::Initialize,
+        error: "boom".to_owned(),
+        traceback: String::new(),
+        field: String::new(),
+    };
     let error = Arc::new(StartError::Pipe(std::io::Error::other("no")));
     prop::sample::select(vec![
         Event::Recorded,

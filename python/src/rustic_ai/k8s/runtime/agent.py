@@ -24,11 +24,13 @@ class StartFailure(Exception):
 
     Attributes:
         stage: `spec`, `import`, `client_type` or `initialize`.
+        field: Field of the launch that is wrong, when the stage is `spec`.
     """
 
-    def __init__(self, stage: str, message: str) -> None:
+    def __init__(self, stage: str, message: str, field: str = "") -> None:
         super().__init__(message)
         self.stage = stage
+        self.field = field
 
 
 class K8sAgentWrapper(AgentWrapper):
@@ -94,7 +96,7 @@ def _validate(model: Any, field: str, text: str, **options: Any) -> Any:
     try:
         return model.model_validate_json(text, **options)
     except ValidationError as error:
-        raise StartFailure("spec", f"{field} is not what Rustic AI expects: {error}") from error
+        raise StartFailure("spec", f"{field} is not what Rustic AI expects: {error}", field) from error
 
 
 def shut_down(wrapper: K8sAgentWrapper, seconds: float) -> None:

@@ -49,18 +49,19 @@ class HostSocket:
         """
         self._report(event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds)
 
-    def failed(self, stage: str, error: str, traceback: str) -> None:
+    def failed(self, stage: str, error: str, traceback: str, field: str = "") -> None:
         """Reports that the agent will not become ready.
 
         Args:
             stage: `spec`, `import`, `client_type` or `initialize`.
             error: The error in one line.
             traceback: Where it came from.
+            field: Field of the launch that is wrong, when the stage is `spec`.
         """
         if len(traceback) > _MAX_TRACEBACK:
             half = _MAX_TRACEBACK // 2
             traceback = f"{traceback[:half]}\n[…]\n{traceback[-half:]}"
-        self._report(event="failed", stage=stage, error=error, traceback=traceback)
+        self._report(event="failed", stage=stage, error=error, traceback=traceback, field=field)
 
     def _report(self, **report: Any) -> None:
         self._socket.sendall(json.dumps(report).encode() + b"\n")

@@ -18,6 +18,10 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SHUTDOWN = 3.0
 
 
+class _StoppedEarly(BaseException):
+    """SIGTERM came before the agent was ready: whatever is being built is left."""
+
+
 def run(host: HostSocket, began: float) -> int:
     """Runs one agent until SIGTERM.
 
@@ -33,9 +37,21 @@ def run(host: HostSocket, began: float) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     document = LaunchDocument.parse(host.read_document())
+    stop = threading.Event()
+    starting = True
+
+    def told_to_stop(*_: object) -> None:
+        stop.set()
+        if starting:
+            raise _StoppedEarly
+
+    signal.signal(signal.SIGTERM, told_to_stop)
+    wrapper = None
     try:
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
         from rustic_ai.k8s.runtime import agent
+    except _StoppedEarly:
+        return 0
     except BaseException as error:
         host.failed("import", describe(error), traceback.format_exc())
         return 1
@@ -43,15 +59,18 @@ def run(host: HostSocket, began: float) -> int:
         wrapper = agent.build(document)
         imported = time.monotonic()
         wrapper.run()
+        starting = False
     except agent.StartFailure as failure:
-        host.failed(failure.stage, str(failure), traceback.format_exc())
+        host.failed(failure.stage, str(failure), traceback.format_exc(), failure.field)
         return 1
+    except _StoppedEarly:
+        if wrapper is not None:
+            agent.shut_down(wrapper, _SHUTDOWN)
+        return 0
     except BaseException as error:
         # Whatever an agent raises while it is built is its author's to read.
         host.failed("initialize", describe(error), traceback.format_exc())
         return 1
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     host.ready(import_seconds=imported - began, initialize_seconds=time.monotonic() - imported)
     stop.wait()
     agent.shut_down(wrapper, _SHUTDOWN)

@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, task::StepTimes},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes},
     error::HostError,
     supervisor::{Attached, Creation, GivenClaim, Supervisor},
     zygote::{ZygoteHandle, ZygoteState},

@@ -59,7 +59,13 @@ impl Fleet {
         let before: BTreeSet<_> = alive(&known.view).collect();
         let after: BTreeSet<_> = alive(&view).collect();
         after.difference(&before).for_each(|host| info!(%host, "host joined"));
-        before.difference(&after).for_each(|host| warn!(%host, "host left, or let its lease run out"));
+        for host in before.difference(&after) {
+            if view.hosts.iter().any(|h| h.host == **host) {
+                warn!(%host, "host let its lease run out");
+            } else {
+                info!(%host, "host left");
+            }
+        }
         drop((before, after));
         *known = Known { view, read: Some(Instant::now()) };
         Ok(())

@@ -3,7 +3,10 @@
 //! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
 //! never cancelled from outside: a stop is a command, so that no process is left behind.
 
-use super::machine::{Action, Ending, Event, FirstStart, Machine, Rules, State, StopKind};
+use super::{
+    handle::{AgentHandle, AgentStatus, StepTimes},
+    machine::{Action, Ending, Event, FirstStart, Machine, Rules, State},
+};
 use crate::{
     lease::{Lease, LeaseHandle},
     output::Tail,
@@ -11,10 +14,8 @@ use crate::{
     runtime::{InitFailure, Order, Process, Report, Runtimes, StartError},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use rustic_proto::launch::Launch;
 use rustic_registry::{
-    Advance, AdvanceOutcome, Epoch, ExitStatus, Phase, Registry, RegistryError, ReleaseGuard, ReleaseOutcome,
-    UnixMillis,
+    Advance, AdvanceOutcome, ExitStatus, Phase, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, UnixMillis,
 };
 use std::{
     collections::VecDeque,
@@ -30,50 +31,6 @@ use tracing::{Instrument as _, Span, info, info_span, warn};
 /// First and longest delay between tries to reach the store.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How long each step of the latest start took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StepTimes {
-    /// Registry claim, when the host made it itself.
-    pub claim: Option<Duration>,
-    /// First registry write.
-    pub admit: Option<Duration>,
-    /// Making the process.
-    pub spawn: Option<Duration>,
-    /// Interpreter start and imports.
-    pub import: Option<Duration>,
-    /// Building and subscribing.
-    pub initialize: Option<Duration>,
-    /// From the request to RUNNING.
-    pub total: Option<Duration>,
-}
-
-/// How an agent is, as its task sees it.
-#[derive(Debug, Clone)]
-pub struct AgentStatus {
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// The store acknowledged the claim.
-    pub admitted: bool,
-    /// Its process.
-    pub pid: Option<u32>,
-    /// Restarts so far.
-    pub restarts: u32,
-    /// Why it is in this phase.
-    pub reason: String,
-    /// How its last process ended, and when on this host's clock.
-    pub last_exit: Option<(ExitStatus, UnixMillis)>,
-    /// When it last became RUNNING.
-    pub running: Option<UnixMillis>,
-    /// How often it became RUNNING; a watcher that only sees the latest status cannot miss it.
-    pub times_running: u64,
-    /// Steps of the latest start.
-    pub times: StepTimes,
-    /// The store cannot be written at the moment, and why.
-    pub trouble: Option<String>,
-    /// How it ended, once it has.
-    pub ending: Option<Ending>,
-}
-
 /// What a task is started with.
 pub struct Launching {
     /// What to run.
@@ -84,49 +41,6 @@ pub struct Launching {
     pub start_timeout: Duration,
     /// How long the host's own claim took.
     pub claim: Option<Duration>,
-}
-
-/// Handle to an agent's task.
-#[derive(Clone)]
-pub struct AgentHandle {
-    /// The launch.
-    pub launch: Arc<Launch>,
-    /// Its fencing token.
-    pub epoch: Epoch,
-    /// For rusticai-core's id generator.
-    pub machine_id: u8,
-    /// When the task began.
-    pub created: UnixMillis,
-    /// Its last lines of output.
-    pub tail: Tail,
-    commands: mpsc::Sender<Event>,
-    status: watch::Receiver<AgentStatus>,
-}
-
-impl AgentHandle {
-    /// How the agent is now.
-    pub fn status(&self) -> AgentStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Waits until `wanted` holds, or the task has ended.
-    pub async fn wait(&self, mut wanted: impl FnMut(&AgentStatus) -> bool) -> AgentStatus {
-        let mut status = self.status.clone();
-        // An error means that the task is gone, and then its last status says how it ended.
-        let _ = status.wait_for(|s| s.ending.is_some() || wanted(s)).await;
-        status.borrow().clone()
-    }
-
-    /// Asks the agent to end.
-    pub async fn stop(&self, kind: StopKind, grace: Duration) {
-        // Fails only when the task has ended, which is what was asked for.
-        let _ = self.commands.send(Event::Stop(kind, grace)).await;
-    }
-
-    /// Tells the agent that its claim is not this host's any more.
-    pub async fn supersede(&self) {
-        let _ = self.commands.send(Event::Lost).await;
-    }
 }
 
 /// Runs one agent.

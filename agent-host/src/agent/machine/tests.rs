@@ -1,6 +1,7 @@
 //! Tables for the paths that matter, and random events for the rules that always hold.
 
 use super::*;
+use crate::runtime::InitFailure;
 use proptest::prelude::*;
 
 const GRACE: Duration = Duration::from_secs(10);

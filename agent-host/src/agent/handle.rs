@@ -1,0 +1,95 @@
+//! What others see of an agent and may ask of it: its handle and its status. The task behind it does the work.
+
+use super::machine::{Ending, Event, StopKind};
+use crate::output::Tail;
+use rustic_proto::launch::Launch;
+use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{mpsc, watch};
+
+/// How long each step of the latest start took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepTimes {
+    /// Registry claim, when the host made it itself.
+    pub claim: Option<Duration>,
+    /// First registry write.
+    pub admit: Option<Duration>,
+    /// Making the process.
+    pub spawn: Option<Duration>,
+    /// Interpreter start and imports.
+    pub import: Option<Duration>,
+    /// Building and subscribing.
+    pub initialize: Option<Duration>,
+    /// From the request to RUNNING.
+    pub total: Option<Duration>,
+}
+
+/// How an agent is, as its task sees it.
+#[derive(Debug, Clone)]
+pub struct AgentStatus {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The store acknowledged the claim.
+    pub admitted: bool,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Why it is in this phase.
+    pub reason: String,
+    /// How its last process ended, and when on this host's clock.
+    pub last_exit: Option<(ExitStatus, UnixMillis)>,
+    /// When it last became RUNNING.
+    pub running: Option<UnixMillis>,
+    /// How often it became RUNNING; a watcher that only sees the latest status cannot miss it.
+    pub times_running: u64,
+    /// Steps of the latest start.
+    pub times: StepTimes,
+    /// The store cannot be written at the moment, and why.
+    pub trouble: Option<String>,
+    /// How it ended, once it has.
+    pub ending: Option<Ending>,
+}
+
+/// Handle to an agent's task.
+#[derive(Clone)]
+pub struct AgentHandle {
+    /// The launch.
+    pub launch: Arc<Launch>,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// For rusticai-core's id generator.
+    pub machine_id: u8,
+    /// When the task began.
+    pub created: UnixMillis,
+    /// Its last lines of output.
+    pub tail: Tail,
+    pub(super) commands: mpsc::Sender<Event>,
+    pub(super) status: watch::Receiver<AgentStatus>,
+}
+
+impl AgentHandle {
+    /// How the agent is now.
+    pub fn status(&self) -> AgentStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until `wanted` holds, or the task has ended.
+    pub async fn wait(&self, mut wanted: impl FnMut(&AgentStatus) -> bool) -> AgentStatus {
+        let mut status = self.status.clone();
+        // An error means that the task is gone, and then its last status says how it ended.
+        let _ = status.wait_for(|s| s.ending.is_some() || wanted(s)).await;
+        status.borrow().clone()
+    }
+
+    /// Asks the agent to end.
+    pub async fn stop(&self, kind: StopKind, grace: Duration) {
+        // Fails only when the task has ended, which is what was asked for.
+        let _ = self.commands.send(Event::Stop(kind, grace)).await;
+    }
+
+    /// Tells the agent that its claim is not this host's any more.
+    pub async fn supersede(&self) {
+        let _ = self.commands.send(Event::Lost).await;
+    }
+}

@@ -1,0 +1,171 @@
+//! The words of the agent's machine: where it is, what happens to it, what it wants done.
+
+use crate::runtime::{InitFailure, StartError};
+use rustic_registry::{ExitStatus, Phase};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// What becomes of an agent whose very first start fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstStart {
+    /// It is removed: somebody waits for it and is told.
+    MustSucceed,
+    /// The restart policy decides: nobody waits.
+    FollowsPolicy,
+}
+
+/// Why a start failed.
+#[derive(Debug, Clone)]
+pub enum StartFailure {
+    /// No process came to be.
+    Spawn(Arc<StartError>),
+    /// The agent said why.
+    Init(InitFailure),
+    /// It ended before it was ready.
+    Exited(ExitStatus),
+    /// It was not ready in time.
+    Timeout(Duration),
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn(error) => write!(f, "{error}"),
+            Self::Init(failure) => f.write_str(&failure.error),
+            Self::Exited(status) => write!(f, "its process ended before it was ready, with {status}"),
+            Self::Timeout(limit) => write!(f, "it was not ready within {limit:?}"),
+        }
+    }
+}
+
+/// Why an agent is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopKind {
+    /// Somebody asked: the record goes.
+    Asked,
+    /// The host ends: the record stays, FAILED, so that the agent is not forgotten.
+    HostEnds,
+}
+
+/// How an agent's time on this host ended.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// Stopped as asked; the record is gone.
+    Stopped(Option<ExitStatus>),
+    /// The first start failed; the record is gone.
+    StartFailed(StartFailure),
+    /// FAILED is recorded.
+    Failed,
+    /// The claim belongs to somebody else now.
+    Superseded,
+}
+
+/// What a kill is for: decides what follows the exit.
+#[derive(Debug, Clone)]
+pub enum After {
+    /// Remove the record.
+    Release,
+    /// Record FAILED, because the host ends.
+    HostEnds,
+    /// Leave the record alone: it is somebody else's.
+    Superseded,
+    /// Treat it as a failed start.
+    StartFailed(StartFailure),
+    /// Wait for the lease, then start again.
+    Fenced,
+}
+
+/// Where the agent is.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// The store is asked to acknowledge the claim; no process.
+    Admitting,
+    /// A process is being made. What was asked for meanwhile is done when it exists.
+    Spawning(Option<(After, Duration)>),
+    /// The process lives and is not ready.
+    Starting {
+        /// When it takes too long.
+        until: Instant,
+    },
+    /// The process is ready.
+    Running {
+        /// When it became ready.
+        since: Instant,
+        /// The store knows.
+        recorded: bool,
+    },
+    /// No process; the next start waits.
+    BackingOff {
+        /// When the next start may begin.
+        until: Instant,
+    },
+    /// No process; the lease is lost.
+    Unleased,
+    /// The process was told to end.
+    Stopping {
+        /// When TERM becomes KILL; `None` once it was killed.
+        kill_at: Option<Instant>,
+        /// What follows.
+        after: After,
+    },
+    /// No process; the record is being removed.
+    Releasing(Ending),
+    /// No process; FAILED is being recorded.
+    Failing,
+    /// Over.
+    Ended(Ending),
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The store acknowledged the latest record.
+    Recorded,
+    /// The store no longer knows the claim.
+    Lost,
+    /// The record is gone.
+    Released,
+    /// A process exists.
+    Spawned,
+    /// No process came to be.
+    SpawnFailed(Arc<StartError>),
+    /// The process is ready.
+    Ready,
+    /// The process will not become ready.
+    InitFailed(InitFailure),
+    /// The process was reaped.
+    Exited(ExitStatus),
+    /// End it, with this much time between TERM and KILL.
+    Stop(StopKind, Duration),
+    /// The time of [`Machine::wake_at`] has come.
+    Timer,
+    /// The lease is about to end.
+    Fence,
+    /// The lease is held again.
+    LeaseBack,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write this phase; supersedes an earlier write.
+    Record(Phase),
+    /// Make a process.
+    Spawn,
+    /// SIGTERM to the group.
+    Terminate,
+    /// SIGKILL to the group.
+    Kill,
+    /// Remove the record.
+    Release,
+}
+
+/// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
+pub(super) fn rank(after: &After) -> u8 {
+    match after {
+        After::StartFailed(_) | After::Fenced => 0,
+        After::HostEnds => 1,
+        After::Release => 2,
+        After::Superseded => 3,
+    }
+}

@@ -5,6 +5,7 @@
 use rustic_tests::{Stack, root, venv, wait_until};
 use serde_json::Value;
 use tokio::process::Command;
+use tonic::transport::Channel;
 
 /// Runs grpcurl; gives what it printed, and fails unless it succeeded.
 async fn grpcurl(arguments: &[&str]) -> String {
@@ -74,6 +75,41 @@ async fn an_agent_lives_and_ends_on_one_host_called_directly() {
     let stopped = call(&address, &host("StopAgent"), "agent.json").await;
     assert_eq!(stopped["exit"]["code"], 0, "a Rustic AI agent ends by itself on SIGTERM");
     stack.assert_nothing_left().await;
+}
+
+/// Names of the services that a version of reflection lists.
+macro_rules! reflected {
+    ($version:ident, $address:expr) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let channel = Channel::from_shared(format!("http://{}", $address)).unwrap().connect().await.unwrap();
+        let mut client = ServerReflectionClient::new(channel);
+        let message_request = Some(MessageRequest::ListServices(String::new()));
+        let request = ServerReflectionRequest { message_request, ..Default::default() };
+        let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+        match answers.message().await.unwrap().unwrap().message_response {
+            Some(MessageResponse::ListServicesResponse(list)) => {
+                list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    }};
+}
+
+#[tokio::test]
+async fn both_versions_of_reflection_list_the_service() {
+    let stack = Stack::start().await;
+    let host = stack.hosts[0].address().await;
+    for (address, service) in [
+        (stack.engine_address(), "rustic_ai.engine.v1.EngineService"),
+        (host.as_str(), "rustic_ai.agent_host.v1.AgentHostService"),
+    ] {
+        for names in [reflected!(v1, address), reflected!(v1alpha, address)] {
+            assert!(names.iter().any(|name| name == service), "{names:?}");
+        }
+    }
 }
 
 #[tokio::test]

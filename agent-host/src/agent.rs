@@ -1,11 +1,13 @@
 //! One agent on this host: a pure state machine ([`machine`]), the task that carries out what it decides ([`task`]), and
-//! what others see of it ([`handle`]).
+//! what others see of it ([`handle`]); how long each step of its start took ([`steps`]).
 
 pub mod backoff;
 pub mod handle;
 pub mod machine;
+pub mod steps;
 pub mod task;
 
-pub use handle::{AgentHandle, AgentStatus, StepTimes};
+pub use handle::{AgentHandle, AgentStatus, Caller};
 pub use machine::{Ending, FirstStart, StartFailure, StopKind};
+pub use steps::StepTimes;
 pub use task::Launching;

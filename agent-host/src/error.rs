@@ -7,6 +7,8 @@ use crate::{
     runtime::{InitFailure, Stage},
 };
 use rustic_proto::{
+    launch::PROFILE_FIELD,
+    profile::ProfileName,
     status::{with_reason, with_trace},
     violation::Violations,
 };
@@ -91,6 +93,17 @@ pub enum HostError {
     /// The lease is still held, but the store does not answer.
     #[error("host {0} cannot reach the registry; its agents run on until its lease ends")]
     NoRegistry(HostId),
+    /// It has no such Python environment.
+    #[error(
+        "this host has no runtime profile {profile}, but {}; choose one of them, or add it to --runtime-profiles",
+        .known.join(", ")
+    )]
+    UnknownProfile {
+        /// What was asked for.
+        profile: ProfileName,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// The store cannot be written.
     #[error("agent {key}: its record cannot be written ({trouble}); retry")]
     Unrecorded {
@@ -130,6 +143,7 @@ impl HostError {
             | Self::StoppedMeanwhile(_)
             | Self::StaleEpoch { .. }
             | Self::Superseded(_)
+            | Self::UnknownProfile { .. }
             | Self::StartFailed { .. } => false,
         }
     }
@@ -165,6 +179,7 @@ impl From<HostError> for Status {
             HostError::OtherIncarnation(host) => {
                 with_reason(Code::Unavailable, "HOST_REPLACED", text, &[("host", host.as_str())])
             }
+            HostError::UnknownProfile { .. } => bad_field(PROFILE_FIELD, text),
             HostError::NoRegistry(_) | HostError::Unrecorded { .. } => {
                 with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[])
             }
@@ -190,6 +205,8 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
             with_reason(Code::FailedPrecondition, "AGENT_EXITED_BEFORE_READY", with_output(&text), &[])
         }
         StartFailure::Timeout(limit) => too_slow(&with_output(&text), *limit),
+        StartFailure::Queued(limit) => too_slow(&text, *limit),
+        StartFailure::Abandoned => with_reason(Code::Aborted, "AGENT_ABANDONED", text, &[]),
     }
 }
 

@@ -3,6 +3,8 @@
 use crate::{
     agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes},
     error::HostError,
+    process::usage::Usage,
+    runtime::PythonRuntime,
     supervisor::{Attached, Creation, GivenClaim, Supervisor},
     zygote::{ZygoteHandle, ZygoteState},
 };
@@ -10,6 +12,7 @@ use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
     convert,
     launch::Launch,
+    profile::ProfileName,
     request,
     violation::Violations,
 };
@@ -53,12 +56,18 @@ impl Service {
             running_time: status.running.map(convert::timestamp),
             machine_id: handle.machine_id.into(),
             agent_spec: String::new(),
+            usage: None,
         }
+    }
+
+    async fn message_with_usage(&self, handle: &AgentHandle) -> pb::Agent {
+        let usage = handle.usage().await.map(usage);
+        pb::Agent { usage, ..self.message(handle, &handle.status()) }
     }
 
     /// Waits as long as the caller wants, and tells how it went.
     async fn wait(&self, attached: &Attached, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
-        let Attached { handle, ran_before } = attached;
+        let Attached { handle, ran_before, .. } = attached;
         let done = |s: &AgentStatus| match mode {
             pb::WaitMode::Accepted => s.admitted,
             pb::WaitMode::Unspecified | pb::WaitMode::Running => {
@@ -99,9 +108,9 @@ impl Service {
         let creating = tokio::spawn(async move { supervisor.create(creation).await }.in_current_span());
         let attached = creating.await.unwrap_or_else(|_| Err(HostError::Stopping(self.supervisor.host().clone())))?;
         let status = self.wait(&attached, mode).await?;
-        let handle = attached.handle;
+        let handle = &attached.handle;
         let timings = timings(&status.times);
-        Ok(pb::CreateAgentResponse { agent: Some(self.message(&handle, &status)), timings: Some(timings) })
+        Ok(pb::CreateAgentResponse { agent: Some(self.message(handle, &status)), timings: Some(timings) })
     }
 
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
@@ -127,6 +136,32 @@ fn given_claim(epoch: u64, machine_id: u32) -> Result<Option<GivenClaim>, Violat
     violations.into_result(machine_id.map(|machine_id| Some(GivenClaim { epoch, machine_id })))
 }
 
+fn usage(usage: Usage) -> pb::AgentUsage {
+    pb::AgentUsage {
+        pss_bytes: usage.pss,
+        private_bytes: usage.private,
+        cpu_time: Some(convert::duration(usage.cpu)),
+        threads: usage.threads,
+    }
+}
+
+fn profile(name: &ProfileName, python: &PythonRuntime) -> pb::RuntimeProfile {
+    let zygote = python.zygote.as_ref().map(ZygoteHandle::status);
+    let state = match zygote.as_ref().map(|zygote| &zygote.state) {
+        None => "off".to_owned(),
+        Some(ZygoteState::Starting) => "starting".to_owned(),
+        Some(ZygoteState::Ready) => "ready".to_owned(),
+        Some(ZygoteState::Down(why)) => why.clone(),
+    };
+    pb::RuntimeProfile {
+        name: name.to_string(),
+        zygote: state,
+        cold_starts: python.cold_starts.load(Ordering::Relaxed),
+        generation: zygote.as_ref().map_or(0, |zygote| zygote.generation),
+        learned_modules: zygote.map(|zygote| zygote.learned).unwrap_or_default(),
+    }
+}
+
 fn timings(times: &StepTimes) -> pb::StartTimings {
     let wire = |duration: Option<Duration>| duration.map(convert::duration);
     pb::StartTimings {
@@ -137,6 +172,9 @@ fn timings(times: &StepTimes) -> pb::StartTimings {
         initialize: wire(times.initialize),
         host_total: wire(times.total),
         total: None,
+        queue: wire(times.queue),
+        advance: wire(times.advance),
+        host_call: None,
     }
 }
 
@@ -163,7 +201,7 @@ impl AgentHostService for Service {
         let r = request.into_inner();
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let handle = self.supervisor.get(&key).ok_or(HostError::Unknown(key))?;
-        let mut agent = self.message(&handle, &handle.status());
+        let mut agent = self.message_with_usage(&handle).await;
         agent.agent_spec.clone_from(&handle.launch.message.agent_spec);
         Ok(Response::new(pb::GetAgentInfoResponse { agent: Some(agent) }))
     }
@@ -179,26 +217,26 @@ impl AgentHostService for Service {
         let handles = self.supervisor.list(guild.as_ref(), after.as_ref(), size);
         let last = handles.last().filter(|_| handles.len() == size).map(|h| &h.launch.key);
         let next_page_token = request::agent_token(last);
-        let agents = handles.iter().map(|h| self.message(h, &h.status())).collect();
+        let mut agents = Vec::with_capacity(handles.len());
+        for handle in &handles {
+            agents.push(if r.with_usage {
+                self.message_with_usage(handle).await
+            } else {
+                self.message(handle, &handle.status())
+            });
+        }
         Ok(Response::new(pb::ListAgentsResponse { agents, next_page_token }))
     }
 
     async fn health(&self, _request: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
         let trouble = self.supervisor.trouble();
         let runtimes = self.supervisor.runtimes();
-        let zygote = match runtimes.zygote.as_ref().map(ZygoteHandle::state) {
-            None => "off".to_owned(),
-            Some(ZygoteState::Starting) => "starting".to_owned(),
-            Some(ZygoteState::Ready) => "ready".to_owned(),
-            Some(ZygoteState::Down(why)) => why,
-        };
         Ok(Response::new(pb::HealthResponse {
             healthy: trouble.is_none(),
             agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
             hostname: self.supervisor.host().to_string(),
             reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
-            zygote,
-            cold_starts: runtimes.cold_starts.load(Ordering::Relaxed),
+            profiles: runtimes.python.iter().map(|(name, python)| profile(name, python)).collect(),
         }))
     }
 }

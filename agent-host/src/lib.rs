@@ -16,10 +16,13 @@ pub mod error;
 pub mod grpc;
 pub mod health;
 pub mod lease;
+pub mod metrics;
 pub mod output;
 pub mod process;
+pub mod profiles;
 pub mod runtime;
 pub mod settings;
+pub mod starts;
 pub mod supervisor;
 pub mod zygote;
 
@@ -28,9 +31,9 @@ pub use settings::Settings;
 use crate::{
     lease::{Lease, LeaseHandle, LeaseKeeper},
     process::{Orphans, Spawner},
-    runtime::Runtimes,
+    runtime::{PythonRuntime, Runtimes, profile_environment},
     supervisor::{HostSettings, Supervisor},
-    zygote::ZygoteTask,
+    zygote::{Nursery, ZygoteTask},
 };
 use anyhow::{Context as _, bail};
 use rustic_proto::{
@@ -38,13 +41,14 @@ use rustic_proto::{
     reflection,
 };
 use rustic_registry::{Announce, Epoch, Incarnation, RedisRegistry, Registry};
+use rustic_telemetry::grpc::incoming;
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::{net::TcpListener, time::timeout};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -66,6 +70,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (keeper, lease) = lease(&settings, bound, &incarnation, &registry)?;
     let supervisor = supervisor(&settings, incarnation, registry, &lease, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
+    if let Some(listen) = settings.telemetry.metrics_listen {
+        let refresh = metrics::refresh(supervisor.clone());
+        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, everything.clone()).await?;
+        tokio::spawn(metrics::watch_usage(supervisor.clone(), settings.usage_every, everything.clone()));
+    }
     info!(address = %bound, host = %supervisor.host(), "serving");
 
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -82,7 +91,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .add_service(reflection::v1(SERVICE)?)
         .add_service(reflection::v1alpha(SERVICE)?)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener), closed.clone().cancelled_owned());
     let server = tokio::spawn(server);
 
     let superseded = tokio::select! {
@@ -138,16 +147,23 @@ fn supervisor(
     let orphans = Arc::new(Orphans::default());
     orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
     let spawner = Spawner::start(orphans.clone()).context("cannot start the spawner thread")?;
-    let zygote = (!settings.no_zygote).then(|| {
-        let (python, preload) = (settings.python.clone(), settings.preload.clone());
-        ZygoteTask { python, preload, spawner: spawner.clone(), orphans: orphans.clone() }.start(stop.clone())
-    });
+    let mut python = BTreeMap::new();
+    for (name, profile) in settings.profiles()? {
+        let zygote = (!settings.no_zygote).then(|| {
+            let environment = profile_environment(Some(&profile));
+            let (spawner, orphans) = (spawner.clone(), orphans.clone());
+            let nursery =
+                Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
+            ZygoteTask::new(nursery, profile.preload.clone(), settings.learning()).start(stop.clone())
+        });
+        python.insert(name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) });
+    }
+    let workdirs = settings.workdirs(&host, &incarnation)?;
     let runtimes = Runtimes {
         spawner,
         orphans,
-        zygote,
-        cold_starts: AtomicU64::new(0),
-        python: settings.python.clone(),
+        workdirs,
+        python,
         engine_address: settings.engine_address.clone(),
         host: host.to_string(),
         output_limit: settings.output_limit(),
@@ -155,7 +171,7 @@ fn supervisor(
     };
     let max_agents = usize::try_from(settings.max_agents)?;
     let host = HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout };
-    Ok(Supervisor::new(host, registry, Arc::new(runtimes), lease.clone()))
+    Ok(Supervisor::new(host, registry, Arc::new(runtimes), settings.starts(), lease.clone()))
 }
 
 /// Waits until another process took this host's name. Cancel-safe.

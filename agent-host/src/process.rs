@@ -6,7 +6,8 @@
 mod child;
 mod orphans;
 mod spawner;
+pub mod usage;
 
 pub use child::{Child, Signal};
 pub use orphans::{Expected, Orphans, RUN_VARIABLE};
-pub use spawner::{SpawnError, Spawner, Started};
+pub use spawner::{SpawnError, Spawner, Started, output_pipe};

@@ -7,28 +7,34 @@ mod command;
 mod document;
 mod python;
 mod report;
+mod workdir;
+
+pub use python::PythonRuntime;
+pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
     process::{Child, Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
-    zygote::ZygoteHandle,
+    profiles::Profile,
 };
-use rustic_proto::launch::{Launch, RuntimeKind};
+use report::Feed;
+use rustic_proto::{
+    launch::{Launch, RuntimeKind},
+    profile::ProfileName,
+};
 use rustic_registry::Epoch;
 use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
     io,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
-use tracing::warn;
 
 /// Settings of the host itself; agents do not get them.
 const HOST_VARIABLES: &str = "AGENT_HOST_";
@@ -42,6 +48,12 @@ pub enum StartError {
     /// Its pipes could not be made.
     #[error("cannot make the pipes of the process: {0}")]
     Pipe(#[from] io::Error),
+    /// Its working directory could not be made.
+    #[error("{0}; does the disk of --work-dir have room?")]
+    Workdir(#[source] io::Error),
+    /// Its runtime profile is not one of this host's.
+    #[error("this host has no runtime profile {0}")]
+    Profile(ProfileName),
 }
 
 /// What to start.
@@ -63,13 +75,19 @@ pub struct Process {
     pub reports: Reports,
     /// The readers of its output.
     pub output: Output,
-    run: u64,
+    _run: Run,
+}
+
+/// One run of an agent: a number by which what it leaves behind is found, and a working directory. Both end with it.
+struct Run {
+    number: u64,
+    workdir: Workdir,
     orphans: Arc<Orphans>,
 }
 
-impl Drop for Process {
+impl Drop for Run {
     fn drop(&mut self) {
-        self.orphans.run_ended(self.run);
+        self.orphans.run_ended(self.number);
     }
 }
 
@@ -86,12 +104,10 @@ pub struct Runtimes {
     pub spawner: Spawner,
     /// Cleans up after them.
     pub orphans: Arc<Orphans>,
-    /// Python interpreter of the `python` runtime.
-    pub python: PathBuf,
-    /// Forks warm Python processes; without it every one starts cold.
-    pub zygote: Option<ZygoteHandle>,
-    /// Python agents that started cold although there is a zygote.
-    pub cold_starts: AtomicU64,
+    /// Where processes begin.
+    pub workdirs: Workdirs,
+    /// Python environments.
+    pub python: BTreeMap<ProfileName, PythonRuntime>,
     /// Address of engine-svc, for agents that launch agents.
     pub engine_address: Option<String>,
     /// Host id, told to agents.
@@ -105,13 +121,8 @@ pub struct Runtimes {
 impl Runtimes {
     /// Starts a process for `order`. It is not ready until its [`Report`] says so.
     pub async fn start(&self, order: &Order, tail: &Tail) -> Result<Process, StartError> {
-        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
-        self.orphans.run_began(run);
-        let started = self.spawn(order, run).await;
-        if started.is_err() {
-            self.orphans.run_ended(run);
-        }
-        let (Started { child, stdout, stderr }, reports) = started?;
+        let run = self.begin_run()?;
+        let (Started { child, stdout, stderr }, reports) = self.spawn(order, &run).await?;
         let source = Source {
             guild: order.launch.key.guild.to_string(),
             agent: order.launch.key.agent.to_string(),
@@ -119,33 +130,58 @@ impl Runtimes {
             pid: child.pid(),
         };
         let output = Output::read(stdout, stderr, &source, self.output_limit, tail)?;
-        Ok(Process { child, reports, output, run, orphans: self.orphans.clone() })
+        Ok(Process { child, reports, output, _run: run })
     }
 
-    async fn spawn(&self, order: &Order, run: u64) -> Result<(Started, Reports), StartError> {
-        let environment = self.environment(order, run);
-        if let (RuntimeKind::Python, Some(zygote)) = (&order.launch.runtime, &self.zygote) {
-            match python::warm(zygote, order, &environment).await? {
-                Ok((started, feed)) => return Ok((started, feed.start()?)),
-                Err(why) => {
-                    self.cold_starts.fetch_add(1, Ordering::Relaxed);
-                    warn!(%why, "the agent starts cold");
-                }
-            }
+    /// An agent became ready, and told what it had to import itself.
+    pub fn learn(&self, order: &Order, imported: Vec<String>) {
+        if let Ok(Some(python)) = self.python_of(&order.launch) {
+            python.learn(order, imported);
         }
-        let (mut command, feed) = match &order.launch.runtime {
-            RuntimeKind::Python => python::command(&self.python, order)?,
-            RuntimeKind::Command(argv) => command::command(argv, order)?,
+    }
+
+    fn begin_run(&self) -> Result<Run, StartError> {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        let workdir = self.workdirs.make(number).map_err(StartError::Workdir)?;
+        self.orphans.run_began(number);
+        Ok(Run { number, workdir, orphans: self.orphans.clone() })
+    }
+
+    /// The Python environment of a launch; none for a command.
+    fn python_of(&self, launch: &Launch) -> Result<Option<&PythonRuntime>, StartError> {
+        match &launch.runtime {
+            RuntimeKind::Python(name) => match self.python.get(name) {
+                Some(python) => Ok(Some(python)),
+                None => Err(StartError::Profile(name.clone())),
+            },
+            RuntimeKind::Command(_) => Ok(None),
+        }
+    }
+
+    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Reports), StartError> {
+        let python = self.python_of(&order.launch)?;
+        let environment = self.environment(order, run.number, python);
+        let directory = run.workdir.path();
+        if let Some(python) = python
+            && let Some((started, feed)) = python.warm(order, &environment, directory).await?
+        {
+            return Ok((started, feed.start()?));
+        }
+        let (mut command, feed) = match (&order.launch.runtime, python) {
+            (RuntimeKind::Command(argv), _) => command::command(argv, order)?,
+            (RuntimeKind::Python(_), Some(python)) => python.cold(order)?,
+            (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
-        command.env_clear().envs(environment);
+        command.env_clear().envs(environment).current_dir(directory);
         let started = self.spawner.spawn(command).await?;
         Ok((started, feed.start()?))
     }
 
-    /// The host's environment without the host's own settings, then the caller's, then what the system tells.
-    fn environment(&self, order: &Order, run: u64) -> BTreeMap<OsString, OsString> {
+    /// The host's environment without the host's own settings, then the profile's, then the caller's, then what the
+    /// system tells.
+    fn environment(&self, order: &Order, run: u64, python: Option<&PythonRuntime>) -> BTreeMap<OsString, OsString> {
         let launch = &order.launch;
-        let mut environment: BTreeMap<_, _> = inherited_environment().collect();
+        let mut environment = profile_environment(python.map(|python| &python.profile));
         let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
         if let Some(address) = &self.engine_address {
             set("RUSTIC_ENGINE_ADDRESS", address);
@@ -162,7 +198,9 @@ impl Runtimes {
     }
 }
 
-/// The host's environment without the host's own settings.
-pub fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
-    env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(HOST_VARIABLES))
+/// The host's environment without the host's own settings, and what a profile adds to it.
+pub fn profile_environment(profile: Option<&Profile>) -> BTreeMap<OsString, OsString> {
+    let inherited = env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(HOST_VARIABLES));
+    let added = profile.into_iter().flat_map(|profile| &profile.environment);
+    inherited.chain(added.map(|(name, value)| (name.into(), value.into()))).collect()
 }

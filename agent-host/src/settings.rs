@@ -1,17 +1,27 @@
 //! Flags of agent-host, each with an environment twin `AGENT_HOST_…`.
 
-use crate::{lease::LeaseTimes, output::OutputLimit};
+use crate::{
+    lease::LeaseTimes,
+    output::OutputLimit,
+    profiles::{self, Profile},
+    runtime::Workdirs,
+    starts::Starts,
+    zygote::LearningLimits,
+};
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use rustic_proto::profile::ProfileName;
 use rustic_registry::{HostId, Incarnation, RedisSettings, Resources, resources::SLOTS};
 use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
 };
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 /// Prefix of the environment twins.
 pub const ENVIRONMENT_PREFIX: &str = "AGENT_HOST";
+/// Time for which a starting agent holds up those behind it in the queue. A warm start takes a third of it.
+const START_PATIENCE: Duration = Duration::from_millis(150);
 
 /// Runs Rustic AI agents, one operating system process each, under a lease in Redis.
 #[derive(Debug, Clone, Parser)]
@@ -65,9 +75,27 @@ pub struct Settings {
     /// Module that the zygote imports once for all agents, beside Rustic AI's own; may be given several times
     #[arg(long, value_delimiter = ',', value_name = "MODULE")]
     pub preload: Vec<String>,
+    /// File with further Python environments for launches to choose from, in TOML
+    #[arg(long, value_name = "FILE")]
+    pub runtime_profiles: Option<PathBuf>,
+    /// Modules that a zygote learns to preload from what agents import; 0: it learns none
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub learned_modules: usize,
+    /// Memory that a zygote may use beyond its base for what it learned
+    #[arg(long, default_value_t = 512 << 20, value_name = "BYTES")]
+    pub learned_memory: u64,
     /// Start every Python agent in a fresh interpreter
     #[arg(long)]
     pub no_zygote: bool,
+    /// Agents that start at once, more wait for their turn; default: two for each processor
+    #[arg(long, value_name = "N")]
+    pub concurrent_starts: Option<usize>,
+    /// Folder for the working directories of agents; default: one in the system's temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// Time between two looks at what the agents use, for the metrics
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
+    pub usage_every: Duration,
     /// Output of one agent that is logged in the long run; more is counted and left out
     #[arg(long, default_value_t = 512 << 10, value_name = "BYTES")]
     pub agent_log_bytes_per_second: u64,
@@ -149,6 +177,31 @@ impl Settings {
             ttl - renew_every
         );
         Ok(LeaseTimes { ttl, renew_every, margin })
+    }
+
+    /// The Python environments of this host. Errors: the file cannot be used.
+    pub fn profiles(&self) -> anyhow::Result<BTreeMap<ProfileName, Profile>> {
+        let environment = BTreeMap::new();
+        let default = Profile { python: self.python.clone(), preload: self.preload.clone(), environment };
+        profiles::read(default, self.runtime_profiles.as_deref())
+    }
+
+    /// How much a zygote learns.
+    pub fn learning(&self) -> LearningLimits {
+        LearningLimits { modules: self.learned_modules, memory: self.learned_memory }
+    }
+
+    /// The queue of starts.
+    pub fn starts(&self) -> Starts {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Starts::new(self.concurrent_starts.unwrap_or(cores * 2), START_PATIENCE)
+    }
+
+    /// Where agents get their working directories in this life of the host.
+    pub fn workdirs(&self, host: &HostId, incarnation: &Incarnation) -> anyhow::Result<Workdirs> {
+        let parent = self.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let root = std::path::absolute(parent)?.join(format!("agent-host.{host}.{incarnation}"));
+        Workdirs::new(root).context("--work-dir")
     }
 
     /// How to reach Redis.

@@ -3,12 +3,13 @@
 //! Owns the map of agents. Each agent's own life belongs to its task.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, Launching, StopKind, task::AgentTask},
+    agent::{AgentHandle, AgentStatus, Caller, Ending, FirstStart, Launching, StopKind, task::AgentTask},
     error::HostError,
     lease::{Lease, LeaseHandle},
     runtime::{Order, Runtimes},
+    starts::Starts,
 };
-use rustic_proto::launch::Launch;
+use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
     AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, Incarnation, Phase, Registry, ReleaseGuard,
     ReleaseOutcome, RequestId,
@@ -56,12 +57,14 @@ pub struct Attached {
     pub handle: AgentHandle,
     /// How often it was RUNNING before this creation.
     pub ran_before: u64,
+    /// Somebody waits for it, until this is dropped.
+    _caller: Caller,
 }
 
 impl Attached {
-    fn found(handle: AgentHandle) -> Self {
+    fn to(handle: AgentHandle) -> Self {
         let ran_before = handle.status().times_running;
-        Self { handle, ran_before }
+        Self { ran_before, _caller: handle.call(), handle }
     }
 }
 
@@ -82,6 +85,7 @@ pub struct Supervisor {
     settings: HostSettings,
     registry: Arc<dyn Registry>,
     runtimes: Arc<Runtimes>,
+    starts: Starts,
     lease: LeaseHandle,
     agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
     tasks: TaskTracker,
@@ -94,12 +98,14 @@ impl Supervisor {
         settings: HostSettings,
         registry: Arc<dyn Registry>,
         runtimes: Arc<Runtimes>,
+        starts: Starts,
         lease: LeaseHandle,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             registry,
             runtimes,
+            starts,
             lease,
             agents: Arc::default(),
             tasks: TaskTracker::new(),
@@ -160,15 +166,26 @@ impl Supervisor {
         self.refusal().or_else(unreachable)
     }
 
-    /// How Python agents are started.
+    /// How agents are started.
     pub fn runtimes(&self) -> &Runtimes {
         &self.runtimes
+    }
+
+    /// The queue of starts.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
     pub async fn create(&self, creation: Creation) -> Result<Attached, HostError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
+        }
+        if let RuntimeKind::Python(profile) = &creation.launch.runtime
+            && !self.runtimes.python.contains_key(profile)
+        {
+            let known = self.runtimes.python.keys().map(ToString::to_string).collect();
+            return Err(HostError::UnknownProfile { profile: profile.clone(), known });
         }
         match creation.claim {
             Some(claim) => self.admit_claimed(creation, claim).await,
@@ -181,7 +198,7 @@ impl Supervisor {
         loop {
             let Some(here) = self.get(&key) else { break };
             if here.epoch == claim.epoch {
-                return Ok(Attached::found(here));
+                return Ok(Attached::to(here));
             }
             if here.epoch > claim.epoch {
                 return Err(HostError::StaleEpoch { key, given: claim.epoch, current: here.epoch });
@@ -256,7 +273,7 @@ impl Supervisor {
         }
         let full = agents.len() >= self.settings.max_agents;
         match agents.entry(key) {
-            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(Attached::found(here.get().clone())),
+            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(Attached::to(here.get().clone())),
             Entry::Occupied(here) => {
                 let (key, current) = (here.key().clone(), here.get().epoch);
                 Err(HostError::StaleEpoch { key, given: claim.epoch, current })
@@ -264,10 +281,12 @@ impl Supervisor {
             Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
             Entry::Vacant(place) => {
                 let (registry, runtimes) = (self.registry.clone(), self.runtimes.clone());
-                let (task, handle) = AgentTask::new(launching, registry, runtimes, self.lease.clone());
+                let (task, handle) =
+                    AgentTask::new(launching, registry, runtimes, self.starts.clone(), self.lease.clone());
                 place.insert(handle.clone());
-                self.start(task, &handle);
-                Ok(Attached { handle, ran_before: 0 })
+                let attached = Attached::to(handle);
+                self.start(task, &attached.handle);
+                Ok(attached)
             }
         }
     }

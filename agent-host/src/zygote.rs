@@ -1,49 +1,33 @@
-//! The zygote: a warm Python process that forks a ready-imported child for every agent.
+//! The zygote: a warm Python process that forks a ready-imported child for every agent. One per runtime profile.
 //!
 //! ```text
-//!              hello                         asked, and answered in time
-//!  ▶ Starting ───────▶ Ready ◀──────────────────────────────────────────┐
-//!      ▲                 │ └─────────────────────────────────────────────┘
+//!              hello                    forks, one after the other
+//!  ▶ Starting ───────▶ Ready ◀──────────────────────────┐
+//!      ▲                 │ └────────────────────────────┘
 //!      │ backoff         │ it ended, hung, or said something that is no message
 //!      └──────── Down ◀──┘   (Starting may end the same way)
 //! ```
 //!
 //! Whoever asks while it is Starting waits in line; while it is Down is told at once, and starts the agent cold. Running
 //! agents are not touched by any of this: they are children of this host, not of the zygote.
+//!
+//! **Learning.** A ready agent tells which modules it had to import itself. They are preloaded into the next
+//! *generation*: a branch, forked from the zygote, that imports them in the background, is a zygote too, and takes over
+//! when it has said hello. The base stays: next generations grow from it, and agents with an environment of their own
+//! are forked from it, because modules may read the environment while they are imported.
 
+mod learned;
+mod process;
+mod task;
 mod wire;
 
-use crate::{
-    agent::backoff,
-    output::{Output, OutputLimit, Source, Tail},
-    process::{Child, Orphans, Signal, SpawnError, Spawner, Started},
-};
-use rustic_proto::restart::RestartPolicy;
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
-};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use wire::{Reply, Wire};
+pub use learned::LearningLimits;
+pub use process::Nursery;
+pub use task::ZygoteTask;
 
-/// Module of the distribution `rusticai-k8s` that is the zygote.
-const MODULE: &str = "rustic_ai.k8s.runtime.zygote";
-/// Longest wait for the zygote's imports.
-const HELLO: Duration = Duration::from_secs(60);
-/// Longest wait for a fork; one takes milliseconds.
-const FORK: Duration = Duration::from_secs(5);
-/// Forks that may wait in line. More callers start cold.
-const LINE: usize = 256;
+use crate::process::Child;
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Why no child was forked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,12 +54,42 @@ pub enum ZygoteState {
     Down(String),
 }
 
+/// What others see of a zygote.
+#[derive(Debug, Clone)]
+pub struct ZygoteStatus {
+    /// How it is.
+    pub state: ZygoteState,
+    /// Branches that took over so far.
+    pub generation: u32,
+    /// What the branch of now has preloaded; empty when there is none.
+    pub learned: Vec<String>,
+}
+
+/// The process to fork an agent from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ancestor {
+    /// The newest generation.
+    Newest,
+    /// The base, which has imported nothing but what the operator asked for.
+    Base,
+}
+
 /// A child to fork.
 pub struct ForkRequest {
+    /// Where from.
+    pub ancestor: Ancestor,
     /// Title of its process.
     pub title: String,
+    /// Its working directory.
+    pub directory: PathBuf,
     /// Its whole environment.
     pub environment: BTreeMap<String, String>,
+    /// Its three descriptors.
+    pub descriptors: Descriptors,
+}
+
+/// What a forked process gets in place of standard input, output and error.
+pub struct Descriptors {
     /// Its socket to this host.
     pub control: OwnedFd,
     /// Its standard output.
@@ -84,168 +98,39 @@ pub struct ForkRequest {
     pub stderr: OwnedFd,
 }
 
-struct Order {
-    request: ForkRequest,
-    reply: oneshot::Sender<Result<Child, ZygoteError>>,
+enum Order {
+    Fork(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>),
+    Learn(Vec<String>),
 }
 
 /// Handle to the zygote's task.
 #[derive(Clone)]
 pub struct ZygoteHandle {
     orders: mpsc::Sender<Order>,
-    state: watch::Receiver<ZygoteState>,
+    status: watch::Receiver<ZygoteStatus>,
 }
 
 impl ZygoteHandle {
     /// Forks a child, first come, first served. A caller that is gone by its turn is passed over.
     pub async fn fork(&self, request: ForkRequest) -> Result<Child, ZygoteError> {
-        if let ZygoteState::Down(why) = &*self.state.borrow() {
+        if let ZygoteState::Down(why) = &self.status.borrow().state {
             return Err(ZygoteError::Down(why.clone()));
         }
         let (reply, answer) = oneshot::channel();
-        let gone = |_| ZygoteError::Down("the host is stopping, or too many agents wait for a fork".to_owned());
-        self.orders.try_send(Order { request, reply }).map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?
+        let gone = || ZygoteError::Down("the host is stopping, or too many agents wait for a fork".to_owned());
+        self.orders.try_send(Order::Fork(request, reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Tells which modules a child had to import itself. What cannot be told now will be told by the next child.
+    pub fn learn(&self, modules: Vec<String>) {
+        if !modules.is_empty() {
+            let _ = self.orders.try_send(Order::Learn(modules));
+        }
     }
 
     /// How the zygote is now.
-    pub fn state(&self) -> ZygoteState {
-        self.state.borrow().clone()
+    pub fn status(&self) -> ZygoteStatus {
+        self.status.borrow().clone()
     }
-}
-
-/// Keeps one zygote alive.
-pub struct ZygoteTask {
-    /// Its interpreter.
-    pub python: PathBuf,
-    /// Modules to import beside its own list.
-    pub preload: Vec<String>,
-    /// Starts it.
-    pub spawner: Spawner,
-    /// Adopts its children.
-    pub orphans: Arc<Orphans>,
-}
-
-/// A zygote that said hello.
-struct Live {
-    child: Child,
-    wire: Wire,
-    _output: Output,
-}
-
-impl ZygoteTask {
-    /// Starts the task; it ends with `stop`, and the zygote with it.
-    pub fn start(self, stop: CancellationToken) -> ZygoteHandle {
-        let (orders, queue) = mpsc::channel(LINE);
-        let (state, shown) = watch::channel(ZygoteState::Starting);
-        // On cancel the zygote's handle is dropped, which kills it; children already forked live on.
-        tokio::spawn(async move { stop.run_until_cancelled(self.run(queue, state)).await });
-        ZygoteHandle { orders, state: shown }
-    }
-
-    async fn run(self, mut queue: mpsc::Receiver<Order>, state: watch::Sender<ZygoteState>) {
-        let policy = RestartPolicy { max_backoff: Duration::from_secs(30), ..RestartPolicy::default() };
-        let mut failures: u32 = 0;
-        loop {
-            state.send_replace(ZygoteState::Starting);
-            let why = match self.hello().await {
-                Ok(live) => {
-                    failures = 0;
-                    state.send_replace(ZygoteState::Ready);
-                    self.serve(live, &mut queue).await
-                }
-                Err(why) => why,
-            };
-            failures += 1;
-            warn!(why, failures, "the zygote is replaced; agents start cold meanwhile");
-            state.send_replace(ZygoteState::Down(why.clone()));
-            // Whoever waits in line starts cold.
-            while let Ok(order) = queue.try_recv() {
-                let _ = order.reply.send(Err(ZygoteError::Down(why.clone())));
-            }
-            sleep(backoff::delay(&policy, failures, rand::random())).await;
-        }
-    }
-
-    async fn hello(&self) -> Result<Live, String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let (started, mut wire) = self.spawn().await.map_err(|e| text(&e))?;
-        let source = Source { guild: String::new(), agent: "zygote".to_owned(), epoch: 0, pid: started.child.pid() };
-        let limit = OutputLimit { bytes_per_second: 64 << 10, burst: 1 << 20 };
-        let output = Output::read(started.stdout, started.stderr, &source, limit, &Tail::default());
-        let output = output.map_err(|e| text(&e))?;
-        match timeout(HELLO, wire.receive()).await {
-            Ok(Ok(Reply::Hello { version: wire::VERSION, failed_preloads })) => {
-                for failed in failed_preloads {
-                    let wire::FailedPreload { module, error, traceback } = failed;
-                    warn!(module, error, traceback, "a module could not be preloaded");
-                }
-                info!(pid = started.child.pid(), "the zygote is ready");
-                Ok(Live { child: started.child, wire, _output: output })
-            }
-            Ok(Ok(other)) => Err(format!("it said {other:?} instead of hello; install the same release of both")),
-            Ok(Err(error)) => Err(format!("it ended before it was ready: {error}")),
-            Err(_elapsed) => Err(format!("it was not ready within {HELLO:?}")),
-        }
-    }
-
-    async fn spawn(&self) -> Result<(Started, Wire), SpawnError> {
-        let watch = SpawnError::Watch;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(watch)?;
-        let mut command = Command::new(&self.python);
-        command.arg("-m").arg(MODULE).args(&self.preload).stdin(Stdio::from(OwnedFd::from(theirs)));
-        command.env_clear().envs(super::runtime::inherited_environment());
-        Ok((self.spawner.spawn(command).await?, Wire::new(ours).map_err(watch)?))
-    }
-
-    /// Forks until something goes wrong, and tells what. Ends the zygote.
-    async fn serve(&self, mut live: Live, queue: &mut mpsc::Receiver<Order>) -> String {
-        let mut id = 0;
-        let why = loop {
-            let order = tokio::select! {
-                // Cancel-safe: neither the queue nor the pidfd loses anything.
-                order = queue.recv() => match order {
-                    Some(order) => order,
-                    None => break "the host is stopping".to_owned(),
-                },
-                status = live.child.ended() => {
-                    return match status {
-                        Ok(status) => format!("it ended with {status}"),
-                        Err(error) => format!("it cannot be watched: {error}"),
-                    };
-                }
-            };
-            if order.reply.is_closed() {
-                continue;
-            }
-            id += 1;
-            let expected = self.orphans.expect();
-            match timeout(FORK, live.wire.fork(id, &order.request)).await {
-                Ok(Ok(Reply::Forked { id: answered, pid })) if answered == id => {
-                    let child = expected.adopt(pid).map_err(|e| ZygoteError::Failed(e.to_string()));
-                    let _ = order.reply.send(child);
-                }
-                Ok(Ok(Reply::Refused { id: answered, reason })) if answered == id => {
-                    let _ = order.reply.send(Err(ZygoteError::Refused(reason)));
-                }
-                failed => {
-                    let why = match failed {
-                        Ok(Ok(other)) => format!("it answered a fork with {other:?}"),
-                        Ok(Err(error)) => error.to_string(),
-                        Err(_elapsed) => format!("a fork took longer than {FORK:?}"),
-                    };
-                    let _ = order.reply.send(Err(ZygoteError::Failed(why.clone())));
-                    break why;
-                }
-            }
-        };
-        live.child.signal(Signal::Kill);
-        why
-    }
-}
-
-/// A pipe for a child's output: our end, and the child's.
-pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((reader.into(), writer.into()))
 }

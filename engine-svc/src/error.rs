@@ -88,6 +88,26 @@ impl From<Violations> for EngineError {
 }
 
 impl EngineError {
+    /// Code of the status it becomes.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Bad(_) => Code::InvalidArgument,
+            Self::Unknown(_) => Code::NotFound,
+            Self::OtherSpec { .. } => Code::AlreadyExists,
+            Self::Failed { .. } | Self::AgentStopping(_) => Code::FailedPrecondition,
+            Self::TooLate(_) => Code::DeadlineExceeded,
+            Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Host { status, .. } => status.code(),
+            Self::Registry(RegistryError::Unreadable { .. }) => Code::Internal,
+            Self::NoHost(_)
+            | Self::HostSilent { .. }
+            | Self::Address(_)
+            | Self::SomeLeft(_)
+            | Self::Stopping
+            | Self::Registry(_) => Code::Unavailable,
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -111,23 +131,21 @@ impl EngineError {
 
 impl From<EngineError> for Status {
     fn from(error: EngineError) -> Self {
-        let text = error.to_string();
+        let (code, text) = (error.code(), error.to_string());
         match error {
             EngineError::Bad(violations) => violations.into(),
-            EngineError::Unknown(_) => with_reason(Code::NotFound, "AGENT_UNKNOWN", text, &[]),
-            EngineError::OtherSpec { .. } => with_reason(Code::AlreadyExists, "AGENT_HAS_OTHER_SPEC", text, &[]),
-            EngineError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
-            EngineError::AgentStopping(_) => with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[]),
-            EngineError::TooLate(_) => with_reason(Code::DeadlineExceeded, "TOO_LATE", text, &[]),
-            EngineError::NoHost(_) => with_reason(Code::Unavailable, "NO_HOST", text, &[]),
-            EngineError::NoRoom(_) => with_reason(Code::ResourceExhausted, "NO_ROOM", text, &[]),
-            EngineError::HostSilent { host, .. } => {
-                with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[("host", &host)])
-            }
+            EngineError::Unknown(_) => with_reason(code, "AGENT_UNKNOWN", text, &[]),
+            EngineError::OtherSpec { .. } => with_reason(code, "AGENT_HAS_OTHER_SPEC", text, &[]),
+            EngineError::Failed { .. } => with_reason(code, "AGENT_FAILED", text, &[]),
+            EngineError::AgentStopping(_) => with_reason(code, "AGENT_STOPPING", text, &[]),
+            EngineError::TooLate(_) => with_reason(code, "TOO_LATE", text, &[]),
+            EngineError::NoHost(_) => with_reason(code, "NO_HOST", text, &[]),
+            EngineError::NoRoom(_) => with_reason(code, "NO_ROOM", text, &[]),
+            EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
             EngineError::Host { host, status } => of_host(&host, &status),
-            EngineError::Address(_) => with_reason(Code::Unavailable, "HOST_UNREACHABLE", text, &[]),
-            EngineError::SomeLeft(_) => with_reason(Code::Unavailable, "GUILD_PARTLY_STOPPED", text, &[]),
-            EngineError::Stopping => with_reason(Code::Unavailable, "ENGINE_STOPPING", text, &[]),
+            EngineError::Address(_) => with_reason(code, "HOST_UNREACHABLE", text, &[]),
+            EngineError::SomeLeft(_) => with_reason(code, "GUILD_PARTLY_STOPPED", text, &[]),
+            EngineError::Stopping => with_reason(code, "ENGINE_STOPPING", text, &[]),
             EngineError::Registry(error) => registry(&error),
         }
     }

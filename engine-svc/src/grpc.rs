@@ -13,7 +13,7 @@ use rustic_proto::{
 use rustic_telemetry::grpc::CallDeadline;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -54,7 +54,10 @@ impl Service {
         let wait = convert::wait_mode(r.wait)?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
-        let creation = Creation { launch, request_id, wait, deadline };
+        let caller_gone = CancellationToken::new();
+        // Dropped with this call: by its answer, or because nobody waits for one any more.
+        let _caller = caller_gone.clone().drop_guard();
+        let creation = Creation { launch, request_id, wait, deadline, caller_gone };
         let engine = self.engine.clone();
         let created = self.to_the_end(async move { engine.create(&creation).await }).await?;
         Ok(pb::CreateAgentResponse { agent: Some(created.agent), timings: Some(created.timings) })

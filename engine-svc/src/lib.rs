@@ -18,6 +18,7 @@ pub mod error;
 pub mod fleet;
 pub mod grpc;
 pub mod health;
+pub mod metrics;
 pub mod placement;
 pub mod settings;
 
@@ -30,9 +31,9 @@ use rustic_proto::{
     reflection,
 };
 use rustic_registry::{RedisRegistry, Registry};
+use rustic_telemetry::grpc::incoming;
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -52,8 +53,12 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     let fleet = Arc::new(Fleet::new(registry.clone(), settings.placement));
     let refresh = tokio::spawn(fleet.clone().keep_fresh(settings.hosts_refresh, background.clone()));
     let (reporter, health) = tonic_health::server::health_reporter();
-    let health_task = tokio::spawn(health::follow(registry.clone(), reporter, background));
+    let health_task = tokio::spawn(health::follow(registry.clone(), reporter, background.clone()));
 
+    if let Some(listen) = settings.telemetry.metrics_listen {
+        let nothing_to_read = Arc::new(|| {});
+        rustic_telemetry::metrics::serve(listen, metrics::ALL, nothing_to_read, background.clone()).await?;
+    }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
     let engine = Arc::new(Engine::new(registry, fleet, channels, settings.lease_grace));
     let work = TaskTracker::new();
@@ -69,7 +74,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         .add_service(reflection::v1(SERVICE)?)
         .add_service(reflection::v1alpha(SERVICE)?)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
 
     stop.cancelled().await;

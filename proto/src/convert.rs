@@ -96,6 +96,7 @@ pub fn agent(record: &AgentRecord) -> pb::Agent {
         running_time: record.running.map(timestamp),
         machine_id: record.machine_id.into(),
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
+        usage: None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     agent_host::v1::{self as pb, runtime::Kind},
+    profile::ProfileName,
     restart::RestartPolicy,
     violation::Violations,
 };
@@ -15,13 +16,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// Environment names with this prefix belong to the system.
 pub const RESERVED_ENVIRONMENT: &str = "RUSTIC_AGENT_";
+/// Where a launch names its runtime profile.
+pub const PROFILE_FIELD: &str = "launch.runtime.python.profile";
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// What turns a spec into a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeKind {
-    /// A Rustic AI agent class.
-    Python,
+    /// A Rustic AI agent class, in the environment of a profile.
+    Python(ProfileName),
     /// Any program, with at least its name.
     Command(Vec<String>),
 }
@@ -90,12 +93,12 @@ impl Launch {
             agent = text("launch.agent_spec.id", spec.id, &mut v)
                 .and_then(|id| v.id::<AgentId>("launch.agent_spec.id", &id));
             name = text("launch.agent_spec.name", spec.name, &mut v);
-            if runtime == Some(RuntimeKind::Python) {
+            if matches!(runtime, Some(RuntimeKind::Python(_))) {
                 text("launch.agent_spec.class_name", spec.class_name, &mut v);
             }
             add_resources(&mut demand, spec.resources, &mut v);
         }
-        if runtime == Some(RuntimeKind::Python) {
+        if matches!(runtime, Some(RuntimeKind::Python(_))) {
             json::<BTreeMap<String, Value>>("launch.messaging_config", &message.messaging_config, &mut v);
         }
         if !message.client_properties.is_empty() {
@@ -152,9 +155,18 @@ fn text(field: &str, value: Option<Value>, v: &mut Violations) -> Option<String>
 }
 
 fn runtime(wire: Option<&pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind> {
-    let Some(wire) = wire else { return Some(RuntimeKind::Python) };
+    let Some(wire) = wire else { return Some(RuntimeKind::Python(ProfileName::default())) };
     match &wire.kind {
-        Some(Kind::Python(pb::PythonRuntime {})) => Some(RuntimeKind::Python),
+        Some(Kind::Python(pb::PythonRuntime { profile })) if profile.is_empty() => {
+            Some(RuntimeKind::Python(ProfileName::default()))
+        }
+        Some(Kind::Python(pb::PythonRuntime { profile })) => match profile.parse() {
+            Ok(profile) => Some(RuntimeKind::Python(profile)),
+            Err(e) => {
+                v.add(PROFILE_FIELD, format!("is wrong: {e}"));
+                None
+            }
+        },
         Some(Kind::Command(command)) => {
             let argv = &command.argv;
             if argv.first().is_none_or(String::is_empty) {
@@ -262,6 +274,8 @@ mod tests {
         assert_eq!(wrong(|m| m.client_properties = "1".to_owned()), ["launch.client_properties"]);
         assert_eq!(wrong(|m| m.on_disconnect = 9), ["launch.on_disconnect"]);
         assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: None })), ["launch.runtime"]);
+        let profile = |profile: &str| Kind::Python(pb::PythonRuntime { profile: profile.to_owned() });
+        assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: Some(profile("no good")) })), [PROFILE_FIELD]);
         let control = r#"{"id":"a\u0007","name":"A","class_name":"m.C"}"#;
         assert_eq!(wrong(|m| m.agent_spec = control.to_owned()), ["launch.agent_spec.id"]);
         let reserved = |m: &mut pb::AgentLaunch| {

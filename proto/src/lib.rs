@@ -15,6 +15,7 @@
 
 pub mod convert;
 pub mod launch;
+pub mod profile;
 pub mod reflection;
 pub mod request;
 pub mod restart;

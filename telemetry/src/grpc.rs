@@ -14,7 +14,7 @@ mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
 pub use limit::LoadLimit;
-pub use server::{Layers, ServerSettings, parse_duration};
+pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;
 pub use trace::Trace;
 

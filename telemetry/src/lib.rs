@@ -7,12 +7,14 @@
 //! | --- | --- |
 //! | [`settings`] | flags, each with its environment twin |
 //! | [`logs`] | JSON lines, or pretty on a terminal, through a bounded queue that never blocks its writers |
+//! | [`metrics`] | Prometheus, served over HTTP; off without an address |
 //! | [`traces`] | OpenTelemetry over OTLP, W3C context in and out; off and free without an endpoint |
 //! | [`signals`] | stop requests from outside |
 //! | [`grpc`] | tower layers: span, load limit, deadline, message size |
 
 pub mod grpc;
 pub mod logs;
+pub mod metrics;
 pub mod settings;
 pub mod signals;
 pub mod traces;

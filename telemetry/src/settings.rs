@@ -1,6 +1,7 @@
 //! Flags of telemetry, and the rule that every flag has an environment twin.
 
 use clap::{Args, Command, ValueEnum};
+use std::net::SocketAddr;
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +26,9 @@ pub struct TelemetrySettings {
     /// OTLP gRPC endpoint for traces, such as http://collector:4317; no traces when absent
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// Address that serves Prometheus metrics at /metrics, ip:port; no metrics when absent
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Gives every long flag of a program and its subcommands an environment twin: `--lease-ttl` becomes
@@ -57,7 +61,8 @@ mod tests {
         use clap::CommandFactory as _;
         let command = with_environment_twins(Program::command(), "ENGINE_SVC");
         let twins: Vec<_> = command.get_arguments().filter_map(|a| a.get_env()?.to_str()).collect();
-        assert_eq!(twins, ["ENGINE_SVC_LOG_LEVEL", "ENGINE_SVC_LOG_FORMAT", "ENGINE_SVC_OTLP_ENDPOINT"]);
+        let names = ["LOG_LEVEL", "LOG_FORMAT", "OTLP_ENDPOINT", "METRICS_LISTEN"];
+        assert_eq!(twins, names.map(|name| format!("ENGINE_SVC_{name}")));
         let program = Program::try_parse_from(["p"]).expect("defaults");
         assert_eq!(program.telemetry.log_level, "info");
     }

@@ -10,11 +10,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails where it stands")]
 
+pub mod http;
 pub mod launches;
+pub mod modules;
 pub mod processes;
 pub mod program;
 pub mod stack;
 
+pub use modules::Modules;
 pub use stack::{Stack, StackSettings, Zygote};
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};

@@ -199,8 +199,10 @@ pub fn host_arguments(n: usize, redis: &str, engine: &str, more: &[String]) -> V
     let mut arguments = words(&format!(
         "--listen 127.0.0.1:0 --log-format json --host-id agent-host-{n} --redis-url {redis} --engine-address {engine}"
     ));
-    arguments.push("--python".to_owned());
-    arguments.push(venv("python").display().to_string());
+    if !more.contains(&"--python".to_owned()) {
+        arguments.push("--python".to_owned());
+        arguments.push(venv("python").display().to_string());
+    }
     arguments.extend_from_slice(more);
     arguments
 }

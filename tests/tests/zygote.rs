@@ -2,23 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, HealthResponse};
+use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, RuntimeProfile};
 use rustic_tests::{
-    Stack, StackSettings, Zygote,
+    Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python},
     processes::{children, lives, parent_and_session},
     wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::Path;
-use tempfile::TempDir;
+use std::{collections::BTreeSet, path::Path};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
-async fn health(stack: &Stack) -> HealthResponse {
-    stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner()
+async fn profile(stack: &Stack, name: &str) -> RuntimeProfile {
+    let health = stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner();
+    health.profiles.into_iter().find(|profile| profile.name == name).unwrap()
+}
+
+async fn health(stack: &Stack) -> RuntimeProfile {
+    profile(stack, "default").await
 }
 
 /// Waits until the zygote forks, and tells its process id.
@@ -28,9 +32,14 @@ async fn ready(stack: &Stack) -> u32 {
         health => Err(health),
     })
     .await;
-    let ready = |l: &serde_json::Value| l["message"] == "the zygote is ready";
+    let ready = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("the zygote is ready"));
     let last = stack.hosts[0].log().into_iter().rfind(|l| ready(l)).unwrap();
     u32::try_from(last["pid"].as_u64().unwrap()).unwrap()
+}
+
+fn command_of(pid: u32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    text.trim_end_matches('\0').to_owned()
 }
 
 async fn start() -> Stack {
@@ -38,16 +47,9 @@ async fn start() -> Stack {
 }
 
 /// A stack whose zygote preloads `odd`, a module with this text.
-async fn with_odd_module(text: &str) -> (Stack, TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("odd.py"), text).unwrap();
-    let settings = StackSettings {
-        zygote: Zygote::On,
-        host_arguments: vec!["--preload".to_owned(), "odd,json".to_owned()],
-        host_environment: vec![("PYTHONPATH".to_owned(), dir.path().display().to_string())],
-        ..StackSettings::default()
-    };
-    (Stack::with(settings).await, dir)
+async fn with_odd_module(text: &str) -> (Stack, Modules) {
+    let modules = Modules::new(&[("odd", text)]);
+    (modules.stack(&["--preload", "odd,json"]).await, modules)
 }
 
 fn name_of(pid: u32) -> String {
@@ -64,6 +66,7 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     for agent in [&one, &two] {
         assert_eq!(parent_and_session(agent.pid), Some((host, agent.pid)));
         assert_eq!(name_of(agent.pid), agent.agent_id);
+        assert_eq!(command_of(agent.pid), format!("rustic-agent g/{}", agent.agent_id));
     }
     assert_eq!(health(&stack).await.cold_starts, 0);
     assert!(children(zygote).is_empty(), "no middle process stays");
@@ -75,30 +78,27 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     let exit = stack.stop("g", "one").await.unwrap().unwrap();
     assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
     stack.stop("g", "two").await.unwrap();
-    assert_eq!(children(host), [zygote]);
+    assert!(children(host).into_iter().all(|pid| name_of(pid) == "rustic-zygote"), "only zygotes stay");
     assert_eq!(health(&stack).await.cold_starts, 0);
 }
 
 #[tokio::test]
 async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
-    let dir = tempfile::tempdir().unwrap();
     let module = "import os, sys\nfrom rustic_ai.core.guild.agent import Agent\n\
         class Curious(Agent):\n    def __init__(self):\n\
         \x20       print('GREETING', os.environ['GREETING'], 'OTHER', os.environ.get('OTHER'))\n\
         \x20       print('STDIN', os.readlink('/proc/self/fd/0'))\n\
+        \x20       print('CWD', os.getcwd(), os.listdir())\n\
+        \x20       open('mine', 'w').close()\n\
         \x20       links = []\n\
         \x20       for entry in os.listdir('/proc/self/fd'):\n\
         \x20           try:\n                links.append(os.readlink(f'/proc/self/fd/{entry}'))\n\
         \x20           except OSError:\n                pass\n\
         \x20       print('SOCKETS', sum(link.startswith('socket') for link in links))\n\
         \x20       sys.stdout.flush()\n";
-    std::fs::write(dir.path().join("curious.py"), module).unwrap();
-    let settings = StackSettings {
-        zygote: Zygote::On,
-        host_environment: vec![("PYTHONPATH".to_owned(), dir.path().display().to_string())],
-        ..StackSettings::default()
-    };
-    let stack = Stack::with(settings).await;
+    let modules = Modules::new(&[("curious", module)]);
+    let work = tempfile::tempdir().unwrap();
+    let stack = modules.stack(&["--work-dir", work.path().to_str().unwrap()]).await;
     ready(&stack).await;
     for (agent, name) in [("one", "GREETING"), ("two", "OTHER")] {
         let mut launch = python("g", agent, "curious.Curious");
@@ -111,7 +111,20 @@ async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
     stack.hosts[0].logged("two's environment", said("GREETING hello two OTHER hello two")).await;
     stack.hosts[0].logged("an empty standard input", said("STDIN /dev/null")).await;
     stack.hosts[0].logged("one socket, to the host", said("SOCKETS 1")).await;
+    let place = |l: &serde_json::Value| Some(l["message"].as_str()?.strip_prefix("CWD ")?.to_owned());
+    let places: BTreeSet<_> = stack.hosts[0].log().iter().filter_map(place).collect();
+    assert_eq!(places.len(), 2, "{places:?}");
+    let theirs = |place: &String| place.starts_with(work.path().to_str().unwrap()) && place.ends_with(" []");
+    assert!(places.iter().all(theirs), "each began in an empty folder of its own: {places:?}");
     assert_eq!(health(&stack).await.cold_starts, 0);
+    stack.stop("g", "one").await.unwrap();
+    stack.stop("g", "two").await.unwrap();
+    let root = std::fs::read_dir(work.path()).unwrap().next().unwrap().unwrap().path();
+    wait_until("the folders to go", async || match std::fs::read_dir(&root).unwrap().count() {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -130,6 +143,26 @@ async fn a_zygote_that_dies_is_replaced_and_running_agents_are_not_touched() {
     assert!(lives(next) && lives(before.pid));
     assert_eq!(stack.get("g", "before").await.unwrap().restarts, 0);
     stack.create(python("g", "after", RESPONDER)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_zygote_that_talks_nonsense_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = dir.path().join("python");
+    let python_path = rustic_tests::venv("python");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *zygote*) printf 'nonsense!' >&0; exec sleep 1000;; esac\nexec {} \"$@\"\n",
+        python_path.display()
+    );
+    std::fs::write(&fake, script).unwrap();
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let host_arguments = vec!["--python".to_owned(), fake.display().to_string()];
+    let stack = Stack::with(StackSettings { zygote: Zygote::On, host_arguments, ..StackSettings::default() }).await;
+    let agent = stack.create(python("g", "a", RESPONDER)).await.unwrap();
+    assert_eq!(agent.phase(), AgentPhase::Running);
+    let health = health(&stack).await;
+    assert_eq!(health.cold_starts, 1);
+    assert_ne!(health.zygote, "ready");
 }
 
 #[tokio::test]

@@ -1,28 +1,23 @@
 //! What others see of an agent and may ask of it: its handle and its status. The task behind it does the work.
 
-use super::machine::{Ending, Event, StopKind};
-use crate::output::Tail;
+use super::{
+    machine::{Ending, Event, StopKind},
+    steps::StepTimes,
+};
+use crate::{
+    output::Tail,
+    process::usage::{self, Usage},
+};
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{mpsc, watch};
-
-/// How long each step of the latest start took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StepTimes {
-    /// Registry claim, when the host made it itself.
-    pub claim: Option<Duration>,
-    /// First registry write.
-    pub admit: Option<Duration>,
-    /// Making the process.
-    pub spawn: Option<Duration>,
-    /// Interpreter start and imports.
-    pub import: Option<Duration>,
-    /// Building and subscribing.
-    pub initialize: Option<Duration>,
-    /// From the request to RUNNING.
-    pub total: Option<Duration>,
-}
 
 /// How an agent is, as its task sees it.
 #[derive(Debug, Clone)]
@@ -66,6 +61,20 @@ pub struct AgentHandle {
     pub tail: Tail,
     pub(super) commands: mpsc::Sender<Event>,
     pub(super) status: watch::Receiver<AgentStatus>,
+    pub(super) callers: Arc<AtomicUsize>,
+}
+
+/// Somebody who waits for an agent to run. When the last one is dropped, a start that has not begun is given up.
+pub struct Caller {
+    handle: AgentHandle,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if self.handle.callers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.handle.tell_awaited(false);
+        }
+    }
 }
 
 impl AgentHandle {
@@ -80,6 +89,27 @@ impl AgentHandle {
         // An error means that the task is gone, and then its last status says how it ended.
         let _ = status.wait_for(|s| s.ending.is_some() || wanted(s)).await;
         status.borrow().clone()
+    }
+
+    /// Waits for the agent to run, from the task's point of view, until the caller is dropped.
+    pub fn call(&self) -> Caller {
+        if self.callers.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.tell_awaited(true);
+        }
+        Caller { handle: self.clone() }
+    }
+
+    fn tell_awaited(&self, awaited: bool) {
+        // A task that has ended, or has more to do than it can take, needs no such hint: it only saves work.
+        let _ = self.commands.try_send(Event::Awaited(awaited));
+    }
+
+    /// What its process uses now; `None` while it has none.
+    pub async fn usage(&self) -> Option<Usage> {
+        let pid = self.status().pid?;
+        let usage = usage::of(pid).await?;
+        // A process that was reaped meanwhile may have given its id to another.
+        (self.status().pid == Some(pid)).then_some(usage)
     }
 
     /// Asks the agent to end.

@@ -1,20 +1,21 @@
 //! The life of one agent as a pure state machine: events in, actions out, no clock, no process, no store.
 //!
 //! ```text
-//!                 Recorded          Spawned           Ready
-//!  ▶ Admitting ───────────▶ Spawning ─────▶ Starting ───────▶ Running
-//!      ▲    ▲                   │               │                │
-//!      │    │ LeaseBack         │ SpawnFailed   │ Exited         │ Exited
-//!      │    │                   ▼               ▼                ▼
-//!      │  Unleased        (restart policy) ◀────┴────────────────┘
-//!      │    ▲               │          │
-//!      │    │ Fence         │ again    │ no more
-//!      │    │               ▼          ▼      Recorded
-//!      └────┼──────────BackingOff    Failing ──────────▶ Ended(Failed)
+//!                 Recorded        Turn           Spawned           Ready
+//!  ▶ Admitting ───────────▶ Queued ───▶ Spawning ─────▶ Starting ───────▶ Running
+//!      ▲    ▲                  │            │               │                │
+//!      │    │ LeaseBack        │ too late   │ SpawnFailed   │ Exited         │ Exited
+//!      │    │                  ▼            ▼               ▼                ▼
+//!      │  Unleased       (restart policy) ◀─┴───────────────┴────────────────┘
+//!      │    ▲              │          │
+//!      │    │ Fence        │ again    │ no more
+//!      │    │              ▼          ▼      Recorded
+//!      └────┼─────────BackingOff    Failing ──────────▶ Ended(Failed)
 //!   Timer   │
 //!           │           Exited, by what the kill was for
 //!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | StartFailed)
-//!           ▲                                              Released
+//!           ▲                                              ▲  Released
+//!           │                 Queued, and nobody waits ────┘
 //!           └── Stop, Fence, Lost, InitFailed or a start that takes too long: TERM, then KILL
 //! ```
 //!
@@ -52,6 +53,8 @@ pub struct Machine {
     rules: Rules,
     state: State,
     leased: bool,
+    /// Nobody waits for it any more.
+    abandoned: bool,
     /// RUNNING was recorded once: the first start has succeeded.
     was_ready: bool,
     /// The first start is over, one way or the other.
@@ -70,6 +73,7 @@ impl Machine {
             rules,
             state: State::Admitting,
             leased: true,
+            abandoned: false,
             was_ready: false,
             restarting: false,
             restarts: 0,
@@ -116,6 +120,7 @@ impl Machine {
             State::Ended(_) => Phase::Stopping,
             State::BackingOff { .. } | State::Unleased => Phase::Restarting,
             State::Admitting
+            | State::Queued { .. }
             | State::Spawning(_)
             | State::Starting { .. }
             | State::Running { recorded: false, .. }
@@ -126,7 +131,7 @@ impl Machine {
     /// When [`Event::Timer`] is due.
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Starting { until } | State::BackingOff { until } => Some(*until),
+            State::Queued { until } | State::Starting { until } | State::BackingOff { until } => Some(*until),
             State::Stopping { kill_at, .. } => *kill_at,
             State::Admitting
             | State::Spawning(_)
@@ -141,9 +146,14 @@ impl Machine {
     /// Takes an event. `chance` in 0.0..1.0 spreads restarts.
     pub fn on(&mut self, event: Event, now: Instant, chance: f64) -> Vec<Action> {
         match event {
-            Event::Recorded => self.recorded(),
+            Event::Recorded => self.recorded(now),
             Event::Lost => self.end_process(After::Superseded, Duration::ZERO, now),
             Event::Released => self.released(),
+            Event::Turn => self.turn(),
+            Event::Awaited(awaited) => {
+                self.abandoned = !awaited;
+                self.leave_if_abandoned()
+            }
             Event::Spawned => self.spawned(now),
             Event::SpawnFailed(error) => self.spawn_failed(error, now, chance),
             Event::Ready => self.ready(now),
@@ -159,17 +169,18 @@ impl Machine {
                 };
                 self.end_process(after, grace, now)
             }
-            Event::Timer => self.timer(now),
+            Event::Timer => self.timer(now, chance),
             Event::Fence => self.fence(now),
             Event::LeaseBack => self.lease_back(),
         }
     }
 
-    fn recorded(&mut self) -> Vec<Action> {
+    fn recorded(&mut self, now: Instant) -> Vec<Action> {
         match &mut self.state {
             State::Admitting if self.leased => {
-                self.state = State::Spawning(None);
-                vec![Action::Spawn]
+                self.state = State::Queued { until: now + self.rules.start_timeout };
+                let left = self.leave_if_abandoned();
+                if left.is_empty() { vec![Action::Queue] } else { left }
             }
             State::Admitting => {
                 self.state = State::Unleased;
@@ -193,6 +204,22 @@ impl Machine {
             self.state = State::Ended(ending.clone());
         }
         vec![]
+    }
+
+    fn turn(&mut self) -> Vec<Action> {
+        let State::Queued { .. } = self.state else { return vec![] };
+        self.state = State::Spawning(None);
+        vec![Action::Spawn]
+    }
+
+    /// A first start that nobody waits for is not begun.
+    fn leave_if_abandoned(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Queued { .. } if self.abandoned && self.must_succeed() => {
+                self.release(Ending::StartFailed(StartFailure::Abandoned))
+            }
+            _ => vec![],
+        }
     }
 
     fn spawned(&mut self, now: Instant) -> Vec<Action> {
@@ -297,10 +324,11 @@ impl Machine {
         vec![Action::Record(Phase::Restarting)]
     }
 
-    fn timer(&mut self, now: Instant) -> Vec<Action> {
+    fn timer(&mut self, now: Instant, chance: f64) -> Vec<Action> {
         let due = self.wake_at().is_some_and(|at| at <= now);
         match &mut self.state {
             _ if !due => vec![],
+            State::Queued { .. } => self.start_failed(StartFailure::Queued(self.rules.start_timeout), now, chance),
             State::Starting { .. } => self.kill(After::StartFailed(StartFailure::Timeout(self.rules.start_timeout))),
             State::BackingOff { .. } => self.admit_again(),
             State::Stopping { kill_at, .. } => {
@@ -320,6 +348,10 @@ impl Machine {
             State::Spawning(_) | State::Starting { .. } | State::Running { .. } => {
                 self.reason = "its host lost its lease".to_owned();
                 self.end_process(After::Fenced, Duration::ZERO, now)
+            }
+            State::Queued { .. } => {
+                self.state = State::Unleased;
+                vec![]
             }
             // Ending anyway, but not in time.
             State::Stopping { kill_at: Some(_), after } => {
@@ -383,7 +415,7 @@ impl Machine {
                 }
                 vec![]
             }
-            State::Admitting | State::BackingOff { .. } | State::Unleased | State::Failing => {
+            State::Admitting | State::Queued { .. } | State::BackingOff { .. } | State::Unleased | State::Failing => {
                 self.without_process(after, now, 0.0)
             }
         }

@@ -4,14 +4,16 @@
 //! never cancelled from outside: a stop is a command, so that no process is left behind.
 
 use super::{
-    handle::{AgentHandle, AgentStatus, StepTimes},
+    handle::{AgentHandle, AgentStatus},
     machine::{Action, Ending, Event, FirstStart, Machine, Rules, State},
+    steps::{StepTimes, Steps},
 };
 use crate::{
     lease::{Lease, LeaseHandle},
     output::Tail,
     process::Signal,
     runtime::{InitFailure, Order, Process, Report, Runtimes, StartError},
+    starts::{Starts, Turn},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
 use rustic_registry::{
@@ -54,14 +56,18 @@ pub struct AgentTask {
     status: watch::Sender<AgentStatus>,
     tail: Tail,
     process: Option<Process>,
+    starts: Starts,
+    /// Held from the turn to start until the agent is ready.
+    turn: Option<Turn>,
     began: Instant,
-    step_began: Instant,
+    steps: Steps,
     /// Names the agent on every log line; child of the call that created it.
     span: Span,
 }
 
 type StoreCall = BoxFuture<'static, Result<Event, RegistryError>>;
 type SpawnCall = BoxFuture<'static, Result<Process, StartError>>;
+type QueueWait = BoxFuture<'static, Turn>;
 
 /// A write that goes on until the store has answered it.
 struct StoreWrite {
@@ -76,6 +82,7 @@ impl AgentTask {
         launching: Launching,
         registry: Arc<dyn Registry>,
         runtimes: Arc<Runtimes>,
+        starts: Starts,
         lease: LeaseHandle,
     ) -> (Self, AgentHandle) {
         let Launching { order, first_start, start_timeout, claim } = launching;
@@ -109,6 +116,7 @@ impl AgentTask {
             tail: tail.clone(),
             commands,
             status: shown,
+            callers: Arc::default(),
         };
         let now = Instant::now();
         let key = &order.launch.key;
@@ -123,8 +131,10 @@ impl AgentTask {
             status,
             tail,
             process: None,
+            starts,
+            turn: None,
             began: now,
-            step_began: now,
+            steps: Steps::begin(now, "admit"),
             span,
         };
         (task, handle)
@@ -139,6 +149,7 @@ impl AgentTask {
     async fn live(mut self) {
         let mut todo = VecDeque::from([Action::Record(Phase::Starting)]);
         let mut write: Option<StoreWrite> = None;
+        let mut queue: Option<QueueWait> = None;
         let mut spawn: Option<SpawnCall> = None;
         let mut losses = self.lease.current().losses;
         let mut inbox = VecDeque::new();
@@ -146,13 +157,16 @@ impl AgentTask {
             while let Some(action) = todo.pop_front() {
                 match action {
                     Action::Record(_) | Action::Release => write = Some(self.begin_write(action)),
+                    Action::Queue => queue = Some(self.begin_queue()),
                     Action::Spawn => spawn = Some(self.begin_spawn()),
                     Action::Terminate => self.signal(Signal::Terminate),
                     Action::Kill => self.signal(Signal::Kill),
                 }
             }
-            if let State::Ended(_) = self.machine.state() {
-                break;
+            match self.machine.state() {
+                State::Ended(_) => break,
+                State::Queued { .. } => {}
+                _ => queue = None,
             }
             let wake_at = self.machine.wake_at();
             let mut answered = false;
@@ -174,15 +188,25 @@ impl AgentTask {
                             continue;
                         }
                     },
+                    turn = or_never(queue.as_mut()) => {
+                        queue = None;
+                        self.turn = Some(turn);
+                        Event::Turn
+                    }
                     made = or_never(spawn.as_mut()) => {
                         spawn = None;
                         self.spawned(made)
                     }
+                    () = turn_over(self.turn.as_ref()) => {
+                        self.turn = None;
+                        continue;
+                    }
                     told = process_event(self.process.as_mut()) => match told {
-                        Told::Report(Report::Ready(times)) => {
-                            self.status.send_modify(|s| {
-                                s.times.import = times.import;
-                                s.times.initialize = times.initialize;
+                        Told::Report(Report::Ready(times, imported)) => {
+                            self.turn = None;
+                            self.runtimes.learn(&self.order, imported);
+                            self.step("advance", |s, took| {
+                                (s.import, s.initialize, s.start) = (times.import, times.initialize, Some(took));
                             });
                             Event::Ready
                         }
@@ -235,7 +259,7 @@ impl AgentTask {
                 reason: self.machine.reason().to_owned(),
                 exit: self.machine.last_exit(),
             }),
-            Action::Spawn | Action::Terminate | Action::Kill | Action::Release => None,
+            Action::Queue | Action::Spawn | Action::Terminate | Action::Kill | Action::Release => None,
         };
         async move {
             sleep(after).await;
@@ -247,8 +271,20 @@ impl AgentTask {
         .boxed()
     }
 
+    /// One step of the start is over, the next one begins.
+    fn step(&mut self, next: &'static str, note: impl FnOnce(&mut StepTimes, Duration)) {
+        let took = self.steps.next(next);
+        self.status.send_modify(|s| note(&mut s.times, took));
+    }
+
+    fn begin_queue(&mut self) -> QueueWait {
+        self.step("queue", |s, took| s.admit = Some(took));
+        let starts = self.starts.clone();
+        async move { starts.turn().await }.boxed()
+    }
+
     fn begin_spawn(&mut self) -> SpawnCall {
-        self.step_began = Instant::now();
+        self.step("spawn", |s, took| s.queue = Some(took));
         let (runtimes, order, tail) = (self.runtimes.clone(), self.order.clone(), self.tail.clone());
         async move { runtimes.start(&order, &tail).await }.in_current_span().boxed()
     }
@@ -256,8 +292,7 @@ impl AgentTask {
     fn spawned(&mut self, made: Result<Process, StartError>) -> Event {
         match made {
             Ok(process) => {
-                let spawn = Some(self.step_began.elapsed());
-                self.status.send_modify(|s| s.times.spawn = spawn);
+                self.step("initialize", |s, took| s.spawn = Some(took));
                 self.process = Some(process);
                 Event::Spawned
             }
@@ -284,6 +319,7 @@ impl AgentTask {
     }
 
     async fn reaped(&mut self, status: ExitStatus) {
+        self.turn = None;
         if let Some(process) = self.process.take() {
             info!(pid = process.child.pid(), %status, "process ended");
             process.finish().await;
@@ -292,16 +328,21 @@ impl AgentTask {
         self.status.send_modify(|s| s.last_exit = Some((status, at)));
         // The next start, if there is one, is measured from here.
         self.began = Instant::now();
+        self.steps = Steps::begin(self.began, "restart");
     }
 
     /// Shows all of a change at once: whoever watches never sees half of it.
-    fn show(&self, before: &Before) {
+    fn show(&mut self, before: &Before) {
         let phase = self.machine.phase();
         if phase != before.phase {
             let reason = self.machine.reason();
             info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
         }
-        let took = self.began.elapsed();
+        let (took, recorded) = (self.began.elapsed(), self.steps.so_far());
+        let runs = before.answered && phase == Phase::Running && before.phase != Phase::Running;
+        if runs {
+            self.steps.end();
+        }
         self.status.send_modify(|s| {
             s.phase = phase;
             s.pid = self.process.as_ref().map(|p| p.child.pid());
@@ -313,9 +354,9 @@ impl AgentTask {
                     // Only what the store has acknowledged is told back to it.
                     self.lease.saw(self.order.epoch);
                     s.admitted = true;
-                    s.times.admit = Some(took);
                 }
-                if phase == Phase::Running && before.phase != Phase::Running {
+                if runs {
+                    s.times.advance = Some(recorded);
                     s.times.total = Some(took);
                     s.running = Some(wall_clock());
                     s.times_running += 1;
@@ -381,6 +422,13 @@ async fn process_event(process: Option<&mut Process>) -> Told {
 async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn turn_over(turn: Option<&Turn>) {
+    match turn {
+        Some(turn) => turn.over().await,
         None => pending().await,
     }
 }

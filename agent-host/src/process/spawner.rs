@@ -100,6 +100,12 @@ fn start(mut command: Command, orphans: &Arc<Orphans>) -> Result<Started, SpawnE
     Ok(Started { child, stdout: stdout.into(), stderr: stderr.into() })
 }
 
+/// A pipe for the output of a process that somebody else starts for us: our end, and the child's.
+pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), writer.into()))
+}
+
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
 fn prepare(command: &mut Command) {
     let host = rustix::process::getpid();

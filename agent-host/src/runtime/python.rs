@@ -1,10 +1,14 @@
-//! The `python` runtime: warm, a child of the zygote that has everything imported; or cold, a fresh interpreter.
+//! The `python` runtime: warm, a child of the profile's zygote that has everything imported; or cold, a fresh
+//! interpreter.
 
-use super::{Order, StartError, document::document, report::Feed};
+use super::{Feed, Order, StartError, document::document};
 use crate::{
-    process::Started,
-    zygote::{ForkRequest, ZygoteError, ZygoteHandle, output_pipe},
+    process::{Started, output_pipe},
+    profiles::Profile,
+    zygote::{Ancestor, Descriptors, ForkRequest, ZygoteError, ZygoteHandle},
 };
+use rustic_proto::profile::ProfileName;
+use rustic_telemetry::metrics;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -12,16 +16,30 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
 };
+use tracing::warn;
 
 /// Module of the distribution `rusticai-k8s` that runs one agent.
 const MODULE: &str = "rustic_ai.k8s.runtime";
 /// Variables that only work when an interpreter starts with them.
 const START_ONLY: [&str; 2] = ["PYTHON", "LD_"];
 
-/// Why a Python agent is started cold.
+/// Starts agents in one profile's environment.
+pub struct PythonRuntime {
+    /// Name of its profile.
+    pub name: ProfileName,
+    /// The environment.
+    pub profile: Profile,
+    /// Forks warm processes; without it every one starts cold.
+    pub zygote: Option<ZygoteHandle>,
+    /// Agents that started cold although there is a zygote.
+    pub cold_starts: AtomicU64,
+}
+
+/// Why an agent is started cold.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ColdReason {
+enum ColdReason {
     /// Its environment sets what only a fresh interpreter heeds.
     #[error("its environment sets {0}, which only a fresh interpreter heeds")]
     Environment(String),
@@ -30,39 +48,91 @@ pub(super) enum ColdReason {
     Zygote(#[from] ZygoteError),
 }
 
-/// The command of a cold start, and what to feed it: a socket as standard input, so that the answer comes back the same
-/// way.
-pub(super) fn command(python: &Path, order: &Order) -> io::Result<(Command, Feed)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new(python);
-    command.arg("-m").arg(MODULE).stdin(Stdio::from(OwnedFd::from(theirs)));
-    Ok((command, Feed::Socket(ours, document(order))))
+/// A warm process and what to feed it, or why there is none.
+type Warm = Result<(Started, Feed), ColdReason>;
+
+impl PythonRuntime {
+    /// A warm process and what to feed it; `None` when the agent must start cold.
+    pub(super) async fn warm(
+        &self,
+        order: &Order,
+        environment: &BTreeMap<OsString, OsString>,
+        directory: &Path,
+    ) -> Result<Option<(Started, Feed)>, StartError> {
+        let Some(zygote) = &self.zygote else { return Ok(None) };
+        let asked = &order.launch.message.environment;
+        let only_at_start = |name: &&String| START_ONLY.iter().any(|prefix| name.starts_with(prefix));
+        let why = match asked.keys().find(only_at_start) {
+            Some(name) => ColdReason::Environment(name.clone()),
+            None => match fork(zygote, order, environment, directory).await? {
+                Ok(warm) => return Ok(Some(warm)),
+                Err(why) => why,
+            },
+        };
+        self.cold_starts.fetch_add(1, Ordering::Relaxed);
+        metrics::count("rustic_host_cold_starts_total", &[("profile", self.name.as_str())]);
+        warn!(%why, "the agent starts cold");
+        Ok(None)
+    }
+
+    /// The command of a cold start, and what to feed it: a socket as standard input, so that the answer comes back the
+    /// same way.
+    pub(super) fn cold(&self, order: &Order) -> io::Result<(Command, Feed)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = Command::new(&self.profile.python);
+        // -P: the working directory is no place to import from.
+        command.args(["-P", "-m", MODULE]).stdin(Stdio::from(OwnedFd::from(theirs)));
+        Ok((command, Feed::Socket(ours, document(order))))
+    }
+
+    /// Learns from an agent that became ready. What an agent with an environment of its own imported is its own: modules
+    /// may read the environment while they are imported.
+    pub fn learn(&self, order: &Order, imported: Vec<String>) {
+        if let Some(zygote) = self.zygote.as_ref().filter(|_| order.launch.message.environment.is_empty()) {
+            zygote.learn(imported);
+        }
+    }
 }
 
-/// A child of the zygote, and what to feed it; or why there is none.
-pub(super) async fn warm(
+/// Asks the newest generation, and the base where that one fails.
+async fn fork(
     zygote: &ZygoteHandle,
     order: &Order,
     environment: &BTreeMap<OsString, OsString>,
-) -> Result<Result<(Started, Feed), ColdReason>, StartError> {
-    let asked = &order.launch.message.environment;
-    if let Some(name) = asked.keys().find(|name| START_ONLY.iter().any(|prefix| name.starts_with(prefix))) {
-        return Ok(Err(ColdReason::Environment(name.clone())));
+    directory: &Path,
+) -> Result<Warm, StartError> {
+    let plain = order.launch.message.environment.is_empty();
+    let ancestor = if plain { Ancestor::Newest } else { Ancestor::Base };
+    let warm = fork_from(zygote, ancestor, order, environment, directory).await?;
+    if let (Err(ColdReason::Zygote(why @ ZygoteError::Failed(_))), Ancestor::Newest) = (&warm, ancestor) {
+        warn!(%why, "the agent is forked anew");
+        return fork_from(zygote, Ancestor::Base, order, environment, directory).await;
     }
+    Ok(warm)
+}
+
+/// Every try has descriptors of its own: a child that a broken zygote may have left finds its socket closed, and ends.
+async fn fork_from(
+    zygote: &ZygoteHandle,
+    ancestor: Ancestor,
+    order: &Order,
+    environment: &BTreeMap<OsString, OsString>,
+    directory: &Path,
+) -> Result<Warm, StartError> {
     let (ours, theirs) = UnixStream::pair()?;
     let (stdout, their_stdout) = output_pipe()?;
     let (stderr, their_stderr) = output_pipe()?;
     // Names and values that are no UTF-8 cannot come from a caller; the host's own are passed as well as JSON can.
     let text = |text: &OsString| text.to_string_lossy().into_owned();
     let request = ForkRequest {
-        title: order.launch.key.agent.to_string(),
+        ancestor,
+        title: format!("rustic-agent {}", order.launch.key),
+        directory: directory.to_owned(),
         environment: environment.iter().map(|(name, value)| (text(name), text(value))).collect(),
-        control: theirs.into(),
-        stdout: their_stdout,
-        stderr: their_stderr,
+        descriptors: Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr },
     };
-    match zygote.fork(request).await {
-        Ok(child) => Ok(Ok((Started { child, stdout, stderr }, Feed::Socket(ours, document(order))))),
-        Err(why) => Ok(Err(why.into())),
-    }
+    let child = zygote.fork(request).await;
+    Ok(child
+        .map(|child| (Started { child, stdout, stderr }, Feed::Socket(ours, document(order))))
+        .map_err(Into::into))
 }

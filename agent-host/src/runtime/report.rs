@@ -3,7 +3,7 @@
 //! A Python agent writes one JSON object and a line end to the socket that is its standard input:
 //!
 //! ```json
-//! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03}
+//! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03, "imported": ["my.agents"]}
 //! {"event": "failed", "stage": "import", "error": "ModuleNotFoundError: ...", "traceback": "..."}
 //! ```
 //!
@@ -72,8 +72,8 @@ pub struct StartTimes {
 /// What a process tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// It is ready.
-    Ready(StartTimes),
+    /// It is ready; the modules are those that it had to import itself, though a zygote forked it.
+    Ready(StartTimes, Vec<String>),
     /// It will not become ready.
     Failed(InitFailure),
     /// It said something that is no report.
@@ -83,7 +83,12 @@ pub enum Report {
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Wire {
-    Ready { import_seconds: f64, initialize_seconds: f64 },
+    Ready {
+        import_seconds: f64,
+        initialize_seconds: f64,
+        #[serde(default)]
+        imported: Vec<String>,
+    },
     Failed(InitFailure),
 }
 
@@ -143,7 +148,7 @@ impl Reports {
             return std::future::pending().await;
         }
         let report = match &mut self.socket {
-            None => Some(Report::Ready(StartTimes::default())),
+            None => Some(Report::Ready(StartTimes::default(), vec![])),
             Some(socket) => read(socket, &mut self.line).await,
         };
         self.told = true;
@@ -176,10 +181,11 @@ async fn read(socket: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> Opti
 
 fn parse(line: &[u8]) -> Report {
     match serde_json::from_slice(line) {
-        Ok(Wire::Ready { import_seconds, initialize_seconds }) => Report::Ready(StartTimes {
-            import: Duration::try_from_secs_f64(import_seconds).ok(),
-            initialize: Duration::try_from_secs_f64(initialize_seconds).ok(),
-        }),
+        Ok(Wire::Ready { import_seconds, initialize_seconds, imported }) => {
+            let import = Duration::try_from_secs_f64(import_seconds).ok();
+            let initialize = Duration::try_from_secs_f64(initialize_seconds).ok();
+            Report::Ready(StartTimes { import, initialize }, imported)
+        }
         Ok(Wire::Failed(failure)) => Report::Failed(failure),
         Err(error) => Report::Garbled(error.to_string()),
     }
@@ -191,10 +197,10 @@ mod tests {
 
     #[test]
     fn reports_are_read_and_nonsense_is_told_apart() {
-        let ready = parse(br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25}"#);
+        let ready = parse(br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25,"imported":["m"]}"#);
         let times =
             StartTimes { import: Some(Duration::from_millis(500)), initialize: Some(Duration::from_millis(250)) };
-        assert_eq!(ready, Report::Ready(times));
+        assert_eq!(ready, Report::Ready(times, vec!["m".to_owned()]));
         let failed = parse(br#"{"event":"failed","stage":"client_type","error":"unknown"}"#);
         assert!(matches!(failed, Report::Failed(InitFailure { stage: Stage::ClientType, .. })));
         assert!(matches!(parse(b"{}"), Report::Garbled(_)));

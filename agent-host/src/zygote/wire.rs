@@ -1,7 +1,8 @@
-//! Messages between host and zygote: four bytes of length, big-endian, and a JSON object; descriptors ride along. The
-//! other end, and the messages by example, are in `rustic_ai/k8s/runtime/zygote.py`.
+//! This end of the messages between host and zygote. What they mean is documented in
+//! `python/src/rustic_ai/k8s/runtime/wire.py`: four bytes of length, big-endian, and a JSON object; descriptors ride on
+//! the length.
 
-use super::ForkRequest;
+use super::Descriptors;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -9,6 +10,7 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
+    path::Path,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -16,12 +18,12 @@ use tokio::{
 };
 
 /// Version of the messages.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Longest reply.
 const MAX_REPLY: usize = 4 << 20;
 
 /// A module that could not be imported.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct FailedPreload {
     pub(super) module: String,
     pub(super) error: String,
@@ -32,17 +34,18 @@ pub(super) struct FailedPreload {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Reply {
-    Hello { version: u32, failed_preloads: Vec<FailedPreload> },
+    Hello { version: u32, failed_preloads: Vec<FailedPreload>, obstacle: String, culprit: String },
     Forked { id: u64, pid: u32 },
     Refused { id: u64, reason: String },
 }
 
+/// What the host asks for.
 #[derive(Serialize)]
-struct Fork<'a> {
-    op: &'static str,
-    id: u64,
-    title: &'a str,
-    environment: &'a BTreeMap<String, String>,
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(super) enum Request<'a> {
+    Preload { version: u32, modules: &'a [String] },
+    Fork { id: u64, title: &'a str, directory: &'a Path, environment: &'a BTreeMap<String, String> },
+    Branch { id: u64 },
 }
 
 /// The socket to a zygote.
@@ -56,19 +59,25 @@ impl Wire {
         Ok(Self { socket: UnixStream::from_std(socket)? })
     }
 
-    /// Asks for a fork and waits for the answer. Not cancel-safe: after a cut the zygote must be replaced.
-    pub(super) async fn fork(&mut self, id: u64, request: &ForkRequest) -> io::Result<Reply> {
-        let ForkRequest { title, environment, .. } = request;
-        let body = serde_json::to_vec(&Fork { op: "fork", id, title, environment })?;
+    /// Sends a request and waits for the answer. Not cancel-safe: after a cut the zygote must be replaced.
+    pub(super) async fn ask(
+        &mut self,
+        request: &Request<'_>,
+        descriptors: Option<&Descriptors>,
+    ) -> io::Result<Reply> {
+        let body = serde_json::to_vec(request)?;
         let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();
-        self.send_with_descriptors(&length, request).await?;
+        match descriptors {
+            Some(descriptors) => self.send_with_descriptors(&length, descriptors).await?,
+            None => self.socket.write_all(&length).await?,
+        }
         self.socket.write_all(&body).await?;
         self.receive().await
     }
 
     /// The length goes first and carries the descriptors; it is small enough to go as a whole.
-    async fn send_with_descriptors(&self, length: &[u8; 4], request: &ForkRequest) -> io::Result<()> {
-        let descriptors = [request.control.as_fd(), request.stdout.as_fd(), request.stderr.as_fd()];
+    async fn send_with_descriptors(&self, length: &[u8; 4], descriptors: &Descriptors) -> io::Result<()> {
+        let descriptors = [descriptors.control.as_fd(), descriptors.stdout.as_fd(), descriptors.stderr.as_fd()];
         let sent = self
             .socket
             .async_io(Interest::WRITABLE, || {
@@ -82,8 +91,7 @@ impl Wire {
         if sent == length.len() { Ok(()) } else { Err(io::Error::other("the socket took half a length")) }
     }
 
-    /// The next message.
-    pub(super) async fn receive(&mut self) -> io::Result<Reply> {
+    async fn receive(&mut self) -> io::Result<Reply> {
         let length = self.socket.read_u32().await? as usize;
         if length > MAX_REPLY {
             return Err(io::Error::other(format!("a reply of {length} bytes is longer than {MAX_REPLY}")));

@@ -11,7 +11,7 @@
 //! ```
 
 use super::{Engine, is_unanswered};
-use crate::{channels, error::EngineError};
+use crate::{channels, error::EngineError, metrics};
 use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
     convert,
@@ -24,8 +24,9 @@ use rustic_registry::{
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 /// Delay before a host that has the agent is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -42,6 +43,14 @@ pub struct Creation {
     pub wait: pb::WaitMode,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// Cancelled when the caller has hung up.
+    pub caller_gone: CancellationToken,
+}
+
+impl Creation {
+    fn is_given_up(&self) -> bool {
+        self.deadline <= Instant::now() || self.caller_gone.is_cancelled()
+    }
 }
 
 /// An agent that runs, or was accepted.
@@ -73,14 +82,20 @@ impl Engine {
     /// Runs an agent on the best host. Idempotent.
     pub async fn create(&self, creation: &Creation) -> Result<Created, EngineError> {
         let began = Instant::now();
+        let created = self.create_from(creation, began).await;
+        metrics::created(&created, began.elapsed());
+        created
+    }
+
+    async fn create_from(&self, creation: &Creation, began: Instant) -> Result<Created, EngineError> {
         let mut excluded = BTreeSet::new();
         let mut trouble = None;
         for _ in 0..TRIES {
-            if creation.deadline <= Instant::now() {
+            if creation.is_given_up() {
                 // Nobody waits any more: what is not claimed yet is not claimed at all.
                 return Err(trouble.unwrap_or_else(|| EngineError::TooLate(creation.launch.key.clone())));
             }
-            let (place, claim) = match self.claim(creation, &excluded).await? {
+            let (place, claim) = match self.claim(creation, &excluded).instrument(info_span!("claim")).await? {
                 Claimed::Place(place, took) => (place, took),
                 Claimed::Done(record) => return Ok(answer(&record, began)),
                 Claimed::Again => continue,
@@ -91,10 +106,14 @@ impl Engine {
                     return Err(trouble.unwrap_or(why));
                 }
             };
-            match self.call_host(creation, &place).await {
+            let calling = Instant::now();
+            match self.call_host(creation, &place).instrument(info_span!("host_call", host = %place.host)).await {
                 Ok(mut response) => {
+                    let host_call = calling.elapsed();
+                    metrics::step("host_call", host_call);
                     let mut timings = response.timings.take().unwrap_or_default();
                     timings.claim = claim.map(convert::duration).or(timings.claim);
+                    timings.host_call = Some(convert::duration(host_call));
                     timings.total = Some(convert::duration(began.elapsed()));
                     // As the registry tells it: the same answer to everybody, whoever's call made the agent.
                     let record = self.registry.get(&creation.launch.key, View::Basic).await?;
@@ -138,6 +157,7 @@ impl Engine {
         }
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
+                metrics::step("claim", began.elapsed());
                 self.fleet.reserve(&claimed.host, &launch.demand);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 let place = Place {
@@ -167,8 +187,13 @@ impl Engine {
             incarnation: place.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         let request = channels::request(message, creation.deadline);
-        let response = client.create_agent(request).await.map_err(|s| CallError::Host(Box::new(s)))?;
-        Ok(response.into_inner())
+        // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
+        // that has; either way the claim is looked after, here or there.
+        let answer = tokio::select! {
+            answer = client.create_agent(request) => answer,
+            () = creation.caller_gone.cancelled() => Err(Status::cancelled("the caller hung up")),
+        };
+        Ok(answer.map_err(|status| CallError::Host(Box::new(status)))?.into_inner())
     }
 
     /// Where a host is. A host that just joined may not be in the view yet.

@@ -3,7 +3,8 @@
 use super::{Around, Deadline, LoadLimit, MessageSize, Trace};
 use clap::Args;
 use std::time::Duration;
-use tonic::transport::Server;
+use tokio::net::TcpListener;
+use tonic::transport::{Server, server::TcpIncoming};
 use tower::layer::util::{Identity, Stack};
 
 /// Settings of a gRPC server.
@@ -28,6 +29,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> 
 /// The layers around every call, outermost last.
 pub type Layers =
     Stack<Around<MessageSize>, Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Trace>, Identity>>>>;
+
+/// Connections as a server takes them: without Nagle's algorithm, which holds the end of an answer back until the
+/// beginning was acknowledged, for 40 ms or so.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
 
 impl ServerSettings {
     /// A server with every layer in place; takes messages that are `headroom` bytes over the limit.

@@ -42,7 +42,7 @@ impl Run {
 
     fn running(rules: Rules) -> Self {
         let mut run = Self::new(rules);
-        run.all([Event::Recorded, Event::Spawned, Event::Ready, Event::Recorded]);
+        run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
         assert_eq!(run.machine.phase(), Phase::Running);
         run
     }
@@ -53,7 +53,8 @@ fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
     let (_, first) = Machine::new(rules());
     assert_eq!(first, [Action::Record(Phase::Starting)]);
     let mut run = Run::new(rules());
-    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+    assert_eq!(run.on(Event::Recorded), [Action::Queue]);
+    assert_eq!(run.on(Event::Turn), [Action::Spawn]);
     assert_eq!(run.all([Event::Spawned, Event::Ready]), [Action::Record(Phase::Running)]);
     assert_eq!(run.machine.phase(), Phase::Starting, "not RUNNING before it is recorded");
     run.on(Event::Recorded);
@@ -89,7 +90,8 @@ fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
     assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Record(Phase::Restarting)]);
     assert_eq!(run.on(Event::Recorded), []);
     assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
-    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+    assert_eq!(run.on(Event::Recorded), [Action::Queue]);
+    assert_eq!(run.on(Event::Turn), [Action::Spawn]);
     run.all([Event::Spawned, Event::Ready, Event::Recorded]);
     assert_eq!((run.machine.restarts(), run.machine.phase()), (1, Phase::Running));
 }
@@ -99,7 +101,7 @@ fn the_restart_budget_ends_in_failed_and_health_renews_it() {
     let crash_and_return = |run: &mut Run| {
         run.on(Event::Exited(ExitStatus::Code(1)));
         run.wake();
-        run.all([Event::Recorded, Event::Spawned, Event::Ready, Event::Recorded]);
+        run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
     };
     let mut run = Run::running(rules());
     crash_and_return(&mut run);
@@ -137,19 +139,19 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
         field: String::new(),
     };
     let mut run = Run::new(rules());
-    run.all([Event::Recorded, Event::Spawned]);
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Release]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::StartFailed(StartFailure::Init(_)))));
 
     let mut run = Run::new(rules());
-    run.all([Event::Recorded, Event::Spawned]);
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.wake(), [Action::Kill]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Release]);
 
     let mut run = Run::new(Rules { first_start: FirstStart::FollowsPolicy, ..rules() });
-    run.all([Event::Recorded, Event::Spawned]);
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(3))), [Action::Record(Phase::Restarting)]);
 }
 
@@ -160,7 +162,8 @@ fn a_lost_lease_kills_and_its_return_starts_again() {
     assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), []);
     assert!(matches!(run.machine.state(), State::Unleased));
     assert_eq!(run.on(Event::LeaseBack), [Action::Record(Phase::Restarting)]);
-    assert_eq!(run.on(Event::Recorded), [Action::Spawn]);
+    assert_eq!(run.on(Event::Recorded), [Action::Queue]);
+    assert_eq!(run.on(Event::Turn), [Action::Spawn]);
 
     let mut keep = Run::running(Rules { on_disconnect: OnDisconnect::Keep, ..rules() });
     assert_eq!(keep.on(Event::Fence), []);
@@ -170,9 +173,52 @@ fn a_lost_lease_kills_and_its_return_starts_again() {
 #[test]
 fn a_stop_while_a_process_is_being_made_waits_for_it_and_ends_it() {
     let mut run = Run::new(rules());
-    run.on(Event::Recorded);
+    run.all([Event::Recorded, Event::Turn]);
     assert_eq!(run.on(Event::Stop(StopKind::Asked, GRACE)), []);
     assert_eq!(run.on(Event::Spawned), [Action::Record(Phase::Stopping), Action::Terminate]);
+}
+
+#[test]
+fn a_first_start_that_nobody_waits_for_leaves_the_queue() {
+    let gone =
+        |run: &Run| matches!(run.machine.state(), State::Releasing(Ending::StartFailed(StartFailure::Abandoned)));
+    let mut run = Run::new(rules());
+    run.on(Event::Recorded);
+    assert_eq!(run.on(Event::Awaited(false)), [Action::Release]);
+    assert!(gone(&run));
+
+    let mut early = Run::new(rules());
+    assert_eq!(early.on(Event::Awaited(false)), [], "the store is still asked");
+    assert_eq!(early.on(Event::Recorded), [Action::Release]);
+    assert!(gone(&early));
+
+    let mut again = Run::new(rules());
+    assert_eq!(again.all([Event::Awaited(false), Event::Awaited(true), Event::Recorded]), [Action::Queue]);
+
+    let mut begun = Run::new(rules());
+    begun.all([Event::Recorded, Event::Turn]);
+    assert_eq!(begun.on(Event::Awaited(false)), [], "a start that has begun goes on");
+
+    let mut run = Run::running(rules());
+    run.on(Event::Exited(ExitStatus::Code(1)));
+    run.wake();
+    assert_eq!(run.on(Event::Awaited(false)), []);
+    assert_eq!(run.on(Event::Recorded), [Action::Queue], "an agent that ran is restarted for its own sake");
+}
+
+#[test]
+fn a_queued_start_heeds_its_deadline_the_lease_and_a_stop() {
+    let queued = || {
+        let mut run = Run::new(rules());
+        run.on(Event::Recorded);
+        run
+    };
+    assert_eq!(queued().wake(), [Action::Release]);
+    assert_eq!(queued().on(Event::Stop(StopKind::Asked, GRACE)), [Action::Release]);
+    let mut fenced = queued();
+    assert_eq!(fenced.on(Event::Fence), []);
+    assert_eq!(fenced.on(Event::Turn), [], "no start without a lease");
+    assert_eq!(fenced.on(Event::LeaseBack), [Action::Record(Phase::Restarting)]);
 }
 
 #[test]
@@ -202,6 +248,9 @@ fn event() -> impl Strategy<Value = Event> {
         Event::Recorded,
         Event::Lost,
         Event::Released,
+        Event::Turn,
+        Event::Awaited(false),
+        Event::Awaited(true),
         Event::Spawned,
         Event::SpawnFailed(error),
         Event::Ready,
@@ -221,6 +270,7 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct World {
     process: bool,
+    queued: bool,
     spawning: bool,
     writing: bool,
     acknowledged: bool,
@@ -231,10 +281,11 @@ impl World {
     fn can_happen(&self, event: &Event, machine: &Machine) -> bool {
         match event {
             Event::Recorded | Event::Lost | Event::Released => self.writing,
+            Event::Turn => self.queued,
             Event::Spawned | Event::SpawnFailed(_) => self.spawning,
             Event::Ready | Event::InitFailed(_) | Event::Exited(_) => self.process,
             Event::Timer => machine.wake_at().is_some(),
-            Event::Stop(..) | Event::Fence | Event::LeaseBack => true,
+            Event::Stop(..) | Event::Fence | Event::LeaseBack | Event::Awaited(_) => true,
         }
     }
 }
@@ -254,6 +305,7 @@ proptest! {
             match &event {
                 Event::Recorded => { world.writing = false; world.acknowledged = true; }
                 Event::Lost | Event::Released => world.writing = false,
+                Event::Turn => world.queued = false,
                 Event::Spawned => { world.spawning = false; world.process = true; }
                 Event::SpawnFailed(_) => world.spawning = false,
                 Event::Exited(_) => { world.process = false; world.acknowledged = false; }
@@ -265,6 +317,10 @@ proptest! {
             let actions = machine.on(event.clone(), now, chance);
             for action in &actions {
                 match action {
+                    Action::Queue => {
+                        prop_assert!(!world.process && !world.spawning, "queued while alive");
+                        world.queued = true;
+                    }
                     Action::Spawn => {
                         prop_assert!(!world.process && !world.spawning, "two processes after {event:?}");
                         prop_assert!(world.acknowledged, "spawned without the store's word");
@@ -280,11 +336,13 @@ proptest! {
                     Action::Terminate | Action::Kill => prop_assert!(world.process, "signal without a process"),
                 }
             }
+            // Whoever left the queue has no turn any more.
+            world.queued &= matches!(machine.state(), State::Queued { .. });
             if let State::Ended(_) = machine.state() {
                 prop_assert!(!world.process && !world.spawning, "ended with a process");
                 prop_assert!(!ended_before || actions.is_empty(), "acted after the end");
             } else {
-                let owned = world.writing || world.spawning || world.process || machine.wake_at().is_some();
+                let owned = world.writing || world.queued || world.spawning || world.process || machine.wake_at().is_some();
                 prop_assert!(owned || matches!(machine.state(), State::Unleased), "stuck in {:?}", machine.state());
             }
         }

@@ -25,6 +25,10 @@ pub enum StartFailure {
     Exited(ExitStatus),
     /// It was not ready in time.
     Timeout(Duration),
+    /// It got no turn to start in time.
+    Queued(Duration),
+    /// Nobody waited for it any more when its turn had not come yet.
+    Abandoned,
 }
 
 impl fmt::Display for StartFailure {
@@ -34,6 +38,8 @@ impl fmt::Display for StartFailure {
             Self::Init(failure) => f.write_str(&failure.error),
             Self::Exited(status) => write!(f, "its process ended before it was ready, with {status}"),
             Self::Timeout(limit) => write!(f, "it was not ready within {limit:?}"),
+            Self::Queued(limit) => write!(f, "too many agents start on its host: it got no turn within {limit:?}"),
+            Self::Abandoned => f.write_str("nobody waited for it any more, and it had not begun to start"),
         }
     }
 }
@@ -80,6 +86,11 @@ pub enum After {
 pub enum State {
     /// The store is asked to acknowledge the claim; no process.
     Admitting,
+    /// Others start; its turn is to come.
+    Queued {
+        /// When it has waited too long.
+        until: Instant,
+    },
     /// A process is being made. What was asked for meanwhile is done when it exists.
     Spawning(Option<(After, Duration)>),
     /// The process lives and is not ready.
@@ -125,6 +136,10 @@ pub enum Event {
     Lost,
     /// The record is gone.
     Released,
+    /// Its turn to start has come.
+    Turn,
+    /// Whether anybody waits for it to run.
+    Awaited(bool),
     /// A process exists.
     Spawned,
     /// No process came to be.
@@ -150,6 +165,8 @@ pub enum Event {
 pub enum Action {
     /// Write this phase; supersedes an earlier write.
     Record(Phase),
+    /// Wait for a turn to start.
+    Queue,
     /// Make a process.
     Spawn,
     /// SIGTERM to the group.

@@ -69,14 +69,16 @@ class GetAgentInfoResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class ListAgentsRequest(_message.Message):
-    __slots__ = ("guild_id", "page_size", "page_token")
+    __slots__ = ("guild_id", "page_size", "page_token", "with_usage")
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_USAGE_FIELD_NUMBER: _ClassVar[int]
     guild_id: str
     page_size: int
     page_token: str
-    def __init__(self, guild_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    with_usage: bool
+    def __init__(self, guild_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_usage: bool = ...) -> None: ...
 
 class ListAgentsResponse(_message.Message):
     __slots__ = ("agents", "next_page_token")
@@ -91,17 +93,29 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "agent_count", "hostname", "reason", "zygote", "cold_starts")
+    __slots__ = ("healthy", "agent_count", "hostname", "reason", "profiles")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
-    ZYGOTE_FIELD_NUMBER: _ClassVar[int]
-    COLD_STARTS_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     agent_count: int
     hostname: str
     reason: str
+    profiles: _containers.RepeatedCompositeFieldContainer[RuntimeProfile]
+    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ...) -> None: ...
+
+class RuntimeProfile(_message.Message):
+    __slots__ = ("name", "zygote", "cold_starts", "generation", "learned_modules")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ZYGOTE_FIELD_NUMBER: _ClassVar[int]
+    COLD_STARTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_MODULES_FIELD_NUMBER: _ClassVar[int]
+    name: str
     zygote: str
     cold_starts: int
-    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ..., zygote: _Optional[str] = ..., cold_starts: _Optional[int] = ...) -> None: ...
+    generation: int
+    learned_modules: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., zygote: _Optional[str] = ..., cold_starts: _Optional[int] = ..., generation: _Optional[int] = ..., learned_modules: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -81,8 +81,10 @@ class RestartPolicy(_message.Message):
     def __init__(self, mode: _Optional[_Union[RestartMode, str]] = ..., max_restarts: _Optional[int] = ..., initial_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reset_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PythonRuntime(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    def __init__(self, profile: _Optional[str] = ...) -> None: ...
 
 class CommandRuntime(_message.Message):
     __slots__ = ("argv",)
@@ -142,7 +144,7 @@ class LastExit(_message.Message):
     def __init__(self, code: _Optional[int] = ..., signal: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class StartTimings(_message.Message):
-    __slots__ = ("claim", "admit", "spawn", "initialize", "host_total", "total")
+    __slots__ = ("claim", "admit", "spawn", "initialize", "host_total", "total", "queue", "advance", "host_call")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     SPAWN_FIELD_NUMBER: _ClassVar[int]
@@ -150,16 +152,34 @@ class StartTimings(_message.Message):
     INITIALIZE_FIELD_NUMBER: _ClassVar[int]
     HOST_TOTAL_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    ADVANCE_FIELD_NUMBER: _ClassVar[int]
+    HOST_CALL_FIELD_NUMBER: _ClassVar[int]
     claim: _duration_pb2.Duration
     admit: _duration_pb2.Duration
     spawn: _duration_pb2.Duration
     initialize: _duration_pb2.Duration
     host_total: _duration_pb2.Duration
     total: _duration_pb2.Duration
-    def __init__(self, claim: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., admit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., spawn: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., initialize: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
+    queue: _duration_pb2.Duration
+    advance: _duration_pb2.Duration
+    host_call: _duration_pb2.Duration
+    def __init__(self, claim: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., admit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., spawn: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., initialize: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., advance: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_call: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
+
+class AgentUsage(_message.Message):
+    __slots__ = ("pss_bytes", "private_bytes", "cpu_time", "threads")
+    PSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_TIME_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    pss_bytes: int
+    private_bytes: int
+    cpu_time: _duration_pb2.Duration
+    threads: int
+    def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec")
+    __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage")
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +194,7 @@ class Agent(_message.Message):
     RUNNING_TIME_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_SPEC_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     guild_id: str
     agent_id: str
     name: str
@@ -188,4 +209,5 @@ class Agent(_message.Message):
     running_time: _timestamp_pb2.Timestamp
     machine_id: int
     agent_spec: str
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ...) -> None: ...
+    usage: AgentUsage
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ...) -> None: ...

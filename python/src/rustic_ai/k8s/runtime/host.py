@@ -40,14 +40,17 @@ class HostSocket:
         with self._socket.makefile("rb") as stream:
             return stream.read()
 
-    def ready(self, import_seconds: float, initialize_seconds: float) -> None:
+    def ready(self, import_seconds: float, initialize_seconds: float, imported: list[str]) -> None:
         """Reports that the agent has subscribed.
 
         Args:
             import_seconds: From the start of the process to all imports done.
             initialize_seconds: Building and subscribing the agent.
+            imported: Modules that a zygote should have imported for the next agent of this kind.
         """
-        self._report(event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds)
+        self._report(
+            event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds, imported=imported
+        )
 
     def failed(self, stage: str, error: str, traceback: str, field: str = "") -> None:
         """Reports that the agent will not become ready.

@@ -22,12 +22,13 @@ class _StoppedEarly(BaseException):
     """SIGTERM came before the agent was ready: whatever is being built is left."""
 
 
-def run(host: HostSocket, began: float) -> int:
+def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None) -> int:
     """Runs one agent until SIGTERM.
 
     Args:
         host: Socket to agent-host.
         began: When the process began, on `time.monotonic`.
+        inherited: Modules that a zygote had imported before this process was forked; None after a cold start.
 
     Returns:
         Exit code: 0 after SIGTERM, 1 when the agent could not start.
@@ -56,8 +57,9 @@ def run(host: HostSocket, began: float) -> int:
         host.failed("import", describe(error), traceback.format_exc())
         return 1
     try:
+        agent.import_class(document)
+        imported, modules = time.monotonic(), len(sys.modules)
         wrapper = agent.build(document)
-        imported = time.monotonic()
         wrapper.run()
         starting = False
     except agent.StartFailure as failure:
@@ -71,7 +73,11 @@ def run(host: HostSocket, began: float) -> int:
         # Whatever an agent raises while it is built is its author's to read.
         host.failed("initialize", describe(error), traceback.format_exc())
         return 1
-    host.ready(import_seconds=imported - began, initialize_seconds=time.monotonic() - imported)
+    host.ready(
+        import_seconds=imported - began,
+        initialize_seconds=time.monotonic() - imported,
+        imported=[] if inherited is None else agent.missed_imports(document, inherited, modules),
+    )
     stop.wait()
     agent.shut_down(wrapper, _SHUTDOWN)
     return 0

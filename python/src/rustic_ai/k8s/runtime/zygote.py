@@ -1,181 +1,149 @@
 """The zygote: a warm, single-threaded process that forks one single-use child per agent.
 
-Its standard input is a Unix socket to agent-host. Messages in both directions are four bytes of length, big-endian, and
-a JSON object; `VERSION` stands in the first one:
+    python -m rustic_ai.k8s.runtime.zygote        standard input: a Unix socket to agent-host, see `wire`
+      └─ branch                                   a zygote too, forked from the first: it has also imported what
+           └─ agent                               agents on this host turned out to need
 
-    zygote -> host  {"event": "hello", "version": 1, "failed_preloads": [{"module", "error", "traceback"}]}
-    host -> zygote  {"op": "fork", "id": 7, "title": "...", "environment": {...}}
-                    with three descriptors: the child's socket to the host, its standard output, its standard error
-    zygote -> host  {"event": "forked", "id": 7, "pid": 4711}
-                    {"event": "refused", "id": 7, "reason": "..."}
-
-The child is forked twice, so that agent-host, a child subreaper, becomes its parent and learns its exit status. A fork
-with threads or foreign sockets open would copy locks that nobody unlocks: it is refused, with the module that is to
-blame, and the host starts that agent cold.
+A child is a child of agent-host, which learns its exit status and ends it with itself (`sibling`). A fork with threads
+or foreign sockets open would copy locks that nobody unlocks: it is refused, with the module that is to blame, and the
+host starts that agent cold.
 """
 
-import ctypes
-import gc
+from collections.abc import Callable
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
-import json
 import os
-import random
-import select
-import signal
-import socket
-import struct
 import sys
 import threading
 import time
 import traceback
 from typing import Any, NoReturn
 
+from rustic_ai.k8s.runtime import child, shared
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
+from rustic_ai.k8s.runtime.sibling import fork_sibling
+from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
-VERSION = 1
-_LENGTH = struct.Struct(">I")
-_DESCRIPTORS = 3
-# Everything an agent on the usual backends touches, imported once. What is not installed is left out.
+# Everything an agent on the usual backends touches, imported once: modules, and what they import within functions.
 _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.agent")
-_PRELOAD_IF_PRESENT = ("rustic_ai.redis.messaging.backend", "redis.asyncio", "encodings.idna")
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_libc = ctypes.CDLL(None, use_errno=True)
+# What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
+_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", "rustic_ai.redis.messaging.backend")
+_TITLE = "rustic-zygote"
 
 
 class Zygote:
     """Serves one host until the socket closes."""
 
-    def __init__(self, host: socket.socket) -> None:
+    def __init__(self, wire: Wire, host_pid: int) -> None:
         """Takes over the socket to the host."""
-        self._host = host
-        self._host_pid = os.getppid()
+        self._wire = wire
+        self._host_pid = host_pid
         self._culprit = ""
+        self._known: frozenset[str] = frozenset()
 
-    def preload(self, modules: list[str]) -> list[dict[str, str]]:
+    def run(self, builtin: bool) -> None:
+        """Imports what the host asks for, says hello and forks on demand, until the host closes the socket.
+
+        Args:
+            builtin: Whether to import our own list as well; a branch has it already.
+        """
+        first = self._wire.receive()
+        if first is None:
+            return
+        wanted = first[0]["modules"]
+        failed = self._preload([*_own_list(), *wanted] if builtin else wanted)
+        if builtin:
+            _remember_versions()
+        self._known = frozenset(sys.modules)
+        shared.share()
+        shared.collapse()
+        obstacle = self._obstacle([])
+        self._wire.send(
+            {
+                "event": "hello",
+                "version": VERSION,
+                "failed_preloads": failed,
+                "obstacle": obstacle,
+                "culprit": self._culprit,
+            }
+        )
+        while (request := self._wire.receive()) is not None:
+            message, descriptors = request
+            obstacle = self._obstacle(descriptors)
+            if obstacle:
+                self._wire.send({"event": "refused", "id": message["id"], "reason": obstacle})
+            else:
+                pid = fork_sibling(lambda: _never_return(lambda: self._become(message, descriptors)))
+                self._wire.send({"event": "forked", "id": message["id"], "pid": pid})
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _preload(self, modules: list[str]) -> list[dict[str, str]]:
         """Imports everything; one that fails is told and does not stop the rest."""
         failed = []
-        optional = [module for module in _PRELOAD_IF_PRESENT if _is_installed(module)]
-        for module in [*_PRELOAD, *optional, *modules]:
+        for module in modules:
             try:
                 importlib.import_module(module)
             except BaseException as error:
                 trace = traceback.format_exc(limit=-20)
                 failed.append({"module": module, "error": describe(error), "traceback": trace})
             if not self._culprit and self._obstacle([]):
-                self._culprit = f", since {module} was imported"
-        # What was imported is never garbage: keeping the collector away leaves its pages shared with every child.
-        gc.collect()
-        gc.freeze()
+                self._culprit = module
         return failed
-
-    def serve(self, failed_preloads: list[dict[str, str]]) -> None:
-        """Says hello and forks on demand, until the host closes the socket."""
-        self._send({"event": "hello", "version": VERSION, "failed_preloads": failed_preloads})
-        while (request := self._receive()) is not None:
-            message, descriptors = request
-            obstacle = self._obstacle(descriptors)
-            if obstacle:
-                self._send({"event": "refused", "id": message["id"], "reason": obstacle + self._culprit})
-            else:
-                pid = self._fork(message, descriptors)
-                self._send({"event": "forked", "id": message["id"], "pid": pid})
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     def _obstacle(self, expected: list[int]) -> str:
         """Why forking would be unsafe now, apart from the `expected` descriptors; empty when it is safe."""
+        since = f", since {self._culprit} was imported" if self._culprit else ""
         threads = len(os.listdir("/proc/self/task"))
         if threads != 1:
             names = ", ".join(thread.name for thread in threading.enumerate())
-            return f"the zygote has {threads} threads ({names})"
+            return f"the zygote has {threads} threads ({names}){since}"
         for entry in os.listdir("/proc/self/fd"):
-            if int(entry) not in (self._host.fileno(), *expected) and _is_socket(int(entry)):
-                return f"the zygote has an open socket, descriptor {entry}"
+            if int(entry) not in (self._wire.fileno(), *expected) and _is_socket(int(entry)):
+                return f"the zygote has an open socket, descriptor {entry}{since}"
         return ""
 
-    def _fork(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        """Forks a grandchild, which agent-host adopts; returns its process id."""
-        reader, writer = os.pipe()
-        middle = os.fork()
-        if middle == 0:
-            pid = os.fork()
-            if pid == 0:
-                self._become_agent(message, descriptors)
-            os.write(writer, str(pid).encode())
-            os._exit(0)
-        os.close(writer)
-        with open(reader, "rb") as stream:
-            pid = int(stream.read())
-        # When this returns the middle process is gone, and the host is the parent.
-        os.waitpid(middle, 0)
-        return pid
-
-    def _become_agent(self, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        """Turns the grandchild into an agent's process. Never returns."""
+    def _become(self, message: dict[str, Any], descriptors: list[int]) -> int:
+        """Lives the life of a forked child; returns its exit code."""
         began = time.monotonic()
-        code = 1
-        try:
-            os.setsid()
-            control, out, err = descriptors
-            # The child's own descriptors go to their places; everything else was somebody else's.
-            os.dup2(control, 3) if control != 3 else None
-            os.dup2(out, 1)
-            os.dup2(err, 2)
-            null_stdin()
-            os.closerange(4, 1 << 16)
-            _die_with(self._host_pid, 3)
-            os.umask(0o022)
-            os.environ.clear()
-            os.environ.update(message["environment"])
-            time.tzset()
-            random.seed()
-            _libc.prctl(_PR_SET_NAME, message["title"].encode()[:15], 0, 0, 0)
-            from rustic_ai.k8s.runtime import life
+        child.detach(descriptors, self._host_pid)
+        if message["op"] == "branch":
+            Zygote(Wire(child.CONTROL), self._host_pid).run(builtin=False)
+            return 0
+        child.become(message["title"], message["directory"], message["environment"])
+        from rustic_ai.k8s.runtime import life
 
-            host = HostSocket(3)
-            code = life.run(host, began)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def _send(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode()
-        self._host.sendall(_LENGTH.pack(len(data)) + data)
-
-    def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        head, descriptors, _flags, _address = socket.recv_fds(self._host, _LENGTH.size, _DESCRIPTORS)
-        if not head:
-            return None
-        head += self._exactly(_LENGTH.size - len(head))
-        (length,) = _LENGTH.unpack(head)
-        return json.loads(self._exactly(length)), list(descriptors)
-
-    def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            chunk = self._host.recv(count - len(data))
-            if not chunk:
-                raise EOFError("agent-host closed the socket within a message")
-            data += chunk
-        return bytes(data)
+        return life.run(HostSocket(child.CONTROL), began, self._known)
 
 
-def _die_with(host_pid: int, control: int) -> None:
-    """Ends this process when the host ends.
+def _never_return(work: Callable[[], int]) -> NoReturn:
+    """Ends with the process, whatever happens: nothing of the zygote's own stack may run in a child."""
+    code = 1
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
-    The signal is tied to the parent at hand, so it is asked for only when the host is the parent; before that it would
-    be the middle process's end that kills us. The host sends the launch after it was told our process id, and it is told
-    after the middle process is gone: so when there is something to read, the host is the parent.
+
+def _own_list() -> list[str]:
+    return [*_PRELOAD, *(module for module in _PRELOAD_IF_PRESENT if _is_installed(module))]
+
+
+def _remember_versions() -> None:
+    """Keeps versions of installed packages once they were read.
+
+    redis-py looks up its own version for every connection pool, and each look parses the package's metadata anew: a
+    sixth of the time in which an agent is built. What is installed does not change under a running interpreter.
     """
-    select.select([control], [], [])
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != host_pid:
-        # The host died meanwhile; nobody would signal us any more.
-        os._exit(1)
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
+    if _is_installed("redis"):
+        importlib.metadata.version("redis")
 
 
 def _is_socket(descriptor: int) -> bool:
@@ -194,11 +162,11 @@ def _is_installed(module: str) -> bool:
 
 
 def main() -> None:
-    """Entry point. Arguments: modules to preload."""
-    host = socket.socket(fileno=os.dup(0))
+    """Entry point."""
+    wire = Wire(os.dup(0))
     null_stdin()
-    zygote = Zygote(host)
-    zygote.serve(zygote.preload(sys.argv[1:]))
+    child.entitle(_TITLE)
+    Zygote(wire, os.getppid()).run(builtin=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+//! What this host tells Prometheus.
+
+use crate::supervisor::Supervisor;
+use rustic_registry::Phase;
+use rustic_telemetry::metrics::{Metric, Refresh, gauge};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Every metric of agent-host.
+pub const ALL: &[Metric] = &[
+    Metric::Seconds("rustic_host_start_step_seconds", "Duration of each step of an agent's start"),
+    Metric::Seconds("rustic_host_start_seconds", "From a create call reaching the host to the agent being RUNNING"),
+    Metric::Count("rustic_host_cold_starts_total", "Python agents started in a fresh interpreter despite a zygote"),
+    Metric::Gauge("rustic_host_agents", "Agents on this host by phase"),
+    Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
+    Metric::Gauge("rustic_host_zygote_generation", "Zygote generations that took over, by runtime profile"),
+    Metric::Gauge("rustic_host_agents_pss_bytes", "Proportional set size of all agents, at the last look"),
+    Metric::Gauge("rustic_host_agents_cpu_seconds", "Processor time of the agents that live now, at the last look"),
+];
+
+/// Every phase, so that one without agents shows 0.
+const PHASES: [Phase; 6] =
+    [Phase::Pending, Phase::Starting, Phase::Running, Phase::Restarting, Phase::Stopping, Phase::Failed];
+
+/// Reads the gauges when somebody looks.
+pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
+    Arc::new(move || {
+        let handles = supervisor.list(None, None, usize::MAX);
+        let phases: Vec<_> = handles.iter().map(|handle| handle.status().phase).collect();
+        for phase in PHASES {
+            let count = phases.iter().filter(|p| **p == phase).count();
+            gauge("rustic_host_agents", &[("phase", &phase.to_string())], count as f64);
+        }
+        gauge("rustic_host_starts_waiting", &[], supervisor.starts().waiting() as f64);
+        for (name, python) in &supervisor.runtimes().python {
+            let generation = python.zygote.as_ref().map_or(0, |zygote| zygote.status().generation);
+            gauge("rustic_host_zygote_generation", &[("profile", name.as_str())], generation.into());
+        }
+    })
+}
+
+/// Sums up what the agents use, one agent after the other over the whole `every`, so that no look costs much.
+pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration, stop: CancellationToken) {
+    let mut rounds = interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watch = async {
+        loop {
+            rounds.tick().await;
+            let handles = supervisor.list(None, None, usize::MAX);
+            let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
+            let (mut pss, mut cpu) = (0, Duration::ZERO);
+            for handle in handles {
+                if let Some(usage) = handle.usage().await {
+                    pss += usage.pss;
+                    cpu += usage.cpu;
+                }
+                sleep(pause).await;
+            }
+            gauge("rustic_host_agents_pss_bytes", &[], pss as f64);
+            gauge("rustic_host_agents_cpu_seconds", &[], cpu.as_secs_f64());
+        }
+    };
+    stop.run_until_cancelled(watch).await;
+}

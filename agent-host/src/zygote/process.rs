@@ -1,0 +1,175 @@
+//! One zygote process, base or branch: how it comes to be, and what it does on demand.
+
+use super::{
+    Descriptors, ForkRequest, ZygoteError,
+    wire::{self, FailedPreload, Reply, Request, Wire},
+};
+use crate::{
+    output::{Output, OutputLimit, Source, Tail},
+    process::{Child, Orphans, Signal, SpawnError, Spawner, Started, output_pipe},
+};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// Module of the distribution `rusticai-k8s` that is the zygote.
+const MODULE: &str = "rustic_ai.k8s.runtime.zygote";
+/// Longest wait for the zygote's imports.
+const HELLO: Duration = Duration::from_secs(60);
+/// Longest wait for a fork; one takes milliseconds.
+const FORK: Duration = Duration::from_secs(5);
+/// What a zygote may log.
+const OUTPUT: OutputLimit = OutputLimit { bytes_per_second: 64 << 10, burst: 1 << 20 };
+
+/// Where the zygotes of a profile come from.
+pub struct Nursery {
+    /// Profile, for log lines.
+    pub profile: String,
+    /// Interpreter.
+    pub python: PathBuf,
+    /// Their environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// Starts them.
+    pub spawner: Spawner,
+    /// Adopts their children.
+    pub orphans: Arc<Orphans>,
+}
+
+/// A zygote that was started and has not said hello.
+pub(super) struct Newborn {
+    child: Child,
+    wire: Wire,
+    output: Output,
+}
+
+/// A zygote that said hello.
+pub(super) struct Live {
+    child: Child,
+    wire: Wire,
+    forks: u64,
+    orphans: Arc<Orphans>,
+    _output: Output,
+}
+
+/// What a zygote said about itself.
+pub(super) struct Hello {
+    pub(super) live: Live,
+    pub(super) failed: Vec<FailedPreload>,
+    /// Why it will refuse to fork; empty: it will not.
+    pub(super) obstacle: String,
+    /// The module that is to blame.
+    pub(super) culprit: String,
+}
+
+/// A fork that was answered, or a zygote that is of no more use.
+pub(super) enum ForkError {
+    /// It said no, and goes on.
+    Refused(ZygoteError),
+    /// It must be replaced.
+    Broken(String),
+}
+
+impl Nursery {
+    /// Starts a base zygote: a fresh interpreter.
+    pub(super) async fn start(&self) -> Result<Newborn, SpawnError> {
+        let watch = SpawnError::Watch;
+        let (ours, theirs) = UnixStream::pair().map_err(watch)?;
+        let mut command = Command::new(&self.python);
+        // -P: the working directory is no place to import from.
+        command.args(["-P", "-m", MODULE]).stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.env_clear().envs(&self.environment);
+        let started = self.spawner.spawn(command).await?;
+        self.newborn(started, ours).map_err(watch)
+    }
+
+    fn newborn(&self, started: Started, socket: UnixStream) -> std::io::Result<Newborn> {
+        let Started { child, stdout, stderr } = started;
+        let agent = format!("zygote of profile {}", self.profile);
+        let source = Source { guild: String::new(), agent, epoch: 0, pid: child.pid() };
+        let output = Output::read(stdout, stderr, &source, OUTPUT, &Tail::default())?;
+        Ok(Newborn { child, wire: Wire::new(socket)?, output })
+    }
+
+    /// Has `base` fork a zygote.
+    pub(super) async fn branch(&self, base: &mut Live) -> Result<Newborn, ForkError> {
+        let broken = |e: std::io::Error| ForkError::Broken(e.to_string());
+        let (ours, theirs) = UnixStream::pair().map_err(broken)?;
+        let (stdout, their_stdout) = output_pipe().map_err(broken)?;
+        let (stderr, their_stderr) = output_pipe().map_err(broken)?;
+        let descriptors = Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr };
+        let child = base.ask(|id| Request::Branch { id }, &descriptors).await?;
+        self.newborn(Started { child, stdout, stderr }, ours).map_err(broken)
+    }
+}
+
+impl Newborn {
+    /// Tells it what to import and waits until it has.
+    pub(super) async fn hello(mut self, modules: &[String], orphans: Arc<Orphans>) -> Result<Hello, String> {
+        let preload = Request::Preload { version: wire::VERSION, modules };
+        match timeout(HELLO, self.wire.ask(&preload, None)).await {
+            Ok(Ok(Reply::Hello { version: wire::VERSION, failed_preloads: failed, obstacle, culprit })) => {
+                let Self { child, wire, output } = self;
+                Ok(Hello {
+                    live: Live { child, wire, forks: 0, orphans, _output: output },
+                    failed,
+                    obstacle,
+                    culprit,
+                })
+            }
+            Ok(Ok(other)) => Err(format!("it said {other:?} instead of hello; install the same release of both")),
+            Ok(Err(error)) => Err(format!("it ended before it was ready: {error}")),
+            Err(_elapsed) => Err(format!("it was not ready within {HELLO:?}")),
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Forks an agent.
+    pub(super) async fn fork(&mut self, request: &ForkRequest) -> Result<Child, ForkError> {
+        let ForkRequest { title, directory, environment, .. } = request;
+        self.ask(|id| Request::Fork { id, title, directory, environment }, &request.descriptors).await
+    }
+
+    async fn ask<'a>(
+        &mut self,
+        request: impl FnOnce(u64) -> Request<'a>,
+        descriptors: &Descriptors,
+    ) -> Result<Child, ForkError> {
+        self.forks += 1;
+        let (id, expected) = (self.forks, self.orphans.expect());
+        match timeout(FORK, self.wire.ask(&request(id), Some(descriptors))).await {
+            Ok(Ok(Reply::Forked { id: answered, pid })) if answered == id => {
+                expected.adopt(pid).map_err(|e| ForkError::Broken(format!("its child cannot be watched: {e}")))
+            }
+            Ok(Ok(Reply::Refused { id: answered, reason })) if answered == id => {
+                Err(ForkError::Refused(ZygoteError::Refused(reason)))
+            }
+            Ok(Ok(other)) => Err(ForkError::Broken(format!("it answered a fork with {other:?}"))),
+            Ok(Err(error)) => Err(ForkError::Broken(error.to_string())),
+            Err(_elapsed) => Err(ForkError::Broken(format!("a fork took longer than {FORK:?}"))),
+        }
+    }
+
+    /// Waits for its end, and tells how it ended. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> String {
+        match self.child.ended().await {
+            Ok(status) => format!("it ended with {status}"),
+            Err(error) => format!("it cannot be watched: {error}"),
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        self.child.signal(Signal::Kill);
+    }
+}

@@ -1,0 +1,35 @@
+"""Figures of one measurement, and how they are told."""
+
+from collections.abc import Iterable
+import json
+import math
+import sys
+from typing import Any
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The smallest value that at least `share` of all values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def times(name: str, seconds: list[float], **more: Any) -> dict[str, Any]:
+    """A row of durations, told in milliseconds."""
+    row = {
+        "name": name,
+        "n": len(seconds),
+        "p50_ms": round(percentile(seconds, 0.50) * 1000, 3),
+        "p99_ms": round(percentile(seconds, 0.99) * 1000, 3),
+    }
+    return row | more
+
+
+def rate(name: str, count: int, seconds: float, **more: Any) -> dict[str, Any]:
+    """A row of a rate, told per second."""
+    return {"name": name, "n": count, "seconds": round(seconds, 3), "per_second": round(count / seconds, 2)} | more
+
+
+def tell(rows: dict[str, Any]) -> None:
+    """Prints the rows of a peer: the last line of its output, read by `rustic_bench.__main__`."""
+    print(json.dumps(rows), flush=True)
+    sys.stdout.flush()

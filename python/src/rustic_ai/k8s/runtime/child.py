@@ -1,0 +1,71 @@
+"""What a freshly forked child does before it is anybody: leave everything of the zygote behind."""
+
+import ctypes
+import os
+import random
+import select
+import signal
+import sys
+import time
+
+from setproctitle import setproctitle
+
+from rustic_ai.k8s.runtime.host import null_stdin
+
+# Where the child finds its socket to the host.
+CONTROL = 3
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def detach(descriptors: list[int], host_pid: int) -> None:
+    """Makes this process a session of its own with its own three descriptors, that ends when the host ends.
+
+    Args:
+        descriptors: Socket to the host, standard output, standard error.
+        host_pid: Process id of the host.
+    """
+    os.setsid()
+    control, out, err = descriptors
+    # The child's own descriptors go to their places; everything else was somebody else's.
+    if control != CONTROL:
+        os.dup2(control, CONTROL)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    null_stdin()
+    os.closerange(CONTROL + 1, 1 << 16)
+    _die_with(host_pid)
+
+
+def become(title: str, directory: str, environment: dict[str, str]) -> None:
+    """Takes on a title, a working directory, an environment, and randomness of its own."""
+    os.umask(0o022)
+    os.environ.clear()
+    os.environ.update(environment)
+    if directory:
+        os.chdir(directory)
+    time.tzset()
+    random.seed()
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()
+    entitle(title)
+
+
+def entitle(title: str) -> None:
+    """Sets what `ps` shows: the command line, and as the short name its last part."""
+    setproctitle(title)
+    _libc.prctl(_PR_SET_NAME, title.rsplit("/", 1)[-1].encode()[:15], 0, 0, 0)
+
+
+def _die_with(host_pid: int) -> None:
+    """Ends this process when the host ends.
+
+    The signal is tied to the parent at hand, so it is asked for only when the host is the parent; before that it would
+    be the middle process's end that kills us. The host sends the first message after it was told our process id, and it
+    is told after the middle process is gone: so when there is something to read, the host is the parent.
+    """
+    select.select([CONTROL], [], [])
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != host_pid:
+        # The host died meanwhile; nobody would signal us any more.
+        os._exit(1)

@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV := .venv
+# Ray and matplotlib are for benchmarks only.
+BENCH_VENV := .venv-bench
 BIN := target/debug
 # A free port, so that the stack of a test never meets another one.
 STACK := $(BIN)/engine-svc dev --hosts 2 --listen 127.0.0.1:0
@@ -9,7 +11,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python lint fmt protos clean
+.PHONY: help setup build demo test test-rust test-python bench bench-quick lint fmt protos clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +38,19 @@ test-rust: build setup
 test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 
+bench: setup $(BENCH_VENV)/.ready ## Benchmarks beside the peers, about 15 minutes; writes bench/results
+	cargo build --release --workspace --bins
+	PYTHONPATH=bench $(BENCH_VENV)/bin/python -m rustic_bench
+
+bench-quick: setup $(BENCH_VENV)/.ready ## A tenth of it, to see that it works
+	cargo build --release --workspace --bins
+	PYTHONPATH=bench $(BENCH_VENV)/bin/python -m rustic_bench --quick
+
+$(BENCH_VENV)/.ready: python/pyproject.toml bench/requirements.txt
+	python=$$(python/find-python.sh) && $$python -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --editable 'python[dev]' -r bench/requirements.txt
+	touch $@
+
 lint: ## Checks format and lints; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -50,4 +65,4 @@ protos: setup ## Generates the Python stubs anew
 
 clean: ## Removes what was built
 	cargo clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH_VENV)

@@ -146,7 +146,7 @@ fn supervisor(
     let host = settings.host()?;
     let orphans = Arc::new(Orphans::default());
     orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
-    let spawner = Spawner::start(orphans.clone()).context("cannot start the spawner thread")?;
+    let spawner = Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
     let mut python = BTreeMap::new();
     for (name, profile) in settings.profiles()? {
         let zygote = (!settings.no_zygote).then(|| {

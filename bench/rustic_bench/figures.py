@@ -1,6 +1,6 @@
 """Figures of one measurement, and how they are told."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import json
 import math
 import sys
@@ -29,7 +29,13 @@ def rate(name: str, count: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {"name": name, "n": count, "seconds": round(seconds, 3), "per_second": round(count / seconds, 2)} | more
 
 
-def tell(rows: dict[str, Any]) -> None:
-    """Prints the rows of a peer: the last line of its output, read by `rustic_bench.__main__`."""
+def carry_out(measures: dict[str, Callable[[int], Any]]) -> None:
+    """Measures what the first argument asks for, a JSON object such as `{"burst": [100]}`, and prints the rows as the
+    last line of output, where `rustic_bench.__main__` reads them."""
+    plan = json.loads(sys.argv[1])
+    rows: dict[str, list[Any]] = {}
+    for name, counts in plan.items():
+        for count in counts:
+            measured = measures[name](count)
+            rows.setdefault(name, []).extend(measured if isinstance(measured, list) else [measured])
     print(json.dumps(rows), flush=True)
-    sys.stdout.flush()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 import os
 from pathlib import Path
+import time
+from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -39,3 +41,30 @@ def children(pid: int) -> list[int]:
 def descendants(pid: int) -> list[int]:
     """Children of a process, their children, and so on."""
     return [below for child in children(pid) for below in (child, *descendants(child))]
+
+
+def name(pid: int) -> str:
+    """Short name of a process."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def idle_row(peer: str, agents: list[int], everything: list[int]) -> dict[str, Any]:
+    """Memory and processor time of idle agents.
+
+    Args:
+        peer: Whose agents they are.
+        agents: Their processes.
+        everything: All processes whose memory counts, shared parts included.
+    """
+    time.sleep(3)  # not a race: what is measured is an agent that has nothing to do any more
+    used, own = memory_of(everything), memory_of(agents)
+    began, cpu = time.monotonic(), cpu_seconds(agents)
+    time.sleep(20)
+    share = (cpu_seconds(agents) - cpu) / (time.monotonic() - began)
+    return {
+        "name": peer,
+        "n": len(agents),
+        "pss_mb_per_agent": round(used["pss"] / len(agents), 2),
+        "private_dirty_mb_per_agent": round(own["private_dirty"] / len(agents), 2),
+        "idle_core_percent_per_agent": round(share / len(agents) * 100, 4),
+    }

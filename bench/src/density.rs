@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// Create calls under way at any time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 16;
 /// How long the full host is watched.
 const WATCH: Duration = Duration::from_secs(30);
 /// Time between two GetAgent calls of the watcher.

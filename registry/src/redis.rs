@@ -3,6 +3,7 @@
 //! Owns the connections and their deadlines. Decides nothing: what an operation means stands in its script under
 //! `lua/`.
 
+mod pool;
 mod read;
 mod scripts;
 
@@ -17,10 +18,8 @@ use crate::{
     record::{AgentRecord, ExitStatus, View},
 };
 use async_trait::async_trait;
-use deadpool_redis::{
-    Config, Connection, Pool, PoolConfig, Runtime, Timeouts,
-    redis::{self, FromRedisValue, Script, Value},
-};
+use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
+use pool::{Connection, Pool};
 use scripts::Scripts;
 use std::time::Duration;
 
@@ -55,14 +54,7 @@ pub struct RedisRegistry {
 impl RedisRegistry {
     /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
     pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
-        let mut config = Config::from_url(&settings.url);
-        let wait = Some(settings.timeout);
-        config.pool = Some(PoolConfig {
-            max_size: settings.connections,
-            timeouts: Timeouts { wait, create: wait, recycle: wait },
-            ..PoolConfig::default()
-        });
-        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+        let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
         Ok(Self { pool, keys: Keys::new(&settings.prefix), scripts: Scripts::load(), timeout: settings.timeout })
     }
 
@@ -70,17 +62,23 @@ impl RedisRegistry {
         self.pool.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))
     }
 
-    /// Waits for an answer under the deadline. A connection whose answer did not come in time is thrown away: the
-    /// late answer must not be taken for that of the next question.
+    /// Waits for an answer under the deadline. A connection that failed is thrown away, and one whose answer did not come
+    /// in time: the late answer must not be taken for that of the next question.
     async fn answer<T>(
         &self,
         connection: Connection,
-        call: impl AsyncFnOnce(&mut Connection) -> redis::RedisResult<T>,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> redis::RedisResult<T>,
     ) -> Result<T, RegistryError> {
         let mut connection = connection;
         match tokio::time::timeout(self.timeout, call(&mut connection)).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(read::error(error)),
+            Ok(Err(error)) => {
+                let error = read::error(error);
+                if let RegistryError::Unreachable(_) = error {
+                    drop(Connection::take(connection));
+                }
+                Err(error)
+            }
             Err(_elapsed) => {
                 drop(Connection::take(connection));
                 Err(RegistryError::Timeout(self.timeout))

@@ -4,7 +4,10 @@
 //! this one lives as long as the program.
 
 use super::{child::Child, orphans::Orphans};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use std::{
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
@@ -55,14 +58,15 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the thread. It ends with the last handle.
-    pub fn start(orphans: Arc<Orphans>) -> io::Result<Self> {
+    /// Starts the thread. It ends with the last handle. What it starts yields the processor to this host by `nice`
+    /// levels.
+    pub fn start(orphans: Arc<Orphans>, nice: i32) -> io::Result<Self> {
         // As many orders as may ever wait: each belongs to one agent, and the caller awaits its reply.
         let (orders, queue) = mpsc::sync_channel::<Order>(1024);
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
-                let _ = order.reply.send(start(order.command, &orphans));
+                let _ = order.reply.send(start(order.command, &orphans, nice));
             }
         })?;
         Ok(Self { orders })
@@ -77,8 +81,8 @@ impl Spawner {
     }
 }
 
-fn start(mut command: Command, orphans: &Arc<Orphans>) -> Result<Started, SpawnError> {
-    prepare(&mut command);
+fn start(mut command: Command, orphans: &Arc<Orphans>, nice: i32) -> Result<Started, SpawnError> {
+    prepare(&mut command, nice);
     let program = command.get_program().to_string_lossy().into_owned();
     // The lock keeps the orphan reaper away until the new process is known to be ours.
     let mut managed = orphans.lock();
@@ -107,11 +111,14 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
-fn prepare(command: &mut Command) {
+fn prepare(command: &mut Command, nice: i32) {
     let host = rustix::process::getpid();
+    let session_nice = nice.to_string();
     let before_exec = move || {
         // Only system calls here: async-signal-safe, no allocation, no lock.
         rustix::process::setsid()?;
+        rustix::process::nice(nice)?;
+        yield_as_a_session(&session_nice);
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         if rustix::process::getppid() != Some(host) {
             // The host died between fork and prctl; nobody will signal us any more.
@@ -119,6 +126,17 @@ fn prepare(command: &mut Command) {
         }
         Ok(())
     };
-    // SAFETY: the closure calls nothing but the three system calls above.
+    // SAFETY: the closure calls nothing but the system calls above, on memory that was made before the fork.
     unsafe { command.pre_exec(before_exec) };
+}
+
+/// Applies the niceness to the new session. Outside a container's cgroup Linux may schedule by sessions, each with a
+/// niceness of its own (sched(7), "The autogroup feature"), and that of the process alone would count for nothing.
+/// Async-signal-safe.
+fn yield_as_a_session(nice: &str) {
+    // Fails where it is not in use, or changed too often by somebody who is not root: then all have equal shares.
+    if let Ok(autogroup) = rustix::fs::open(c"/proc/self/autogroup", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        let _ = rustix::io::write(autogroup, nice.as_bytes());
+    }
 }

@@ -4,17 +4,15 @@ What no engine that runs real agents in processes of their own can beat by much.
 """
 
 import gc
-import json
 import os
 import select
 import signal
-import sys
 import time
 
 from rustic_bench import figures, processes, workload
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     import rustic_ai.core.guild.execution.agent_wrapper  # noqa: F401
     import rustic_ai.redis.messaging.backend  # noqa: F401
     import rustic_ai.testing.execution.integration_agents  # noqa: F401
@@ -102,29 +100,17 @@ def memory(count: int) -> dict:
         pid, reader = _start(launch)
         _wait(reader)
         pids.append(pid)
-    time.sleep(2)  # agents settle: what is measured is an idle agent
-    began, cpu = time.monotonic(), processes.cpu_seconds(pids)
-    used = processes.memory_of([os.getpid(), *pids])
-    time.sleep(10)
-    cpu = (processes.cpu_seconds(pids) - cpu) / (time.monotonic() - began)
+    row = processes.idle_row("floor", pids, [os.getpid(), *pids])
     _stop(pids)
-    return {
-        "name": "floor",
-        "n": count,
-        "pss_mb_per_agent": round(used["pss"] / count, 2),
-        "private_dirty_mb_per_agent": round(used["private_dirty"] / count, 2),
-        "idle_core_percent_per_agent": round(cpu / count * 100, 4),
-    }
+    return row
 
 
 if __name__ == "__main__":
     # No output of the agents: writing it costs the same for everybody.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
-    _import_everything()
+    import_everything()
     gc.collect()
     gc.freeze()
     one_by_one(5)
-    plan = json.loads(sys.argv[1])
-    measures = {"one_by_one": one_by_one, "burst": burst, "memory": memory}
-    figures.tell({name: [measures[name](count) for count in counts] for name, counts in plan.items()})
+    figures.carry_out({"one_by_one": one_by_one, "burst": burst, "memory": memory})

@@ -1,15 +1,14 @@
 """Ours, as guild code sees it: K8sExecutionEngine, engine-svc, one agent-host."""
 
 from concurrent.futures import ThreadPoolExecutor
-import json
-import sys
+import os
 import time
 
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.k8s.execution import K8sExecutionEngine
-from rustic_bench import figures, workload
+from rustic_bench import figures, processes, workload
 
 
 class Guilds:
@@ -54,6 +53,19 @@ def burst(count: int) -> dict:
     return figures.rate("ours, K8sExecutionEngine", count, seconds)
 
 
+def memory(count: int) -> dict:
+    """What idle agents use, with the host and its zygotes."""
+    guilds = Guilds()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(guilds.start, workload.launches(count)))
+    host = next(pid for pid in processes.children(os.getppid()) if processes.name(pid) == "agent-host")
+    agents = [pid for pid in processes.children(host) if processes.name(pid) != "rustic-zygote"]
+    assert len(agents) == count, f"{len(agents)} processes for {count} agents"
+    row = processes.idle_row("ours", agents, [host, *processes.children(host)])
+    guilds.stop()
+    return row
+
+
 def calls(count: int) -> list[dict]:
     """is_agent_running and the list of a guild of 20, then a stop of each agent."""
     guilds, launches = Guilds(), list(workload.launches(workload.GUILD_SIZE))
@@ -78,7 +90,9 @@ def calls(count: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-    one_by_one(5)
-    plan = json.loads(sys.argv[1])
-    measures = {"one_by_one": one_by_one, "burst": burst, "calls": calls}
-    figures.tell({name: [measures[name](count) for count in counts] for name, counts in plan.items()})
+    # Not measured: the first agents tell the zygote what to preload.
+    for _ in range(3):
+        one_by_one(2)
+        time.sleep(1)
+    measures = {"one_by_one": one_by_one, "burst": burst, "memory": memory, "calls": calls}
+    figures.carry_out(measures)

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from typing import Any, Type
 
 from pydantic import ValidationError
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
 _POLL_SECONDS = 1.0
+# Time between two nudges of threads that listen for messages while the agent is shut down.
+_NUDGE_SECONDS = 0.01
 # Names told to the host.
 _MAX_MISSED = 64
 
@@ -152,6 +155,23 @@ def shut_down(wrapper: K8sAgentWrapper, seconds: float) -> None:
 
     thread = threading.Thread(target=work, name="shutdown", daemon=True)
     thread.start()
-    thread.join(seconds)
+    give_up = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < give_up:
+        thread.join(_NUDGE_SECONDS)
+        _wake_listeners()
     if thread.is_alive():
         logger.warning("the agent was not unsubscribed within %.1f s", seconds)
+
+
+def _wake_listeners() -> None:
+    """Wakes redis-py's listening threads, so that they notice at once that they shall end, and not when the wait that
+    `quieten` made longer is over."""
+    redis_client = sys.modules.get("redis.client")
+    for thread in threading.enumerate() if redis_client else ():
+        if isinstance(thread, redis_client.PubSubWorkerThread):
+            try:
+                thread.pubsub.ping()
+                thread.pubsub.subscribed_event.set()
+            except Exception:
+                # Its connection is closed already: it has noticed.
+                logger.debug("a listener could not be woken", exc_info=True)

@@ -26,6 +26,7 @@ def detach(descriptors: list[int], host_pid: int) -> None:
         host_pid: Process id of the host.
     """
     os.setsid()
+    _yield_as_a_session()
     control, out, err = descriptors
     # The child's own descriptors go to their places; everything else was somebody else's.
     if control != CONTROL:
@@ -55,6 +56,17 @@ def entitle(title: str) -> None:
     """Sets what `ps` shows: the command line, and as the short name its last part."""
     setproctitle(title)
     _libc.prctl(_PR_SET_NAME, title.rsplit("/", 1)[-1].encode()[:15], 0, 0, 0)
+
+
+def _yield_as_a_session() -> None:
+    """Applies our niceness to our new session. Outside a container's cgroup Linux may schedule by sessions, each with a
+    niceness of its own (sched(7), "The autogroup feature"), and ours alone would count for nothing."""
+    try:
+        with open("/proc/self/autogroup", "w") as autogroup:
+            autogroup.write(str(os.nice(0)))
+    except OSError:
+        # Not in use, or changed too often by somebody who is not root: then all have equal shares.
+        pass
 
 
 def _die_with(host_pid: int) -> None:

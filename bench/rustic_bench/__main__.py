@@ -1,0 +1,100 @@
+"""Runs every benchmark of this machine in one run, prints tables and writes `bench/results/`.
+
+    python -m rustic_bench [--quick]
+
+`--quick` measures a tenth of everything, to see that it works; its figures mean nothing.
+"""
+
+import argparse
+import datetime
+import json
+import os
+from pathlib import Path
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from rustic_bench import plot, report
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+BIN = ROOT / "target" / "release"
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def _stack(*command: str) -> Rows:
+    """Runs a command within a fresh stack of one host, whose Redis serves peers as well; returns its rows."""
+    stack = [str(BIN / "engine-svc"), "dev", "--hosts", "1", "--max-agents", "1200", "--listen", "127.0.0.1:0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "bench")}
+    print(f"… {' '.join(Path(word).name for word in command)}", file=sys.stderr, flush=True)
+    done = subprocess.run([*stack, "--", *command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peer(name: str, **plan: list[int]) -> Rows:
+    return _stack(sys.executable, "-m", f"rustic_bench.peers.{name}", json.dumps(plan))
+
+
+def _load(measure: str, option: str, count: int) -> Rows:
+    return _stack(str(BIN / "rustic-bench"), measure, option, str(count))
+
+
+def _measure(scale: int) -> Rows:
+    """Everything. Whoever is compared is measured right after the other, so that both meet the same machine."""
+
+    def n(count: int) -> list[int]:
+        return [max(count // scale, 2)]
+
+    parts = [
+        _peer("k8s", one_by_one=n(50), burst=n(100)),
+        _peer("floor", one_by_one=n(50), burst=n(100)),
+        _load("one-by-one", "--count", n(50)[0]),
+        _load("burst", "--count", n(100)[0]),
+        _peer("multiprocess", one_by_one=n(50), burst=n(100)),
+        _peer("ray", one_by_one=n(50), burst=n(100), memory=n(10), calls=n(100)),
+        _peer("k8s", calls=n(500)),
+        _peer("k8s", memory=[count for size in (10, 100, 500) for count in n(size)]),
+        _peer("floor", memory=n(100)),
+        _peer("messages", messages=n(1000)),
+        _load("density", "--guilds", n(50)[0]),
+    ]
+    rows: Rows = {}
+    for part in parts:
+        for name, more in part.items():
+            rows.setdefault(name, []).extend(more)
+    return rows
+
+
+def _machine() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9),
+        "kernel": platform.release().split("-")[0],
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="rustic_bench", description="Benchmarks beside the peers.")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything; the figures mean nothing")
+    quick = parser.parse_args().quick
+    rows = _measure(scale=10 if quick else 1)
+    report.add_ratios(rows)
+    print(report.tables(rows))
+    if quick:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    machine = _machine()
+    for name, part in rows.items():
+        (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": part}, indent=1) + "\n")
+    plot.draw(rows, machine, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

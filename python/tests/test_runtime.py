@@ -1,0 +1,92 @@
+"""The agent runtime's parts that need no host."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rustic_ai.core.messaging import MessagingConfig
+from rustic_ai.k8s.runtime.agent import missed_imports, quieten
+from rustic_ai.k8s.runtime.document import LaunchDocument
+
+
+def _config(module: str, client: object) -> MessagingConfig:
+    return MessagingConfig(backend_module=module, backend_class="B", backend_config={"redis_client": client})
+
+
+@pytest.mark.parametrize(
+    ("module", "client", "expected"),
+    [
+        ("rustic_ai.redis.messaging.backend", {"host": "h"}, {"host": "h", "pubsub_poll_sleep_time": 1.0}),
+        ("rustic_ai.redis.messaging.backend", {"pubsub_poll_sleep_time": 0.2}, {"pubsub_poll_sleep_time": 0.2}),
+        ("rustic_ai.redis.messaging.backend", "something else", "something else"),
+        ("somebody.elses", {"host": "h"}, {"host": "h"}),
+    ],
+)
+def test_an_idle_agent_is_quiet_unless_its_caller_chose(module: str, client: object, expected: object) -> None:
+    config = _config(module, client)
+    quieten(config)
+    assert config.backend_config["redis_client"] == expected
+
+
+def test_missed_imports_name_the_class_first_and_what_functions_imported() -> None:
+    document = LaunchDocument(1, "g", "a", "", 1, 1, '{"class_name": "json.decoder.Class"}', "{}", "{}", "", "")
+    everything = frozenset(sys.modules)
+    assert missed_imports(document, everything, len(sys.modules)) == []
+    without = everything - {"json.decoder", "json.encoder"}
+    assert missed_imports(document, without, len(sys.modules)) == ["json.decoder"]
+    assert missed_imports(document, without, 0) == ["json.decoder", "json.decoder", "json.encoder"]
+
+
+_FORK = """
+import ctypes, os, platform, sys
+from rustic_ai.k8s.runtime import sibling
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: this process plays agent-host
+middle = os.fork()
+if middle == 0:
+    if sys.argv[1] == "twice":
+        sibling._CLONE.clear()
+    def work():
+        os._exit(7 if os.getppid() == host else 8)
+    host = os.getppid()
+    sibling.fork_sibling(work)
+    os._exit(0)
+codes = {os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)}
+print(sorted(codes))
+"""
+
+
+@pytest.mark.parametrize("way", ["clone", "twice"])
+def test_a_sibling_belongs_to_our_parent_which_learns_its_exit(way: str) -> None:
+    if way == "twice":
+        script = _FORK.replace("os.getppid() == host else 8", "True else 8")
+    else:
+        script = _FORK
+    done = subprocess.run([sys.executable, "-c", script, way], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[0, 7]", done.stderr
+
+
+_SHARED = """
+import gc, sys
+from rustic_ai.k8s.runtime import shared
+class Node:
+    pass
+before = Node()
+shared.share()
+shared.collapse()
+assert sys.getrefcount(before) == 0xFFFFFFFF, "alive before: immortal"
+def churn():
+    for _ in range(1000):
+        a, b = Node(), Node()
+        a.other, b.other, a.text = b, a, "x" * 1000
+churn()
+assert gc.collect() >= 2, "garbage of later is still collected"
+after = Node()
+assert sys.getrefcount(after) < 10, "what comes later is counted"
+print("fine")
+"""
+
+
+def test_what_is_shared_is_not_counted_and_later_garbage_is_collected() -> None:
+    done = subprocess.run([sys.executable, "-c", _SHARED], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr

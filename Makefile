@@ -38,7 +38,7 @@ test-rust: build setup
 test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 
-bench: setup $(BENCH_VENV)/.ready ## Benchmarks beside the peers, about 15 minutes; writes bench/results
+bench: setup $(BENCH_VENV)/.ready ## Benchmarks beside the peers, about 10 minutes; writes bench/results
 	cargo build --release --workspace --bins
 	PYTHONPATH=bench $(BENCH_VENV)/bin/python -m rustic_bench
 

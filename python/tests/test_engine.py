@@ -94,6 +94,17 @@ def test_an_unknown_client_type_is_an_error(engine: K8sExecutionEngine, messagin
     assert engine.get_agents_in_guild(engine.guild_id) == {}
 
 
+def test_a_runtime_profile_that_no_host_has_is_an_error(
+    engine: K8sExecutionEngine, messaging: MessagingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The profile comes from the environment, where a guild cannot pass it; the error names those that there are."""
+    monkeypatch.setenv("RUSTIC_RUNTIME_PROFILE", "vision")
+    elsewhere = K8sExecutionEngine(engine.guild_id, engine.organization_id)
+    with pytest.raises(errors.InvalidAgentError, match="no runtime profile vision, but default") as caught:
+        run(elsewhere, spec("a"), messaging)
+    assert list(caught.value.fields) == ["launch.runtime.python.profile"]
+
+
 def test_an_agents_own_error_comes_back_with_its_traceback(
     engine: K8sExecutionEngine, messaging: MessagingConfig
 ) -> None:

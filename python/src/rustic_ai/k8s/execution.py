@@ -42,6 +42,7 @@ class K8sExecutionEngine(ExecutionEngine):
         k8s_namespace: Optional[str] = None,
         engine_address: Optional[str] = None,
         detach_on_shutdown: Optional[bool] = None,
+        runtime_profile: Optional[str] = None,
     ) -> None:
         """Prepares the engine; connects with the first call.
 
@@ -54,6 +55,8 @@ class K8sExecutionEngine(ExecutionEngine):
             engine_address: `host:port` of engine-svc. Default: `RUSTIC_ENGINE_ADDRESS`, else
                 `engine-svc.<namespace>:50051`.
             detach_on_shutdown: Whether `shutdown` leaves the agents running. Default: `RUSTIC_DETACH_ON_SHUTDOWN`.
+            runtime_profile: Python environment of the hosts in which agents run. Default: `RUSTIC_RUNTIME_PROFILE`,
+                else the hosts' own.
 
         Raises:
             ValueError: An environment variable cannot be understood.
@@ -61,7 +64,7 @@ class K8sExecutionEngine(ExecutionEngine):
         super().__init__(guild_id=guild_id, organization_id=organization_id)
         self.redis_url = redis_url
         self.agent_host_service_name = agent_host_service_name
-        self._settings = EngineSettings.read(engine_address, k8s_namespace, detach_on_shutdown)
+        self._settings = EngineSettings.read(engine_address, k8s_namespace, detach_on_shutdown, runtime_profile)
 
     @property
     def engine_address(self) -> str:
@@ -103,6 +106,8 @@ class K8sExecutionEngine(ExecutionEngine):
             client_properties=json.dumps(client_properties),
             organization_id=self.organization_id,
         )
+        if self._settings.profile:
+            launch.runtime.python.profile = self._settings.profile
         launch.start_timeout.FromMilliseconds(int(self._settings.create_timeout * 1000))
         request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch)
         # A little longer than the agent gets, so that the host's own words about a slow agent still reach us.

@@ -13,15 +13,19 @@ class EngineSettings:
         create_timeout: Seconds an agent gets to become ready.
         call_timeout: Seconds every other call gets.
         detach: Whether `shutdown` leaves the agents running.
+        profile: Runtime profile of the hosts in which agents run; empty: the hosts' own.
     """
 
     address: str
     create_timeout: float
     call_timeout: float
     detach: bool
+    profile: str
 
     @classmethod
-    def read(cls, engine_address: str | None, namespace: str | None, detach: bool | None) -> "EngineSettings":
+    def read(
+        cls, engine_address: str | None, namespace: str | None, detach: bool | None, profile: str | None = None
+    ) -> "EngineSettings":
         """Reads the settings.
 
         Raises:
@@ -36,6 +40,7 @@ class EngineSettings:
             create_timeout=_seconds("RUSTIC_CREATE_TIMEOUT", 120.0),
             call_timeout=_seconds("RUSTIC_CALL_TIMEOUT", 20.0),
             detach=detach,
+            profile=profile or os.environ.get("RUSTIC_RUNTIME_PROFILE", ""),
         )
 
 

@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes, StopKind},
     error::HostError,
     process::usage::Usage,
     runtime::PythonRuntime,
@@ -87,7 +87,7 @@ impl Service {
                 last_lines: handle.tail.last(QUOTED_LINES),
             }),
             (Some(Ending::Failed), _) => Err(HostError::Failed { key: key(), reason: status.reason }),
-            (Some(Ending::Stopped(_)), _) => Err(HostError::StoppedMeanwhile(key())),
+            (Some(Ending::Stopped(_) | Ending::Moved), _) => Err(HostError::StoppedMeanwhile(key())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key())),
         }
     }
@@ -117,7 +117,8 @@ impl Service {
         self.supervisor.check_incarnation(&r.incarnation)?;
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
-        let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), grace).await?;
+        let kind = if r.moves { StopKind::Moves } else { StopKind::Asked };
+        let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), kind, grace).await?;
         let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));
         Ok(pb::StopAgentResponse { exit })
     }

@@ -11,7 +11,8 @@
 //! The time counts from the moment *before* the last good renewal was sent, so that this host's view of its lease
 //! always ends before the registry's does.
 
-use rustic_registry::{Announce, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
+use crate::watchdog::BootTime;
+use rustic_registry::{Announce, Announced, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
 use std::{
     sync::{
         Arc,
@@ -66,6 +67,8 @@ pub struct LeaseHandle {
     reachable: watch::Receiver<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Sender<()>,
+    returned: watch::Receiver<u64>,
+    deadline: watch::Receiver<Option<BootTime>>,
 }
 
 impl LeaseHandle {
@@ -99,6 +102,26 @@ impl LeaseHandle {
         }
     }
 
+    /// Waits until agents of a former life were given to this one. Cancel-safe. Pends for ever when the keeper is gone.
+    pub async fn agents_returned(&mut self) {
+        if self.returned.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// The next moment at which agents must be gone unless the lease is renewed again. Cancel-safe. Pends for ever when
+    /// the keeper is gone.
+    pub async fn next_deadline(&mut self) -> BootTime {
+        loop {
+            if self.deadline.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if let Some(deadline) = *self.deadline.borrow_and_update() {
+                return deadline;
+            }
+        }
+    }
+
     /// Remembers the highest epoch this host ever saw; renewals tell it to the registry.
     pub fn saw(&self, epoch: Epoch) {
         self.highest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
@@ -120,6 +143,8 @@ pub struct LeaseKeeper {
     reachable: watch::Sender<bool>,
     highest_epoch: Arc<AtomicU64>,
     drain: mpsc::Receiver<()>,
+    returned: watch::Sender<u64>,
+    deadline: watch::Sender<Option<BootTime>>,
     state: HostState,
 }
 
@@ -129,8 +154,17 @@ impl LeaseKeeper {
         let (lease, shown) = watch::channel(LeaseView { state: Lease::Waiting, losses: 0 });
         let (reachable, answers) = watch::channel(false);
         let (drain, asked) = mpsc::channel(1);
+        let (returned, news) = watch::channel(0);
+        let (deadline, told) = watch::channel(None);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
-        let handle = LeaseHandle { lease: shown, reachable: answers, highest_epoch: highest_epoch.clone(), drain };
+        let handle = LeaseHandle {
+            lease: shown,
+            reachable: answers,
+            highest_epoch: highest_epoch.clone(),
+            drain,
+            returned: news,
+            deadline: told,
+        };
         let keeper = Self {
             announce,
             times,
@@ -139,6 +173,8 @@ impl LeaseKeeper {
             reachable,
             highest_epoch,
             drain: asked,
+            returned,
+            deadline,
             state: HostState::Ready,
         };
         (keeper, handle)
@@ -160,7 +196,7 @@ impl LeaseKeeper {
         let mut fence_at: Option<Instant> = None;
         let mut failures: u32 = 0;
         loop {
-            let sent = Instant::now();
+            let (sent, sent_boot) = (Instant::now(), BootTime::now());
             let answer = self.ask(known, fence_at).await;
             let answered = matches!(answer, Some(Ok(_)));
             self.reachable.send_if_modified(|reachable| std::mem::replace(reachable, answered) != answered);
@@ -168,7 +204,9 @@ impl LeaseKeeper {
                 Some(Ok(Answer::Held)) => {
                     known = true;
                     failures = 0;
-                    fence_at = Some(sent + self.times.ttl - self.times.margin);
+                    let lasts = self.times.ttl - self.times.margin;
+                    fence_at = Some(sent + lasts);
+                    self.deadline.send_replace(Some(sent_boot + lasts));
                     self.become_held();
                 }
                 Some(Ok(Answer::Unknown)) => {
@@ -208,7 +246,11 @@ impl LeaseKeeper {
         let highest_epoch = Epoch(self.highest_epoch.load(Ordering::Relaxed));
         if !known {
             let announced = self.registry.announce(&Announce { highest_epoch, ..self.announce.clone() }).await?;
-            info!(host = %self.announce.host, address = self.announce.address, voided = announced.voided, "announced");
+            let Announced { returned, .. } = announced;
+            info!(host = %self.announce.host, address = self.announce.address, returned, "announced");
+            if returned > 0 {
+                self.returned.send_modify(|times| *times += 1);
+            }
             return Ok(Answer::Held);
         }
         let renew = Renew {

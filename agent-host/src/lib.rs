@@ -6,10 +6,12 @@
 //!             │              ▼  │
 //!             │          agent::machine (pure)
 //!             └─▶ lease ◀── health
+//!                   └─▶ watchdog (a process of its own) ─▶ kills agents when this host cannot
 //! ```
 //!
-//! Stopping, in this order under the deadlines of the settings: health says NOT_SERVING and no agent is taken; agents
-//! are ended and their records made FAILED; calls in flight are answered; the host leaves the registry.
+//! Stopping, in this order under the deadlines of the settings: health says NOT_SERVING and no agent is taken; engine-svc
+//! moves the agents to other hosts; those that are left are ended and wait, PENDING; calls in flight are answered; the
+//! host leaves the registry. A second request to stop skips the moving.
 
 pub mod agent;
 pub mod error;
@@ -23,7 +25,9 @@ pub mod profiles;
 pub mod runtime;
 pub mod settings;
 pub mod starts;
+pub mod succession;
 pub mod supervisor;
+pub mod watchdog;
 pub mod zygote;
 
 pub use settings::Settings;
@@ -31,17 +35,21 @@ pub use settings::Settings;
 use crate::{
     lease::{Lease, LeaseHandle, LeaseKeeper},
     process::{Orphans, Spawner},
+    profiles::Profile,
     runtime::{PythonRuntime, Runtimes, profile_environment},
+    succession::Succession,
     supervisor::{HostSettings, Supervisor},
+    watchdog::Watchdog,
     zygote::{Nursery, ZygoteTask},
 };
 use anyhow::{Context as _, bail};
 use rustic_proto::{
     agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
+    profile::ProfileName,
     reflection,
 };
 use rustic_registry::{Announce, Epoch, Incarnation, RedisRegistry, Registry};
-use rustic_telemetry::grpc::incoming;
+use rustic_telemetry::{grpc::incoming, signals::StopRequests};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -50,7 +58,7 @@ use std::{
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Time that calls in flight get after the last agent ended.
 const LAST_CALLS: Duration = Duration::from_secs(2);
@@ -58,18 +66,20 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 /// Room for what engine-svc adds to a request that was just within its own limit.
 const HEADROOM: usize = 64 << 10;
 
-/// Runs the host until `stop`. Errors: settings that cannot work, or another process took this host's name.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs the host until it is asked to stop. Errors: settings that cannot work, or another process took this host's name.
+pub async fn run(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
     let everything = CancellationToken::new();
     let _end_everything = everything.clone().drop_guard();
 
-    let incarnation = settings.incarnation()?;
-    let (keeper, lease) = lease(&settings, bound, &incarnation, &registry)?;
-    let supervisor = supervisor(&settings, incarnation, registry, &lease, &everything)?;
+    let (host, incarnation) = (settings.host()?, settings.incarnation()?);
+    let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
+    let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
+    tokio::spawn(everything.clone().run_until_cancelled_owned(follow_lease(lease.clone(), supervisor.clone())));
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(supervisor.clone());
         rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, everything.clone()).await?;
@@ -95,11 +105,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let server = tokio::spawn(server);
 
     let superseded = tokio::select! {
-        () = stop.cancelled() => false,
+        () = requests.stop.cancelled() => false,
         () = superseded(lease) => true,
     };
-    info!("stopping: agents are ended");
     stopping.cancel();
+    if !superseded {
+        drain(&supervisor, &requests.hurry, settings.drain_timeout).await;
+    }
     supervisor.end(settings.stop_timeout).await;
     closed.cancel();
     match timeout(LAST_CALLS, server).await {
@@ -115,10 +127,39 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
+/// Gives engine-svc time to move the agents elsewhere.
+async fn drain(supervisor: &Supervisor, hurry: &CancellationToken, longest: Duration) {
+    info!(agents = supervisor.count(), "draining: no agent is taken any more, and those here move to other hosts");
+    supervisor.close().await;
+    match hurry.run_until_cancelled(timeout(longest, supervisor.emptied())).await {
+        None => warn!("asked to stop again: what is left is ended now"),
+        Some(Err(_elapsed)) => warn!("--drain-timeout is over: what is left is ended now"),
+        Some(Ok(())) => {}
+    }
+}
+
+/// Feeds the watchdog, and takes in agents that come back from a former life. Cancel-safe: nothing is half done between
+/// two turns.
+async fn follow_lease(mut lease: LeaseHandle, supervisor: Arc<Supervisor>) {
+    let mut returns = lease.clone();
+    loop {
+        tokio::select! {
+            deadline = lease.next_deadline() => supervisor.runtimes().watchdog.set_deadline(deadline),
+            () = returns.agents_returned() => {
+                if let Err(error) = supervisor.take_back().await {
+                    // engine-svc asks this host again for every agent that it does not accept.
+                    warn!(%error, "returned agents could not be read");
+                }
+            }
+        }
+    }
+}
+
 fn lease(
     settings: &Settings,
     bound: SocketAddr,
     incarnation: &Incarnation,
+    succeeds: Option<Incarnation>,
     registry: &Arc<dyn Registry>,
 ) -> anyhow::Result<(LeaseKeeper, LeaseHandle)> {
     let host = settings.host()?;
@@ -132,6 +173,7 @@ fn lease(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ttl: times.ttl,
         highest_epoch: Epoch(0),
+        succeeds,
     };
     Ok(LeaseKeeper::new(announce, times, registry.clone()))
 }
@@ -141,29 +183,20 @@ fn supervisor(
     incarnation: Incarnation,
     registry: Arc<dyn Registry>,
     lease: &LeaseHandle,
+    succession: Succession,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
     let orphans = Arc::new(Orphans::default());
     orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
     let spawner = Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
-    let mut python = BTreeMap::new();
-    for (name, profile) in settings.profiles()? {
-        let zygote = (!settings.no_zygote).then(|| {
-            let environment = profile_environment(Some(&profile));
-            let (spawner, orphans) = (spawner.clone(), orphans.clone());
-            let nursery =
-                Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
-            ZygoteTask::new(nursery, profile.preload.clone(), settings.learning()).start(stop.clone())
-        });
-        python.insert(name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) });
-    }
-    let workdirs = settings.workdirs(&host, &incarnation)?;
+    let watchdog = Watchdog::start(spawner.clone(), succession.into(), stop.clone());
     let runtimes = Runtimes {
+        python: python_runtimes(settings, &spawner, &orphans, stop)?,
         spawner,
         orphans,
-        workdirs,
-        python,
+        watchdog,
+        workdirs: settings.workdirs(&host, &incarnation)?,
         engine_address: settings.engine_address.clone(),
         host: host.to_string(),
         output_limit: settings.output_limit(),
@@ -172,6 +205,26 @@ fn supervisor(
     let max_agents = usize::try_from(settings.max_agents)?;
     let host = HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout };
     Ok(Supervisor::new(host, registry, Arc::new(runtimes), settings.starts(), lease.clone()))
+}
+
+/// The Python environments, each with its zygote.
+fn python_runtimes(
+    settings: &Settings,
+    spawner: &Spawner,
+    orphans: &Arc<Orphans>,
+    stop: &CancellationToken,
+) -> anyhow::Result<BTreeMap<ProfileName, PythonRuntime>> {
+    let runtime = |(name, profile): (ProfileName, Profile)| {
+        let zygote = (!settings.no_zygote).then(|| {
+            let environment = profile_environment(Some(&profile));
+            let (spawner, orphans) = (spawner.clone(), orphans.clone());
+            let nursery =
+                Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
+            ZygoteTask::new(nursery, profile.preload.clone(), settings.learning()).start(stop.clone())
+        });
+        (name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) })
+    };
+    Ok(settings.profiles()?.into_iter().map(runtime).collect())
 }
 
 /// Waits until another process took this host's name. Cancel-safe.

@@ -10,4 +10,4 @@ pub mod usage;
 
 pub use child::{Child, Signal};
 pub use orphans::{Expected, Orphans, RUN_VARIABLE};
-pub use spawner::{SpawnError, Spawner, Started, output_pipe};
+pub use spawner::{OnHostsEnd, SpawnError, Spawner, Started, output_pipe};

@@ -18,13 +18,14 @@ use crate::{
     output::{Output, OutputLimit, Source, Tail},
     process::{Child, Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
     profiles::Profile,
+    watchdog::{Outlives, Watchdog, Watched},
 };
 use report::Feed;
 use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::Epoch;
+use rustic_registry::{Epoch, OnDisconnect};
 use std::{
     collections::BTreeMap,
     env,
@@ -51,6 +52,9 @@ pub enum StartError {
     /// Its working directory could not be made.
     #[error("{0}; does the disk of --work-dir have room?")]
     Workdir(#[source] io::Error),
+    /// The watchdog cannot watch it; it was killed.
+    #[error("the agent cannot be watched: {0}")]
+    Unwatched(#[source] io::Error),
     /// Its runtime profile is not one of this host's.
     #[error("this host has no runtime profile {0}")]
     Profile(ProfileName),
@@ -75,6 +79,7 @@ pub struct Process {
     pub reports: Reports,
     /// The readers of its output.
     pub output: Output,
+    _watched: Watched,
     _run: Run,
 }
 
@@ -104,6 +109,8 @@ pub struct Runtimes {
     pub spawner: Spawner,
     /// Cleans up after them.
     pub orphans: Arc<Orphans>,
+    /// Kills what this host no longer can.
+    pub watchdog: Arc<Watchdog>,
     /// Where processes begin.
     pub workdirs: Workdirs,
     /// Python environments.
@@ -121,8 +128,17 @@ pub struct Runtimes {
 impl Runtimes {
     /// Starts a process for `order`. It is not ready until its [`Report`] says so.
     pub async fn start(&self, order: &Order, tail: &Tail) -> Result<Process, StartError> {
+        self.watchdog.alive().await;
         let run = self.begin_run()?;
-        let (Started { child, stdout, stderr }, reports) = self.spawn(order, &run).await?;
+        let (Started { child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
+        let outlives = match order.launch.on_disconnect {
+            OnDisconnect::Stop => Outlives::Nothing,
+            OnDisconnect::Keep => Outlives::Lease,
+        };
+        let watched = child.pidfd().and_then(|pidfd| self.watchdog.watch(child.pid(), pidfd, outlives));
+        let _watched = watched.map_err(StartError::Unwatched)?;
+        // Only now does it learn what it is: nobody touches the message bus unwatched.
+        let reports = feed.start()?;
         let source = Source {
             guild: order.launch.key.guild.to_string(),
             agent: order.launch.key.agent.to_string(),
@@ -130,7 +146,7 @@ impl Runtimes {
             pid: child.pid(),
         };
         let output = Output::read(stdout, stderr, &source, self.output_limit, tail)?;
-        Ok(Process { child, reports, output, _run: run })
+        Ok(Process { child, reports, output, _watched, _run: run })
     }
 
     /// An agent became ready, and told what it had to import itself.
@@ -158,14 +174,14 @@ impl Runtimes {
         }
     }
 
-    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Reports), StartError> {
+    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed), StartError> {
         let python = self.python_of(&order.launch)?;
         let environment = self.environment(order, run.number, python);
         let directory = run.workdir.path();
         if let Some(python) = python
-            && let Some((started, feed)) = python.warm(order, &environment, directory).await?
+            && let Some(warm) = python.warm(order, &environment, directory).await?
         {
-            return Ok((started, feed.start()?));
+            return Ok(warm);
         }
         let (mut command, feed) = match (&order.launch.runtime, python) {
             (RuntimeKind::Command(argv), _) => command::command(argv, order)?,
@@ -173,8 +189,7 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        let started = self.spawner.spawn(command).await?;
-        Ok((started, feed.start()?))
+        Ok((self.spawner.spawn(command).await?, feed))
     }
 
     /// The host's environment without the host's own settings, then the profile's, then the caller's, then what the

@@ -16,7 +16,14 @@ use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
 };
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash as _, Hasher as _},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Prefix of the environment twins.
 pub const ENVIRONMENT_PREFIX: &str = "AGENT_HOST";
@@ -69,6 +76,9 @@ pub struct Settings {
     /// Time agents get between SIGTERM and SIGKILL when this host stops
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
     pub stop_timeout: Duration,
+    /// Time that engine-svc gets to move agents elsewhere when this host stops
+    #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
     /// Python interpreter of the python runtime
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: PathBuf,
@@ -198,6 +208,16 @@ impl Settings {
     pub fn starts(&self) -> Starts {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Starts::new(self.concurrent_starts.unwrap_or(cores * 2), START_PATIENCE)
+    }
+
+    /// The file that is locked as long as a host of this name lives in this registry.
+    pub fn lock_file(&self, host: &HostId) -> anyhow::Result<PathBuf> {
+        let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
+        std::fs::create_dir_all(&parent).with_context(|| format!("--work-dir {}", parent.display()))?;
+        // Hosts of other registries have names of their own.
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&self.redis_url, &self.redis_prefix).hash(&mut hasher);
+        Ok(parent.join(format!("agent-host.{host}.{:016x}.lock", hasher.finish())))
     }
 
     /// Where agents get their working directories in this life of the host.

@@ -11,8 +11,8 @@ use crate::{
 };
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, Incarnation, Phase, Registry, ReleaseGuard,
-    ReleaseOutcome, RequestId,
+    AgentKey, AgentRecord, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, HostState, IfFull,
+    Incarnation, Index, Phase, Registry, ReleaseGuard, ReleaseOutcome, RequestId, View,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,10 +23,14 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, info, warn};
 
+/// Agents read at once.
+const PAGE: usize = 200;
+/// Time between two looks at the other hosts while draining.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time beyond the agents' grace to record how they ended.
 const RECORDS: Duration = Duration::from_secs(3);
 
@@ -223,6 +227,7 @@ impl Supervisor {
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
             candidates: vec![self.host().clone()],
+            if_full: IfFull::Refuse,
         };
         let key = launch.key.clone();
         match self.registry.claim(&request).await? {
@@ -247,7 +252,7 @@ impl Supervisor {
             }
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
             ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
-            ClaimOutcome::NoRoom => Err(HostError::Full(self.host().clone())),
+            ClaimOutcome::NoRoom | ClaimOutcome::Waits => Err(HostError::Full(self.host().clone())),
         }
     }
 
@@ -310,13 +315,14 @@ impl Supervisor {
         &self,
         key: &AgentKey,
         epoch: Option<Epoch>,
+        kind: StopKind,
         grace: Duration,
     ) -> Result<AgentStatus, HostError> {
         let handle = self.get(key).ok_or_else(|| HostError::Unknown(key.clone()))?;
         if let Some(given) = epoch.filter(|given| *given != handle.epoch) {
             return Err(HostError::StaleEpoch { key: key.clone(), given, current: handle.epoch });
         }
-        handle.stop(StopKind::Asked, grace).await;
+        handle.stop(kind, grace).await;
         let status = handle.wait(|s| s.pid.is_none() && s.trouble.is_some()).await;
         match (&status.ending, &status.trouble) {
             (None, Some(trouble)) => Err(HostError::Unrecorded { key: key.clone(), trouble: trouble.clone() }),
@@ -329,9 +335,61 @@ impl Supervisor {
                     ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
                 }
             }
-            (Some(Ending::Stopped(_) | Ending::StartFailed(_)) | None, _) => {
+            (Some(Ending::Stopped(_) | Ending::Moved | Ending::StartFailed(_)) | None, _) => {
                 self.forget(key, handle.epoch);
                 Ok(status)
+            }
+        }
+    }
+
+    /// Takes in the agents of this host's former life, which the registry gave to this one.
+    pub async fn take_back(&self) -> Result<(), HostError> {
+        let mut after = None;
+        loop {
+            let index = Index::Host(self.host().clone());
+            let page = self.registry.list(&index, after.as_ref(), PAGE, View::Full).await?;
+            for record in page.agents {
+                let ours = record.incarnation.as_ref() == Some(&self.settings.incarnation);
+                if ours && record.accepted.is_none() {
+                    self.take_in(record);
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_in(&self, record: AgentRecord) {
+        let launch = record.documents.as_ref().map(Launch::from_documents);
+        let launch = match launch {
+            Some(Ok(launch)) => launch,
+            unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
+        };
+        let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
+        let first_start = FirstStart::FollowsPolicy;
+        let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
+        // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
+        if let Err(error) = self.admit(creation, claim, None) {
+            warn!(agent = %record.key, %error, "a returned agent was not taken in");
+        }
+    }
+
+    /// Waits until others have taken all agents, for as long as there is another host to take them.
+    pub async fn emptied(&self) {
+        let mut looks = interval(LOOK_EVERY);
+        while self.count() > 0 {
+            looks.tick().await;
+            match self.registry.hosts().await {
+                Ok(view) => {
+                    let takes = |h: &HostRecord| h.state == HostState::Ready && h.deadline > view.now;
+                    if !view.hosts.iter().any(|h| h.host != *self.host() && takes(h)) {
+                        return info!("no other host takes agents; they wait for this one, or another, to come back");
+                    }
+                }
+                // Whoever would move the agents cannot reach the registry either.
+                Err(error) => return warn!(%error, "the registry cannot be reached; the agents cannot be moved"),
             }
         }
     }
@@ -342,13 +400,13 @@ impl Supervisor {
         self.lease.drain().await;
     }
 
-    /// Ends every agent, each with `grace`, and waits for all of them. Their records stay, FAILED.
+    /// Ends every agent, each with `grace`, and waits for all of them. Their records stay, PENDING.
     pub async fn end(&self, grace: Duration) {
         self.close().await;
         self.tasks.close();
         let handles: Vec<_> = self.agents().values().cloned().collect();
         for handle in handles {
-            handle.stop(StopKind::HostEnds, grace).await;
+            handle.stop(StopKind::Moves, grace).await;
         }
         if timeout(grace + RECORDS, self.tasks.wait()).await.is_err() {
             // Every process was killed by now. The next life of this host voids what could not be recorded.

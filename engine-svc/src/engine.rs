@@ -2,13 +2,14 @@
 //! nothing of how callers reach it.
 
 mod create;
+mod keep;
 mod list;
 mod stop;
 
 pub use create::{Created, Creation};
 pub use list::{AgentsPage, AgentsQuery};
 
-use crate::{channels::Channels, error::EngineError, fleet::Fleet};
+use crate::{channels::Channels, error::EngineError, fleet::Fleet, keeper::Wake};
 use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, UnixMillis, View};
 use std::{sync::Arc, time::Duration};
 use tonic::{Code, Status};
@@ -20,12 +21,20 @@ pub struct Engine {
     channels: Channels,
     /// Time after the end of a lease when its agents are certainly gone.
     lease_grace: Duration,
+    /// Tells the keeper that an agent waits.
+    wake: Wake,
 }
 
 impl Engine {
     /// The engine over a registry and the hosts it tells of.
-    pub fn new(registry: Arc<dyn Registry>, fleet: Arc<Fleet>, channels: Channels, lease_grace: Duration) -> Self {
-        Self { registry, fleet, channels, lease_grace }
+    pub fn new(
+        registry: Arc<dyn Registry>,
+        fleet: Arc<Fleet>,
+        channels: Channels,
+        lease_grace: Duration,
+        wake: Wake,
+    ) -> Self {
+        Self { registry, fleet, channels, lease_grace, wake }
     }
 
     /// Reads one agent, as its host would tell it.
@@ -43,17 +52,18 @@ impl Engine {
         record.on_disconnect == OnDisconnect::Stop && self.lost_its_host(record)
     }
 
-    /// Whether an agent's host is in another life, or let its lease run out long enough ago. By the view of the hosts,
-    /// which is at most a refresh old.
+    /// Whether the lease that let an agent live ended long enough ago: its host is gone, or in another life. By the view
+    /// of the hosts, which is at most a refresh old.
     fn lost_its_host(&self, record: &AgentRecord) -> bool {
         let Some(host) = record.host.as_ref().filter(|_| record.phase.holds_room()) else { return false };
         let over = |deadline: UnixMillis, now: UnixMillis| {
             u128::from(now.0) >= u128::from(deadline.0) + self.lease_grace.as_millis()
         };
         // A host that is not in the view may have joined since: not certain.
-        self.fleet
-            .host(host)
-            .is_some_and(|(h, now)| Some(&h.incarnation) != record.incarnation.as_ref() || over(h.deadline, now))
+        self.fleet.host(host).is_some_and(|(h, now)| {
+            let another_life = Some(&h.incarnation) != record.incarnation.as_ref();
+            over(if another_life { h.former_until } else { h.deadline }, now)
+        })
     }
 
     /// A record that nobody is left to correct, corrected for showing.
@@ -66,8 +76,8 @@ impl Engine {
             record.reason =
                 format!("its host {host} is silent; it may run on there, as on_disconnect = keep asks for");
         } else {
-            record.reason = format!("its host {host} is gone and let its lease run out; create the agent again");
-            record.phase = Phase::Failed;
+            record.reason = format!("its host {host} is gone; it moves to another one");
+            record.phase = Phase::Restarting;
             record.pid = None;
         }
         record

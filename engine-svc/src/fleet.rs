@@ -88,6 +88,11 @@ impl Fleet {
         }
     }
 
+    /// The hosts as they were read last, and the store's time then.
+    pub fn view(&self) -> HostsView {
+        self.known().view.clone()
+    }
+
     /// Hosts to offer a claim, best first.
     pub fn candidates(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use rustic_proto::{
     launch::Launch,
     request,
 };
+use rustic_registry::IfFull;
 use rustic_telemetry::grpc::CallDeadline;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -57,7 +58,8 @@ impl Service {
         let caller_gone = CancellationToken::new();
         // Dropped with this call: by its answer, or because nobody waits for one any more.
         let _caller = caller_gone.clone().drop_guard();
-        let creation = Creation { launch, request_id, wait, deadline, caller_gone };
+        let if_full = if r.allow_pending { IfFull::Wait } else { IfFull::Refuse };
+        let creation = Creation { launch, request_id, wait, if_full, deadline, caller_gone };
         let engine = self.engine.clone();
         let created = self.to_the_end(async move { engine.create(&creation).await }).await?;
         Ok(pb::CreateAgentResponse { agent: Some(created.agent), timings: Some(created.timings) })

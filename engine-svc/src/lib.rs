@@ -5,6 +5,8 @@
 //!  grpc ─▶ engine::{create, stop, list} ─▶ registry
 //!              │          │
 //!              │          └─▶ channels ─▶ agent-hosts
+//!              │          ▲
+//!              │        keeper ─▶ engine::keep ─▶ takeover (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
 //! ```
 //!
@@ -18,13 +20,15 @@ pub mod error;
 pub mod fleet;
 pub mod grpc;
 pub mod health;
+pub mod keeper;
 pub mod metrics;
 pub mod placement;
 pub mod settings;
+pub mod takeover;
 
 pub use settings::{Command, DevSettings, Program, Settings};
 
-use crate::{channels::Channels, engine::Engine, fleet::Fleet};
+use crate::{channels::Channels, engine::Engine, fleet::Fleet, keeper::Wake};
 use anyhow::Context as _;
 use rustic_proto::{
     engine::v1::engine_service_server::{EngineServiceServer, SERVICE_NAME as SERVICE},
@@ -60,7 +64,9 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         rustic_telemetry::metrics::serve(listen, metrics::ALL, nothing_to_read, background.clone()).await?;
     }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
-    let engine = Arc::new(Engine::new(registry, fleet, channels, settings.lease_grace));
+    let wake = Wake::default();
+    let engine = Arc::new(Engine::new(registry, fleet, channels, settings.lease_grace, wake.clone()));
+    let keeper = tokio::spawn(keeper::run(engine.clone(), wake, background));
     let work = TaskTracker::new();
     let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline);
     let service = EngineServiceServer::new(service)
@@ -88,5 +94,6 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         Err(_elapsed) => info!("streams that are still open, such as health watches, are cut off"),
     }
     refresh.await.context("the refresh task panicked")?;
+    keeper.await.context("the keeper panicked")?;
     health_task.await.context("the health task panicked")
 }

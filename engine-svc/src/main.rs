@@ -14,7 +14,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         dev::quiet(&mut settings.telemetry);
     }
     let telemetry = Telemetry::start("engine-svc", &settings.telemetry)?;
-    let stop = signals::stop_requested()?;
+    let stop = signals::stop_requests()?.stop;
     let result = match program.command {
         None => engine_svc::run(settings, stop).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Dev(dev)) => dev::run(settings, dev, stop).await,

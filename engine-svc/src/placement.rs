@@ -83,6 +83,7 @@ mod tests {
             labels: BTreeMap::new(),
             version: String::new(),
             deadline: UnixMillis(2000),
+            former_until: UnixMillis(0),
         }
     }
 

@@ -124,6 +124,20 @@ impl Launch {
         v.into_result(launch)
     }
 
+    /// Reads what [`Launch::documents`] wrote.
+    pub fn from_documents(documents: &Documents) -> Result<Self, Violations> {
+        let mut message = match pb::AgentLaunch::decode(&*documents.launch) {
+            Ok(message) => message,
+            Err(error) => {
+                let mut v = Violations::default();
+                v.add("launch", format!("cannot be read: {error}"));
+                return Err(v);
+            }
+        };
+        message.agent_spec.clone_from(&documents.spec);
+        Self::check(Some(message))
+    }
+
     /// The texts to store: the agent spec apart from the rest, because lists show it.
     pub fn documents(&self) -> Documents {
         let mut rest = self.message.clone();
@@ -260,6 +274,8 @@ mod tests {
         let launch = Launch::check(Some(good())).expect("good");
         assert_eq!(launch.key.to_string(), "g/a");
         assert_eq!(launch.documents().spec, good().agent_spec);
+        let again = Launch::from_documents(&launch.documents()).expect("what was written can be read");
+        assert_eq!((again.message, again.digest), (launch.message.clone(), launch.digest.clone()));
         assert_eq!(launch.demand, Resources::one_slot());
     }
 

@@ -2,7 +2,7 @@
 
 use crate::status::{MAX_MESSAGE, middle_cut};
 use rustic_registry::IdError;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -39,13 +39,20 @@ impl Violations {
     }
 }
 
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text: Vec<_> = self.iter().map(|(field, what)| format!("{field} {what}")).collect();
+        f.write_str(&text.join("; "))
+    }
+}
+
 /// INVALID_ARGUMENT with one `BadRequest` field violation each.
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Self {
-        let text: Vec<_> = violations.iter().map(|(field, what)| format!("{field} {what}")).collect();
+        let text = violations.to_string();
         let field = |(field, what)| FieldViolation::new(middle_cut(field, 100), middle_cut(what, MAX_WHAT));
         let fields: Vec<_> = violations.iter().take(MAX_FIELDS).map(field).collect();
         let details = ErrorDetails::with_bad_request(fields);
-        Status::with_error_details(Code::InvalidArgument, middle_cut(&text.join("; "), MAX_MESSAGE), details)
+        Status::with_error_details(Code::InvalidArgument, middle_cut(&text, MAX_MESSAGE), details)
     }
 }

@@ -55,6 +55,16 @@ impl Keys {
         format!("{}:agent:{}", self.prefix, member(key))
     }
 
+    /// Agents that wait for room, by the time of their creation.
+    pub fn pending(&self) -> String {
+        format!("{}:pending", self.prefix)
+    }
+
+    /// Agents that no host has accepted, by the time of their claim.
+    pub fn unaccepted(&self) -> String {
+        format!("{}:unaccepted", self.prefix)
+    }
+
     /// Stream of changes.
     pub fn events(&self) -> String {
         format!("{}:events", self.prefix)

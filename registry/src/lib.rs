@@ -16,11 +16,13 @@
 //! ```text
 //!             claim                 advance            advance                advance
 //!   (nothing) ─────▶ STARTING ───────────────▶ RUNNING ◀──────▶ RESTARTING ─────────▶ FAILED
-//!       ▲               │                         │                 │                   │
-//!       │    release    ▼                         ▼                 ▼      release      │
-//!       └────────── STOPPING ◀────────────────────┴─────────────────┘ ┌─────────────────┘
-//!       ▲                                                             │  (room already given back)
-//!       └─────────────────────────────────────────────────────────────┘
+//!     │ ▲            ▲  │                         │                 │                   │
+//!     │ │    release │  ▼                         ▼                 ▼      release      │
+//!     │ └────────────┼─ STOPPING ◀────────────────┴─────────────────┘ ┌─────────────────┘
+//!     │ ▲            │                            │                   │  (room already given back)
+//!     │ └────────────┼────────────────────────────┼───────────────────┘
+//!     │ claim, full  │ place                      │ unplace: its host is gone, or it moves
+//!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 
 pub mod dev_server;
@@ -38,8 +40,8 @@ pub use error::RegistryError;
 pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, RequestId, UnixMillis};
 pub use memory::MemoryRegistry;
 pub use ops::{
-    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, Index,
-    Page, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, IfFull,
+    Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,

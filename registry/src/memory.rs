@@ -8,10 +8,11 @@ use crate::{
     ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, UnixMillis},
     keys,
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, Index,
-        Page, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView,
+        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
     },
     record::{AgentRecord, Documents, HostRecord, HostState, LastExit, OnDisconnect, Phase, View},
+    resources::Resources,
 };
 use async_trait::async_trait;
 use std::{
@@ -34,6 +35,8 @@ struct Store {
     /// By encoded member, which is the order of the lists.
     agents: BTreeMap<String, AgentRecord>,
     machines: BTreeMap<GuildId, BTreeMap<u8, u32>>,
+    /// When an agent was claimed that no host has accepted.
+    unaccepted: BTreeMap<String, UnixMillis>,
     events: Vec<Event>,
 }
 
@@ -84,18 +87,19 @@ impl Store {
 
     fn announce(&mut self, r: &Announce, now: UnixMillis) -> Announced {
         self.raise_epoch(r.highest_epoch);
-        let same_life = self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation);
-        let used = same_life.map(|h| h.used.clone());
-        let mut voided = 0;
-        if used.is_none() {
-            for member in self.on(&r.host) {
-                let Some(agent) = self.agents.get_mut(&member) else { continue };
-                agent.phase = Phase::Failed;
-                agent.pid = None;
-                agent.reason = "its host restarted and lost its processes; create the agent again".to_owned();
-                let (key, epoch) = (agent.key.clone(), agent.epoch);
-                self.record(&key, Some(Phase::Failed), epoch, Some(r.host.clone()));
-                voided += 1;
+        let before = self.hosts.get(&r.host).cloned();
+        let (mut used, mut former_until, mut returned) = (Resources::default(), UnixMillis(0), 0);
+        if let Some(before) = before {
+            (used, former_until) = (before.used, before.former_until);
+            if before.incarnation != r.incarnation && Some(&before.incarnation) == r.succeeds.as_ref() {
+                if let Some(host) = self.hosts.get_mut(&r.host) {
+                    host.incarnation = r.incarnation.clone();
+                }
+                returned = self.give_back(&r.host, &before.incarnation, &r.incarnation, now);
+                used = self.hosts.get(&r.host).map(|h| h.used.clone()).unwrap_or_default();
+            } else if before.incarnation != r.incarnation {
+                former_until = former_until.max(before.deadline);
+                used = Resources::default();
             }
         }
         let host = HostRecord {
@@ -104,13 +108,100 @@ impl Store {
             address: r.address.clone(),
             state: HostState::Ready,
             capacity: r.capacity.clone(),
-            used: used.unwrap_or_default(),
+            used,
             labels: r.labels.clone(),
             version: r.version.clone(),
             deadline: UnixMillis(now.0 + r.ttl.as_millis() as u64),
+            former_until,
         };
         self.hosts.insert(r.host.clone(), host);
-        Announced { generation: self.generation.to_string(), voided }
+        Announced { generation: self.generation.to_string(), returned }
+    }
+
+    /// Gives the claims of a life that has ended to the next one.
+    fn give_back(&mut self, host: &HostId, old: &Incarnation, new: &Incarnation, now: UnixMillis) -> u32 {
+        let mut returned = 0;
+        for member in self.on(host) {
+            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation.as_ref() == Some(old)) else {
+                continue;
+            };
+            let agent = agent.clone();
+            if agent.phase == Phase::Stopping {
+                self.vacate(&AgentRecord { incarnation: Some(new.clone()), ..agent.clone() });
+                self.remove(&member, &agent);
+            } else {
+                self.seat(&member, host, new, now);
+                returned += 1;
+            }
+        }
+        returned
+    }
+
+    /// A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
+    fn seat(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
+        self.epoch += 1;
+        let epoch = Epoch(self.epoch);
+        self.unaccepted.insert(member.to_owned(), now);
+        if let Some(agent) = self.agents.get_mut(member) {
+            agent.phase = Phase::Starting;
+            agent.host = Some(host.clone());
+            agent.incarnation = Some(incarnation.clone());
+            agent.epoch = epoch;
+            agent.pid = None;
+            agent.reason.clear();
+            agent.accepted = None;
+            let key = agent.key.clone();
+            self.record(&key, Some(Phase::Starting), epoch, Some(host.clone()));
+        }
+        epoch
+    }
+
+    fn wait_for_room(&mut self, member: &str, reason: &str) {
+        self.epoch += 1;
+        let epoch = Epoch(self.epoch);
+        self.unaccepted.remove(member);
+        if let Some(agent) = self.agents.get_mut(member) {
+            agent.phase = Phase::Pending;
+            agent.host = None;
+            agent.incarnation = None;
+            agent.epoch = epoch;
+            agent.pid = None;
+            reason.clone_into(&mut agent.reason);
+            agent.accepted = None;
+            let key = agent.key.clone();
+            self.record(&key, Some(Phase::Pending), epoch, None);
+        }
+    }
+
+    /// A record that holds no room any more goes.
+    fn remove(&mut self, member: &str, agent: &AgentRecord) {
+        if let Some(taken) = self.machines.get_mut(&agent.key.guild) {
+            taken.entry(agent.machine_id).and_modify(|count| *count -= 1);
+            taken.retain(|_, count| *count > 0);
+        }
+        self.agents.remove(member);
+        self.unaccepted.remove(member);
+        self.record(&agent.key, None, agent.epoch, agent.host.clone());
+    }
+
+    /// The first candidate that lives, takes agents and has room.
+    fn pick(&self, demand: &Resources, candidates: &[HostId], now: UnixMillis) -> Option<(HostId, Incarnation)> {
+        let has_room =
+            |h: &&HostRecord| h.deadline > now && h.state == HostState::Ready && h.capacity.fits(&h.used, demand);
+        let picked = candidates.iter().filter_map(|id| self.hosts.get(id)).find(has_room);
+        picked.map(|h| (h.host.clone(), h.incarnation.clone()))
+    }
+
+    fn reserve(&mut self, host: &HostId, demand: &Resources) {
+        if let Some(h) = self.hosts.get_mut(host) {
+            h.used.add(demand);
+        }
+    }
+
+    fn pending(&self) -> Vec<&AgentRecord> {
+        let mut pending: Vec<_> = self.agents.iter().filter(|(_, r)| r.phase == Phase::Pending).collect();
+        pending.sort_by_key(|(member, r)| (r.created, (*member).clone()));
+        pending.into_iter().map(|(_, r)| r).collect()
     }
 
     fn renew(&mut self, r: &Renew, now: UnixMillis) -> Renewal {
@@ -154,25 +245,21 @@ impl Store {
             }
         }
         let kept = old.map(|o| o.machine_id);
-        let has_room =
-            |h: &&HostRecord| h.deadline > now && h.state == HostState::Ready && h.capacity.fits(&h.used, &r.demand);
-        let picked = r.candidates.iter().filter_map(|id| self.hosts.get(id)).find(has_room);
-        let Some((host, incarnation)) = picked.map(|h| (h.host.clone(), h.incarnation.clone())) else {
+        let waits = r.if_full == IfFull::Wait;
+        // Who is willing to wait does not overtake those who do.
+        let in_line = waits && !self.pending().is_empty();
+        let picked = self.pick(&r.demand, &r.candidates, now).filter(|_| !in_line);
+        if picked.is_none() && !waits {
             return ClaimOutcome::NoRoom;
-        };
-        let machine_id = kept.unwrap_or_else(|| self.machine_id(&r.key.guild));
-        self.epoch += 1;
-        let epoch = Epoch(self.epoch);
-        if let Some(h) = self.hosts.get_mut(&host) {
-            h.used.add(&r.demand);
         }
+        let machine_id = kept.unwrap_or_else(|| self.machine_id(&r.key.guild));
         let record = AgentRecord {
             key: r.key.clone(),
             name: r.name.clone(),
-            phase: Phase::Starting,
-            host: Some(host.clone()),
-            incarnation: Some(incarnation.clone()),
-            epoch,
+            phase: Phase::Pending,
+            host: None,
+            incarnation: None,
+            epoch: Epoch(0),
             request_id: r.request_id.clone(),
             digest: r.digest.clone(),
             demand: r.demand.clone(),
@@ -187,9 +274,34 @@ impl Store {
             running: None,
             documents: Some(r.documents.clone()),
         };
-        self.agents.insert(member, record);
-        self.record(&r.key, Some(Phase::Starting), epoch, Some(host.clone()));
+        self.agents.insert(member.clone(), record);
+        let Some((host, incarnation)) = picked else {
+            self.wait_for_room(&member, "no host has room for it; it starts as soon as one has");
+            return ClaimOutcome::Waits;
+        };
+        self.reserve(&host, &r.demand);
+        let epoch = self.seat(&member, &host, &incarnation, now);
         ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
+    }
+
+    fn place(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> PlaceOutcome {
+        let member = keys::member(key);
+        let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
+        let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
+        let (demand, machine_id) = (record.demand.clone(), record.machine_id);
+        let Some((host, incarnation)) = self.pick(&demand, candidates, now) else { return PlaceOutcome::NoRoom };
+        self.reserve(&host, &demand);
+        let epoch = self.seat(&member, &host, &incarnation, now);
+        PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
+    }
+
+    fn retire(&mut self, id: &HostId, incarnation: &Incarnation, grace: Duration, now: UnixMillis) -> bool {
+        let over = |h: &HostRecord| is_over(h.deadline, grace, now) && h.incarnation == *incarnation;
+        let retires = self.hosts.get(id).is_some_and(over) && self.on(id).is_empty();
+        if retires {
+            self.hosts.remove(id);
+        }
+        retires
     }
 
     fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
@@ -206,6 +318,7 @@ impl Store {
         agent.restarts = r.restarts;
         agent.reason.clone_from(&r.reason);
         agent.accepted = agent.accepted.or(Some(now));
+        self.unaccepted.remove(&keys::member(&r.key));
         if r.phase == Phase::Running {
             agent.running = Some(now);
         }
@@ -222,40 +335,45 @@ impl Store {
         AdvanceOutcome::Done
     }
 
-    /// Whether the process of an agent has certainly ended with its host's lease.
+    /// Whether the process of an agent has certainly ended: the lease of the life that claimed it is over.
     fn has_expired(&self, agent: &AgentRecord, grace: Duration, now: UnixMillis) -> bool {
-        let host = agent.host.as_ref().and_then(|h| self.hosts.get(h));
-        let ended = host.is_some_and(|h| {
-            let over = u128::from(h.deadline.0) + grace.as_millis() <= u128::from(now.0);
-            Some(&h.incarnation) != agent.incarnation.as_ref() || over
-        });
-        agent.phase.holds_room() && agent.on_disconnect == OnDisconnect::Stop && ended
+        let Some(host) = agent.host.as_ref().and_then(|h| self.hosts.get(h)) else { return false };
+        let another_life = Some(&host.incarnation) != agent.incarnation.as_ref();
+        let until = if another_life { host.former_until } else { host.deadline };
+        let ends = agent.on_disconnect == OnDisconnect::Stop || another_life;
+        agent.phase.holds_room() && ends && is_over(until, grace, now)
     }
 
-    fn release(&mut self, key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, now: UnixMillis) -> ReleaseOutcome {
+    fn take_off(
+        &mut self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        pending: Option<&str>,
+        now: UnixMillis,
+    ) -> ReleaseOutcome {
         let member = keys::member(key);
-        let Some(agent) = self.agents.get(&member) else { return ReleaseOutcome::Gone };
+        let Some(agent) = self.agents.get(&member).cloned() else { return ReleaseOutcome::Gone };
         if agent.epoch != epoch {
             return ReleaseOutcome::Stale(agent.epoch);
         }
+        let holds_room = agent.phase.holds_room();
         let holds = match guard {
             ReleaseGuard::Reaped => true,
-            ReleaseGuard::Unaccepted => agent.accepted.is_none(),
-            ReleaseGuard::Unhosted => !agent.phase.holds_room(),
-            ReleaseGuard::Expired(grace) => self.has_expired(agent, grace, now),
+            ReleaseGuard::Unaccepted => agent.accepted.is_none() && holds_room,
+            ReleaseGuard::Unhosted => !holds_room,
+            ReleaseGuard::Expired(grace) => self.has_expired(&agent, grace, now),
         };
-        if !holds {
+        if !holds || (pending.is_some() && !holds_room) {
             return ReleaseOutcome::Guarded(agent.phase);
         }
-        let Some(agent) = self.agents.remove(&member) else { return ReleaseOutcome::Gone };
-        if agent.phase.holds_room() {
+        if holds_room {
             self.vacate(&agent);
         }
-        if let Some(taken) = self.machines.get_mut(&key.guild) {
-            taken.entry(agent.machine_id).and_modify(|count| *count -= 1);
-            taken.retain(|_, count| *count > 0);
+        match pending {
+            Some(reason) if agent.phase != Phase::Stopping => self.wait_for_room(&member, reason),
+            _ => self.remove(&member, &agent),
         }
-        self.record(key, None, epoch, agent.host);
         ReleaseOutcome::Released
     }
 
@@ -271,6 +389,11 @@ impl Store {
         let next = agents.last().map(|r| r.key.clone()).filter(|_| agents.len() == limit);
         Page { agents, next }
     }
+}
+
+/// Whether `at` was at least `ago` before `now`.
+fn is_over(at: UnixMillis, ago: Duration, now: UnixMillis) -> bool {
+    u128::from(at.0) + ago.as_millis() <= u128::from(now.0)
 }
 
 /// A record as far as `view` reads it.
@@ -315,7 +438,54 @@ impl Registry for MemoryRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        Ok(self.store().release(key, epoch, guard, self.now()))
+        Ok(self.store().take_off(key, epoch, guard, None, self.now()))
+    }
+
+    async fn unplace(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        reason: &str,
+    ) -> Result<ReleaseOutcome, RegistryError> {
+        Ok(self.store().take_off(key, epoch, guard, Some(reason), self.now()))
+    }
+
+    async fn place(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        candidates: &[HostId],
+    ) -> Result<PlaceOutcome, RegistryError> {
+        Ok(self.store().place(key, epoch, candidates, self.now()))
+    }
+
+    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {
+        Ok(self.store().retire(host, incarnation, grace, self.now()))
+    }
+
+    async fn oldest(
+        &self,
+        queue: Queue,
+        skip: usize,
+        limit: usize,
+        view: View,
+    ) -> Result<Vec<AgentRecord>, RegistryError> {
+        let (store, now) = (self.store(), self.now());
+        let found: Vec<&AgentRecord> = match queue {
+            Queue::Pending => store.pending(),
+            Queue::Unaccepted(age) => {
+                let mut old: Vec<_> = store
+                    .unaccepted
+                    .iter()
+                    .filter(|(_, at)| is_over(**at, age, now))
+                    .map(|(m, at)| (*at, m))
+                    .collect();
+                old.sort();
+                old.into_iter().filter_map(|(_, member)| store.agents.get(member)).collect()
+            }
+        };
+        Ok(found.into_iter().skip(skip).take(limit).map(|r| project(r, view)).collect())
     }
 
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {

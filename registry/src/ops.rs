@@ -11,7 +11,8 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::BTreeMap, time::Duration};
 
-/// A host says that it lives. A new incarnation voids the claims of the one before.
+/// A host says that it lives. The claims of its former life become its own if that life has certainly ended; else they
+/// end with the lease of that life.
 #[derive(Debug, Clone)]
 pub struct Announce {
     /// The host.
@@ -30,6 +31,8 @@ pub struct Announce {
     pub ttl: Duration,
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
+    /// A former life of this host that has certainly ended, with every process it had.
+    pub succeeds: Option<Incarnation>,
 }
 
 /// Answer to [`Announce`].
@@ -37,8 +40,8 @@ pub struct Announce {
 pub struct Announced {
     /// Random id of this store's life; another one means that the store was lost.
     pub generation: String,
-    /// Agents whose claims were voided, now FAILED with a reason.
-    pub voided: u32,
+    /// Agents of the former life that are this life's now: STARTING under new epochs, to be accepted.
+    pub returned: u32,
 }
 
 /// A host prolongs its lease; one call, however many agents it runs.
@@ -89,6 +92,17 @@ pub struct Claim {
     pub documents: Documents,
     /// Hosts in order of preference.
     pub candidates: Vec<HostId>,
+    /// What happens when none of them has room.
+    pub if_full: IfFull,
+}
+
+/// What a claim does when no candidate has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfFull {
+    /// Nothing: the caller is told.
+    Refuse,
+    /// The agent becomes PENDING, behind those that wait already.
+    Wait,
 }
 
 /// A claim that was made.
@@ -117,6 +131,19 @@ pub enum ClaimOutcome {
     Stopping,
     /// No candidate lives, takes agents and has room: nothing changed.
     NoRoom,
+    /// The agent waits for room, PENDING.
+    Waits,
+}
+
+/// Answer to [`Registry::place`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceOutcome {
+    /// Made; the phase is STARTING.
+    Placed(Claimed),
+    /// No candidate lives, takes agents and has room: nothing changed.
+    NoRoom,
+    /// It is not PENDING under this epoch any more.
+    Changed,
 }
 
 /// A host moves its agent to another phase.
@@ -160,8 +187,8 @@ pub enum ReleaseGuard {
     Unaccepted,
     /// The agent is PENDING or FAILED.
     Unhosted,
-    /// Its process has certainly ended: its host is in another life, or its lease ended longer ago than this, and the
-    /// agent does not outlive a lost lease.
+    /// Its process has certainly ended: the lease of the life that claimed it ended longer ago than this, and the agent
+    /// does not outlive a lost lease, or its host is back in another life.
     Expired(Duration),
 }
 
@@ -187,6 +214,15 @@ pub enum Index {
     Guild(GuildId),
     /// Those that hold room on a host.
     Host(HostId),
+}
+
+/// Agents that somebody must see to, oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// PENDING, by the time of their creation.
+    Pending,
+    /// Claimed at least so long ago, and accepted by no host.
+    Unaccepted(Duration),
 }
 
 /// A part of a list, in order of the encoded key.
@@ -246,6 +282,28 @@ pub trait Registry: Send + Sync + 'static {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError>;
+    /// Takes an agent off its host, if `epoch` and `guard` hold: it becomes PENDING under a new epoch, with `reason`. One
+    /// that was being stopped is removed instead. O(log pending).
+    async fn unplace(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        reason: &str,
+    ) -> Result<ReleaseOutcome, RegistryError>;
+    /// Claims a host for an agent that is PENDING under `epoch`. O(1) in agents and hosts.
+    async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
+    -> Result<PlaceOutcome, RegistryError>;
+    /// Forgets a host whose lease ended longer ago than `grace` and that holds no agents; tells whether it did.
+    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError>;
+    /// Reads up to `limit` agents of a queue after the first `skip`.
+    async fn oldest(
+        &self,
+        queue: Queue,
+        skip: usize,
+        limit: usize,
+        view: View,
+    ) -> Result<Vec<AgentRecord>, RegistryError>;
     /// Reads one agent. O(1).
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError>;
     /// Reads up to `limit` agents after `after`.

@@ -205,4 +205,6 @@ pub struct HostRecord {
     pub version: String,
     /// When its lease ends.
     pub deadline: UnixMillis,
+    /// When the lease of the latest former life ends that is not known to have ended; 0: there is none.
+    pub former_until: UnixMillis,
 }

@@ -12,8 +12,8 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Event, EventId, HostsView, Index, Page,
-        Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Event, EventId, HostsView, IfFull, Index,
+        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
     },
     record::{AgentRecord, ExitStatus, View},
 };
@@ -108,6 +108,28 @@ impl RedisRegistry {
         self.answer(connection, async |c| call.invoke_async(c).await).await
     }
 
+    /// Takes an agent off its host: it goes, or waits for room again.
+    async fn take_off(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        becomes: &str,
+        reason: &str,
+    ) -> Result<ReleaseOutcome, RegistryError> {
+        let (guard, grace) = match guard {
+            ReleaseGuard::Reaped => ("reaped", Duration::ZERO),
+            ReleaseGuard::Unaccepted => ("unaccepted", Duration::ZERO),
+            ReleaseGuard::Unhosted => ("unhosted", Duration::ZERO),
+            ReleaseGuard::Expired(grace) => ("expired", grace),
+        };
+        let (guild, member) = (keys::encode(key.guild.as_str()), keys::member(key));
+        let (epoch, grace) = (epoch.to_string(), millis(grace));
+        let args = [&guild, &member, &epoch, guard, &grace, becomes, reason];
+        let answer: Vec<String> = self.run(&self.scripts.release, &args.map(str::as_bytes)).await?;
+        read::release(&answer)
+    }
+
     fn index_key(&self, index: &Index) -> String {
         match index {
             Index::All => self.keys.all(),
@@ -130,7 +152,7 @@ impl Registry for RedisRegistry {
 
     async fn announce(&self, r: &Announce) -> Result<Announced, RegistryError> {
         let labels = serde_json::to_string(&r.labels).unwrap_or_default();
-        let (generation, voided): (String, u32) = self
+        let (generation, returned): (String, u32) = self
             .run(
                 &self.scripts.announce,
                 &[
@@ -143,10 +165,11 @@ impl Registry for RedisRegistry {
                     millis(r.ttl).as_bytes(),
                     r.highest_epoch.to_string().as_bytes(),
                     uuid::Uuid::new_v4().to_string().as_bytes(),
+                    r.succeeds.as_ref().map_or("", Incarnation::as_str).as_bytes(),
                 ],
             )
             .await?;
-        Ok(Announced { generation, voided })
+        Ok(Announced { generation, returned })
     }
 
     async fn renew(&self, r: &Renew) -> Result<Renewal, RegistryError> {
@@ -186,6 +209,10 @@ impl Registry for RedisRegistry {
             r.on_disconnect.as_str().as_bytes(),
             r.documents.spec.as_bytes(),
             &r.documents.launch,
+            match r.if_full {
+                IfFull::Refuse => b"refuse",
+                IfFull::Wait => b"wait",
+            },
         ];
         args.extend(candidates.iter().map(String::as_bytes));
         loop {
@@ -226,16 +253,54 @@ impl Registry for RedisRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        let (guard, grace) = match guard {
-            ReleaseGuard::Reaped => ("reaped", Duration::ZERO),
-            ReleaseGuard::Unaccepted => ("unaccepted", Duration::ZERO),
-            ReleaseGuard::Unhosted => ("unhosted", Duration::ZERO),
-            ReleaseGuard::Expired(grace) => ("expired", grace),
+        self.take_off(key, epoch, guard, "gone", "").await
+    }
+
+    async fn unplace(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        reason: &str,
+    ) -> Result<ReleaseOutcome, RegistryError> {
+        self.take_off(key, epoch, guard, "pending", reason).await
+    }
+
+    async fn place(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        candidates: &[HostId],
+    ) -> Result<PlaceOutcome, RegistryError> {
+        let mut args = vec![keys::member(key), epoch.to_string()];
+        args.extend(candidates.iter().map(|h| keys::encode(h.as_str())));
+        let args: Vec<_> = args.iter().map(String::as_bytes).collect();
+        let answer: Vec<String> = self.run(&self.scripts.place, &args).await?;
+        read::place(&answer)
+    }
+
+    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {
+        let args = [keys::encode(host.as_str()), incarnation.to_string(), millis(grace)];
+        let retired: u8 = self.run(&self.scripts.retire, &args.each_ref().map(|a| a.as_bytes())).await?;
+        Ok(retired == 1)
+    }
+
+    async fn oldest(
+        &self,
+        queue: Queue,
+        skip: usize,
+        limit: usize,
+        view: View,
+    ) -> Result<Vec<AgentRecord>, RegistryError> {
+        let (index, age) = match queue {
+            Queue::Pending => (self.keys.pending(), Duration::ZERO),
+            Queue::Unaccepted(age) => (self.keys.unaccepted(), age),
         };
-        let guild = keys::encode(key.guild.as_str());
-        let args = [guild, keys::member(key), epoch.to_string(), guard.to_owned(), millis(grace)];
-        let answer: Vec<String> = self.run(&self.scripts.release, &args.each_ref().map(|a| a.as_bytes())).await?;
-        read::release(&answer)
+        let texts = [millis(age), skip.to_string(), limit.to_string()];
+        let mut args: Vec<_> = texts.iter().map(String::as_bytes).collect();
+        args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
+        let rows: Vec<read::Row> = self.run_on(&self.scripts.oldest, Some(&index), &args).await?;
+        Ok(read::page(rows, limit, view)?.agents)
     }
 
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {

@@ -20,6 +20,22 @@ pub fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|l| l.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// Short name of a process.
+pub fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// Children of a host that are neither its zygotes nor its watchdog.
+pub fn agents(host: u32) -> Vec<u32> {
+    let own = ["rustic-zygote", "rustic-watchdog"];
+    children(host).into_iter().filter(|pid| !own.contains(&name(*pid).as_str())).collect()
+}
+
+/// The watchdog of a host.
+pub fn watchdog(host: u32) -> Option<u32> {
+    children(host).into_iter().find(|pid| name(*pid) == "rustic-watchdog")
+}
+
 /// Parent and session of a process.
 pub fn parent_and_session(pid: u32) -> Option<(u32, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

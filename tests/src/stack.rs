@@ -59,6 +59,7 @@ pub struct Stack {
     /// A client of its engine.
     pub client: EngineServiceClient<Channel>,
     engine_address: String,
+    host_arguments: Vec<String>,
     _dir: TempDir,
 }
 
@@ -88,7 +89,7 @@ impl Stack {
         };
         let hosts: Vec<_> = (0..settings.hosts).map(start).collect();
         let client = connect(&engine_address);
-        let stack = Self { redis, engine, hosts, client, engine_address, _dir: dir };
+        let stack = Self { redis, engine, hosts, client, engine_address, host_arguments: more, _dir: dir };
         stack.wait_for_hosts().await;
         stack
     }
@@ -108,6 +109,12 @@ impl Stack {
         &self.engine_address
     }
 
+    /// Connects to the engine that was put in the place of the first one.
+    pub async fn connect_to_engine(&mut self) {
+        self.engine_address = self.engine.address().await;
+        self.client = connect(&self.engine_address);
+    }
+
     /// A client of one host.
     pub async fn host(&self, n: usize) -> AgentHostServiceClient<Channel> {
         let address = self.hosts[n].address().await;
@@ -115,10 +122,9 @@ impl Stack {
         AgentHostServiceClient::new(channel)
     }
 
-    /// Starts host `n` again after it ended.
+    /// Starts host `n` again after it ended, with the settings it had.
     pub fn restart_host(&mut self, n: usize) {
-        let more = ["--no-zygote".to_owned()];
-        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &more);
+        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &self.host_arguments);
         self.hosts[n] = Program::start("agent-host", &arguments);
     }
 
@@ -172,8 +178,8 @@ impl Stack {
             assert_eq!(host.used.iter().collect::<Vec<_>>(), [], "room in use on {}", host.host);
         }
         for host in &self.hosts {
-            let children = crate::processes::children(host.pid());
-            assert!(children.is_empty(), "processes of host {}: {children:?}", host.pid());
+            let agents = crate::processes::agents(host.pid());
+            assert!(agents.is_empty(), "processes of host {}: {agents:?}", host.pid());
         }
     }
 }

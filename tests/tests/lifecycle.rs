@@ -6,11 +6,11 @@ use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase, AgentView},
     engine::v1 as pb,
 };
-use rustic_registry::{Claim, ClaimOutcome, Documents, OnDisconnect, Registry as _, Resources, SpecDigest};
+use rustic_registry::{Claim, ClaimOutcome, Documents, IfFull, OnDisconnect, Registry as _, Resources, SpecDigest};
 use rustic_tests::{
     Stack, StackSettings,
     launches::{RESPONDER, idle, python, script},
-    processes::{children, lives, state},
+    processes::{agents, children, lives, state},
     wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -75,7 +75,7 @@ async fn twenty_creates_at_once_make_one_process_and_twenty_equal_answers() {
     let answers = calls.join_all().await;
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
     assert_eq!(answers[0].phase(), AgentPhase::Running);
-    let processes: usize = stack.hosts.iter().map(|h| children(h.pid()).len()).sum();
+    let processes: usize = stack.hosts.iter().map(|h| agents(h.pid()).len()).sum();
     assert_eq!(processes, 1);
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;
@@ -117,6 +117,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         on_disconnect: OnDisconnect::Stop,
         documents: Documents::default(),
         candidates: vec!["agent-host-0".parse().unwrap()],
+        if_full: IfFull::Refuse,
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();
     assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");
@@ -154,7 +155,7 @@ async fn orphans_of_a_living_agent_are_reaped_and_agents_die_with_their_host() {
     let agent = stack.create(script("g", "a", body)).await.unwrap();
     let host = stack.hosts[0].pid();
     let family = wait_until("one orphan to live on and one to be reaped", async || {
-        let children = children(host);
+        let children = agents(host);
         let zombie = children.iter().any(|pid| state(*pid) == Some('Z'));
         if children.len() == 2 && !zombie { Ok(children) } else { Err(format!("{children:?}")) }
     })
@@ -180,6 +181,7 @@ async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
         launch: Some(launch.clone()),
         wait: host_pb::WaitMode::Accepted.into(),
         request_id: "first".to_owned(),
+        allow_pending: false,
     };
     let mut client = stack.client.clone();
     client.create_agent(request.clone()).await.unwrap();

@@ -6,11 +6,11 @@ use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, RuntimeProfile};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python},
-    processes::{children, lives, parent_and_session},
+    processes::{agents, children, lives, name, parent_and_session},
     wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
@@ -52,10 +52,6 @@ async fn with_odd_module(text: &str) -> (Stack, Modules) {
     (modules.stack(&["--preload", "odd,json"]).await, modules)
 }
 
-fn name_of(pid: u32) -> String {
-    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")).unwrap().trim().to_owned()
-}
-
 #[tokio::test]
 async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     let stack = start().await;
@@ -65,7 +61,7 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     let host = stack.hosts[0].pid();
     for agent in [&one, &two] {
         assert_eq!(parent_and_session(agent.pid), Some((host, agent.pid)));
-        assert_eq!(name_of(agent.pid), agent.agent_id);
+        assert_eq!(name(agent.pid), agent.agent_id);
         assert_eq!(command_of(agent.pid), format!("rustic-agent g/{}", agent.agent_id));
     }
     assert_eq!(health(&stack).await.cold_starts, 0);
@@ -78,7 +74,7 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     let exit = stack.stop("g", "one").await.unwrap().unwrap();
     assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
     stack.stop("g", "two").await.unwrap();
-    assert!(children(host).into_iter().all(|pid| name_of(pid) == "rustic-zygote"), "only zygotes stay");
+    assert!(agents(host).is_empty(), "nothing but zygotes and watchdog stays");
     assert_eq!(health(&stack).await.cold_starts, 0);
 }
 

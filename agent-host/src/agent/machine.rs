@@ -13,7 +13,7 @@
 //!      └────┼─────────BackingOff    Failing ──────────▶ Ended(Failed)
 //!   Timer   │
 //!           │           Exited, by what the kill was for
-//!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | StartFailed)
+//!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | Moved | StartFailed)
 //!           ▲                                              ▲  Released
 //!           │                 Queued, and nobody waits ────┘
 //!           └── Stop, Fence, Lost, InitFailed or a start that takes too long: TERM, then KILL
@@ -24,7 +24,7 @@
 
 mod words;
 
-pub use words::{Action, After, Ending, Event, FirstStart, StartFailure, State, StopKind};
+pub use words::{Action, After, Becomes, Ending, Event, FirstStart, StartFailure, State, StopKind};
 
 use super::backoff;
 use crate::runtime::StartError;
@@ -114,8 +114,9 @@ impl Machine {
         let starting = if self.restarting { Phase::Restarting } else { Phase::Starting };
         match &self.state {
             State::Running { recorded: true, .. } => Phase::Running,
-            State::Stopping { after: After::Release | After::HostEnds | After::Superseded, .. }
-            | State::Releasing(_) => Phase::Stopping,
+            State::Stopping { after: After::Release | After::Move | After::Superseded, .. } | State::Releasing(_) => {
+                Phase::Stopping
+            }
             State::Failing | State::Ended(Ending::Failed) => Phase::Failed,
             State::Ended(_) => Phase::Stopping,
             State::BackingOff { .. } | State::Unleased => Phase::Restarting,
@@ -165,7 +166,7 @@ impl Machine {
             Event::Stop(kind, grace) => {
                 let after = match kind {
                     StopKind::Asked => After::Release,
-                    StopKind::HostEnds => After::HostEnds,
+                    StopKind::Moves => After::Move,
                 };
                 self.end_process(after, grace, now)
             }
@@ -273,7 +274,10 @@ impl Machine {
     fn without_process(&mut self, after: After, now: Instant, chance: f64) -> Vec<Action> {
         match after {
             After::Release => self.release(Ending::Stopped(self.last_exit)),
-            After::HostEnds => self.fail("its host was shut down; create the agent again".to_owned()),
+            After::Move => {
+                self.state = State::Releasing(Ending::Moved);
+                vec![Action::Release(Becomes::Pending)]
+            }
             After::Superseded => {
                 self.state = State::Ended(Ending::Superseded);
                 vec![]
@@ -428,7 +432,7 @@ impl Machine {
 
     fn release(&mut self, ending: Ending) -> Vec<Action> {
         self.state = State::Releasing(ending);
-        vec![Action::Release]
+        vec![Action::Release(Becomes::Gone)]
     }
 
     fn fail(&mut self, reason: String) -> Vec<Action> {

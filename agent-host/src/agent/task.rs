@@ -5,7 +5,7 @@
 
 use super::{
     handle::{AgentHandle, AgentStatus},
-    machine::{Action, Ending, Event, FirstStart, Machine, Rules, State},
+    machine::{Action, Becomes, Ending, Event, FirstStart, Machine, Rules, State},
     steps::{StepTimes, Steps},
 };
 use crate::{
@@ -156,7 +156,7 @@ impl AgentTask {
         loop {
             while let Some(action) = todo.pop_front() {
                 match action {
-                    Action::Record(_) | Action::Release => write = Some(self.begin_write(action)),
+                    Action::Record(_) | Action::Release(_) => write = Some(self.begin_write(action)),
                     Action::Queue => queue = Some(self.begin_queue()),
                     Action::Spawn => spawn = Some(self.begin_spawn()),
                     Action::Terminate => self.signal(Signal::Terminate),
@@ -259,12 +259,18 @@ impl AgentTask {
                 reason: self.machine.reason().to_owned(),
                 exit: self.machine.last_exit(),
             }),
-            Action::Queue | Action::Spawn | Action::Terminate | Action::Kill | Action::Release => None,
+            Action::Queue | Action::Spawn | Action::Terminate | Action::Kill | Action::Release(_) => None,
         };
+        let moves = action == Action::Release(Becomes::Pending);
+        let host = self.runtimes.host.clone();
         async move {
             sleep(after).await;
             match advance {
                 Some(advance) => registry.advance(&advance).await.map(recorded),
+                None if moves => {
+                    let reason = format!("host {host} gave it away; it moves to another one");
+                    registry.unplace(&key, epoch, ReleaseGuard::Reaped, &reason).await.map(released)
+                }
                 None => registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released),
             }
         }

@@ -4,7 +4,8 @@ use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Event, EventId, HostId,
-    HostsView, Incarnation, Index, MemoryRegistry, Page, ReleaseGuard, ReleaseOutcome, Resources, UnixMillis, View,
+    HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
+    Resources, UnixMillis, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -53,6 +54,10 @@ forward! {
     claim(request: &Claim) -> ClaimOutcome;
     advance(request: &Advance) -> AdvanceOutcome;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
+    unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> ReleaseOutcome;
+    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
+    oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
     hosts() -> HostsView;
@@ -72,6 +77,7 @@ fn announce(incarnation: &str) -> Announce {
         version: String::new(),
         ttl: TIMES.ttl,
         highest_epoch: Epoch(0),
+        succeeds: None,
     }
 }
 

@@ -38,6 +38,11 @@ impl Child {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// A descriptor that stands for it, for somebody else to watch.
+    pub fn pidfd(&self) -> io::Result<OwnedFd> {
+        Ok(process::pidfd_open(self.pid, process::PidfdFlags::NONBLOCK)?)
+    }
+
     /// Signals its whole process group. The group keeps its id until we reap the leader, so this cannot hit another.
     pub fn signal(&self, signal: Signal) {
         let signal = match signal {

@@ -48,8 +48,21 @@ pub struct Started {
 
 struct Order {
     command: Command,
-    reply: oneshot::Sender<Result<Started, SpawnError>>,
+    end: OnHostsEnd,
+    reply: oneshot::Sender<Result<(Child, Pipes), SpawnError>>,
 }
+
+/// What becomes of a process when this host ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHostsEnd {
+    /// It is killed, and yields the processor to this host while both live.
+    Dies,
+    /// It lives on and knows itself when to end.
+    Outlives,
+}
+
+/// Our ends of a process's standard output and error, where they were piped.
+type Pipes = (Option<OwnedFd>, Option<OwnedFd>);
 
 /// Handle to the spawner thread.
 #[derive(Clone)]
@@ -66,7 +79,7 @@ impl Spawner {
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
-                let _ = order.reply.send(start(order.command, &orphans, nice));
+                let _ = order.reply.send(start(order.command, order.end, &orphans, nice));
             }
         })?;
         Ok(Self { orders })
@@ -75,14 +88,39 @@ impl Spawner {
     /// Starts `command` as the leader of a new session, with its output piped to us.
     pub async fn spawn(&self, mut command: Command) -> Result<Started, SpawnError> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (child, pipes) = self.order(command, OnHostsEnd::Dies).await?;
+        match pipes {
+            (Some(stdout), Some(stderr)) => Ok(Started { child, stdout, stderr }),
+            // Dropping the child kills it.
+            _ => Err(SpawnError::Watch(io::Error::other("its output is not piped"))),
+        }
+    }
+
+    /// Starts `command` as the leader of a new session, with `stdout` as its output and no place for its errors.
+    pub async fn spawn_with(
+        &self,
+        mut command: Command,
+        stdout: Stdio,
+        end: OnHostsEnd,
+    ) -> Result<Child, SpawnError> {
+        command.stdout(stdout).stderr(Stdio::null());
+        self.order(command, end).await.map(|(child, _)| child)
+    }
+
+    async fn order(&self, command: Command, end: OnHostsEnd) -> Result<(Child, Pipes), SpawnError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(Order { command, reply }).map_err(|_| SpawnError::Stopping)?;
+        self.orders.try_send(Order { command, end, reply }).map_err(|_| SpawnError::Stopping)?;
         answer.await.map_err(|_| SpawnError::Stopping)?
     }
 }
 
-fn start(mut command: Command, orphans: &Arc<Orphans>, nice: i32) -> Result<Started, SpawnError> {
-    prepare(&mut command, nice);
+fn start(
+    mut command: Command,
+    end: OnHostsEnd,
+    orphans: &Arc<Orphans>,
+    nice: i32,
+) -> Result<(Child, Pipes), SpawnError> {
+    prepare(&mut command, end, nice);
     let program = command.get_program().to_string_lossy().into_owned();
     // The lock keeps the orphan reaper away until the new process is known to be ours.
     let mut managed = orphans.lock();
@@ -97,11 +135,9 @@ fn start(mut command: Command, orphans: &Arc<Orphans>, nice: i32) -> Result<Star
         orphans.lock().remove(&pid);
         SpawnError::Watch(error)
     };
-    let pipes = child.stdout.take().zip(child.stderr.take());
-    let (stdout, stderr) = pipes.ok_or_else(|| unwatched(io::Error::other("its output is not piped")))?;
+    let pipes = (child.stdout.take().map(Into::into), child.stderr.take().map(Into::into));
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| unwatched(e.into()))?;
-    let child = Child::new(pid, pidfd, orphans.clone());
-    Ok(Started { child, stdout: stdout.into(), stderr: stderr.into() })
+    Ok((Child::new(pid, pidfd, orphans.clone()), pipes))
 }
 
 /// A pipe for the output of a process that somebody else starts for us: our end, and the child's.
@@ -111,12 +147,15 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
-fn prepare(command: &mut Command, nice: i32) {
+fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32) {
     let host = rustix::process::getpid();
     let session_nice = nice.to_string();
     let before_exec = move || {
         // Only system calls here: async-signal-safe, no allocation, no lock.
         rustix::process::setsid()?;
+        if end == OnHostsEnd::Outlives {
+            return Ok(());
+        }
         rustix::process::nice(nice)?;
         yield_as_a_session(&session_nice);
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;

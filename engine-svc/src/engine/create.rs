@@ -19,8 +19,8 @@ use rustic_proto::{
     status::reason,
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, Incarnation, Phase, ReleaseGuard, ReleaseOutcome, RequestId,
-    View,
+    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, IfFull, Incarnation, Phase, ReleaseGuard, ReleaseOutcome,
+    RequestId, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -41,6 +41,8 @@ pub struct Creation {
     pub request_id: RequestId,
     /// How long to wait.
     pub wait: pb::WaitMode,
+    /// What happens when no host has room.
+    pub if_full: IfFull,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// Cancelled when the caller has hung up.
@@ -63,11 +65,11 @@ pub struct Created {
 }
 
 /// Where the agent is claimed.
-struct Place {
-    host: HostId,
-    incarnation: Option<Incarnation>,
-    epoch: Epoch,
-    machine_id: u8,
+pub(super) struct Place {
+    pub(super) host: HostId,
+    pub(super) incarnation: Option<Incarnation>,
+    pub(super) epoch: Epoch,
+    pub(super) machine_id: u8,
 }
 
 /// What to do after a host was called.
@@ -147,7 +149,9 @@ impl Engine {
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
             candidates: self.fleet.candidates(&launch.demand, excluded),
+            if_full: creation.if_full,
         };
+        // Who waits in line is found room for by the keeper; all others look twice.
         let mut outcome = self.registry.claim(&request).await?;
         if outcome == ClaimOutcome::NoRoom {
             // The view may be older than the room that was made since.
@@ -172,6 +176,28 @@ impl Engine {
             ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
+            ClaimOutcome::Waits => {
+                info!(agent = %launch.key, "no host has room; the agent waits");
+                // Room may have been made just now.
+                self.wake.wake();
+                self.read(&launch.key, View::Basic).await.map(|record| Claimed::Done(Box::new(record)))
+            }
+        }
+    }
+
+    /// Calls the host of a claim; what it answers instead of yes is for the caller to judge.
+    pub(super) async fn ask_to_take(
+        &self,
+        creation: &Creation,
+        place: &Place,
+    ) -> Result<Result<(), Status>, EngineError> {
+        match self.call_host(creation, place).await {
+            Ok(_) => Ok(Ok(())),
+            Err(CallError::Host(status)) => Ok(Err(*status)),
+            Err(CallError::Engine(EngineError::Address(address))) => {
+                Ok(Err(Status::unavailable(address.to_string())))
+            }
+            Err(CallError::Engine(error)) => Err(error),
         }
     }
 

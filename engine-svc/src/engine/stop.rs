@@ -19,6 +19,15 @@ const TRIES: usize = 8;
 /// Time beyond the agent's grace that a host gets to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Why an agent is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopKind {
+    /// For good.
+    Ends,
+    /// To start elsewhere.
+    Moves,
+}
+
 impl Engine {
     /// Stops one agent.
     pub async fn stop(&self, key: &AgentKey, grace: Duration) -> Result<Option<pb::LastExit>, EngineError> {
@@ -31,7 +40,7 @@ impl Engine {
                     ReleaseOutcome::Gone | ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => continue,
                 }
             };
-            match self.ask_host(&record, &host, grace).await? {
+            match self.ask_host(&record, &host, StopKind::Ends, grace).await? {
                 Ok(exit) => return Ok(exit),
                 Err(status) if status.code() == Code::Aborted => {}
                 Err(status) if status.code() == Code::NotFound => {
@@ -51,10 +60,11 @@ impl Engine {
         Err(EngineError::HostSilent { key: key.clone(), host, why: "it moves too quickly".to_owned() })
     }
 
-    async fn ask_host(
+    pub(super) async fn ask_host(
         &self,
         record: &AgentRecord,
         host: &HostId,
+        kind: StopKind,
         grace: Duration,
     ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
         let address = self.address(host).await?;
@@ -68,6 +78,7 @@ impl Engine {
             timeout: Some(duration(grace)),
             epoch: record.epoch.0,
             incarnation: record.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
+            moves: kind == StopKind::Moves,
         };
         let request = channels::request(message, Instant::now() + grace + ANSWER);
         Ok(client.stop_agent(request).await.map(|response| response.into_inner().exit))

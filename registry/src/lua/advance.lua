@@ -13,7 +13,10 @@ if not legal then return {'illegal', phase} end
 
 local now = int(now_ms())
 redis.call('HSET', akey, 'phase', next_phase, 'pid', ARGV[4], 'restarts', ARGV[5], 'reason', ARGV[6], 'updated', now)
-if not old[6] then redis.call('HSET', akey, 'accepted', now) end
+if not old[6] then
+  redis.call('HSET', akey, 'accepted', now)
+  redis.call('ZREM', key('unaccepted'), member)
+end
 if next_phase == 'RUNNING' then redis.call('HSET', akey, 'running', now) end
 if ARGV[7] ~= '' then redis.call('HSET', akey, 'exit', ARGV[7], 'exit_at', now) end
 if next_phase == 'FAILED' and phase ~= 'FAILED' then vacate(member, host, old[4], old[5]) end

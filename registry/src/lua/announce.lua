@@ -1,24 +1,35 @@
--- ARGV: host, incarnation, address, capacity, labels, version, ttl ms, highest epoch, generation if there is none
+-- ARGV: host, incarnation, address, capacity, labels, version, ttl ms, highest epoch, generation if there is none,
+-- incarnation that has certainly ended or empty
 local host, incarnation = ARGV[1], ARGV[2]
 redis.call('SET', key('gen'), ARGV[9], 'NX')
 raise_epoch(ARGV[8])
 local hkey = key('host', host)
-local voided = 0
-local used = redis.call('HGET', hkey, 'used') or ''
-if redis.call('HGET', hkey, 'incarnation') ~= incarnation then
-  -- The process that made these claims is gone, and its agents with it.
-  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local akey = key('agent', member)
-    local now = int(now_ms())
-    redis.call('HSET', akey, 'phase', 'FAILED', 'pid', '0', 'updated', now,
-      'reason', 'its host restarted and lost its processes; create the agent again')
-    event(member, 'FAILED', redis.call('HGET', akey, 'epoch'), host)
-    voided = voided + 1
+local before = redis.call('HMGET', hkey, 'incarnation', 'former_until')
+local returned = 0
+if before[1] and before[1] ~= incarnation then
+  if before[1] == ARGV[10] then
+    -- The process that made these claims has ended, and its agents with it: they are the new life's, under new epochs.
+    redis.call('HSET', hkey, 'incarnation', incarnation)
+    for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
+      local agent = redis.call('HMGET', key('agent', member), 'phase', 'epoch', 'incarnation', 'machine_id', 'demand')
+      if agent[3] == before[1] then
+        if agent[1] == 'STOPPING' then
+          vacate(member, host, incarnation, agent[5])
+          remove(string.match(member, '^[^:]*'), member, agent[2], host, agent[4])
+        else
+          seat(member, host, incarnation)
+          returned = returned + 1
+        end
+      end
+    end
+  else
+    -- Nobody knows whether that process has ended before its lease has.
+    local until_then = redis.call('ZSCORE', key('hosts'), host) or '0'
+    if tonumber(until_then) > tonumber(before[2] or '0') then redis.call('HSET', hkey, 'former_until', until_then) end
+    redis.call('HSET', hkey, 'used', '')
   end
-  redis.call('DEL', key('on', host))
-  used = ''
 end
 redis.call('HSET', hkey, 'incarnation', incarnation, 'address', ARGV[3], 'state', 'READY', 'capacity', ARGV[4],
-  'used', used, 'labels', ARGV[5], 'version', ARGV[6])
+  'used', redis.call('HGET', hkey, 'used') or '', 'labels', ARGV[5], 'version', ARGV[6])
 redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[7]), host)
-return {redis.call('GET', key('gen')), voided}
+return {redis.call('GET', key('gen')), returned}

@@ -1,4 +1,5 @@
--- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, candidate hosts...
+-- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, if full ("refuse" or "wait"),
+-- candidate hosts...
 local guild, member = ARGV[1], ARGV[2]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'digest', 'request_id', 'machine_id')
@@ -10,21 +11,12 @@ if phase and phase ~= 'FAILED' then
 end
 if phase and old[2] == ARGV[5] and old[3] == ARGV[4] then return {'exists'} end
 
-local now = now_ms()
-local demand = parse_room(ARGV[6])
+local demand, waits = parse_room(ARGV[6]), ARGV[10] == 'wait'
 local host, incarnation, used
-for i = 10, #ARGV do
-  local deadline = redis.call('ZSCORE', key('hosts'), ARGV[i])
-  if deadline and tonumber(deadline) > now then
-    local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used')
-    used = parse_room(h[4])
-    if h[1] and h[2] == 'READY' and fits(parse_room(h[3]), used, demand) then
-      host, incarnation = ARGV[i], h[1]
-      break
-    end
-  end
-end
-if not host then return {'full'} end
+-- Who is willing to wait does not overtake those who do.
+local in_line = waits and redis.call('ZCARD', key('pending')) > 0
+if not in_line then host, incarnation, used = pick(demand, 11) end
+if not host and not waits then return {'full'} end
 
 -- Smallest free machine id of the guild; when all are taken, the least shared one. A FAILED record keeps its own.
 local machine = old[4]
@@ -41,16 +33,15 @@ if not machine then
   redis.call('HINCRBY', mkey, machine, 1)
 end
 
-local epoch = int(redis.call('INCR', key('epoch')))
-for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
-redis.call('HSET', key('host', host), 'used', format_room(used))
 redis.call('DEL', akey)
-redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch,
-  'name', ARGV[3], 'request_id', ARGV[4], 'digest', ARGV[5], 'demand', ARGV[6], 'on_disconnect', ARGV[7],
-  'spec', ARGV[8], 'launch', ARGV[9], 'machine_id', machine, 'restarts', '0', 'pid', '0', 'reason', '',
-  'created', int(now), 'updated', int(now))
+redis.call('HSET', akey, 'name', ARGV[3], 'request_id', ARGV[4], 'digest', ARGV[5], 'demand', ARGV[6],
+  'on_disconnect', ARGV[7], 'spec', ARGV[8], 'launch', ARGV[9], 'machine_id', machine, 'restarts', '0',
+  'created', int(now_ms()))
 redis.call('ZADD', key('agents'), 0, member)
 redis.call('ZADD', key('guild', guild), 0, member)
-redis.call('ZADD', key('on', host), 0, member)
-event(member, 'STARTING', epoch, host)
-return {'claimed', host, incarnation, epoch, machine}
+if not host then
+  wait_for_room(member, 'no host has room for it; it starts as soon as one has')
+  return {'waits'}
+end
+reserve(host, used, demand)
+return {'claimed', host, incarnation, seat(member, host, incarnation), machine}

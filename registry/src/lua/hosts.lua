@@ -3,6 +3,6 @@ local out = {int(now_ms())}
 local flat = redis.call('ZRANGE', key('hosts'), 0, -1, 'WITHSCORES')
 for i = 1, #flat, 2 do
   out[#out + 1] = {flat[i], flat[i + 1], redis.call('HMGET', key('host', flat[i]),
-    'incarnation', 'address', 'state', 'capacity', 'used', 'labels', 'version')}
+    'incarnation', 'address', 'state', 'capacity', 'used', 'labels', 'version', 'former_until')}
 end
 return out

@@ -47,6 +47,72 @@ local function vacate(member, host, incarnation, demand)
   redis.call('HSET', hkey, 'used', format_room(used))
 end
 
+-- Whether the process of a claim has certainly ended: the lease of the life that made it is over for `grace` ms. Tells
+-- also whether its host is in another life by now. A host that is not known is not certain.
+local function has_ended(host, incarnation, grace)
+  local h = redis.call('HMGET', key('host', host), 'incarnation', 'former_until')
+  if not h[1] then return false, false end
+  local another = h[1] ~= incarnation
+  local deadline = another and (h[2] or '0') or redis.call('ZSCORE', key('hosts'), host)
+  return deadline and tonumber(deadline) + grace <= now_ms(), another
+end
+
+-- The first candidate, from ARGV[first] on, that lives, takes agents and has room: host, its life, what is used there.
+local function pick(demand, first)
+  for i = first, #ARGV do
+    local deadline = redis.call('ZSCORE', key('hosts'), ARGV[i])
+    if deadline and tonumber(deadline) > now_ms() then
+      local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used')
+      local used = parse_room(h[4])
+      if h[1] and h[2] == 'READY' and fits(parse_room(h[3]), used, demand) then return ARGV[i], h[1], used end
+    end
+  end
+end
+
+-- A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
+local function seat(member, host, incarnation)
+  local epoch, now = int(redis.call('INCR', key('epoch'))), int(now_ms())
+  local akey = key('agent', member)
+  redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
+    'reason', '', 'updated', now)
+  redis.call('HDEL', akey, 'accepted')
+  redis.call('ZADD', key('on', host), 0, member)
+  redis.call('ZADD', key('unaccepted'), now, member)
+  redis.call('ZREM', key('pending'), member)
+  event(member, 'STARTING', epoch, host)
+  return epoch
+end
+
+local function reserve(host, used, demand)
+  for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
+  redis.call('HSET', key('host', host), 'used', format_room(used))
+end
+
+-- A record that holds no room waits for some, in the order in which agents were created. Its new epoch fences whoever
+-- had it before.
+local function wait_for_room(member, reason)
+  local epoch = int(redis.call('INCR', key('epoch')))
+  local akey = key('agent', member)
+  redis.call('HSET', akey, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
+    'reason', reason, 'updated', int(now_ms()))
+  redis.call('HDEL', akey, 'accepted')
+  redis.call('ZREM', key('unaccepted'), member)
+  redis.call('ZADD', key('pending'), redis.call('HGET', akey, 'created'), member)
+  event(member, 'PENDING', epoch, '')
+  return epoch
+end
+
+-- A record that holds no room any more goes.
+local function remove(guild, member, epoch, host, machine)
+  local mkey = key('machines', guild)
+  if redis.call('HINCRBY', mkey, machine, -1) <= 0 then redis.call('HDEL', mkey, machine) end
+  redis.call('DEL', key('agent', member))
+  for _, index in ipairs({key('agents'), key('guild', guild), key('pending'), key('unaccepted')}) do
+    redis.call('ZREM', index, member)
+  end
+  event(member, '', epoch, host or '')
+end
+
 -- Largest epoch that Lua counts exactly; a larger one is nonsense and must not stop all claims.
 local MAX_EPOCH = 9007199254740991
 

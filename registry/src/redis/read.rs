@@ -4,7 +4,9 @@ use crate::{
     error::RegistryError,
     ids::{AgentKey, Epoch, Incarnation, RequestId, UnixMillis},
     keys,
-    ops::{AdvanceOutcome, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, ReleaseOutcome, Renewal},
+    ops::{
+        AdvanceOutcome, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome, ReleaseOutcome, Renewal,
+    },
     record::{
         AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,
     },
@@ -89,9 +91,22 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
         ["conflict", phase] => Phase::parse(phase).map(ClaimOutcome::Conflict),
         ["stopping"] => Some(ClaimOutcome::Stopping),
         ["full"] => Some(ClaimOutcome::NoRoom),
+        ["waits"] => Some(ClaimOutcome::Waits),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("claim", answer))
+}
+
+pub(super) fn place(answer: &[String]) -> Result<PlaceOutcome, RegistryError> {
+    let outcome = match words(answer)[..] {
+        ["claimed", host, incarnation, at, machine] => {
+            claimed(host, incarnation, at, machine).map(PlaceOutcome::Placed)
+        }
+        ["full"] => Some(PlaceOutcome::NoRoom),
+        ["changed"] => Some(PlaceOutcome::Changed),
+        _ => None,
+    };
+    outcome.ok_or_else(|| unreadable("place", answer))
 }
 
 fn claimed(host: &str, incarnation: &str, at: &str, machine: &str) -> Option<Claimed> {
@@ -210,6 +225,7 @@ fn host(row: &Value) -> Option<HostRecord> {
         used: Resources::parse(text(&values, 4)),
         labels: serde_json::from_str(text(&values, 5)).unwrap_or_default(),
         version: text(&values, 6).to_owned(),
+        former_until: UnixMillis(parsed(&values, 7).unwrap_or(0)),
     })
 }
 

@@ -18,6 +18,9 @@ pub(super) struct Scripts {
     pub(super) release: Script,
     pub(super) list: Script,
     pub(super) hosts: Script,
+    pub(super) place: Script,
+    pub(super) retire: Script,
+    pub(super) oldest: Script,
 }
 
 impl Scripts {
@@ -31,6 +34,9 @@ impl Scripts {
             release: script!("release.lua"),
             list: script!("list.lua"),
             hosts: script!("hosts.lua"),
+            place: script!("place.lua"),
+            retire: script!("retire.lua"),
+            oldest: script!("oldest.lua"),
         }
     }
 }

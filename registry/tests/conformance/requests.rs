@@ -1,7 +1,7 @@
 //! Short ways to write requests and to get a registry of either kind.
 
 use rustic_registry::{
-    Advance, AgentKey, Announce, Claim, Documents, Epoch, HostId, HostState, Incarnation, MemoryRegistry,
+    Advance, AgentKey, Announce, Claim, Documents, Epoch, HostId, HostState, IfFull, Incarnation, MemoryRegistry,
     OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, Renew, Resources, SpecDigest, UnixMillis,
     dev_server::{DevServer, Durability},
 };
@@ -63,7 +63,13 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
         version: "0.1.0".to_owned(),
         ttl: LONG,
         highest_epoch: Epoch(0),
+        succeeds: None,
     }
+}
+
+/// Announces the life that follows one that has certainly ended.
+pub(crate) fn succeed(id: &str, ended: &str, incarnation: &str, slots: f64) -> Announce {
+    Announce { succeeds: Some(life(ended)), ..announce(id, incarnation, slots) }
 }
 
 pub(crate) fn renew(id: &str, incarnation: &str, ttl: Duration) -> Renew {
@@ -80,6 +86,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         on_disconnect: OnDisconnect::Stop,
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
         candidates: candidates.iter().map(|h| host(h)).collect(),
+        if_full: IfFull::Refuse,
     }
 }
 

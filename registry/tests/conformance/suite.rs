@@ -2,8 +2,8 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Epoch, EventId, ExitStatus, HostState, Index, OnDisconnect,
-    Phase, Registry, ReleaseGuard, ReleaseOutcome, Renewal, Resources, View,
+    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Epoch, EventId, ExitStatus, HostState, IfFull, Index,
+    OnDisconnect, Phase, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renewal, Resources, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,12 @@ promises!(
     release_frees_room_and_machine_id,
     release_guards_hold,
     an_expired_lease_frees_its_agents_unless_they_may_outlive_it,
-    a_new_incarnation_voids_the_claims_of_the_one_before,
+    a_life_that_follows_one_that_ended_gets_its_agents_back,
+    a_life_that_may_still_last_keeps_its_agents_until_its_lease_ends,
+    an_agent_that_finds_no_room_waits_for_its_turn,
+    an_agent_taken_off_its_host_waits_under_a_new_epoch,
+    a_claim_that_nobody_accepts_is_found_by_its_age,
+    a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
     an_unknown_host_must_announce_and_a_superseded_one_must_end,
     a_departed_host_is_gone_unless_claims_hold_it,
@@ -223,27 +228,129 @@ async fn an_expired_lease_frees_its_agents_unless_they_may_outlive_it(store: Sto
     assert_eq!(used_slots(&store, "h-0").await, 1000);
 }
 
-async fn a_new_incarnation_voids_the_claims_of_the_one_before(store: Store) {
+async fn a_life_that_follows_one_that_ended_gets_its_agents_back(store: Store) {
     store.announce(&announce("h-0", "old", 5.0)).await.unwrap();
-    let a = key("g", "a");
+    let (a, b) = (key("g", "a"), key("g", "b"));
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
-    let announced = store.announce(&announce("h-0", "new", 5.0)).await.unwrap();
-    assert_eq!(announced.voided, 1);
-    assert_eq!(phase(&store, &a).await, Some(Phase::Failed));
-    let outcome = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
-    assert_eq!(outcome, AdvanceOutcome::Illegal(Phase::Failed));
-    assert_eq!(used_slots(&store, "h-0").await, 0);
-    // Releasing what the old life held must not take from what the new life holds.
-    claimed(&store, &key("g", "b"), "r", &["h-0"]).await;
-    store.release(&a, epoch, ReleaseGuard::Unhosted).await.unwrap();
+    let stopping = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    store.advance(&advance(&b, stopping, Phase::Stopping)).await.unwrap();
+    let announced = store.announce(&succeed("h-0", "old", "new", 5.0)).await.unwrap();
+    assert_eq!(announced.returned, 1);
+    let record = store.get(&a, View::Basic).await.unwrap().unwrap();
+    assert_eq!((record.phase, record.incarnation, record.accepted), (Phase::Starting, Some(life("new")), None));
+    assert!(record.epoch > epoch, "the former life is fenced");
+    assert_eq!(phase(&store, &b).await, None, "stop wins");
     assert_eq!(used_slots(&store, "h-0").await, 1000);
+    let again = store.announce(&succeed("h-0", "old", "new", 5.0)).await.unwrap();
+    assert_eq!(again.returned, 0);
+}
+
+async fn a_life_that_may_still_last_keeps_its_agents_until_its_lease_ends(store: Store) {
+    store.announce(&announce("h-0", "old", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    let keep = rustic_registry::Claim { on_disconnect: OnDisconnect::Keep, ..claim(&b, "r", "d", &["h-0"]) };
+    store.claim(&keep).await.unwrap();
+    // Another process takes the name while the lease of the first one runs.
+    let announced = store.announce(&succeed("h-0", "some other", "new", 5.0)).await.unwrap();
+    assert_eq!((announced.returned, used_slots(&store, "h-0").await), (0, 0));
+    let expired = ReleaseGuard::Expired(Duration::ZERO);
+    assert!(matches!(store.release(&a, epoch, expired).await.unwrap(), ReleaseOutcome::Guarded(_)));
+    claimed(&store, &key("g", "c"), "r", &["h-0"]).await;
+
+    store.announce(&announce("h-1", "old", 5.0)).await.unwrap();
+    let epoch = claimed(&store, &key("g", "d"), "r", &["h-1"]).await.epoch;
+    let keep =
+        rustic_registry::Claim { on_disconnect: OnDisconnect::Keep, ..claim(&key("g", "e"), "r", "d", &["h-1"]) };
+    let ClaimOutcome::Claimed(kept) = store.claim(&keep).await.unwrap() else { panic!("a claim") };
+    store.renew(&renew("h-1", "old", Duration::ZERO)).await.unwrap();
+    store.announce(&announce("h-1", "new", 5.0)).await.unwrap();
+    // Its lease was over: even an agent that outlives a silent host is free when the host is back in another life.
+    for (agent, epoch) in [("d", epoch), ("e", kept.epoch)] {
+        let unplaced = store.unplace(&key("g", agent), epoch, expired, "its host is gone").await.unwrap();
+        assert_eq!(unplaced, ReleaseOutcome::Released, "{agent}");
+    }
+    assert_eq!(used_slots(&store, "h-1").await, 0, "what the old life held is not taken from the new one");
+}
+
+async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
+    let waiting = |agent: &str, hosts: &[&str]| rustic_registry::Claim {
+        if_full: IfFull::Wait,
+        ..claim(&key("g", agent), "r", "d", hosts)
+    };
+    assert_eq!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Waits);
+    store.announce(&announce("h-0", "i", 1.0)).await.unwrap();
+    assert_eq!(store.claim(&waiting("b", &["h-0"])).await.unwrap(), ClaimOutcome::Waits, "behind the first");
+    assert!(matches!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Exists(_)));
+    let queue = store.oldest(Queue::Pending, 0, 10, View::Full).await.unwrap();
+    let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(queue[0].reason.contains("no host has room"), "{}", queue[0].reason);
+    assert_eq!((queue[0].host.clone(), queue[0].machine_id, queue[1].machine_id), (None, 1, 2));
+    assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
+
+    let placed = store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();
+    let PlaceOutcome::Placed(placed) = placed else { panic!("{placed:?}") };
+    assert!(placed.epoch > queue[0].epoch && placed.machine_id == 1);
+    assert_eq!(store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::Changed);
+    assert_eq!(store.place(&queue[1].key, queue[1].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::NoRoom);
+    let stopped = store.release(&queue[1].key, queue[1].epoch, ReleaseGuard::Unhosted).await.unwrap();
+    assert_eq!(stopped, ReleaseOutcome::Released);
+    assert_eq!(store.oldest(Queue::Pending, 0, 10, View::Basic).await.unwrap(), []);
+}
+
+async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    assert!(matches!(
+        store.unplace(&a, epoch, ReleaseGuard::Unaccepted, "").await.unwrap(),
+        ReleaseOutcome::Guarded(Phase::Running)
+    ));
+    assert_eq!(store.unplace(&a, epoch, ReleaseGuard::Reaped, "it moves").await.unwrap(), ReleaseOutcome::Released);
+    let record = store.get(&a, View::Basic).await.unwrap().unwrap();
+    assert_eq!((record.phase, record.reason.as_str(), record.pid), (Phase::Pending, "it moves", None));
+    let late = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    assert_eq!(late, AdvanceOutcome::Stale(record.epoch));
+    assert_eq!(used_slots(&store, "h-0").await, 0);
+
+    let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&b, epoch, Phase::Stopping)).await.unwrap();
+    store.unplace(&b, epoch, ReleaseGuard::Reaped, "it moves").await.unwrap();
+    assert_eq!(phase(&store, &b).await, None, "stop wins");
+}
+
+async fn a_claim_that_nobody_accepts_is_found_by_its_age(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    claimed(&store, &a, "r", &["h-0"]).await;
+    let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&b, epoch, Phase::Starting)).await.unwrap();
+    let old = store.oldest(Queue::Unaccepted(Duration::ZERO), 0, 10, View::Basic).await.unwrap();
+    assert_eq!(old.iter().map(|r| &r.key).collect::<Vec<_>>(), [&a]);
+    assert_eq!(store.oldest(Queue::Unaccepted(LONG), 0, 10, View::Basic).await.unwrap(), []);
+}
+
+async fn a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let epoch = claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch;
+    let retire = async |grace| store.retire(&host("h-0"), &life("i"), grace).await.unwrap();
+    assert!(!retire(Duration::ZERO).await, "it lives");
+    store.renew(&renew("h-0", "i", Duration::ZERO)).await.unwrap();
+    assert!(!retire(Duration::ZERO).await, "it holds an agent");
+    store.unplace(&key("g", "a"), epoch, ReleaseGuard::Expired(Duration::ZERO), "gone").await.unwrap();
+    assert!(!retire(LONG).await, "not for long enough");
+    assert!(retire(Duration::ZERO).await);
+    assert_eq!(store.hosts().await.unwrap().hosts, []);
 }
 
 async fn announcing_again_in_the_same_life_keeps_what_is_reserved(store: Store) {
     let first = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     claimed(&store, &key("g", "a"), "r", &["h-0"]).await;
     let again = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    assert_eq!((again.voided, again.generation), (0, first.generation));
+    assert_eq!((again.returned, again.generation), (0, first.generation));
     assert_eq!(used_slots(&store, "h-0").await, 1000);
 }
 

@@ -60,7 +60,7 @@ fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
     run.on(Event::Recorded);
     let stop = run.on(Event::Stop(StopKind::Asked, GRACE));
     assert_eq!(stop, [Action::Record(Phase::Stopping), Action::Terminate]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release(Becomes::Gone)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Stopped(Some(ExitStatus::Code(0))))));
 }
@@ -141,14 +141,14 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Release]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Release(Becomes::Gone)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::StartFailed(StartFailure::Init(_)))));
 
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.wake(), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Release]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Release(Becomes::Gone)]);
 
     let mut run = Run::new(Rules { first_start: FirstStart::FollowsPolicy, ..rules() });
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
@@ -184,12 +184,12 @@ fn a_first_start_that_nobody_waits_for_leaves_the_queue() {
         |run: &Run| matches!(run.machine.state(), State::Releasing(Ending::StartFailed(StartFailure::Abandoned)));
     let mut run = Run::new(rules());
     run.on(Event::Recorded);
-    assert_eq!(run.on(Event::Awaited(false)), [Action::Release]);
+    assert_eq!(run.on(Event::Awaited(false)), [Action::Release(Becomes::Gone)]);
     assert!(gone(&run));
 
     let mut early = Run::new(rules());
     assert_eq!(early.on(Event::Awaited(false)), [], "the store is still asked");
-    assert_eq!(early.on(Event::Recorded), [Action::Release]);
+    assert_eq!(early.on(Event::Recorded), [Action::Release(Becomes::Gone)]);
     assert!(gone(&early));
 
     let mut again = Run::new(rules());
@@ -213,8 +213,8 @@ fn a_queued_start_heeds_its_deadline_the_lease_and_a_stop() {
         run.on(Event::Recorded);
         run
     };
-    assert_eq!(queued().wake(), [Action::Release]);
-    assert_eq!(queued().on(Event::Stop(StopKind::Asked, GRACE)), [Action::Release]);
+    assert_eq!(queued().wake(), [Action::Release(Becomes::Gone)]);
+    assert_eq!(queued().on(Event::Stop(StopKind::Asked, GRACE)), [Action::Release(Becomes::Gone)]);
     let mut fenced = queued();
     assert_eq!(fenced.on(Event::Fence), []);
     assert_eq!(fenced.on(Event::Turn), [], "no start without a lease");
@@ -230,10 +230,12 @@ fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
 }
 
 #[test]
-fn a_host_that_ends_leaves_its_agents_visible() {
+fn a_host_that_ends_leaves_its_agents_to_others() {
     let mut run = Run::running(rules());
-    assert_eq!(run.on(Event::Stop(StopKind::HostEnds, GRACE)), [Action::Terminate]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Record(Phase::Failed)]);
+    assert_eq!(run.on(Event::Stop(StopKind::Moves, GRACE)), [Action::Terminate]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release(Becomes::Pending)]);
+    run.on(Event::Released);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -259,7 +261,7 @@ fn event() -> impl Strategy<Value = Event> {
         Event::Exited(ExitStatus::Code(0)),
         Event::Stop(StopKind::Asked, GRACE),
         Event::Stop(StopKind::Asked, Duration::ZERO),
-        Event::Stop(StopKind::HostEnds, GRACE),
+        Event::Stop(StopKind::Moves, GRACE),
         Event::Timer,
         Event::Fence,
         Event::LeaseBack,
@@ -328,7 +330,7 @@ proptest! {
                         world.spawning = true;
                     }
                     Action::Record(_) => { world.writing = true; releasing = false; }
-                    Action::Release => {
+                    Action::Release(_) => {
                         prop_assert!(!world.process && !world.spawning, "released while alive");
                         world.writing = true;
                         releasing = true;

@@ -49,8 +49,8 @@ impl fmt::Display for StartFailure {
 pub enum StopKind {
     /// Somebody asked: the record goes.
     Asked,
-    /// The host ends: the record stays, FAILED, so that the agent is not forgotten.
-    HostEnds,
+    /// The host ends, or gives the agent away: the record stays, PENDING, and the agent starts elsewhere.
+    Moves,
 }
 
 /// How an agent's time on this host ended.
@@ -62,6 +62,8 @@ pub enum Ending {
     StartFailed(StartFailure),
     /// FAILED is recorded.
     Failed,
+    /// It waits for another host, PENDING.
+    Moved,
     /// The claim belongs to somebody else now.
     Superseded,
 }
@@ -71,8 +73,8 @@ pub enum Ending {
 pub enum After {
     /// Remove the record.
     Release,
-    /// Record FAILED, because the host ends.
-    HostEnds,
+    /// Leave it to another host.
+    Move,
     /// Leave the record alone: it is somebody else's.
     Superseded,
     /// Treat it as a failed start.
@@ -173,15 +175,24 @@ pub enum Action {
     Terminate,
     /// SIGKILL to the group.
     Kill,
-    /// Remove the record.
-    Release,
+    /// Remove the record, or leave the agent to another host.
+    Release(Becomes),
+}
+
+/// What becomes of a record that this host gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Becomes {
+    /// Nothing: it was stopped.
+    Gone,
+    /// It waits for another host.
+    Pending,
 }
 
 /// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
 pub(super) fn rank(after: &After) -> u8 {
     match after {
         After::StartFailed(_) | After::Fenced => 0,
-        After::HostEnds => 1,
+        After::Move => 1,
         After::Release => 2,
         After::Superseded => 3,
     }

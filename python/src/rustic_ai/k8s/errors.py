@@ -93,6 +93,18 @@ def read_details(error: grpc.RpcError) -> Details:
     return details
 
 
+def not_running(agent: str, reason: str, address: str) -> K8sEngineError:
+    """The agent was accepted, but did not run before its caller's patience was over. It waits on."""
+    message = f"agent {agent} does not run yet: {reason or 'it is being started'} [engine-svc at {address}]"
+    return AgentTimeoutError(message, agent, grpc.StatusCode.DEADLINE_EXCEEDED, Details(reason="AGENT_NOT_RUNNING"))
+
+
+def failed(agent: str, reason: str, address: str) -> K8sEngineError:
+    """The agent was accepted, and failed."""
+    message = f"agent {agent} has failed: {reason} [engine-svc at {address}]"
+    return AgentStartError(message, agent, grpc.StatusCode.FAILED_PRECONDITION, Details(reason="AGENT_FAILED"))
+
+
 def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8sEngineError:
     """Turns a gRPC error into the exception a guild's author can act on.
 

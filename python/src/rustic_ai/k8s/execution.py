@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import json
 import logging
+import time
 from typing import Any, Dict, List, Optional, Type
 import uuid
 
@@ -21,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 # Agents that have a process or are about to have one.
 _ALIVE = frozenset(
-    {agent_pb2.AGENT_PHASE_STARTING, agent_pb2.AGENT_PHASE_RUNNING, agent_pb2.AGENT_PHASE_RESTARTING}
+    {
+        agent_pb2.AGENT_PHASE_PENDING,
+        agent_pb2.AGENT_PHASE_STARTING,
+        agent_pb2.AGENT_PHASE_RUNNING,
+        agent_pb2.AGENT_PHASE_RESTARTING,
+    }
 )
 _PAGE = 200
 
@@ -83,7 +89,8 @@ class K8sExecutionEngine(ExecutionEngine):
     ) -> Optional[Agent]:
         """Runs an agent and returns when it has subscribed to its topics.
 
-        Idempotent: an agent that runs with the same launch is left alone.
+        Idempotent: an agent that runs with the same launch is left alone. An agent for which no host has room waits for
+        some, and so does this call, up to `RUSTIC_CREATE_TIMEOUT`; the agent waits on after that.
 
         Args:
             guild_spec: The guild's spec.
@@ -109,11 +116,12 @@ class K8sExecutionEngine(ExecutionEngine):
         if self._settings.profile:
             launch.runtime.python.profile = self._settings.profile
         launch.start_timeout.FromMilliseconds(int(self._settings.create_timeout * 1000))
-        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch)
+        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, allow_pending=True)
         # A little longer than the agent gets, so that the host's own words about a slow agent still reach us.
         timeout = self._settings.create_timeout + self._settings.call_timeout
+        give_up = time.monotonic() + timeout
         response = self._call("CreateAgent", request, "create agent", f"{guild_spec.id}/{agent_spec.id}", timeout)
-        agent = response.agent
+        agent = self._wait_for_running(response.agent, give_up)
         logger.info("agent %s/%s runs on %s, pid %d", agent.guild_id, agent.agent_id, agent.host, agent.pid)
         return None
 
@@ -153,6 +161,21 @@ class K8sExecutionEngine(ExecutionEngine):
             return
         request = pb.StopGuildRequest(guild_id=self.guild_id)
         self._call("StopGuild", request, "stop guild", self.guild_id, timeout=self._settings.create_timeout)
+
+    def _wait_for_running(self, agent: agent_pb2.Agent, give_up: float) -> agent_pb2.Agent:
+        """Waits while the agent waits for room or starts on its new host."""
+        subject, pause = f"{agent.guild_id}/{agent.agent_id}", 0.02
+        coming = _ALIVE - {agent_pb2.AGENT_PHASE_RUNNING}
+        while agent.phase in coming:
+            if time.monotonic() + pause >= give_up:
+                raise errors.not_running(subject, agent.reason, self._settings.address)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+            request = pb.GetAgentRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
+            agent = self._call("GetAgent", request, "look up agent", subject).agent
+        if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
+            raise errors.failed(subject, agent.reason, self._settings.address)
+        return agent
 
     def _list(self, guild_id: str, name: str) -> Iterator[agent_pb2.Agent]:
         request = pb.ListAgentsRequest(

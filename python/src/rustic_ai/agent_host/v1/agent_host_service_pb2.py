@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from rustic_ai.agent_host.v1 import agent_pb2 as rustic__ai_dot_agent__host_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xc7\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nmachine_id\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"\x86\x01\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"9\n\x13GetAgentInfoRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"E\n\x14GetAgentInfoResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"`\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\nwith_usage\x18\x04 \x01(\x08\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\x93\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\"p\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x17\n\x0flearned_modules\x18\x05 \x03(\t2\x8f\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12k\n\x0cGetAgentInfo\x12,.rustic_ai.agent_host.v1.GetAgentInfoRequest\x1a-.rustic_ai.agent_host.v1.GetAgentInfoResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xc7\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nmachine_id\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"\x95\x01\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\r\n\x05moves\x18\x06 \x01(\x08\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"9\n\x13GetAgentInfoRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"E\n\x14GetAgentInfoResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"`\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\nwith_usage\x18\x04 \x01(\x08\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\x93\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\"p\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x17\n\x0flearned_modules\x18\x05 \x03(\t2\x8f\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12k\n\x0cGetAgentInfo\x12,.rustic_ai.agent_host.v1.GetAgentInfoRequest\x1a-.rustic_ai.agent_host.v1.GetAgentInfoResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAGENTRESPONSE']._serialized_start=348
   _globals['_CREATEAGENTRESPONSE']._serialized_end=472
   _globals['_STOPAGENTREQUEST']._serialized_start=475
-  _globals['_STOPAGENTREQUEST']._serialized_end=609
-  _globals['_STOPAGENTRESPONSE']._serialized_start=611
-  _globals['_STOPAGENTRESPONSE']._serialized_end=679
-  _globals['_GETAGENTINFOREQUEST']._serialized_start=681
-  _globals['_GETAGENTINFOREQUEST']._serialized_end=738
-  _globals['_GETAGENTINFORESPONSE']._serialized_start=740
-  _globals['_GETAGENTINFORESPONSE']._serialized_end=809
-  _globals['_LISTAGENTSREQUEST']._serialized_start=811
-  _globals['_LISTAGENTSREQUEST']._serialized_end=907
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=909
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1002
-  _globals['_HEALTHREQUEST']._serialized_start=1004
-  _globals['_HEALTHREQUEST']._serialized_end=1019
-  _globals['_HEALTHRESPONSE']._serialized_start=1022
-  _globals['_HEALTHRESPONSE']._serialized_end=1169
-  _globals['_RUNTIMEPROFILE']._serialized_start=1171
-  _globals['_RUNTIMEPROFILE']._serialized_end=1283
-  _globals['_AGENTHOSTSERVICE']._serialized_start=1286
-  _globals['_AGENTHOSTSERVICE']._serialized_end=1813
+  _globals['_STOPAGENTREQUEST']._serialized_end=624
+  _globals['_STOPAGENTRESPONSE']._serialized_start=626
+  _globals['_STOPAGENTRESPONSE']._serialized_end=694
+  _globals['_GETAGENTINFOREQUEST']._serialized_start=696
+  _globals['_GETAGENTINFOREQUEST']._serialized_end=753
+  _globals['_GETAGENTINFORESPONSE']._serialized_start=755
+  _globals['_GETAGENTINFORESPONSE']._serialized_end=824
+  _globals['_LISTAGENTSREQUEST']._serialized_start=826
+  _globals['_LISTAGENTSREQUEST']._serialized_end=922
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=924
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1017
+  _globals['_HEALTHREQUEST']._serialized_start=1019
+  _globals['_HEALTHREQUEST']._serialized_end=1034
+  _globals['_HEALTHRESPONSE']._serialized_start=1037
+  _globals['_HEALTHRESPONSE']._serialized_end=1184
+  _globals['_RUNTIMEPROFILE']._serialized_start=1186
+  _globals['_RUNTIMEPROFILE']._serialized_end=1298
+  _globals['_AGENTHOSTSERVICE']._serialized_start=1301
+  _globals['_AGENTHOSTSERVICE']._serialized_end=1828
 # @@protoc_insertion_point(module_scope)

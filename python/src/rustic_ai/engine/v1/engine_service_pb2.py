@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rustic_ai.agent_host.v1 import agent_pb2 as rustic__ai_dot_agent__host_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rustic_ai/engine/v1/engine_service.proto\x12\x13rustic_ai.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\x8f\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"b\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"P\n\x10StopGuildRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x11StopGuildResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"g\n\x0fGetAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x30\n\x04view\x18\x03 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"\xce\x01\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x32\n\x05phase\x18\x04 \x01(\x0e\x32#.rustic_ai.agent_host.v1.AgentPhase\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x30\n\x04view\x18\x07 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListHostsResponse\x12(\n\x05hosts\x18\x01 \x03(\x0b\x32\x19.rustic_ai.engine.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe3\x03\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.rustic_ai.engine.v1.HostState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x32\n\x0elease_deadline\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x08\x63\x61pacity\x18\x06 \x03(\x0b\x32\'.rustic_ai.engine.v1.Host.CapacityEntry\x12\x31\n\x04used\x18\x07 \x03(\x0b\x32#.rustic_ai.engine.v1.Host.UsedEntry\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.rustic_ai.engine.v1.Host.LabelsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*n\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10HOST_STATE_READY\x10\x01\x12\x17\n\x13HOST_STATE_DRAINING\x10\x02\x12\x16\n\x12HOST_STATE_EXPIRED\x10\x03\x32\xbd\x04\n\rEngineService\x12`\n\x0b\x43reateAgent\x12\'.rustic_ai.engine.v1.CreateAgentRequest\x1a(.rustic_ai.engine.v1.CreateAgentResponse\x12Z\n\tStopAgent\x12%.rustic_ai.engine.v1.StopAgentRequest\x1a&.rustic_ai.engine.v1.StopAgentResponse\x12Z\n\tStopGuild\x12%.rustic_ai.engine.v1.StopGuildRequest\x1a&.rustic_ai.engine.v1.StopGuildResponse\x12W\n\x08GetAgent\x12$.rustic_ai.engine.v1.GetAgentRequest\x1a%.rustic_ai.engine.v1.GetAgentResponse\x12]\n\nListAgents\x12&.rustic_ai.engine.v1.ListAgentsRequest\x1a\'.rustic_ai.engine.v1.ListAgentsResponse\x12Z\n\tListHosts\x12%.rustic_ai.engine.v1.ListHostsRequest\x1a&.rustic_ai.engine.v1.ListHostsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rustic_ai/engine/v1/engine_service.proto\x12\x13rustic_ai.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xa6\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\x15\n\rallow_pending\x18\x04 \x01(\x08\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"b\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"P\n\x10StopGuildRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x11StopGuildResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"g\n\x0fGetAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x30\n\x04view\x18\x03 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"\xce\x01\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x32\n\x05phase\x18\x04 \x01(\x0e\x32#.rustic_ai.agent_host.v1.AgentPhase\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x30\n\x04view\x18\x07 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListHostsResponse\x12(\n\x05hosts\x18\x01 \x03(\x0b\x32\x19.rustic_ai.engine.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe3\x03\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.rustic_ai.engine.v1.HostState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x32\n\x0elease_deadline\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x08\x63\x61pacity\x18\x06 \x03(\x0b\x32\'.rustic_ai.engine.v1.Host.CapacityEntry\x12\x31\n\x04used\x18\x07 \x03(\x0b\x32#.rustic_ai.engine.v1.Host.UsedEntry\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.rustic_ai.engine.v1.Host.LabelsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*n\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10HOST_STATE_READY\x10\x01\x12\x17\n\x13HOST_STATE_DRAINING\x10\x02\x12\x16\n\x12HOST_STATE_EXPIRED\x10\x03\x32\xbd\x04\n\rEngineService\x12`\n\x0b\x43reateAgent\x12\'.rustic_ai.engine.v1.CreateAgentRequest\x1a(.rustic_ai.engine.v1.CreateAgentResponse\x12Z\n\tStopAgent\x12%.rustic_ai.engine.v1.StopAgentRequest\x1a&.rustic_ai.engine.v1.StopAgentResponse\x12Z\n\tStopGuild\x12%.rustic_ai.engine.v1.StopGuildRequest\x1a&.rustic_ai.engine.v1.StopGuildResponse\x12W\n\x08GetAgent\x12$.rustic_ai.engine.v1.GetAgentRequest\x1a%.rustic_ai.engine.v1.GetAgentResponse\x12]\n\nListAgents\x12&.rustic_ai.engine.v1.ListAgentsRequest\x1a\'.rustic_ai.engine.v1.ListAgentsResponse\x12Z\n\tListHosts\x12%.rustic_ai.engine.v1.ListHostsRequest\x1a&.rustic_ai.engine.v1.ListHostsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,40 +40,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOST_USEDENTRY']._serialized_options = b'8\001'
   _globals['_HOST_LABELSENTRY']._loaded_options = None
   _globals['_HOST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_HOSTSTATE']._serialized_start=1838
-  _globals['_HOSTSTATE']._serialized_end=1948
+  _globals['_HOSTSTATE']._serialized_start=1861
+  _globals['_HOSTSTATE']._serialized_end=1971
   _globals['_CREATEAGENTREQUEST']._serialized_start=168
-  _globals['_CREATEAGENTREQUEST']._serialized_end=311
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=313
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=437
-  _globals['_STOPAGENTREQUEST']._serialized_start=439
-  _globals['_STOPAGENTREQUEST']._serialized_end=537
-  _globals['_STOPAGENTRESPONSE']._serialized_start=539
-  _globals['_STOPAGENTRESPONSE']._serialized_end=607
-  _globals['_STOPGUILDREQUEST']._serialized_start=609
-  _globals['_STOPGUILDREQUEST']._serialized_end=689
-  _globals['_STOPGUILDRESPONSE']._serialized_start=691
-  _globals['_STOPGUILDRESPONSE']._serialized_end=727
-  _globals['_GETAGENTREQUEST']._serialized_start=729
-  _globals['_GETAGENTREQUEST']._serialized_end=832
-  _globals['_GETAGENTRESPONSE']._serialized_start=834
-  _globals['_GETAGENTRESPONSE']._serialized_end=899
-  _globals['_LISTAGENTSREQUEST']._serialized_start=902
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1108
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1110
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1203
-  _globals['_LISTHOSTSREQUEST']._serialized_start=1205
-  _globals['_LISTHOSTSREQUEST']._serialized_end=1262
-  _globals['_LISTHOSTSRESPONSE']._serialized_start=1264
-  _globals['_LISTHOSTSRESPONSE']._serialized_end=1350
-  _globals['_HOST']._serialized_start=1353
-  _globals['_HOST']._serialized_end=1836
-  _globals['_HOST_CAPACITYENTRY']._serialized_start=1697
-  _globals['_HOST_CAPACITYENTRY']._serialized_end=1744
-  _globals['_HOST_USEDENTRY']._serialized_start=1746
-  _globals['_HOST_USEDENTRY']._serialized_end=1789
-  _globals['_HOST_LABELSENTRY']._serialized_start=1791
-  _globals['_HOST_LABELSENTRY']._serialized_end=1836
-  _globals['_ENGINESERVICE']._serialized_start=1951
-  _globals['_ENGINESERVICE']._serialized_end=2524
+  _globals['_CREATEAGENTREQUEST']._serialized_end=334
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=336
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=460
+  _globals['_STOPAGENTREQUEST']._serialized_start=462
+  _globals['_STOPAGENTREQUEST']._serialized_end=560
+  _globals['_STOPAGENTRESPONSE']._serialized_start=562
+  _globals['_STOPAGENTRESPONSE']._serialized_end=630
+  _globals['_STOPGUILDREQUEST']._serialized_start=632
+  _globals['_STOPGUILDREQUEST']._serialized_end=712
+  _globals['_STOPGUILDRESPONSE']._serialized_start=714
+  _globals['_STOPGUILDRESPONSE']._serialized_end=750
+  _globals['_GETAGENTREQUEST']._serialized_start=752
+  _globals['_GETAGENTREQUEST']._serialized_end=855
+  _globals['_GETAGENTRESPONSE']._serialized_start=857
+  _globals['_GETAGENTRESPONSE']._serialized_end=922
+  _globals['_LISTAGENTSREQUEST']._serialized_start=925
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1131
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1133
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1226
+  _globals['_LISTHOSTSREQUEST']._serialized_start=1228
+  _globals['_LISTHOSTSREQUEST']._serialized_end=1285
+  _globals['_LISTHOSTSRESPONSE']._serialized_start=1287
+  _globals['_LISTHOSTSRESPONSE']._serialized_end=1373
+  _globals['_HOST']._serialized_start=1376
+  _globals['_HOST']._serialized_end=1859
+  _globals['_HOST_CAPACITYENTRY']._serialized_start=1720
+  _globals['_HOST_CAPACITYENTRY']._serialized_end=1767
+  _globals['_HOST_USEDENTRY']._serialized_start=1769
+  _globals['_HOST_USEDENTRY']._serialized_end=1812
+  _globals['_HOST_LABELSENTRY']._serialized_start=1814
+  _globals['_HOST_LABELSENTRY']._serialized_end=1859
+  _globals['_ENGINESERVICE']._serialized_start=1974
+  _globals['_ENGINESERVICE']._serialized_end=2547
 # @@protoc_insertion_point(module_scope)

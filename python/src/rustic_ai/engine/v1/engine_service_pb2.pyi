@@ -24,14 +24,16 @@ HOST_STATE_DRAINING: HostState
 HOST_STATE_EXPIRED: HostState
 
 class CreateAgentRequest(_message.Message):
-    __slots__ = ("request_id", "launch", "wait")
+    __slots__ = ("request_id", "launch", "wait", "allow_pending")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LAUNCH_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PENDING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     launch: _agent_pb2.AgentLaunch
     wait: _agent_pb2.WaitMode
-    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ...) -> None: ...
+    allow_pending: bool
+    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., allow_pending: bool = ...) -> None: ...
 
 class CreateAgentResponse(_message.Message):
     __slots__ = ("agent", "timings")

@@ -1,0 +1,98 @@
+//! Who had this host's name before, and that it has certainly ended.
+//!
+//! A lock file belongs to a host's name on this machine, or in this pod's file system. It holds the incarnation of whoever
+//! locked it last, and is locked as long as that process *or its watchdog* lives; the watchdog ends after the last agent.
+//! So whoever gets the lock knows that the life named in the file is over, with every process it had: its agents can be
+//! started again at once. A host that finds no file, such as a pod on another node, knows nothing of that kind.
+
+use anyhow::{Context as _, bail};
+use rustic_registry::Incarnation;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, Write as _},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// Longest wait for a former life to end: its watchdog kills its agents at once, but they must be reaped.
+const WAIT: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The lock, held until it is dropped and every copy of its descriptor is closed.
+#[derive(Debug)]
+pub struct Succession {
+    lock: File,
+    /// The life that has certainly ended, if there was one.
+    pub former: Option<Incarnation>,
+}
+
+impl Succession {
+    /// Takes the lock for a new life. Errors: another process has this name, or the file cannot be used.
+    pub async fn take(path: &Path, incarnation: &Incarnation) -> anyhow::Result<Self> {
+        let context = || format!("cannot use the lock file {}", path.display());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let mut lock = file.with_context(context)?;
+        let give_up = Instant::now() + WAIT;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() < give_up => sleep(LOOK_EVERY).await,
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "another agent-host of this name runs here and holds {}; give every host a name of its own",
+                    path.display()
+                ),
+                Err(error) => return Err(error).with_context(context),
+            }
+        }
+        let mut text = String::new();
+        lock.read_to_string(&mut text).with_context(context)?;
+        lock.set_len(0).with_context(context)?;
+        lock.rewind().with_context(context)?;
+        lock.write_all(incarnation.as_str().as_bytes()).with_context(context)?;
+        Ok(Self { lock, former: text.trim().parse().ok() })
+    }
+}
+
+/// The lock itself, to be handed to the watchdog.
+impl From<Succession> for OwnedFd {
+    fn from(succession: Succession) -> Self {
+        succession.lock.into()
+    }
+}
+
+impl AsFd for Succession {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(text: &str) -> Incarnation {
+        text.parse().expect("an incarnation")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_life_learns_of_the_one_before_when_that_has_let_go() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("lock");
+        let first = Succession::take(&path, &life("one")).await.expect("a lock");
+        assert_eq!(first.former, None);
+        // A copy, as a watchdog has one.
+        let copy = first.as_fd().try_clone_to_owned().expect("a copy");
+        drop(first);
+        let refused = Succession::take(&path, &life("two")).await.expect_err("the copy holds it");
+        assert!(refused.to_string().contains("name of its own"), "{refused}");
+        drop(copy);
+        let next = Succession::take(&path, &life("two")).await.expect("a lock");
+        assert_eq!(next.former, Some(life("one")));
+    }
+}

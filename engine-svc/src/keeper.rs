@@ -1,0 +1,64 @@
+//! Sees to the agents that nobody else sees to, over and over, until this engine stops.
+//!
+//! ```text
+//!  host gone, lease and grace over ──unplace──▶ PENDING ──place──▶ STARTING ──call host──▶ RUNNING
+//!                                                 ▲                    │
+//!         no room when it was created ────────────┤                    │ the host did not take it
+//!                                                 └────────unplace─────┘
+//!  claimed and never accepted: its engine died ──call host again──▶ as above
+//! ```
+//!
+//! Every replica does so, without a leader: each step is a compare-and-set by epoch in the registry, so that whoever
+//! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet.
+
+use crate::{backoff, engine::Engine, takeover::Settled};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Time between two passes when nothing hurries, and by how much chance stretches it.
+const EVERY: Duration = Duration::from_millis(150);
+const SPREAD: f64 = 0.5;
+
+/// Tells the keeper that there is something to do now.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// There is something to do.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
+pub async fn run(engine: Arc<Engine>, wake: Wake, stop: CancellationToken) {
+    let keep = async {
+        let mut settled = Settled::new();
+        let mut failures = 0;
+        loop {
+            match engine.keep(&mut settled).await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    // Told once: while the registry is away every pass fails, and health says so.
+                    if failures == 1 {
+                        warn!(%error, "agents could not be seen to; trying again");
+                    } else {
+                        debug!(%error, failures, "agents could not be seen to");
+                    }
+                }
+            }
+            let pause = match failures {
+                0 => EVERY.mul_f64(1.0 + SPREAD * rand::random::<f64>()),
+                n => backoff::delay(n, rand::random()),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = wake.0.notified() => {}
+            }
+        }
+    };
+    stop.run_until_cancelled(keep).await;
+}

@@ -1,0 +1,10 @@
+-- ARGV: member, epoch, candidate hosts...
+local member = ARGV[1]
+local akey = key('agent', member)
+local old = redis.call('HMGET', akey, 'phase', 'epoch', 'demand', 'machine_id')
+if old[1] ~= 'PENDING' or old[2] ~= ARGV[2] then return {'changed'} end
+local demand = parse_room(old[3])
+local host, incarnation, used = pick(demand, 3)
+if not host then return {'full'} end
+reserve(host, used, demand)
+return {'claimed', host, incarnation, seat(member, host, incarnation), old[4]}

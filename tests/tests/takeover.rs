@@ -1,0 +1,187 @@
+//! Never two, never none: hosts that die, freeze, drain or are full, and claims that nobody delivered.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use rustic_proto::{
+    agent_host::v1::{self as host_pb, AgentPhase},
+    engine::v1 as pb,
+};
+use rustic_registry::{
+    AgentKey, Claim, ClaimOutcome, IfFull, OnDisconnect, Registry as _, RequestId, Resources, SpecDigest,
+};
+use rustic_tests::{
+    Modules, Stack, StackSettings,
+    launches::{RESPONDER, idle, python},
+    processes::{lives, state, watchdog},
+    program::Program,
+    stack::engine_arguments,
+    wait_until,
+};
+use rustix::process::Signal;
+use tonic::Code;
+
+fn short_lease() -> Vec<String> {
+    ["--lease-ttl", "1500ms", "--lease-margin", "400ms"].map(str::to_owned).to_vec()
+}
+
+async fn stack(hosts: usize) -> Stack {
+    let engine_arguments = ["--lease-grace", "300ms"].map(str::to_owned).to_vec();
+    Stack::with(StackSettings { hosts, host_arguments: short_lease(), engine_arguments, ..StackSettings::default() })
+        .await
+}
+
+fn runs_on(host: &str) -> impl Fn(&host_pb::Agent) -> bool {
+    move |agent| agent.phase() == AgentPhase::Running && agent.host == host
+}
+
+#[tokio::test]
+async fn agents_of_a_host_that_dies_run_elsewhere() {
+    let mut stack = stack(2).await;
+    // A second replica of the engine does the same work at the same time.
+    let _second = Program::start("engine-svc", &engine_arguments(&stack.redis.url(), &[]));
+    let mut agents = vec![];
+    for n in 0..6 {
+        agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
+    }
+    stack.hosts[0].signal(Signal::KILL);
+    stack.hosts[0].ended().await;
+    for agent in &agents {
+        let now =
+            stack.agent_is("the agent to run on the other host", "g", &agent.agent_id, runs_on("agent-host-1")).await;
+        if agent.host == "agent-host-0" {
+            assert!(now.epoch > agent.epoch && !lives(agent.pid));
+        } else {
+            assert_eq!((now.epoch, now.pid), (agent.epoch, agent.pid), "it was not touched");
+        }
+    }
+    wait_until("the dead host to be forgotten", async || {
+        let hosts =
+            stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        if hosts.len() == 1 { Ok(()) } else { Err(hosts) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_frozen_host_cannot_keep_its_agents_alive() {
+    let stack = stack(2).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    assert_eq!(agent.host, "agent-host-0");
+    stack.hosts[0].signal(Signal::STOP);
+    let now = stack.agent_is("the agent to run on the other host", "g", "a", runs_on("agent-host-1")).await;
+    // Killed by the watchdog before another could start: a zombie at most, which its frozen parent has not reaped.
+    assert!(matches!(state(agent.pid), None | Some('Z')), "{:?}", state(agent.pid));
+    stack.hosts[0].signal(Signal::CONT);
+    let ready = |h: &pb::Host| h.host_id == "agent-host-0" && h.state() == pb::HostState::Ready;
+    wait_until("the thawed host to be back", async || {
+        let hosts =
+            stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        if hosts.iter().any(ready) { Ok(()) } else { Err(hosts) }
+    })
+    .await;
+    wait_until("the thawed host to have let go", async || {
+        let request = host_pb::ListAgentsRequest::default();
+        match stack.host(0).await.list_agents(request).await.unwrap().into_inner().agents {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        }
+    })
+    .await;
+    let same = stack.get("g", "a").await.unwrap();
+    assert_eq!((same.epoch, same.pid), (now.epoch, now.pid));
+    assert!(lives(now.pid));
+}
+
+#[tokio::test]
+async fn a_watchdog_that_dies_is_replaced_and_knows_every_agent() {
+    let stack = stack(2).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    let first = watchdog(stack.hosts[0].pid()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(first as i32).unwrap(), Signal::KILL).unwrap();
+    let started = |l: &serde_json::Value| {
+        l["message"] == "the watchdog is ready" && l["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
+    };
+    stack.hosts[0].logged("another watchdog", started).await;
+    assert!(lives(agent.pid), "a lost watchdog is no reason to die");
+    stack.hosts[0].signal(Signal::STOP);
+    stack.agent_is("the agent to run on the other host", "g", "a", runs_on("agent-host-1")).await;
+    assert!(matches!(state(agent.pid), None | Some('Z')), "{:?}", state(agent.pid));
+    stack.hosts[0].signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn a_host_that_is_told_to_stop_gives_its_agents_away_first() {
+    let mut stack = Stack::with(Modules::new(&[]).settings(&[])).await;
+    let other = rustic_tests::stack::host_arguments(1, &stack.redis.url(), stack.engine_address(), &[]);
+    let other = Program::start("agent-host", &other);
+    other.address().await;
+    let mut agents = vec![];
+    for n in 0..4 {
+        agents.push(stack.create(python("g", &n.to_string(), RESPONDER)).await.unwrap());
+    }
+    assert!(stack.hosts[0].stop().await.success());
+    for agent in agents {
+        let now = stack.agent_is("the agent to run elsewhere", "g", &agent.agent_id, runs_on("agent-host-1")).await;
+        assert!(agent.host == "agent-host-1" || now.epoch > agent.epoch);
+    }
+    let hosts = stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+    assert_eq!(hosts.len(), 1, "it left the registry");
+}
+
+async fn create_or_wait(stack: &Stack, agent: &str) -> host_pb::Agent {
+    let launch = Some(idle("g", agent));
+    let request = pb::CreateAgentRequest { launch, allow_pending: true, ..Default::default() };
+    stack.client.clone().create_agent(request).await.unwrap().into_inner().agent.unwrap()
+}
+
+#[tokio::test]
+async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
+    let mut host_arguments = short_lease();
+    host_arguments.extend(["--max-agents", "1"].map(str::to_owned));
+    let mut stack = Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await;
+    stack.create(idle("g", "first")).await.unwrap();
+    let refused = stack.create(idle("g", "impatient")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    for agent in ["second", "third", "given up"] {
+        let waits = create_or_wait(&stack, agent).await;
+        assert_eq!((waits.phase(), waits.host.as_str()), (AgentPhase::Pending, ""));
+        assert!(waits.reason.contains("no host has room"), "{}", waits.reason);
+    }
+    stack.stop("g", "given up").await.unwrap();
+    assert_eq!(stack.get("g", "given up").await.unwrap_err().code(), Code::NotFound);
+    // Neither a new engine nor the old one's end makes anybody forget them.
+    assert!(stack.engine.stop().await.success());
+    let arguments = engine_arguments(&stack.redis.url(), &[]);
+    stack.engine = Program::start("engine-svc", &arguments);
+    stack.connect_to_engine().await;
+    stack.stop("g", "first").await.unwrap();
+    let running = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+    stack.agent_is("the second to run", "g", "second", running).await;
+    assert_eq!(stack.get("g", "third").await.unwrap().phase(), AgentPhase::Pending);
+    stack.stop("g", "second").await.unwrap();
+    stack.agent_is("the third to run", "g", "third", running).await;
+    stack.stop("g", "third").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_engine_died_is_delivered_by_another() {
+    let stack = stack(1).await;
+    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "a"))).unwrap();
+    let claim = Claim {
+        key: AgentKey { guild: "g".parse().unwrap(), agent: "a".parse().unwrap() },
+        name: "A".to_owned(),
+        request_id: "a-dead-engine".parse::<RequestId>().unwrap(),
+        digest: SpecDigest(launch.digest.0.clone()),
+        demand: Resources::one_slot(),
+        on_disconnect: OnDisconnect::Stop,
+        documents: launch.documents(),
+        candidates: vec!["agent-host-0".parse().unwrap()],
+        if_full: IfFull::Refuse,
+    };
+    let ClaimOutcome::Claimed(claimed) = stack.registry().claim(&claim).await.unwrap() else { panic!("a claim") };
+    let agent = stack.agent_is("the agent to run", "g", "a", runs_on("agent-host-0")).await;
+    assert_eq!(agent.epoch, claimed.epoch.0, "by the claim that was made");
+    stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}

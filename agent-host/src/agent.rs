@@ -1,9 +1,11 @@
 //! One agent on this host: a pure state machine ([`machine`]), the task that carries out what it decides ([`task`]), and
-//! what others see of it ([`handle`]); how long each step of its start took ([`steps`]).
+//! what others see of it ([`handle`]); how long each step of its start took ([`steps`]); what is
+//! written of it and how that survives a lost store (`record`).
 
 pub mod backoff;
 pub mod handle;
 pub mod machine;
+mod record;
 pub mod steps;
 pub mod task;
 

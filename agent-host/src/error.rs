@@ -223,9 +223,10 @@ fn bad_field(field: &str, what: String) -> Status {
 
 fn registry(error: &RegistryError) -> Status {
     match error {
-        RegistryError::Unreachable(_) | RegistryError::Timeout(_) | RegistryError::Refused(_) => {
-            with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[])
-        }
+        RegistryError::Unreachable(_)
+        | RegistryError::Timeout(_)
+        | RegistryError::Refused(_)
+        | RegistryError::Lost(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this host tells more")

@@ -69,9 +69,22 @@ pub struct LeaseHandle {
     drain: mpsc::Sender<()>,
     returned: watch::Receiver<u64>,
     deadline: watch::Receiver<Option<BootTime>>,
+    store: watch::Receiver<Option<String>>,
 }
 
 impl LeaseHandle {
+    /// The store's life, as far as this host knows it.
+    pub fn store(&self) -> Option<String> {
+        self.store.borrow().clone()
+    }
+
+    /// Waits until the store is in another life. Cancel-safe. Pends for ever when the keeper is gone.
+    pub async fn store_changed(&mut self) {
+        if self.store.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// The lease now.
     pub fn current(&self) -> LeaseView {
         *self.lease.borrow()
@@ -145,6 +158,7 @@ pub struct LeaseKeeper {
     drain: mpsc::Receiver<()>,
     returned: watch::Sender<u64>,
     deadline: watch::Sender<Option<BootTime>>,
+    store: watch::Sender<Option<String>>,
     state: HostState,
 }
 
@@ -156,6 +170,7 @@ impl LeaseKeeper {
         let (drain, asked) = mpsc::channel(1);
         let (returned, news) = watch::channel(0);
         let (deadline, told) = watch::channel(None);
+        let (store, life) = watch::channel(None);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
         let handle = LeaseHandle {
             lease: shown,
@@ -164,6 +179,7 @@ impl LeaseKeeper {
             drain,
             returned: news,
             deadline: told,
+            store: life,
         };
         let keeper = Self {
             announce,
@@ -175,6 +191,7 @@ impl LeaseKeeper {
             drain: asked,
             returned,
             deadline,
+            store,
             state: HostState::Ready,
         };
         (keeper, handle)
@@ -245,12 +262,15 @@ impl LeaseKeeper {
     async fn call(&self, known: bool) -> Result<Answer, RegistryError> {
         let highest_epoch = Epoch(self.highest_epoch.load(Ordering::Relaxed));
         if !known {
-            let announced = self.registry.announce(&Announce { highest_epoch, ..self.announce.clone() }).await?;
-            let Announced { returned, .. } = announced;
+            let knew = self.store.borrow().clone();
+            let announce = Announce { highest_epoch, knew, ..self.announce.clone() };
+            let announced = self.registry.announce(&announce).await?;
+            let Announced { returned, generation } = announced;
             info!(host = %self.announce.host, address = self.announce.address, returned, "announced");
             if returned > 0 {
                 self.returned.send_modify(|times| *times += 1);
             }
+            self.learn_store(generation);
             return Ok(Answer::Held);
         }
         let renew = Renew {
@@ -261,10 +281,24 @@ impl LeaseKeeper {
             highest_epoch,
         };
         Ok(match self.registry.renew(&renew).await? {
-            Renewal::Held { .. } => Answer::Held,
+            Renewal::Held { generation } => {
+                self.learn_store(generation);
+                Answer::Held
+            }
             Renewal::Unknown => Answer::Unknown,
             Renewal::Superseded => Answer::Superseded,
         })
+    }
+
+    fn learn_store(&self, generation: String) {
+        self.store.send_if_modified(|store| {
+            let changed = store.as_ref() != Some(&generation);
+            if changed && store.is_some() {
+                warn!("the registry was lost; it is told again of every agent on this host");
+            }
+            *store = Some(generation);
+            changed
+        });
     }
 
     fn become_held(&self) {

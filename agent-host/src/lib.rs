@@ -174,6 +174,8 @@ fn lease(
         ttl: times.ttl,
         highest_epoch: Epoch(0),
         succeeds,
+        knew: None,
+        hold: settings.hold(),
     };
     Ok(LeaseKeeper::new(announce, times, registry.clone()))
 }
@@ -198,12 +200,14 @@ fn supervisor(
         watchdog,
         workdirs: settings.workdirs(&host, &incarnation)?,
         engine_address: settings.engine_address.clone(),
-        host: host.to_string(),
+        host: host.clone(),
+        incarnation: incarnation.clone(),
         output_limit: settings.output_limit(),
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
-    let host = HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout };
+    let host =
+        HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
     Ok(Supervisor::new(host, registry, Arc::new(runtimes), settings.starts(), lease.clone()))
 }
 

@@ -25,7 +25,7 @@ use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::{Epoch, OnDisconnect};
+use rustic_registry::{Epoch, HostId, Incarnation, OnDisconnect};
 use std::{
     collections::BTreeMap,
     env,
@@ -118,7 +118,9 @@ pub struct Runtimes {
     /// Address of engine-svc, for agents that launch agents.
     pub engine_address: Option<String>,
     /// Host id, told to agents.
-    pub host: String,
+    pub host: HostId,
+    /// This life of the host.
+    pub incarnation: Incarnation,
     /// How much of their output is logged.
     pub output_limit: OutputLimit,
     /// Numbers the runs.
@@ -207,7 +209,7 @@ impl Runtimes {
         set("RUSTIC_AGENT_GUILD_ID", launch.key.guild.as_str());
         set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
         set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
-        set("RUSTIC_AGENT_HOST", &self.host);
+        set("RUSTIC_AGENT_HOST", self.host.as_str());
         set(RUN_VARIABLE, &run.to_string());
         environment
     }

@@ -227,6 +227,12 @@ impl Settings {
         Workdirs::new(root).context("--work-dir")
     }
 
+    /// How long nobody is placed after the registry was lost: by then every host that runs agents has told it, or its lease
+    /// and its agents have ended.
+    pub fn hold(&self) -> Duration {
+        self.lease_ttl + Duration::from_secs(2)
+    }
+
     /// How to reach Redis.
     pub fn redis(&self) -> RedisSettings {
         RedisSettings {

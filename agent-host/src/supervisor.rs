@@ -82,6 +82,8 @@ pub struct HostSettings {
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
     pub start_timeout: Duration,
+    /// How long nobody is placed after the registry was lost.
+    pub hold: Duration,
 }
 
 /// The agents of this host.
@@ -228,6 +230,8 @@ impl Supervisor {
             documents: launch.documents(),
             candidates: vec![self.host().clone()],
             if_full: IfFull::Refuse,
+            knew: self.lease.store(),
+            hold: self.settings.hold,
         };
         let key = launch.key.clone();
         match self.registry.claim(&request).await? {
@@ -252,6 +256,7 @@ impl Supervisor {
             }
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
             ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
+            ClaimOutcome::Held => Err(HostError::NoLease(self.host().clone())),
             ClaimOutcome::NoRoom | ClaimOutcome::Waits => Err(HostError::Full(self.host().clone())),
         }
     }
@@ -267,6 +272,7 @@ impl Supervisor {
         let order = Order { launch: Arc::new(creation.launch), epoch: claim.epoch, machine_id: claim.machine_id };
         let launching = Launching {
             order,
+            request_id: creation.request_id,
             first_start: creation.first_start,
             start_timeout: self.settings.start_timeout,
             claim: claim_took,

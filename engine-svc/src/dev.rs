@@ -54,7 +54,7 @@ pub async fn run(settings: Settings, dev: DevSettings, stop: CancellationToken) 
     let settings = Settings { redis_url: redis.url(), ..settings };
     let engine_stop = CancellationToken::new();
     let service = tokio::spawn(crate::serve(settings, listener, engine_stop.clone()));
-    let mut hosts = Hosts::start(&dev, engine, &redis.url(), &logs)?;
+    let mut hosts = Hosts::start(&dev, engine, &redis.url(), &scratch, &logs)?;
     let outcome = async {
         let addresses = wait_for_hosts(&redis.url(), &mut hosts, &logs).await?;
         let stack = Stack { engine, redis: redis.url(), logs: logs.clone(), hosts: addresses };

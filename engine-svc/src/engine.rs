@@ -21,9 +21,14 @@ pub struct Engine {
     channels: Channels,
     /// Time after the end of a lease when its agents are certainly gone.
     lease_grace: Duration,
+    /// How long nobody is placed after the registry was lost.
+    hold: Duration,
     /// Tells the keeper that an agent waits.
     wake: Wake,
 }
+
+/// Longest lease of a host that an engine waits for after the registry was lost, when no host has said how long.
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// The engine over a registry and the hosts it tells of.
@@ -34,7 +39,7 @@ impl Engine {
         lease_grace: Duration,
         wake: Wake,
     ) -> Self {
-        Self { registry, fleet, channels, lease_grace, wake }
+        Self { registry, fleet, channels, lease_grace, hold: LONGEST_LEASE + lease_grace, wake }
     }
 
     /// Reads one agent, as its host would tell it.

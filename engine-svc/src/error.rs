@@ -43,6 +43,11 @@ pub enum EngineError {
     /// The caller's deadline passed before the agent was claimed.
     #[error("agent {0} was not created within the deadline of the call; retry with a longer one")]
     TooLate(AgentKey),
+    /// The registry was lost, and hosts are telling what they run.
+    #[error(
+        "agent {0} was not created: the registry was lost and is being told again what runs; retry in some seconds"
+    )]
+    Held(AgentKey),
     /// No host has room.
     #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
     NoRoom(AgentKey),
@@ -100,6 +105,7 @@ impl EngineError {
             Self::Host { status, .. } => status.code(),
             Self::Registry(RegistryError::Unreadable { .. }) => Code::Internal,
             Self::NoHost(_)
+            | Self::Held(_)
             | Self::HostSilent { .. }
             | Self::Address(_)
             | Self::SomeLeft(_)
@@ -113,6 +119,7 @@ impl EngineError {
         match self {
             Self::TooLate(_)
             | Self::NoRoom(_)
+            | Self::Held(_)
             | Self::NoHost(_)
             | Self::HostSilent { .. }
             | Self::SomeLeft(_)
@@ -140,6 +147,7 @@ impl From<EngineError> for Status {
             EngineError::AgentStopping(_) => with_reason(code, "AGENT_STOPPING", text, &[]),
             EngineError::TooLate(_) => with_reason(code, "TOO_LATE", text, &[]),
             EngineError::NoHost(_) => with_reason(code, "NO_HOST", text, &[]),
+            EngineError::Held(_) => with_reason(code, "REGISTRY_LOST", text, &[]),
             EngineError::NoRoom(_) => with_reason(code, "NO_ROOM", text, &[]),
             EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
             EngineError::Host { host, status } => of_host(&host, &status),
@@ -165,9 +173,10 @@ fn of_host(host: &HostId, status: &Status) -> Status {
 
 fn registry(error: &RegistryError) -> Status {
     match error {
-        RegistryError::Unreachable(_) | RegistryError::Timeout(_) | RegistryError::Refused(_) => {
-            with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[])
-        }
+        RegistryError::Unreachable(_)
+        | RegistryError::Timeout(_)
+        | RegistryError::Refused(_)
+        | RegistryError::Lost(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this engine tells more")

@@ -66,7 +66,7 @@ mod tests {
     }
 
     fn at(now: u64, hosts: Vec<HostRecord>, settled: &Settled) -> Vec<(String, Cause)> {
-        let view = HostsView { now: UnixMillis(now), hosts };
+        let view = HostsView { now: UnixMillis(now), generation: None, hosts };
         let losses = losses(&view, Duration::from_secs(2), settled);
         losses.into_iter().map(|loss| (loss.host.to_string(), loss.cause)).collect()
     }

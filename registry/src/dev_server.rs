@@ -110,6 +110,15 @@ impl DevServer {
         self.signal(Signal::STOP);
     }
 
+    /// Loses everything it holds. Panics if it does not answer: this is for tests.
+    pub fn wipe(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        stream.write_all(b"FLUSHALL\r\n").expect("it takes a command");
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).expect("it answers");
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+
     /// Lets it go on after [`DevServer::pause`].
     pub fn resume(&self) {
         self.signal(Signal::CONT);

@@ -14,6 +14,9 @@ pub enum RegistryError {
     /// Redis answered with an error, such as OOM, READONLY, LOADING or NOAUTH.
     #[error("the registry refused the operation: {0}")]
     Refused(String),
+    /// The store is not the one it was. Whoever has something to tell it again does so.
+    #[error("the registry was lost; it is told again of {0}")]
+    Lost(String),
     /// A record or an answer is not in the form this version writes.
     #[error("the registry holds something this version cannot read in {place}: {what}")]
     Unreadable {
@@ -28,7 +31,7 @@ impl RegistryError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) => true,
+            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) | Self::Lost(_) => true,
             Self::Unreadable { .. } => false,
         }
     }

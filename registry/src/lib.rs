@@ -41,7 +41,7 @@ pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, R
 pub use memory::MemoryRegistry;
 pub use ops::{
     Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, IfFull,
-    Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,

@@ -9,7 +9,7 @@ use crate::{
     keys,
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView,
-        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
     },
     record::{AgentRecord, Documents, HostRecord, HostState, LastExit, OnDisconnect, Phase, View},
     resources::Resources,
@@ -30,6 +30,9 @@ pub struct MemoryRegistry {
 #[derive(Default)]
 struct Store {
     generation: u64,
+    /// Somebody has announced itself: before, the store has no life that could be known.
+    born: bool,
+    held_until: Option<UnixMillis>,
     epoch: u64,
     hosts: BTreeMap<HostId, HostRecord>,
     /// By encoded member, which is the order of the lists.
@@ -85,7 +88,24 @@ impl Store {
         }
     }
 
+    /// Whether this is another store than the one that `knew` names.
+    fn is_lost(&self, knew: Option<&String>) -> bool {
+        knew.is_some_and(|knew| !self.born || *knew != self.generation.to_string())
+    }
+
+    fn hold(&mut self, hold: Duration, now: UnixMillis) {
+        self.held_until.get_or_insert(UnixMillis(now.0 + hold.as_millis() as u64));
+    }
+
+    fn is_held(&self, now: UnixMillis) -> bool {
+        self.held_until.is_some_and(|until| until > now)
+    }
+
     fn announce(&mut self, r: &Announce, now: UnixMillis) -> Announced {
+        self.born = true;
+        if self.is_lost(r.knew.as_ref()) {
+            self.hold(r.hold, now);
+        }
         self.raise_epoch(r.highest_epoch);
         let before = self.hosts.get(&r.host).cloned();
         let (mut used, mut former_until, mut returned) = (Resources::default(), UnixMillis(0), 0);
@@ -245,6 +265,12 @@ impl Store {
             }
         }
         let kept = old.map(|o| o.machine_id);
+        if self.is_lost(r.knew.as_ref()) {
+            self.hold(r.hold, now);
+        }
+        if self.is_held(now) {
+            return ClaimOutcome::Held;
+        }
         let waits = r.if_full == IfFull::Wait;
         // Who is willing to wait does not overtake those who do.
         let in_line = waits && !self.pending().is_empty();
@@ -289,6 +315,9 @@ impl Store {
         let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
+        if self.is_held(now) {
+            return PlaceOutcome::Held;
+        }
         let Some((host, incarnation)) = self.pick(&demand, candidates, now) else { return PlaceOutcome::NoRoom };
         self.reserve(&host, &demand);
         let epoch = self.seat(&member, &host, &incarnation, now);
@@ -305,6 +334,9 @@ impl Store {
     }
 
     fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
+        if self.is_lost(r.knew.as_ref()) {
+            return AdvanceOutcome::StoreLost;
+        }
         let Some(agent) = self.agents.get_mut(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
         if agent.epoch != r.epoch {
             return AdvanceOutcome::Stale(agent.epoch);
@@ -332,6 +364,51 @@ impl Store {
         if r.phase != before {
             self.record(&r.key, Some(r.phase), r.epoch, agent.host);
         }
+        AdvanceOutcome::Done
+    }
+
+    fn restore(&mut self, r: &Restore, now: UnixMillis) -> AdvanceOutcome {
+        let a = &r.advance;
+        if self.is_lost(a.knew.as_ref()) {
+            return AdvanceOutcome::StoreLost;
+        }
+        self.raise_epoch(a.epoch);
+        let member = keys::member(&a.key);
+        match self.agents.get(&member).map(|here| here.epoch) {
+            Some(epoch) if epoch > a.epoch => return AdvanceOutcome::Stale(epoch),
+            Some(epoch) if epoch == a.epoch => return AdvanceOutcome::Done,
+            _ => {}
+        }
+        if self.hosts.get(&r.host).is_none_or(|h| h.incarnation != r.incarnation) {
+            return AdvanceOutcome::StoreLost;
+        }
+        let record = AgentRecord {
+            key: a.key.clone(),
+            name: r.name.clone(),
+            phase: a.phase,
+            host: Some(r.host.clone()),
+            incarnation: Some(r.incarnation.clone()),
+            epoch: a.epoch,
+            request_id: r.request_id.clone(),
+            digest: r.digest.clone(),
+            demand: r.demand.clone(),
+            machine_id: r.machine_id,
+            restarts: a.restarts,
+            on_disconnect: r.on_disconnect,
+            pid: a.pid,
+            reason: a.reason.clone(),
+            last_exit: a.exit.map(|status| LastExit { status, at: now }),
+            created: r.created,
+            accepted: Some(now),
+            running: (a.phase == Phase::Running).then_some(now),
+            documents: Some(r.documents.clone()),
+        };
+        *self.machines.entry(a.key.guild.clone()).or_default().entry(r.machine_id).or_default() += 1;
+        if a.phase.holds_room() {
+            self.reserve(&r.host, &r.demand);
+        }
+        self.agents.insert(member, record);
+        self.record(&a.key, Some(a.phase), a.epoch, Some(r.host.clone()));
         AdvanceOutcome::Done
     }
 
@@ -441,6 +518,10 @@ impl Registry for MemoryRegistry {
         Ok(self.store().take_off(key, epoch, guard, None, self.now()))
     }
 
+    async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError> {
+        Ok(self.store().restore(request, self.now()))
+    }
+
     async fn unplace(
         &self,
         key: &AgentKey,
@@ -503,7 +584,9 @@ impl Registry for MemoryRegistry {
     }
 
     async fn hosts(&self) -> Result<HostsView, RegistryError> {
-        Ok(HostsView { now: self.now(), hosts: self.store().hosts.values().cloned().collect() })
+        let store = self.store();
+        let generation = store.born.then(|| store.generation.to_string());
+        Ok(HostsView { now: self.now(), generation, hosts: store.hosts.values().cloned().collect() })
     }
 
     async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {

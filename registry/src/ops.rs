@@ -33,6 +33,10 @@ pub struct Announce {
     pub highest_epoch: Epoch,
     /// A former life of this host that has certainly ended, with every process it had.
     pub succeeds: Option<Incarnation>,
+    /// The store's life that the host knew before; another one now means that the store was lost.
+    pub knew: Option<String>,
+    /// How long nobody is placed after a loss: until every host that may run agents has told what it runs.
+    pub hold: Duration,
 }
 
 /// Answer to [`Announce`].
@@ -94,6 +98,10 @@ pub struct Claim {
     pub candidates: Vec<HostId>,
     /// What happens when none of them has room.
     pub if_full: IfFull,
+    /// The store's life that the caller knows; another one means that the store was lost.
+    pub knew: Option<String>,
+    /// How long nobody is placed after a loss.
+    pub hold: Duration,
 }
 
 /// What a claim does when no candidate has room.
@@ -133,6 +141,8 @@ pub enum ClaimOutcome {
     NoRoom,
     /// The agent waits for room, PENDING.
     Waits,
+    /// The store was lost, and hosts are telling what they run: nothing changed.
+    Held,
 }
 
 /// Answer to [`Registry::place`].
@@ -144,6 +154,35 @@ pub enum PlaceOutcome {
     NoRoom,
     /// It is not PENDING under this epoch any more.
     Changed,
+    /// The store was lost, and hosts are telling what they run: nothing changed.
+    Held,
+}
+
+/// A host tells what it runs to a store that was lost.
+#[derive(Debug, Clone)]
+pub struct Restore {
+    /// The agent as the host has it: key, epoch, phase, process and where it got them from.
+    pub advance: Advance,
+    /// The host.
+    pub host: HostId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// "name" of its spec.
+    pub name: String,
+    /// The request that made the claim.
+    pub request_id: RequestId,
+    /// What was asked for.
+    pub digest: SpecDigest,
+    /// Room it needs.
+    pub demand: Resources,
+    /// What a lost lease does to it.
+    pub on_disconnect: OnDisconnect,
+    /// Its texts.
+    pub documents: Documents,
+    /// For rusticai-core's id generator.
+    pub machine_id: u8,
+    /// When it was created.
+    pub created: UnixMillis,
 }
 
 /// A host moves its agent to another phase.
@@ -163,6 +202,8 @@ pub struct Advance {
     pub reason: String,
     /// How the last process ended; `None` keeps what is recorded.
     pub exit: Option<ExitStatus>,
+    /// The store's life that the host knows; another one means that the store was lost.
+    pub knew: Option<String>,
 }
 
 /// Answer to [`Advance`].
@@ -176,6 +217,8 @@ pub enum AdvanceOutcome {
     Gone,
     /// The record's phase does not lead there.
     Illegal(Phase),
+    /// The store was lost: it must be told what this host runs.
+    StoreLost,
 }
 
 /// What must hold for a release.
@@ -239,6 +282,8 @@ pub struct Page {
 pub struct HostsView {
     /// The moment, on the store's clock.
     pub now: UnixMillis,
+    /// The store's life; `None` before the first host.
+    pub generation: Option<String>,
     /// The hosts, in order of their id.
     pub hosts: Vec<HostRecord>,
 }
@@ -275,6 +320,9 @@ pub trait Registry: Send + Sync + 'static {
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
+    /// See [`Restore`]. Answers `Done` when the record is there under this epoch, `Stale` when a later claim is, and
+    /// `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
+    async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError>;
     /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. O(1).
     async fn release(
         &self,

@@ -13,7 +13,7 @@ use crate::{
     keys::{self, Keys},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Event, EventId, HostsView, IfFull, Index,
-        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
     },
     record::{AgentRecord, ExitStatus, View},
 };
@@ -139,6 +139,14 @@ impl RedisRegistry {
     }
 }
 
+fn exit_word(exit: Option<ExitStatus>) -> String {
+    match exit {
+        None => String::new(),
+        Some(ExitStatus::Code(code)) => format!("code:{code}"),
+        Some(ExitStatus::Signal(signal)) => format!("signal:{signal}"),
+    }
+}
+
 fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
@@ -166,6 +174,8 @@ impl Registry for RedisRegistry {
                     r.highest_epoch.to_string().as_bytes(),
                     uuid::Uuid::new_v4().to_string().as_bytes(),
                     r.succeeds.as_ref().map_or("", Incarnation::as_str).as_bytes(),
+                    r.knew.as_deref().unwrap_or_default().as_bytes(),
+                    millis(r.hold).as_bytes(),
                 ],
             )
             .await?;
@@ -198,6 +208,7 @@ impl Registry for RedisRegistry {
         let guild = keys::encode(r.key.guild.as_str());
         let member = keys::member(&r.key);
         let demand = r.demand.to_string();
+        let hold = millis(r.hold);
         let candidates: Vec<String> = r.candidates.iter().map(|h| keys::encode(h.as_str())).collect();
         let mut args: Vec<&[u8]> = vec![
             guild.as_bytes(),
@@ -213,6 +224,8 @@ impl Registry for RedisRegistry {
                 IfFull::Refuse => b"refuse",
                 IfFull::Wait => b"wait",
             },
+            r.knew.as_deref().unwrap_or_default().as_bytes(),
+            hold.as_bytes(),
         ];
         args.extend(candidates.iter().map(String::as_bytes));
         loop {
@@ -229,11 +242,6 @@ impl Registry for RedisRegistry {
     }
 
     async fn advance(&self, r: &Advance) -> Result<AdvanceOutcome, RegistryError> {
-        let exit = match r.exit {
-            None => String::new(),
-            Some(ExitStatus::Code(code)) => format!("code:{code}"),
-            Some(ExitStatus::Signal(signal)) => format!("signal:{signal}"),
-        };
         let args = [
             keys::member(&r.key),
             r.epoch.to_string(),
@@ -241,9 +249,38 @@ impl Registry for RedisRegistry {
             r.pid.unwrap_or(0).to_string(),
             r.restarts.to_string(),
             r.reason.clone(),
-            exit,
+            exit_word(r.exit),
+            r.knew.clone().unwrap_or_default(),
         ];
         let answer: Vec<String> = self.run(&self.scripts.advance, &args.each_ref().map(|a| a.as_bytes())).await?;
+        read::advance(&answer)
+    }
+
+    async fn restore(&self, r: &Restore) -> Result<AdvanceOutcome, RegistryError> {
+        let a = &r.advance;
+        let texts = [
+            keys::encode(a.key.guild.as_str()),
+            keys::member(&a.key),
+            a.epoch.to_string(),
+            keys::encode(r.host.as_str()),
+            r.incarnation.to_string(),
+            a.knew.clone().unwrap_or_default(),
+            a.phase.as_str().to_owned(),
+            a.pid.unwrap_or(0).to_string(),
+            a.restarts.to_string(),
+            a.reason.clone(),
+            exit_word(a.exit),
+            r.name.clone(),
+            r.request_id.to_string(),
+            r.digest.0.clone(),
+            r.demand.to_string(),
+            r.on_disconnect.as_str().to_owned(),
+            r.documents.spec.clone(),
+        ];
+        let (machine_id, created) = (r.machine_id.to_string(), r.created.0.to_string());
+        let mut args: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+        args.extend([&r.documents.launch, machine_id.as_bytes(), created.as_bytes()]);
+        let answer: Vec<String> = self.run(&self.scripts.restore, &args).await?;
         read::advance(&answer)
     }
 

@@ -9,6 +9,7 @@ use rustic_registry::{
     Index, RedisRegistry, RedisSettings, Registry as _, View,
     dev_server::{DevServer, Durability},
 };
+use std::path::Path;
 use tempfile::TempDir;
 use tonic::{Status, transport::Channel};
 
@@ -60,7 +61,7 @@ pub struct Stack {
     pub client: EngineServiceClient<Channel>,
     engine_address: String,
     host_arguments: Vec<String>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Stack {
@@ -84,12 +85,12 @@ impl Stack {
         let mut more = settings.host_arguments.clone();
         more.extend((settings.zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
         let start = |n| {
-            let arguments = host_arguments(n, &redis.url(), &engine_address, &more);
+            let arguments = host_arguments(n, dir.path(), &redis.url(), &engine_address, &more);
             Program::start_with("agent-host", &arguments, &environment)
         };
         let hosts: Vec<_> = (0..settings.hosts).map(start).collect();
         let client = connect(&engine_address);
-        let stack = Self { redis, engine, hosts, client, engine_address, host_arguments: more, _dir: dir };
+        let stack = Self { redis, engine, hosts, client, engine_address, host_arguments: more, dir };
         stack.wait_for_hosts().await;
         stack
     }
@@ -115,6 +116,11 @@ impl Stack {
         self.client = connect(&self.engine_address);
     }
 
+    /// Arguments of a host of this stack, with the settings that all of them have.
+    pub fn host_arguments(&self, n: usize) -> Vec<String> {
+        host_arguments(n, self.dir.path(), &self.redis.url(), &self.engine_address, &self.host_arguments)
+    }
+
     /// A client of one host.
     pub async fn host(&self, n: usize) -> AgentHostServiceClient<Channel> {
         let address = self.hosts[n].address().await;
@@ -124,7 +130,7 @@ impl Stack {
 
     /// Starts host `n` again after it ended, with the settings it had.
     pub fn restart_host(&mut self, n: usize) {
-        let arguments = host_arguments(n, &self.redis.url(), &self.engine_address, &self.host_arguments);
+        let arguments = self.host_arguments(n);
         self.hosts[n] = Program::start("agent-host", &arguments);
     }
 
@@ -201,14 +207,17 @@ pub fn engine_arguments(redis: &str, more: &[String]) -> Vec<String> {
 }
 
 /// Arguments of host `n` on a free port.
-pub fn host_arguments(n: usize, redis: &str, engine: &str, more: &[String]) -> Vec<String> {
+pub fn host_arguments(n: usize, dir: &Path, redis: &str, engine: &str, more: &[String]) -> Vec<String> {
     let mut arguments = words(&format!(
         "--listen 127.0.0.1:0 --log-format json --host-id agent-host-{n} --redis-url {redis} --engine-address {engine}"
     ));
-    if !more.contains(&"--python".to_owned()) {
-        arguments.push("--python".to_owned());
-        arguments.push(venv("python").display().to_string());
-    }
+    let mut usual = |flag: &str, value: String| {
+        if !more.iter().any(|given| given == flag) {
+            arguments.extend([flag.to_owned(), value]);
+        }
+    };
+    usual("--python", venv("python").display().to_string());
+    usual("--work-dir", dir.display().to_string());
     arguments.extend_from_slice(more);
     arguments
 }

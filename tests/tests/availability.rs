@@ -42,7 +42,7 @@ async fn services_that_find_no_redis_say_so_and_serve_when_it_is_there() {
     redis.kill();
     let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &[]));
     let engine_address = engine.address().await;
-    let host = Program::start("agent-host", &host_arguments(0, &redis.url(), &engine_address, &[]));
+    let host = Program::start("agent-host", &host_arguments(0, dir.path(), &redis.url(), &engine_address, &[]));
     let host_address = host.address().await;
     becomes(&engine_address, ENGINE, ServingStatus::NotServing).await;
     becomes(&host_address, HOST, ServingStatus::NotServing).await;

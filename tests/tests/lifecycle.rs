@@ -118,6 +118,8 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         documents: Documents::default(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        knew: None,
+        hold: std::time::Duration::ZERO,
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();
     assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");

@@ -112,8 +112,7 @@ async fn a_watchdog_that_dies_is_replaced_and_knows_every_agent() {
 #[tokio::test]
 async fn a_host_that_is_told_to_stop_gives_its_agents_away_first() {
     let mut stack = Stack::with(Modules::new(&[]).settings(&[])).await;
-    let other = rustic_tests::stack::host_arguments(1, &stack.redis.url(), stack.engine_address(), &[]);
-    let other = Program::start("agent-host", &other);
+    let other = Program::start("agent-host", &stack.host_arguments(1));
     other.address().await;
     let mut agents = vec![];
     for n in 0..4 {
@@ -178,10 +177,51 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         documents: launch.documents(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        knew: None,
+        hold: std::time::Duration::ZERO,
     };
     let ClaimOutcome::Claimed(claimed) = stack.registry().claim(&claim).await.unwrap() else { panic!("a claim") };
     let agent = stack.agent_is("the agent to run", "g", "a", runs_on("agent-host-0")).await;
     assert_eq!(agent.epoch, claimed.epoch.0, "by the claim that was made");
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
+    let stack = stack(2).await;
+    let mut agents = vec![];
+    for n in 0..4 {
+        agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
+    }
+    let registry = stack.registry();
+    stack.redis.wipe();
+    for agent in &agents {
+        let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+        let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
+        assert_eq!((now.pid, now.epoch, &now.host), (agent.pid, agent.epoch, &agent.host));
+        assert_eq!(now.machine_id, agent.machine_id);
+        assert!(lives(agent.pid));
+    }
+    let used: Vec<_> = registry.hosts().await.unwrap().hosts.iter().map(|h| h.used.milli("slots")).collect();
+    assert_eq!(used.iter().sum::<u64>(), 4000);
+    // Epochs never go back, and agents can be created and stopped as before.
+    let next = wait_until("creates to be taken again", async || stack.create(idle("g", "next")).await).await;
+    assert!(agents.iter().all(|agent| next.epoch > agent.epoch));
+    for agent in ["0", "1", "2", "3", "next"] {
+        stack.stop("g", agent).await.unwrap();
+    }
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_crashes_while_the_registry_is_lost_comes_back() {
+    let stack = stack(1).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    stack.redis.wipe();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(agent.pid as i32).unwrap(), Signal::KILL).unwrap();
+    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let now = stack.agent_is("the agent to run again", "g", "a", back).await;
+    assert_eq!(now.epoch, agent.epoch);
+    assert!(lives(now.pid));
 }

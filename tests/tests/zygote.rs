@@ -115,7 +115,8 @@ async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
     assert_eq!(health(&stack).await.cold_starts, 0);
     stack.stop("g", "one").await.unwrap();
     stack.stop("g", "two").await.unwrap();
-    let root = std::fs::read_dir(work.path()).unwrap().next().unwrap().unwrap().path();
+    let mut entries = std::fs::read_dir(work.path()).unwrap().map(|entry| entry.unwrap().path());
+    let root = entries.find(|path| path.is_dir()).unwrap();
     wait_until("the folders to go", async || match std::fs::read_dir(&root).unwrap().count() {
         0 => Ok(()),
         left => Err(left),

@@ -5,7 +5,8 @@
 
 use super::{
     handle::{AgentHandle, AgentStatus},
-    machine::{Action, Becomes, Ending, Event, FirstStart, Machine, Rules, State},
+    machine::{Action, Ending, Event, FirstStart, Machine, Rules, State},
+    record::{Facts, Record, Write, Written},
     steps::{StepTimes, Steps},
 };
 use crate::{
@@ -16,9 +17,7 @@ use crate::{
     starts::{Starts, Turn},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use rustic_registry::{
-    Advance, AdvanceOutcome, ExitStatus, Phase, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, UnixMillis,
-};
+use rustic_registry::{ExitStatus, Phase, Registry, RegistryError, RequestId, UnixMillis};
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -26,7 +25,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{Instrument as _, Span, info, info_span, warn};
 
@@ -37,6 +36,8 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub struct Launching {
     /// What to run.
     pub order: Order,
+    /// The request that asked for it.
+    pub request_id: RequestId,
     /// What a failed first start does.
     pub first_start: FirstStart,
     /// Time from start to ready.
@@ -49,7 +50,7 @@ pub struct Launching {
 pub struct AgentTask {
     order: Order,
     machine: Machine,
-    registry: Arc<dyn Registry>,
+    record: Record,
     runtimes: Arc<Runtimes>,
     lease: LeaseHandle,
     commands: mpsc::Receiver<Event>,
@@ -65,15 +66,16 @@ pub struct AgentTask {
     span: Span,
 }
 
-type StoreCall = BoxFuture<'static, Result<Event, RegistryError>>;
 type SpawnCall = BoxFuture<'static, Result<Process, StartError>>;
 type QueueWait = BoxFuture<'static, Turn>;
 
 /// A write that goes on until the store has answered it.
 struct StoreWrite {
-    action: Action,
+    write: Write,
+    /// The store's life that is written to.
+    knows: Option<String>,
     retry: Duration,
-    call: StoreCall,
+    call: BoxFuture<'static, Written>,
 }
 
 impl AgentTask {
@@ -85,7 +87,7 @@ impl AgentTask {
         starts: Starts,
         lease: LeaseHandle,
     ) -> (Self, AgentHandle) {
-        let Launching { order, first_start, start_timeout, claim } = launching;
+        let Launching { order, request_id, first_start, start_timeout, claim } = launching;
         let rules = Rules {
             restart: order.launch.restart,
             first_start,
@@ -121,10 +123,19 @@ impl AgentTask {
         let now = Instant::now();
         let key = &order.launch.key;
         let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %order.epoch);
+        let record = Record {
+            registry,
+            host: runtimes.host.clone(),
+            incarnation: runtimes.incarnation.clone(),
+            order: order.clone(),
+            request_id,
+            created: handle.created,
+            told: lease.store(),
+        };
         let task = Self {
             machine: Machine::new(rules).0,
             order,
-            registry,
+            record,
             runtimes,
             lease,
             commands: inbox,
@@ -153,10 +164,11 @@ impl AgentTask {
         let mut spawn: Option<SpawnCall> = None;
         let mut losses = self.lease.current().losses;
         let mut inbox = VecDeque::new();
+        let mut store = self.lease.clone();
         loop {
             while let Some(action) = todo.pop_front() {
                 match action {
-                    Action::Record(_) | Action::Release(_) => write = Some(self.begin_write(action)),
+                    Action::Record(_) | Action::Release(_) => write = Some(self.begin_write(Write::Asked(action))),
                     Action::Queue => queue = Some(self.begin_queue()),
                     Action::Spawn => spawn = Some(self.begin_spawn()),
                     Action::Terminate => self.signal(Signal::Terminate),
@@ -179,7 +191,8 @@ impl AgentTask {
                     Some(command) = self.commands.recv() => command,
                     done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
                         Ok(event) => {
-                            write = None;
+                            self.record.told = write.take().and_then(|w| w.knows);
+                            let Some(event) = event else { continue };
                             answered = true;
                             event
                         }
@@ -222,6 +235,13 @@ impl AgentTask {
                         }
                     },
                     _ = until(wake_at) => Event::Timer,
+                    () = store.store_changed() => {
+                        // A write that is under way notices by itself.
+                        if write.is_none() && self.status.borrow().admitted {
+                            write = Some(self.begin_write(Write::Again));
+                        }
+                        continue;
+                    }
                     lease = self.lease.changed() => {
                         // A loss that was over before we looked is a loss all the same: it is counted, not watched.
                         if lease.losses > losses {
@@ -242,39 +262,24 @@ impl AgentTask {
         self.show_end();
     }
 
-    fn begin_write(&self, action: Action) -> StoreWrite {
-        StoreWrite { action, retry: STORE_RETRY.0, call: self.store_call(action, Duration::ZERO) }
+    fn begin_write(&self, write: Write) -> StoreWrite {
+        let knows = self.lease.store();
+        let call = self.record.write(write, &self.facts(write), knows.clone(), Duration::ZERO);
+        StoreWrite { write, knows, retry: STORE_RETRY.0, call }
     }
 
-    /// The store operation an action stands for, after a delay.
-    fn store_call(&self, action: Action, after: Duration) -> StoreCall {
-        let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
-        let advance = match action {
-            Action::Record(phase) => Some(Advance {
-                key: key.clone(),
-                epoch,
-                phase,
-                pid: self.process.as_ref().map(|p| p.child.pid()),
-                restarts: self.machine.restarts(),
-                reason: self.machine.reason().to_owned(),
-                exit: self.machine.last_exit(),
-            }),
-            Action::Queue | Action::Spawn | Action::Terminate | Action::Kill | Action::Release(_) => None,
+    fn facts(&self, write: Write) -> Facts {
+        let phase = match write {
+            Write::Asked(Action::Record(phase)) => phase,
+            Write::Asked(_) | Write::Again => self.machine.phase(),
         };
-        let moves = action == Action::Release(Becomes::Pending);
-        let host = self.runtimes.host.clone();
-        async move {
-            sleep(after).await;
-            match advance {
-                Some(advance) => registry.advance(&advance).await.map(recorded),
-                None if moves => {
-                    let reason = format!("host {host} gave it away; it moves to another one");
-                    registry.unplace(&key, epoch, ReleaseGuard::Reaped, &reason).await.map(released)
-                }
-                None => registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released),
-            }
+        Facts {
+            phase,
+            pid: self.process.as_ref().map(|p| p.child.pid()),
+            restarts: self.machine.restarts(),
+            reason: self.machine.reason().to_owned(),
+            exit: self.machine.last_exit(),
         }
-        .boxed()
     }
 
     /// One step of the start is over, the next one begins.
@@ -314,7 +319,8 @@ impl AgentTask {
         self.status.send_modify(|s| s.trouble = Some(error.to_string()));
         if let Some(w) = write {
             w.retry = (w.retry * 2).min(STORE_RETRY.1);
-            w.call = self.store_call(w.action, w.retry);
+            w.knows = self.lease.store();
+            w.call = self.record.write(w.write, &self.facts(w.write), w.knows.clone(), w.retry);
         }
     }
 
@@ -378,20 +384,6 @@ impl AgentTask {
             }
             self.status.send_modify(|s| s.ending = Some(ending.clone()));
         }
-    }
-}
-
-fn recorded(outcome: AdvanceOutcome) -> Event {
-    match outcome {
-        AdvanceOutcome::Done => Event::Recorded,
-        AdvanceOutcome::Stale(_) | AdvanceOutcome::Gone | AdvanceOutcome::Illegal(_) => Event::Lost,
-    }
-}
-
-fn released(outcome: ReleaseOutcome) -> Event {
-    match outcome {
-        ReleaseOutcome::Released | ReleaseOutcome::Gone => Event::Released,
-        ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Event::Lost,
     }
 }
 

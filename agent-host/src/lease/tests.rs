@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Event, EventId, HostId,
     HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Resources, UnixMillis, View,
+    Resources, Restore, UnixMillis, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -53,6 +53,7 @@ forward! {
     depart(host: &HostId, incarnation: &Incarnation) -> ();
     claim(request: &Claim) -> ClaimOutcome;
     advance(request: &Advance) -> AdvanceOutcome;
+    restore(request: &Restore) -> AdvanceOutcome;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
@@ -78,6 +79,8 @@ fn announce(incarnation: &str) -> Announce {
         ttl: TIMES.ttl,
         highest_epoch: Epoch(0),
         succeeds: None,
+        knew: None,
+        hold: TIMES.ttl,
     }
 }
 

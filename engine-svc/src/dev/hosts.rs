@@ -23,7 +23,13 @@ const END: Duration = Duration::from_secs(20);
 pub(super) struct Hosts(Vec<(String, Child)>);
 
 impl Hosts {
-    pub(super) fn start(dev: &DevSettings, engine: SocketAddr, redis: &str, logs: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        dev: &DevSettings,
+        engine: SocketAddr,
+        redis: &str,
+        scratch: &Path,
+        logs: &Path,
+    ) -> anyhow::Result<Self> {
         let program = dev.agent_host.clone().map_or_else(beside_this_program, Ok)?;
         let python = dev.python.clone().unwrap_or_else(default_python);
         let start = |ordinal| -> anyhow::Result<(String, Child)> {
@@ -35,6 +41,8 @@ impl Hosts {
                 .args(["--engine-address", &engine.to_string(), "--max-agents", &dev.max_agents.to_string()])
                 .arg("--python")
                 .arg(&python)
+                .arg("--work-dir")
+                .arg(scratch)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)

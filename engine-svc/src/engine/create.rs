@@ -150,6 +150,8 @@ impl Engine {
             documents: launch.documents(),
             candidates: self.fleet.candidates(&launch.demand, excluded),
             if_full: creation.if_full,
+            knew: self.fleet.view().generation,
+            hold: self.hold,
         };
         // Who waits in line is found room for by the keeper; all others look twice.
         let mut outcome = self.registry.claim(&request).await?;
@@ -176,6 +178,10 @@ impl Engine {
             ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
+            ClaimOutcome::Held => {
+                self.fleet.refresh().await?;
+                Err(EngineError::Held(launch.key.clone()))
+            }
             ClaimOutcome::Waits => {
                 info!(agent = %launch.key, "no host has room; the agent waits");
                 // Room may have been made just now.

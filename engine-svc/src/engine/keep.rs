@@ -166,7 +166,7 @@ impl Engine {
                 info!(agent = %record.key, %host, %epoch, "placed");
                 Ok(Some(Place { host, incarnation: Some(incarnation), epoch, machine_id }))
             }
-            PlaceOutcome::NoRoom | PlaceOutcome::Changed => Ok(None),
+            PlaceOutcome::NoRoom | PlaceOutcome::Changed | PlaceOutcome::Held => Ok(None),
         }
     }
 
@@ -212,6 +212,7 @@ impl Engine {
             restarts: record.restarts,
             reason: reason.to_owned(),
             exit: None,
+            knew: None,
         };
         self.registry.advance(&failed).await?;
         Ok(())

@@ -1,4 +1,5 @@
--- ARGV: member, epoch, phase, pid, restarts, reason, exit ("code:N", "signal:N" or empty)
+-- ARGV: member, epoch, phase, pid, restarts, reason, exit ("code:N", "signal:N" or empty), generation known or empty
+if is_lost(ARGV[8]) then return {'lost'} end
 local member, next_phase = ARGV[1], ARGV[3]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted')

@@ -1,7 +1,8 @@
 -- ARGV: host, incarnation, address, capacity, labels, version, ttl ms, highest epoch, generation if there is none,
--- incarnation that has certainly ended or empty
+-- incarnation that has certainly ended or empty, generation known before or empty, ms to hold after a loss
 local host, incarnation = ARGV[1], ARGV[2]
 redis.call('SET', key('gen'), ARGV[9], 'NX')
+if is_lost(ARGV[11]) then hold(ARGV[12]) end
 raise_epoch(ARGV[8])
 local hkey = key('host', host)
 local before = redis.call('HMGET', hkey, 'incarnation', 'former_until')

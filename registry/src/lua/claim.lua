@@ -1,5 +1,5 @@
 -- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, if full ("refuse" or "wait"),
--- candidate hosts...
+-- generation known or empty, ms to hold after a loss, candidate hosts...
 local guild, member = ARGV[1], ARGV[2]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'digest', 'request_id', 'machine_id')
@@ -11,11 +11,13 @@ if phase and phase ~= 'FAILED' then
 end
 if phase and old[2] == ARGV[5] and old[3] == ARGV[4] then return {'exists'} end
 
+if is_lost(ARGV[11]) then hold(ARGV[12]) end
+if is_held() then return {'held'} end
 local demand, waits = parse_room(ARGV[6]), ARGV[10] == 'wait'
 local host, incarnation, used
 -- Who is willing to wait does not overtake those who do.
 local in_line = waits and redis.call('ZCARD', key('pending')) > 0
-if not in_line then host, incarnation, used = pick(demand, 11) end
+if not in_line then host, incarnation, used = pick(demand, 13) end
 if not host and not waits then return {'full'} end
 
 -- Smallest free machine id of the guild; when all are taken, the least shared one. A FAILED record keeps its own.

@@ -3,6 +3,7 @@ local member = ARGV[1]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'demand', 'machine_id')
 if old[1] ~= 'PENDING' or old[2] ~= ARGV[2] then return {'changed'} end
+if is_held() then return {'held'} end
 local demand = parse_room(old[3])
 local host, incarnation, used = pick(demand, 3)
 if not host then return {'full'} end

@@ -47,6 +47,16 @@ local function vacate(member, host, incarnation, demand)
   redis.call('HSET', hkey, 'used', format_room(used))
 end
 
+-- Whether this is another store than the one that `known` names: the store was lost since. Empty knows nothing.
+local function is_lost(known) return known ~= '' and redis.call('GET', key('gen')) ~= known end
+
+-- After a loss nobody is placed until every host that may still run agents has told what it runs.
+local function hold(ms)
+  redis.call('SET', key('held_until'), int(now_ms() + ms), 'NX')
+end
+
+local function is_held() return tonumber(redis.call('GET', key('held_until')) or '0') > now_ms() end
+
 -- Whether the process of a claim has certainly ended: the lease of the life that made it is over for `grace` ms. Tells
 -- also whether its host is in another life by now. A host that is not known is not certain.
 local function has_ended(host, incarnation, grace)

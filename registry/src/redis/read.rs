@@ -92,6 +92,7 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
         ["stopping"] => Some(ClaimOutcome::Stopping),
         ["full"] => Some(ClaimOutcome::NoRoom),
         ["waits"] => Some(ClaimOutcome::Waits),
+        ["held"] => Some(ClaimOutcome::Held),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("claim", answer))
@@ -104,6 +105,7 @@ pub(super) fn place(answer: &[String]) -> Result<PlaceOutcome, RegistryError> {
         }
         ["full"] => Some(PlaceOutcome::NoRoom),
         ["changed"] => Some(PlaceOutcome::Changed),
+        ["held"] => Some(PlaceOutcome::Held),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("place", answer))
@@ -122,6 +124,7 @@ pub(super) fn advance(answer: &[String]) -> Result<AdvanceOutcome, RegistryError
     let outcome = match words(answer)[..] {
         ["done"] => Some(AdvanceOutcome::Done),
         ["gone"] => Some(AdvanceOutcome::Gone),
+        ["lost"] => Some(AdvanceOutcome::StoreLost),
         ["stale", at] => epoch(at).map(AdvanceOutcome::Stale),
         ["illegal", phase] => Phase::parse(phase).map(AdvanceOutcome::Illegal),
         _ => None,
@@ -231,8 +234,10 @@ fn host(row: &Value) -> Option<HostRecord> {
 
 pub(super) fn hosts(rows: Vec<Value>) -> Result<HostsView, RegistryError> {
     let mut rows = rows.iter();
-    let now = rows.next().and_then(|v| String::from_redis_value_ref(v).ok()).and_then(|t| t.parse().ok());
-    let mut view = HostsView { now: UnixMillis(now.ok_or_else(|| unreadable("hosts", "no time"))?), hosts: vec![] };
+    let mut text = || rows.next().and_then(|v| String::from_redis_value_ref(v).ok());
+    let now = text().and_then(|t| t.parse().ok()).ok_or_else(|| unreadable("hosts", "no time"))?;
+    let generation = text().filter(|generation| !generation.is_empty());
+    let mut view = HostsView { now: UnixMillis(now), generation, hosts: vec![] };
     for row in rows {
         view.hosts.push(host(row).ok_or_else(|| unreadable("hosts", row))?);
     }

@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     pub(super) place: Script,
     pub(super) retire: Script,
     pub(super) oldest: Script,
+    pub(super) restore: Script,
 }
 
 impl Scripts {
@@ -37,6 +38,7 @@ impl Scripts {
             place: script!("place.lua"),
             retire: script!("retire.lua"),
             oldest: script!("oldest.lua"),
+            restore: script!("restore.lua"),
         }
     }
 }

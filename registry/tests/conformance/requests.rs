@@ -2,7 +2,7 @@
 
 use rustic_registry::{
     Advance, AgentKey, Announce, Claim, Documents, Epoch, HostId, HostState, IfFull, Incarnation, MemoryRegistry,
-    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, Renew, Resources, SpecDigest, UnixMillis,
+    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, Renew, Resources, Restore, SpecDigest, UnixMillis,
     dev_server::{DevServer, Durability},
 };
 use std::{
@@ -64,6 +64,8 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
         ttl: LONG,
         highest_epoch: Epoch(0),
         succeeds: None,
+        knew: None,
+        hold: LONG,
     }
 }
 
@@ -87,6 +89,8 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
         candidates: candidates.iter().map(|h| host(h)).collect(),
         if_full: IfFull::Refuse,
+        knew: None,
+        hold: LONG,
     }
 }
 
@@ -99,5 +103,24 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
         restarts: 0,
         reason: String::new(),
         exit: None,
+        knew: None,
+    }
+}
+
+/// What the host tells of an agent after the store was lost.
+pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, knew: &str) -> Restore {
+    let told = claim(key, "the request", "d", &[]);
+    Restore {
+        advance: Advance { knew: Some(knew.to_owned()), ..advance(key, epoch, Phase::Running) },
+        host: host(id),
+        incarnation: life(incarnation),
+        name: told.name,
+        request_id: told.request_id,
+        digest: told.digest,
+        demand: told.demand,
+        on_disconnect: told.on_disconnect,
+        documents: told.documents,
+        machine_id: 3,
+        created: UnixMillis(77),
     }
 }

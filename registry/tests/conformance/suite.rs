@@ -39,6 +39,7 @@ promises!(
     an_agent_taken_off_its_host_waits_under_a_new_epoch,
     a_claim_that_nobody_accepts_is_found_by_its_age,
     a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing,
+    a_store_that_was_lost_holds_claims_until_hosts_have_told_what_they_run,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
     an_unknown_host_must_announce_and_a_superseded_one_must_end,
     a_departed_host_is_gone_unless_claims_hold_it,
@@ -344,6 +345,37 @@ async fn a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing(store: 
     assert!(!retire(LONG).await, "not for long enough");
     assert!(retire(Duration::ZERO).await);
     assert_eq!(store.hosts().await.unwrap().hosts, []);
+}
+
+async fn a_store_that_was_lost_holds_claims_until_hosts_have_told_what_they_run(store: Store) {
+    // What the host knows is the life of a store that is gone.
+    let back = rustic_registry::Announce {
+        knew: Some("a lost one".to_owned()),
+        highest_epoch: Epoch(40),
+        ..announce("h-0", "i", 5.0)
+    };
+    let generation = store.announce(&back).await.unwrap().generation;
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    assert_eq!(store.claim(&claim(&b, "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Held);
+    let stale =
+        rustic_registry::Advance { knew: Some("a lost one".to_owned()), ..advance(&a, Epoch(40), Phase::Running) };
+    assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);
+
+    let told = restore(&a, Epoch(40), "h-0", "i", &generation);
+    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done, "once more changes nothing");
+    assert_eq!(used_slots(&store, "h-0").await, 1000);
+    let record = store.get(&a, View::Full).await.unwrap().unwrap();
+    assert_eq!((record.phase, record.epoch, record.pid), (Phase::Running, Epoch(40), Some(42)));
+    assert_eq!((record.machine_id, record.created.0, record.documents), (3, 77, Some(told.documents.clone())));
+    let known =
+        rustic_registry::Advance { knew: Some(generation.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
+    assert_eq!(store.advance(&known).await.unwrap(), AdvanceOutcome::Done);
+    // An older claim of the same agent gives way, and another life of the host has nothing to tell.
+    let older = restore(&a, Epoch(39), "h-0", "i", &generation);
+    assert_eq!(store.restore(&older).await.unwrap(), AdvanceOutcome::Stale(Epoch(40)));
+    let other = restore(&b, Epoch(41), "h-0", "another life", &generation);
+    assert_eq!(store.restore(&other).await.unwrap(), AdvanceOutcome::StoreLost);
 }
 
 async fn announcing_again_in_the_same_life_keeps_what_is_reserved(store: Store) {

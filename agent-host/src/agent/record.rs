@@ -1,0 +1,142 @@
+//! The agent's record in the store: what is written of it, and how it survives the loss of the store.
+//!
+//! Every write quotes the store's life in which the record was written last. A store in another life has lost it: then the
+//! whole record is told anew, under the epoch it had, and only by the one task that looks after the agent, so that an
+//! agent that ends meanwhile is not told again.
+
+use super::machine::{Action, Becomes, Event};
+use crate::runtime::Order;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use rustic_registry::{
+    Advance, AdvanceOutcome, AgentKey, ExitStatus, HostId, Incarnation, Phase, Registry, RegistryError, ReleaseGuard,
+    ReleaseOutcome, RequestId, Restore, UnixMillis,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// What the machine asked for.
+    Asked(Action),
+    /// Nothing new: the store was lost and is told again.
+    Again,
+}
+
+/// How the agent is, as far as its record shows it.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) phase: Phase,
+    pub(super) pid: Option<u32>,
+    pub(super) restarts: u32,
+    pub(super) reason: String,
+    pub(super) exit: Option<ExitStatus>,
+}
+
+/// What the store answered; no event if the machine asked for nothing.
+pub(super) type Written = Result<Option<Event>, RegistryError>;
+
+/// Writes one agent's record.
+pub(super) struct Record {
+    pub(super) registry: Arc<dyn Registry>,
+    pub(super) host: HostId,
+    pub(super) incarnation: Incarnation,
+    pub(super) order: Order,
+    pub(super) request_id: RequestId,
+    pub(super) created: UnixMillis,
+    /// The store's life that has the record, as far as this host knows.
+    pub(super) told: Option<String>,
+}
+
+impl Record {
+    /// The write, after a delay. `knows` is the store's life as this host knows it now.
+    pub(super) fn write(
+        &self,
+        write: Write,
+        facts: &Facts,
+        knows: Option<String>,
+        after: Duration,
+    ) -> BoxFuture<'static, Written> {
+        let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
+        let lost = self.told.is_some() && self.told != knows;
+        let advance = self.advance(facts, if lost { knows.clone() } else { self.told.clone() });
+        let restore = lost.then(|| self.restore(advance.clone()));
+        let reason = format!("host {} gave it away; it moves to another one", self.host);
+        async move {
+            sleep(after).await;
+            match write {
+                Write::Asked(Action::Release(Becomes::Gone)) => {
+                    registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released).map(Some)
+                }
+                Write::Asked(Action::Release(Becomes::Pending)) => {
+                    if let Some(restore) = &restore {
+                        acknowledged(registry.restore(restore).await?, &key)?;
+                    }
+                    let outcome = registry.unplace(&key, epoch, ReleaseGuard::Reaped, &reason).await?;
+                    Ok(Some(released(outcome)))
+                }
+                Write::Asked(_) => {
+                    let outcome = match &restore {
+                        Some(restore) => registry.restore(restore).await?,
+                        None => registry.advance(&advance).await?,
+                    };
+                    acknowledged(outcome, &key).map(Some)
+                }
+                Write::Again => match &restore {
+                    Some(restore) => Ok(match acknowledged(registry.restore(restore).await?, &key)? {
+                        Event::Lost => Some(Event::Lost),
+                        _ => None,
+                    }),
+                    None => Ok(None),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn advance(&self, facts: &Facts, knew: Option<String>) -> Advance {
+        let Facts { phase, pid, restarts, reason, exit } = facts.clone();
+        Advance {
+            key: self.order.launch.key.clone(),
+            epoch: self.order.epoch,
+            phase,
+            pid,
+            restarts,
+            reason,
+            exit,
+            knew,
+        }
+    }
+
+    fn restore(&self, advance: Advance) -> Restore {
+        let launch = &self.order.launch;
+        Restore {
+            advance,
+            host: self.host.clone(),
+            incarnation: self.incarnation.clone(),
+            name: launch.name.clone(),
+            request_id: self.request_id.clone(),
+            digest: launch.digest.clone(),
+            demand: launch.demand.clone(),
+            on_disconnect: launch.on_disconnect,
+            documents: launch.documents(),
+            machine_id: self.order.machine_id,
+            created: self.created,
+        }
+    }
+}
+
+fn acknowledged(outcome: AdvanceOutcome, key: &AgentKey) -> Result<Event, RegistryError> {
+    match outcome {
+        AdvanceOutcome::Done => Ok(Event::Recorded),
+        AdvanceOutcome::Stale(_) | AdvanceOutcome::Gone | AdvanceOutcome::Illegal(_) => Ok(Event::Lost),
+        AdvanceOutcome::StoreLost => Err(RegistryError::Lost(key.to_string())),
+    }
+}
+
+fn released(outcome: ReleaseOutcome) -> Event {
+    match outcome {
+        ReleaseOutcome::Released | ReleaseOutcome::Gone => Event::Released,
+        ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Event::Lost,
+    }
+}

@@ -23,9 +23,9 @@ BIN = ROOT / "target" / "release"
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def _stack(*command: str) -> Rows:
-    """Runs a command within a fresh stack of one host, whose Redis serves peers as well; returns its rows."""
-    stack = [str(BIN / "engine-svc"), "dev", "--hosts", "1", "--max-agents", "1200", "--listen", "127.0.0.1:0"]
+def _stack(*command: str, hosts: int = 1) -> Rows:
+    """Runs a command within a fresh stack, whose Redis serves peers as well; returns its rows."""
+    stack = [str(BIN / "engine-svc"), "dev", "--hosts", str(hosts), "--max-agents", "1200", "--listen", "127.0.0.1:0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "bench")}
     print(f"… {' '.join(Path(word).name for word in command)}", file=sys.stderr, flush=True)
     done = subprocess.run([*stack, "--", *command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True)
@@ -38,6 +38,10 @@ def _peer(name: str, **plan: list[int]) -> Rows:
 
 def _load(measure: str, option: str, count: int) -> Rows:
     return _stack(str(BIN / "rustic-bench"), measure, option, str(count))
+
+
+def _recovery(blow: str, count: int) -> Rows:
+    return _stack(str(BIN / "rustic-bench"), "recovery", "--count", str(count), "--blow", blow, hosts=2)
 
 
 def _measure(scale: int) -> Rows:
@@ -58,6 +62,8 @@ def _measure(scale: int) -> Rows:
         _peer("floor", memory=n(100)),
         _peer("messages", messages=n(1000)),
         _load("density", "--guilds", n(50)[0]),
+        _recovery("drain", n(100)[0]),
+        _recovery("kill", n(100)[0]),
     ]
     rows: Rows = {}
     for part in parts:

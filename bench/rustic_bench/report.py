@@ -12,6 +12,7 @@ _TITLES = {
     "calls": "Calls",
     "messages": "Messages",
     "density": "Density",
+    "recovery": "Recovery",
 }
 
 

@@ -2,7 +2,7 @@
 
 use agent_host::process::usage;
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, getppid};
+use rustix::process::{Pid, Signal, getppid, kill_process};
 use std::{fs, path::Path};
 
 /// The host, by its process id.
@@ -14,6 +14,22 @@ impl Host {
         let stack = getppid().context("no parent")?.as_raw_nonzero().get().unsigned_abs();
         let found = children(stack).into_iter().find(|pid| name(*pid).as_deref() == Some("agent-host"));
         found.map(Self).context("run it through `engine-svc dev --hosts 1 … --`")
+    }
+
+    /// One of several hosts.
+    pub(crate) fn by_id(id: &str) -> Result<Self> {
+        let stack = getppid().context("no parent")?.as_raw_nonzero().get().unsigned_abs();
+        let has_id = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == id.as_bytes())
+        };
+        children(stack).into_iter().find(has_id).map(Self).with_context(|| format!("no host {id} in this stack"))
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw).context("no process id")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Agents and zygotes.
@@ -32,7 +48,7 @@ impl Host {
 
     /// Its children that are no zygotes.
     pub(crate) fn agents(&self) -> usize {
-        self.processes().into_iter().filter(|pid| name(*pid).as_deref() != Some("rustic-zygote")).count()
+        self.processes().into_iter().filter(|pid| !is_own(*pid)).count()
     }
 
     /// Proportional set size of the host and all its processes, in bytes.
@@ -41,6 +57,11 @@ impl Host {
         let pids = all.filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         pids.filter_map(|pid| usage::read(pid).ok()).map(|usage| usage.pss).sum()
     }
+}
+
+/// Whether a child of a host is no agent.
+fn is_own(pid: u32) -> bool {
+    matches!(name(pid).as_deref(), Some("rustic-zygote" | "rustic-watchdog"))
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -6,6 +6,7 @@ mod client;
 mod density;
 mod figures;
 mod host;
+mod recovery;
 mod starts;
 
 use clap::Parser;
@@ -33,6 +34,15 @@ enum Measure {
         #[arg(long)]
         guilds: usize,
     },
+    /// Ends one of two hosts and watches its agents come back on the other
+    Recovery {
+        /// How many on each host
+        #[arg(long)]
+        count: usize,
+        /// What happens to the host
+        #[arg(long, value_enum)]
+        blow: recovery::Blow,
+    },
 }
 
 #[tokio::main]
@@ -45,6 +55,7 @@ async fn main() -> anyhow::Result<()> {
         Measure::OneByOne { count } => starts::one_by_one(&client, count).await?,
         Measure::Burst { count } => starts::burst(&client, count).await?,
         Measure::Density { guilds } => density::run(&client, guilds).await?,
+        Measure::Recovery { count, blow } => recovery::run(&client, count, blow).await?,
     };
     println!("{rows}");
     Ok(())

@@ -11,7 +11,7 @@
 //! Every replica does so, without a leader: each step is a compare-and-set by epoch in the registry, so that whoever
 //! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet.
 
-use crate::{backoff, engine::Engine, takeover::Settled};
+use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -34,31 +34,48 @@ impl Wake {
 
 /// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
 pub async fn run(engine: Arc<Engine>, wake: Wake, stop: CancellationToken) {
-    let keep = async {
+    let keeping = async {
         let mut settled = Settled::new();
         let mut failures = 0;
         loop {
-            match engine.keep(&mut settled).await {
-                Ok(()) => failures = 0,
-                Err(error) => {
-                    failures += 1;
-                    // Told once: while the registry is away every pass fails, and health says so.
-                    if failures == 1 {
-                        warn!(%error, "agents could not be seen to; trying again");
-                    } else {
-                        debug!(%error, failures, "agents could not be seen to");
-                    }
-                }
-            }
-            let pause = match failures {
-                0 => EVERY.mul_f64(1.0 + SPREAD * rand::random::<f64>()),
-                n => backoff::delay(n, rand::random()),
-            };
+            tell(engine.keep(&mut settled).await, &mut failures);
             tokio::select! {
-                () = sleep(pause) => {}
+                () = pause(failures) => {}
                 () = wake.0.notified() => {}
             }
         }
     };
-    stop.run_until_cancelled(keep).await;
+    // On its own: an agent that takes long to stop must hold up nobody who waits for a place.
+    let draining = async {
+        let mut failures = 0;
+        loop {
+            tell(engine.empty_draining().await, &mut failures);
+            pause(failures).await;
+        }
+    };
+    let both = async { tokio::join!(keeping, draining) };
+    let _never: Option<((), ())> = stop.run_until_cancelled(both).await;
+}
+
+/// Told once: while the registry is away every pass fails, and health says so.
+fn tell(pass: Result<(), EngineError>, failures: &mut u32) {
+    match pass {
+        Ok(()) => *failures = 0,
+        Err(error) => {
+            *failures += 1;
+            if *failures == 1 {
+                warn!(%error, "agents could not be seen to; trying again");
+            } else {
+                debug!(%error, failures, "agents could not be seen to");
+            }
+        }
+    }
+}
+
+async fn pause(failures: u32) {
+    sleep(match failures {
+        0 => EVERY.mul_f64(1.0 + SPREAD * rand::random::<f64>()),
+        n => backoff::delay(n, rand::random()),
+    })
+    .await;
 }

@@ -10,6 +10,9 @@ from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.k8s.execution import K8sExecutionEngine
 from rustic_bench import figures, processes, workload
 
+# Children of a host that are no agents.
+_OWN = ("rustic-zygote", "rustic-watchdog")
+
 
 class Guilds:
     """Launches agents and stops their guilds in the end."""
@@ -59,7 +62,7 @@ def memory(count: int) -> dict:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(guilds.start, workload.launches(count)))
     host = next(pid for pid in processes.children(os.getppid()) if processes.name(pid) == "agent-host")
-    agents = [pid for pid in processes.children(host) if processes.name(pid) != "rustic-zygote"]
+    agents = [pid for pid in processes.children(host) if processes.name(pid) not in _OWN]
     assert len(agents) == count, f"{len(agents)} processes for {count} agents"
     row = processes.idle_row("ours", agents, [host, *processes.children(host)])
     guilds.stop()

@@ -9,17 +9,26 @@ use crate::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
-    Advance, AgentRecord, Claimed, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue, ReleaseGuard,
-    ReleaseOutcome, View,
+    Advance, AgentKey, AgentRecord, Claimed, Epoch, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue,
+    ReleaseGuard, ReleaseOutcome, View,
 };
-use std::{collections::BTreeSet, time::Duration};
-use tokio::time::Instant;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{debug, info, warn};
 
 /// Agents seen to at once.
 const AT_ONCE: usize = 32;
+/// Agents moved at once: each is away for as long as one stop and one start take, and not for a queue of them.
+const MOVES_AT_ONCE: usize = 6;
+/// Longest wait for an agent that moved to become ready, and time between two looks at it.
+const READY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Agents read at once.
 const PAGE: usize = 200;
 /// Agents that wait, looked at in one pass; the oldest first.
@@ -29,7 +38,7 @@ const UNACCEPTED: Duration = Duration::from_secs(5);
 /// Time between SIGTERM and SIGKILL of an agent that moves.
 const MOVE_GRACE: Duration = Duration::from_secs(10);
 /// Longest wait for a host that is asked to take an agent.
-const HOST_CALL: Duration = Duration::from_secs(10);
+const HOST_CALL: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// One pass.
@@ -42,12 +51,11 @@ impl Engine {
             }
         }
         self.call_again().await?;
-        self.empty_draining().await?;
         self.place_waiting().await
     }
 
-    /// Moves agents off hosts that drain, as far as others have room.
-    async fn empty_draining(&self) -> Result<(), EngineError> {
+    /// Moves agents off hosts that drain, as far as others have room. Takes as long as agents take to stop.
+    pub async fn empty_draining(&self) -> Result<(), EngineError> {
         let view = self.fleet.view();
         let drains = |h: &HostRecord| h.state == HostState::Draining && h.deadline > view.now;
         for host in &view.hosts {
@@ -59,7 +67,7 @@ impl Engine {
             let mut here = page.agents;
             here.retain(|record| record.accepted.is_some());
             let moves: Vec<_> = here.iter().map(|record| self.move_off(record)).collect();
-            stream::iter(moves).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            stream::iter(moves).buffer_unordered(MOVES_AT_ONCE).try_collect::<()>().await?;
         }
         Ok(())
     }
@@ -79,10 +87,22 @@ impl Engine {
             }
         }
         let Some(waiting) = self.registry.get(&record.key, View::Basic).await? else { return Ok(()) };
-        match self.place(&waiting).await? {
-            Some(place) => self.start_on(&waiting, place).await,
-            None => Ok(()),
+        let Some(place) = self.place(&waiting).await? else { return Ok(()) };
+        let epoch = place.epoch;
+        self.start_on(&waiting, place).await?;
+        self.until_ready(&waiting.key, epoch).await
+    }
+
+    /// Waits until an agent that was started has become ready, or is somebody else's matter; for a while.
+    async fn until_ready(&self, key: &AgentKey, epoch: Epoch) -> Result<(), EngineError> {
+        let give_up = Instant::now() + READY;
+        while Instant::now() < give_up {
+            match self.registry.get(key, View::Basic).await? {
+                Some(record) if record.epoch == epoch && record.phase == Phase::Starting => sleep(LOOK_EVERY).await,
+                _ => break,
+            }
         }
+        Ok(())
     }
 
     /// Takes the agents off a host that is gone: they wait for another place.
@@ -137,20 +157,25 @@ impl Engine {
         let mut skip = 0;
         while skip < LOOKED_AT {
             let waiting = self.registry.oldest(Queue::Pending, skip, PAGE, View::Basic).await?;
-            let mut placed = vec![];
-            for record in &waiting {
-                // One after the other: the order in which they wait is the order in which room is given.
-                if let Some(place) = self.place(record).await? {
-                    placed.push((record, place));
-                }
-            }
-            let left = waiting.len() - placed.len();
-            let starts: Vec<_> = placed.into_iter().map(|(record, place)| self.start_on(record, place)).collect();
-            stream::iter(starts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-            if waiting.len() < PAGE {
+            let looked_at = waiting.len();
+            let placed = AtomicUsize::new(0);
+            // Places are given one after the other: the order in which agents wait is the order in which they get room.
+            // Whoever has a place starts while the next ones are looked for.
+            let places = stream::iter(waiting.into_iter().map(Ok::<_, EngineError>))
+                .and_then(async |record| Ok((self.place(&record).await?, record)));
+            places
+                .try_for_each_concurrent(AT_ONCE, async |(place, record)| match place {
+                    Some(place) => {
+                        placed.fetch_add(1, Ordering::Relaxed);
+                        self.start_on(&record, place).await
+                    }
+                    None => Ok(()),
+                })
+                .await?;
+            if looked_at < PAGE {
                 break;
             }
-            skip += left;
+            skip += looked_at - placed.into_inner();
         }
         Ok(())
     }

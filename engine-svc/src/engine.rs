@@ -10,9 +10,10 @@ pub use create::{Created, Creation};
 pub use list::{AgentsPage, AgentsQuery};
 
 use crate::{channels::Channels, error::EngineError, fleet::Fleet, keeper::Wake};
-use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, UnixMillis, View};
+use rustic_registry::{AgentKey, AgentRecord, Cordon, HostId, OnDisconnect, Phase, Registry, UnixMillis, View};
 use std::{sync::Arc, time::Duration};
 use tonic::{Code, Status};
+use tracing::info;
 
 /// The engine.
 pub struct Engine {
@@ -45,6 +46,15 @@ impl Engine {
     /// Reads one agent, as its host would tell it.
     pub async fn get(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
         self.read(key, view).await.map(|record| self.as_it_is(record))
+    }
+
+    /// Has a host drain, or take agents again.
+    pub async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<(), EngineError> {
+        if self.registry.cordon(host, cordon).await? {
+            info!(%host, ?cordon, "host is drained, or not any more, as somebody asked");
+            return Ok(());
+        }
+        Err(EngineError::UnknownHost(host.clone()))
     }
 
     /// Reads one record, as it stands in the registry.

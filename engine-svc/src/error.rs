@@ -21,6 +21,9 @@ pub enum EngineError {
     /// No such agent.
     #[error("agent {0} is unknown: it was never created, or was stopped")]
     Unknown(AgentKey),
+    /// No such host.
+    #[error("host {0} is unknown; ListHosts tells which there are")]
+    UnknownHost(HostId),
     /// Same id, other launch.
     #[error("agent {key} exists with another launch and is {phase}; stop it first or choose another id")]
     OtherSpec {
@@ -97,7 +100,7 @@ impl EngineError {
     pub fn code(&self) -> Code {
         match self {
             Self::Bad(_) => Code::InvalidArgument,
-            Self::Unknown(_) => Code::NotFound,
+            Self::Unknown(_) | Self::UnknownHost(_) => Code::NotFound,
             Self::OtherSpec { .. } => Code::AlreadyExists,
             Self::Failed { .. } | Self::AgentStopping(_) => Code::FailedPrecondition,
             Self::TooLate(_) => Code::DeadlineExceeded,
@@ -128,6 +131,7 @@ impl EngineError {
             Self::Host { status, .. } => status.code() == Code::Unavailable,
             Self::Bad(_)
             | Self::Unknown(_)
+            | Self::UnknownHost(_)
             | Self::OtherSpec { .. }
             | Self::Failed { .. }
             | Self::AgentStopping(_)
@@ -142,6 +146,7 @@ impl From<EngineError> for Status {
         match error {
             EngineError::Bad(violations) => violations.into(),
             EngineError::Unknown(_) => with_reason(code, "AGENT_UNKNOWN", text, &[]),
+            EngineError::UnknownHost(_) => with_reason(code, "HOST_UNKNOWN", text, &[]),
             EngineError::OtherSpec { .. } => with_reason(code, "AGENT_HAS_OTHER_SPEC", text, &[]),
             EngineError::Failed { .. } => with_reason(code, "AGENT_FAILED", text, &[]),
             EngineError::AgentStopping(_) => with_reason(code, "AGENT_STOPPING", text, &[]),

@@ -10,7 +10,7 @@ use rustic_proto::{
     launch::Launch,
     request,
 };
-use rustic_registry::IfFull;
+use rustic_registry::{Cordon, IfFull};
 use rustic_telemetry::grpc::CallDeadline;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -102,6 +102,11 @@ impl Service {
         Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(convert::agent).collect(), next_page_token })
     }
 
+    async fn cordon(&self, host: &str, cordon: Cordon) -> Result<(), EngineError> {
+        let host = request::host_id(host)?;
+        self.engine.cordon(&host, cordon).await
+    }
+
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
         let after = request::read_host_token(&r.page_token)?;
         let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
@@ -146,6 +151,22 @@ impl EngineService for Service {
         request: Request<pb::ListAgentsRequest>,
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    async fn drain_host(
+        &self,
+        request: Request<pb::DrainHostRequest>,
+    ) -> Result<Response<pb::DrainHostResponse>, Status> {
+        self.cordon(&request.into_inner().host_id, Cordon::On).await?;
+        Ok(Response::new(pb::DrainHostResponse {}))
+    }
+
+    async fn undrain_host(
+        &self,
+        request: Request<pb::UndrainHostRequest>,
+    ) -> Result<Response<pb::UndrainHostResponse>, Status> {
+        self.cordon(&request.into_inner().host_id, Cordon::Off).await?;
+        Ok(Response::new(pb::UndrainHostResponse {}))
     }
 
     async fn list_hosts(

@@ -78,6 +78,7 @@ mod tests {
             incarnation: "i".parse().expect("valid"),
             address: String::new(),
             state: HostState::Ready,
+            cordoned: false,
             capacity: Resources::parse(&format!("slots={slots}000")),
             used: Resources::parse(&format!("slots={used}000")),
             labels: BTreeMap::new(),

@@ -56,6 +56,7 @@ mod tests {
             incarnation: "now".parse().expect("an incarnation"),
             address: String::new(),
             state: HostState::Ready,
+            cordoned: false,
             capacity: Resources::default(),
             used: Resources::default(),
             labels: BTreeMap::new(),

@@ -34,6 +34,13 @@ pub fn guild_filter(guild: &str) -> Result<Option<GuildId>, Violations> {
     if guild.is_empty() { Ok(None) } else { guild_id(guild).map(Some) }
 }
 
+/// Reads the id of a host.
+pub fn host_id(host: &str) -> Result<HostId, Violations> {
+    let mut violations = Violations::default();
+    let id = violations.id("host_id", host);
+    violations.into_result(id)
+}
+
 /// Reads an optional host id.
 pub fn host_filter(host: &str) -> Result<Option<HostId>, Violations> {
     if host.is_empty() {

@@ -40,8 +40,8 @@ pub use error::RegistryError;
 pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, RequestId, UnixMillis};
 pub use memory::MemoryRegistry;
 pub use ops::{
-    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView, IfFull,
-    Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
+    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId, HostsView,
+    IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,

@@ -8,8 +8,9 @@ use crate::{
     ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, UnixMillis},
     keys,
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Event, EventId, HostsView,
-        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
+        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId,
+        HostsView, IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+        Restore,
     },
     record::{AgentRecord, Documents, HostRecord, HostState, LastExit, OnDisconnect, Phase, View},
     resources::Resources,
@@ -108,6 +109,7 @@ impl Store {
         }
         self.raise_epoch(r.highest_epoch);
         let before = self.hosts.get(&r.host).cloned();
+        let cordoned = before.as_ref().is_some_and(|h| h.cordoned && h.incarnation == r.incarnation);
         let (mut used, mut former_until, mut returned) = (Resources::default(), UnixMillis(0), 0);
         if let Some(before) = before {
             (used, former_until) = (before.used, before.former_until);
@@ -126,7 +128,8 @@ impl Store {
             host: r.host.clone(),
             incarnation: r.incarnation.clone(),
             address: r.address.clone(),
-            state: HostState::Ready,
+            state: if cordoned { HostState::Draining } else { HostState::Ready },
+            cordoned,
             capacity: r.capacity.clone(),
             used,
             labels: r.labels.clone(),
@@ -229,7 +232,7 @@ impl Store {
         if host.incarnation != r.incarnation {
             return Renewal::Superseded;
         }
-        host.state = r.state;
+        host.state = if host.cordoned { HostState::Draining } else { r.state };
         host.deadline = UnixMillis(now.0 + r.ttl.as_millis() as u64);
         self.raise_epoch(r.highest_epoch);
         Renewal::Held { generation: self.generation.to_string() }
@@ -539,6 +542,14 @@ impl Registry for MemoryRegistry {
         candidates: &[HostId],
     ) -> Result<PlaceOutcome, RegistryError> {
         Ok(self.store().place(key, epoch, candidates, self.now()))
+    }
+
+    async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {
+        let mut store = self.store();
+        let Some(host) = store.hosts.get_mut(host) else { return Ok(false) };
+        host.cordoned = cordon == Cordon::On;
+        host.state = if host.cordoned { HostState::Draining } else { HostState::Ready };
+        Ok(true)
     }
 
     async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {

@@ -259,6 +259,15 @@ pub enum Index {
     Host(HostId),
 }
 
+/// Whether a host is kept from taking agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cordon {
+    /// It takes none and gives its own away.
+    On,
+    /// It is as it says itself.
+    Off,
+}
+
 /// Agents that somebody must see to, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
@@ -342,6 +351,9 @@ pub trait Registry: Send + Sync + 'static {
     /// Claims a host for an agent that is PENDING under `epoch`. O(1) in agents and hosts.
     async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
     -> Result<PlaceOutcome, RegistryError>;
+    /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
+    /// Tells whether the host is known.
+    async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;
     /// Forgets a host whose lease ended longer ago than `grace` and that holds no agents; tells whether it did.
     async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError>;
     /// Reads up to `limit` agents of a queue after the first `skip`.

@@ -195,6 +195,8 @@ pub struct HostRecord {
     pub address: String,
     /// Whether it takes agents.
     pub state: HostState,
+    /// Somebody else than the host itself has it drain.
+    pub cordoned: bool,
     /// What it has.
     pub capacity: Resources,
     /// What its agents reserved.

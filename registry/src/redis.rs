@@ -12,8 +12,8 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Event, EventId, HostsView, IfFull, Index,
-        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
+        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, IfFull,
+        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
     },
     record::{AgentRecord, ExitStatus, View},
 };
@@ -314,6 +314,13 @@ impl Registry for RedisRegistry {
         let args: Vec<_> = args.iter().map(String::as_bytes).collect();
         let answer: Vec<String> = self.run(&self.scripts.place, &args).await?;
         read::place(&answer)
+    }
+
+    async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {
+        let on = if cordon == Cordon::On { "1" } else { "0" };
+        let known: u8 =
+            self.run(&self.scripts.cordon, &[keys::encode(host.as_str()).as_bytes(), on.as_bytes()]).await?;
+        Ok(known == 1)
     }
 
     async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {

@@ -225,3 +225,34 @@ async fn an_agent_that_crashes_while_the_registry_is_lost_comes_back() {
     assert_eq!(now.epoch, agent.epoch);
     assert!(lives(now.pid));
 }
+
+#[tokio::test]
+async fn a_host_is_drained_and_used_again_by_call() {
+    let stack = stack(2).await;
+    for n in 0..4 {
+        stack.create(idle("g", &n.to_string())).await.unwrap();
+    }
+    let mut client = stack.client.clone();
+    let host_id = "agent-host-0".to_owned();
+    client.drain_host(pb::DrainHostRequest { host_id: host_id.clone() }).await.unwrap();
+    for n in 0..4 {
+        stack.agent_is("the agent to run on the other host", "g", &n.to_string(), runs_on("agent-host-1")).await;
+    }
+    let hosts = client.list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+    assert_eq!((hosts[0].state(), hosts[0].used.len()), (pb::HostState::Draining, 0));
+    assert_eq!(stack.create(idle("g", "new")).await.unwrap().host, "agent-host-1");
+    client.undrain_host(pb::UndrainHostRequest { host_id }).await.unwrap();
+    let create = async || {
+        let agent = stack.create(idle("g", "newer")).await.unwrap();
+        if agent.host == "agent-host-0" {
+            Ok(())
+        } else {
+            stack.stop("g", "newer").await.map_or_else(|e| Err(e.to_string()), |_| Err(agent.host))
+        }
+    };
+    wait_until("the host to take agents again", create).await;
+    let unknown = client.drain_host(pb::DrainHostRequest { host_id: "nobody".to_owned() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let empty = client.drain_host(pb::DrainHostRequest::default()).await.unwrap_err();
+    assert_eq!(empty.code(), Code::InvalidArgument);
+}

@@ -3,7 +3,7 @@
 use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Event, EventId, HostId,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostId,
     HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
     Resources, Restore, UnixMillis, View,
 };
@@ -57,6 +57,7 @@ forward! {
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;

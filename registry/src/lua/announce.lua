@@ -30,7 +30,9 @@ if before[1] and before[1] ~= incarnation then
     redis.call('HSET', hkey, 'used', '')
   end
 end
-redis.call('HSET', hkey, 'incarnation', incarnation, 'address', ARGV[3], 'state', 'READY', 'capacity', ARGV[4],
+if before[1] ~= incarnation then redis.call('HDEL', hkey, 'cordoned') end
+local state = redis.call('HGET', hkey, 'cordoned') == '1' and 'DRAINING' or 'READY'
+redis.call('HSET', hkey, 'incarnation', incarnation, 'address', ARGV[3], 'state', state, 'capacity', ARGV[4],
   'used', redis.call('HGET', hkey, 'used') or '', 'labels', ARGV[5], 'version', ARGV[6])
 redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[7]), host)
 return {redis.call('GET', key('gen')), returned}

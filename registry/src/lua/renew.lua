@@ -4,6 +4,8 @@ local incarnation = redis.call('HGET', hkey, 'incarnation')
 if not incarnation then return {'unknown'} end
 if incarnation ~= ARGV[2] then return {'superseded'} end
 raise_epoch(ARGV[5])
-redis.call('HSET', hkey, 'state', ARGV[4])
+-- A host that was told to drain from outside does not know it.
+local cordoned = redis.call('HGET', hkey, 'cordoned') == '1'
+redis.call('HSET', hkey, 'state', cordoned and 'DRAINING' or ARGV[4])
 redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[3]), ARGV[1])
 return {'held', redis.call('GET', key('gen')) or ''}

@@ -229,6 +229,7 @@ fn host(row: &Value) -> Option<HostRecord> {
         labels: serde_json::from_str(text(&values, 5)).unwrap_or_default(),
         version: text(&values, 6).to_owned(),
         former_until: UnixMillis(parsed(&values, 7).unwrap_or(0)),
+        cordoned: text(&values, 8) == "1",
     })
 }
 

@@ -22,6 +22,7 @@ pub(super) struct Scripts {
     pub(super) retire: Script,
     pub(super) oldest: Script,
     pub(super) restore: Script,
+    pub(super) cordon: Script,
 }
 
 impl Scripts {
@@ -39,6 +40,7 @@ impl Scripts {
             retire: script!("retire.lua"),
             oldest: script!("oldest.lua"),
             restore: script!("restore.lua"),
+            cordon: script!("cordon.lua"),
         }
     }
 }

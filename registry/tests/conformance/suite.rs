@@ -2,7 +2,7 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Epoch, EventId, ExitStatus, HostState, IfFull, Index,
+    AdvanceOutcome, AgentKey, ClaimOutcome, Claimed, Cordon, Epoch, EventId, ExitStatus, HostState, IfFull, Index,
     OnDisconnect, Phase, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renewal, Resources, View,
 };
 use std::{sync::Arc, time::Duration};
@@ -39,6 +39,7 @@ promises!(
     an_agent_taken_off_its_host_waits_under_a_new_epoch,
     a_claim_that_nobody_accepts_is_found_by_its_age,
     a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing,
+    a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew,
     a_store_that_was_lost_holds_claims_until_hosts_have_told_what_they_run,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
     an_unknown_host_must_announce_and_a_superseded_one_must_end,
@@ -345,6 +346,22 @@ async fn a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing(store: 
     assert!(!retire(LONG).await, "not for long enough");
     assert!(retire(Duration::ZERO).await);
     assert_eq!(store.hosts().await.unwrap().hosts, []);
+}
+
+async fn a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew(store: Store) {
+    assert!(!store.cordon(&host("h-0"), Cordon::On).await.unwrap(), "nobody knows it");
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    assert!(store.cordon(&host("h-0"), Cordon::On).await.unwrap());
+    store.renew(&renew("h-0", "i", LONG)).await.unwrap();
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let state = async || store.hosts().await.unwrap().hosts[0].state;
+    assert_eq!(state().await, HostState::Draining, "whatever the host says");
+    assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
+    store.cordon(&host("h-0"), Cordon::Off).await.unwrap();
+    assert_eq!(state().await, HostState::Ready);
+    store.cordon(&host("h-0"), Cordon::On).await.unwrap();
+    store.announce(&announce("h-0", "next", 5.0)).await.unwrap();
+    assert_eq!(state().await, HostState::Ready, "another life");
 }
 
 async fn a_store_that_was_lost_holds_claims_until_hosts_have_told_what_they_run(store: Store) {

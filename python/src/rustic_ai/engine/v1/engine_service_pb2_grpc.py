@@ -60,6 +60,16 @@ class EngineServiceStub(object):
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.DrainHost = channel.unary_unary(
+                '/rustic_ai.engine.v1.EngineService/DrainHost',
+                request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostResponse.FromString,
+                _registered_method=True)
+        self.UndrainHost = channel.unary_unary(
+                '/rustic_ai.engine.v1.EngineService/UndrainHost',
+                request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostResponse.FromString,
+                _registered_method=True)
         self.ListHosts = channel.unary_unary(
                 '/rustic_ai.engine.v1.EngineService/ListHosts',
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsRequest.SerializeToString,
@@ -114,6 +124,23 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainHost(self, request, context):
+        """Has a host give its agents away and take none, until UndrainHost or the host's next life. Answers at once; ListHosts
+        shows DRAINING and how much room is still used. Idempotent. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE
+        (registry unreachable).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainHost(self, request, context):
+        """Lets a host take agents again that DrainHost kept from it. Agents that moved stay where they are. Idempotent. Errors
+        as DrainHost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListHosts(self, request, context):
         """Lists hosts in order of their id. Errors: INVALID_ARGUMENT (page token), UNAVAILABLE (registry unreachable).
         """
@@ -148,6 +175,16 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostRequest.FromString,
+                    response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostResponse.SerializeToString,
+            ),
+            'UndrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainHost,
+                    request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostRequest.FromString,
+                    response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostResponse.SerializeToString,
             ),
             'ListHosts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHosts,
@@ -291,6 +328,60 @@ class EngineService(object):
             '/rustic_ai.engine.v1.EngineService/ListAgents',
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.SerializeToString,
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustic_ai.engine.v1.EngineService/DrainHost',
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostRequest.SerializeToString,
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustic_ai.engine.v1.EngineService/UndrainHost',
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostRequest.SerializeToString,
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.UndrainHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,9 @@ pub enum HostError {
         /// Its host.
         host: String,
     },
+    /// It waits for room, and engine-svc has it.
+    #[error("agent {0} waits for room; engine-svc starts it as soon as a host has some")]
+    Waits(AgentKey),
     /// This very request failed before.
     #[error("agent {key} has failed: {reason}; create it with a new request id to try again")]
     Failed {
@@ -138,6 +141,7 @@ impl HostError {
             | Self::Unknown(_)
             | Self::OtherSpec { .. }
             | Self::Elsewhere { .. }
+            | Self::Waits(_)
             | Self::Failed { .. }
             | Self::AgentStopping(_)
             | Self::StoppedMeanwhile(_)
@@ -159,6 +163,7 @@ impl From<HostError> for Status {
             HostError::Elsewhere { host, .. } => {
                 with_reason(Code::FailedPrecondition, "AGENT_ON_OTHER_HOST", text, &[("host", &host)])
             }
+            HostError::Waits(_) => with_reason(Code::FailedPrecondition, "AGENT_WAITS", text, &[]),
             HostError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
             HostError::AgentStopping(_) | HostError::StoppedMeanwhile(_) => {
                 with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[])

@@ -246,6 +246,7 @@ impl Supervisor {
             ClaimOutcome::Exists(record) if record.phase == Phase::Failed => {
                 Err(HostError::Failed { key, reason: record.reason })
             }
+            ClaimOutcome::Exists(record) if record.host.is_none() => Err(HostError::Waits(key)),
             ClaimOutcome::Exists(record) if record.host.as_ref() == Some(self.host()) => {
                 let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
                 self.admit_claimed(creation, claim).await

@@ -1,0 +1,70 @@
+//! What comes of a state when faults stop: messages arrive, hosts renew, engines and hosts do what they are there for.
+
+use super::protocol::{Here, Protocol, Record, State, Step};
+
+/// Rounds after which everything must have found its place: a few leases.
+const ROUNDS: usize = 16;
+
+impl Protocol {
+    /// Whether every agent runs in the end, as one process, if no fault happens from now on.
+    pub(crate) fn settles(&self, state: &State) -> bool {
+        let mut s = state.clone();
+        for _ in 0..ROUNDS {
+            self.fair_round(&mut s);
+            if self.all_run(&s) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn all_run(&self, s: &State) -> bool {
+        (0..self.agents).all(|agent| {
+            let on = s.hosts.iter().enumerate().filter_map(|(host, h)| match h.agents[agent] {
+                Here::Process { epoch } => Some((host, epoch)),
+                _ => None,
+            });
+            let on: Vec<_> = on.collect();
+            matches!((&on[..], s.records[agent]), ([(host, epoch)], Record::Claimed { epoch: now, host: at, .. })
+                if *epoch == now && *host == at)
+        })
+    }
+
+    /// Everybody acts once, nothing is lost.
+    fn fair_round(&self, s: &mut State) {
+        for host in 0..s.hosts.len() {
+            if !s.hosts[host].up {
+                self.take(s, Step::HostReturns(host));
+            }
+            self.take(s, Step::SendRenewal(host));
+            self.take(s, Step::RenewalAnswered(host));
+        }
+        let unbounded = Self { bounds: super::Bounds { time: u8::MAX, crashes: 0, messages: usize::MAX }, ..*self };
+        // Engines and hosts, until there is nothing left to do in this round.
+        loop {
+            let mut steps = vec![];
+            unbounded.possible(s, &mut steps);
+            let useful = |step: &Step| {
+                matches!(
+                    step,
+                    Step::Claim { .. }
+                        | Step::TakeOver(_)
+                        | Step::Place { .. }
+                        | Step::Deliver(_)
+                        | Step::Spawn { .. }
+                        | Step::AdmitAgain { .. }
+                )
+            };
+            match steps.into_iter().find(useful) {
+                Some(step) => self.take(s, step),
+                None => break,
+            }
+        }
+        let mut steps = vec![];
+        unbounded.possible(s, &mut steps);
+        for step in steps.into_iter().filter(|step| matches!(step, Step::CallAgain(_))) {
+            self.take(s, step);
+        }
+        self.take(s, Step::Tick);
+    }
+}

@@ -3,11 +3,15 @@
 use prost::Message as _;
 use std::{env, fs, path::PathBuf};
 
-const PROTOS: [&str; 2] =
-    ["rustic_ai/agent_host/v1/agent_host_service.proto", "rustic_ai/engine/v1/engine_service.proto"];
+const PROTOS: [&str; 3] = [
+    "rustic_ai/agent_host/v1/agent_host_service.proto",
+    "rustic_ai/engine/v1/engine_service.proto",
+    "externalscaler/externalscaler.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=rustic_ai");
+    println!("cargo:rerun-if-changed=externalscaler");
     let descriptors = protox::compile(PROTOS, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

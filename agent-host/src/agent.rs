@@ -12,4 +12,4 @@ pub mod task;
 pub use handle::{AgentHandle, AgentStatus, Caller};
 pub use machine::{Ending, FirstStart, StartFailure, StopKind};
 pub use steps::StepTimes;
-pub use task::Launching;
+pub use task::{Home, Launching};

@@ -4,23 +4,19 @@ use crate::{
     agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes, StopKind},
     error::HostError,
     process::usage::Usage,
-    runtime::PythonRuntime,
+    runtime::PythonStatus,
     supervisor::{Attached, Creation, GivenClaim, Supervisor},
-    zygote::{ZygoteHandle, ZygoteState},
+    zygote::ZygoteState,
 };
 use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
     convert,
     launch::Launch,
-    profile::ProfileName,
     request,
     violation::Violations,
 };
 use rustic_registry::{Epoch, LastExit, Phase};
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -57,6 +53,7 @@ impl Service {
             machine_id: handle.machine_id.into(),
             agent_spec: String::new(),
             usage: None,
+            last_lines: vec![],
         }
     }
 
@@ -146,8 +143,8 @@ fn usage(usage: Usage) -> pb::AgentUsage {
     }
 }
 
-fn profile(name: &ProfileName, python: &PythonRuntime) -> pb::RuntimeProfile {
-    let zygote = python.zygote.as_ref().map(ZygoteHandle::status);
+fn profile(python: PythonStatus) -> pb::RuntimeProfile {
+    let PythonStatus { name, zygote, cold_starts } = python;
     let state = match zygote.as_ref().map(|zygote| &zygote.state) {
         None => "off".to_owned(),
         Some(ZygoteState::Starting) => "starting".to_owned(),
@@ -157,7 +154,7 @@ fn profile(name: &ProfileName, python: &PythonRuntime) -> pb::RuntimeProfile {
     pb::RuntimeProfile {
         name: name.to_string(),
         zygote: state,
-        cold_starts: python.cold_starts.load(Ordering::Relaxed),
+        cold_starts,
         generation: zygote.as_ref().map_or(0, |zygote| zygote.generation),
         learned_modules: zygote.map(|zygote| zygote.learned).unwrap_or_default(),
     }
@@ -204,6 +201,9 @@ impl AgentHostService for Service {
         let handle = self.supervisor.get(&key).ok_or(HostError::Unknown(key))?;
         let mut agent = self.message_with_usage(&handle).await;
         agent.agent_spec.clone_from(&handle.launch.message.agent_spec);
+        if agent.phase() == pb::AgentPhase::Failed {
+            agent.last_lines = handle.tail.all();
+        }
         Ok(Response::new(pb::GetAgentInfoResponse { agent: Some(agent) }))
     }
 
@@ -231,13 +231,12 @@ impl AgentHostService for Service {
 
     async fn health(&self, _request: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
         let trouble = self.supervisor.trouble();
-        let runtimes = self.supervisor.runtimes();
         Ok(Response::new(pb::HealthResponse {
             healthy: trouble.is_none(),
             agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
             hostname: self.supervisor.host().to_string(),
             reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
-            profiles: runtimes.python.iter().map(|(name, python)| profile(name, python)).collect(),
+            profiles: self.supervisor.runtime().profiles().into_iter().map(profile).collect(),
         }))
     }
 }

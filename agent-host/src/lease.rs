@@ -11,8 +11,9 @@
 //! The time counts from the moment *before* the last good renewal was sent, so that this host's view of its lease
 //! always ends before the registry's does.
 
-use crate::watchdog::BootTime;
+use crate::{ambient::Ambient, watchdog::BootTime};
 use rustic_registry::{Announce, Announced, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
+use rustic_telemetry::metrics;
 use std::{
     sync::{
         Arc,
@@ -26,6 +27,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+/// Delay after the first failure, and the longest one.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// Whether this host may run agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,9 @@ pub struct LeaseHandle {
     returned: watch::Receiver<u64>,
     deadline: watch::Receiver<Option<BootTime>>,
     store: watch::Receiver<Option<String>>,
+    told: mpsc::Sender<String>,
+    /// From a renewal to the moment at which agents must be gone.
+    lasts: Duration,
 }
 
 impl LeaseHandle {
@@ -135,9 +142,26 @@ impl LeaseHandle {
         }
     }
 
+    /// Whether agents that must not outlive the lease had to be gone by `now`, unless it is renewed after all.
+    pub fn is_over(&self, now: BootTime) -> bool {
+        self.deadline.borrow().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Time since the last good renewal was sent; none before the first.
+    pub fn age(&self, now: BootTime) -> Option<Duration> {
+        let deadline = (*self.deadline.borrow())?;
+        Some((now.up() + self.lasts).saturating_sub(deadline.up()))
+    }
+
     /// Remembers the highest epoch this host ever saw; renewals tell it to the registry.
     pub fn saw(&self, epoch: Epoch) {
         self.highest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
+    }
+
+    /// This life of the store was told of everything this host runs.
+    pub async fn has_told(&self, store: String) {
+        // Fails only when the keeper is gone, and with it the lease.
+        let _ = self.told.send(store).await;
     }
 
     /// Asks for no more claims.
@@ -152,6 +176,7 @@ pub struct LeaseKeeper {
     announce: Announce,
     times: LeaseTimes,
     registry: Arc<dyn Registry>,
+    ambient: Ambient,
     lease: watch::Sender<LeaseView>,
     reachable: watch::Sender<bool>,
     highest_epoch: Arc<AtomicU64>,
@@ -159,18 +184,26 @@ pub struct LeaseKeeper {
     returned: watch::Sender<u64>,
     deadline: watch::Sender<Option<BootTime>>,
     store: watch::Sender<Option<String>>,
+    tells: mpsc::Receiver<String>,
+    told: Option<String>,
     state: HostState,
 }
 
 impl LeaseKeeper {
     /// Prepares the keeper and its handle.
-    pub fn new(announce: Announce, times: LeaseTimes, registry: Arc<dyn Registry>) -> (Self, LeaseHandle) {
+    pub fn new(
+        announce: Announce,
+        times: LeaseTimes,
+        registry: Arc<dyn Registry>,
+        ambient: Ambient,
+    ) -> (Self, LeaseHandle) {
         let (lease, shown) = watch::channel(LeaseView { state: Lease::Waiting, losses: 0 });
         let (reachable, answers) = watch::channel(false);
         let (drain, asked) = mpsc::channel(1);
         let (returned, news) = watch::channel(0);
         let (deadline, told) = watch::channel(None);
         let (store, life) = watch::channel(None);
+        let (tell, tells) = mpsc::channel(1);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
         let handle = LeaseHandle {
             lease: shown,
@@ -180,11 +213,14 @@ impl LeaseKeeper {
             returned: news,
             deadline: told,
             store: life,
+            told: tell,
+            lasts: times.ttl - times.margin,
         };
         let keeper = Self {
             announce,
             times,
             registry,
+            ambient,
             lease,
             reachable,
             highest_epoch,
@@ -192,6 +228,8 @@ impl LeaseKeeper {
             returned,
             deadline,
             store,
+            tells,
+            told: None,
             state: HostState::Ready,
         };
         (keeper, handle)
@@ -213,7 +251,7 @@ impl LeaseKeeper {
         let mut fence_at: Option<Instant> = None;
         let mut failures: u32 = 0;
         loop {
-            let (sent, sent_boot) = (Instant::now(), BootTime::now());
+            let (sent, sent_boot) = (Instant::now(), (self.ambient.boot)());
             let answer = self.ask(known, fence_at).await;
             let answered = matches!(answer, Some(Ok(_)));
             self.reachable.send_if_modified(|reachable| std::mem::replace(reachable, answered) != answered);
@@ -240,7 +278,10 @@ impl LeaseKeeper {
                     failures += 1;
                     warn!(%error, failures, "the lease could not be renewed; trying again");
                 }
-                None => warn!("the lease could not be renewed in time"),
+                None => {
+                    failures += 1;
+                    warn!(failures, "the lease could not be renewed in time");
+                }
             }
             if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
                 error!("the lease is lost: agents that must not outlive it are killed");
@@ -279,6 +320,7 @@ impl LeaseKeeper {
             ttl: self.times.ttl,
             state: self.state,
             highest_epoch,
+            told: self.told.clone(),
         };
         Ok(match self.registry.renew(&renew).await? {
             Renewal::Held { generation } => {
@@ -294,7 +336,7 @@ impl LeaseKeeper {
         self.store.send_if_modified(|store| {
             let changed = store.as_ref() != Some(&generation);
             if changed && store.is_some() {
-                warn!("the registry was lost; it is told again of every agent on this host");
+                warn!("the registry was lost or restarted; it is told again of every agent on this host");
             }
             *store = Some(generation);
             changed
@@ -314,20 +356,30 @@ impl LeaseKeeper {
             lease.state = state;
             lease.losses += 1;
         });
+        metrics::count("rustic_host_lease_losses_total", &[]);
+    }
+
+    /// Delay after so many failures: grows, up to a point from which the end of an outage is still noticed soon. Chance takes
+    /// off up to a half, so that hosts do not all ask at once when the registry is back.
+    fn retry_after(&self, failures: u32) -> Duration {
+        let full = (RETRY.0 * (1 << (failures - 1).min(8))).min(RETRY.1).min(self.times.renew_every);
+        full.mul_f64(1.0 - 0.5 * (self.ambient.chance)())
     }
 
     /// Waits for the next turn: a third of the TTL when all is well, a growing delay when it is not, never past the
-    /// fence, and at once when draining begins.
+    /// fence, and at once when draining begins, or when others wait for what was told.
     async fn pause(&mut self, sent: Instant, failures: u32, fence_at: Option<Instant>) {
         let next = match failures {
             0 => sent + self.times.renew_every,
-            n => Instant::now() + (Duration::from_millis(100) * (1 << n.min(5))).min(self.times.renew_every),
+            n => Instant::now() + self.retry_after(n),
         };
         let held = self.lease.borrow().state == Lease::Held;
         let next = fence_at.filter(|_| held).map_or(next, |at| next.min(at));
         tokio::select! {
-            () = sleep_until(next) => {}
+            biased;
             Some(()) = self.drain.recv() => self.state = HostState::Draining,
+            Some(store) = self.tells.recv() => self.told = Some(store),
+            () = sleep_until(next) => {}
         }
     }
 }

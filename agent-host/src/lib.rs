@@ -14,6 +14,7 @@
 //! host leaves the registry. A second request to stop skips the moving.
 
 pub mod agent;
+pub mod ambient;
 pub mod error;
 pub mod grpc;
 pub mod health;
@@ -33,6 +34,8 @@ pub mod zygote;
 pub use settings::Settings;
 
 use crate::{
+    agent::Home,
+    ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseKeeper},
     process::{Orphans, Spawner},
     profiles::Profile,
@@ -43,12 +46,13 @@ use crate::{
     zygote::{Nursery, ZygoteTask},
 };
 use anyhow::{Context as _, bail};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_proto::{
     agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
     profile::ProfileName,
     reflection,
 };
-use rustic_registry::{Announce, Epoch, Incarnation, RedisRegistry, Registry};
+use rustic_registry::{Announce, Epoch, HostId, Incarnation, RedisRegistry, Registry};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests};
 use std::{
     collections::BTreeMap,
@@ -67,7 +71,12 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 const HEADROOM: usize = 64 << 10;
 
 /// Runs the host until it is asked to stop. Errors: settings that cannot work, or another process took this host's name.
-pub async fn run(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
+/// Boxed: so it is compiled with this library, and not once more with the program.
+pub fn run(settings: Settings, requests: StopRequests) -> BoxFuture<'static, anyhow::Result<()>> {
+    serve(settings, requests).boxed()
+}
+
+async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
@@ -79,7 +88,7 @@ pub async fn run(settings: Settings, requests: StopRequests) -> anyhow::Result<(
     let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
     let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
-    tokio::spawn(everything.clone().run_until_cancelled_owned(follow_lease(lease.clone(), supervisor.clone())));
+    tokio::spawn(everything.clone().run_until_cancelled_owned(supervisor.clone().follow_lease()));
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(supervisor.clone());
         rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, everything.clone()).await?;
@@ -89,6 +98,8 @@ pub async fn run(settings: Settings, requests: StopRequests) -> anyhow::Result<(
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopping = CancellationToken::new();
+    let liveness = health::follow_supervisor(supervisor.clone(), reporter.clone());
+    tokio::spawn(everything.clone().run_until_cancelled_owned(liveness));
     let health_task = tokio::spawn(health::follow(lease.clone(), reporter, stopping.clone()));
     let service = AgentHostServiceServer::new(grpc::Service::new(supervisor.clone()))
         .max_decoding_message_size(settings.server.max_message_size + HEADROOM)
@@ -98,8 +109,8 @@ pub async fn run(settings: Settings, requests: StopRequests) -> anyhow::Result<(
         .server
         .server(HEADROOM)
         .add_service(health)
-        .add_service(reflection::v1(SERVICE)?)
-        .add_service(reflection::v1alpha(SERVICE)?)
+        .add_service(reflection::v1(&[SERVICE])?)
+        .add_service(reflection::v1alpha(&[SERVICE])?)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming(listener), closed.clone().cancelled_owned());
     let server = tokio::spawn(server);
@@ -138,23 +149,6 @@ async fn drain(supervisor: &Supervisor, hurry: &CancellationToken, longest: Dura
     }
 }
 
-/// Feeds the watchdog, and takes in agents that come back from a former life. Cancel-safe: nothing is half done between
-/// two turns.
-async fn follow_lease(mut lease: LeaseHandle, supervisor: Arc<Supervisor>) {
-    let mut returns = lease.clone();
-    loop {
-        tokio::select! {
-            deadline = lease.next_deadline() => supervisor.runtimes().watchdog.set_deadline(deadline),
-            () = returns.agents_returned() => {
-                if let Err(error) = supervisor.take_back().await {
-                    // engine-svc asks this host again for every agent that it does not accept.
-                    warn!(%error, "returned agents could not be read");
-                }
-            }
-        }
-    }
-}
-
 fn lease(
     settings: &Settings,
     bound: SocketAddr,
@@ -166,6 +160,7 @@ fn lease(
     let times = settings.lease_times()?;
     let announce = Announce {
         address: settings.advertised(bound, &host),
+        dns_name: settings.dns_name.clone(),
         host,
         incarnation: incarnation.clone(),
         capacity: settings.capacity()?,
@@ -177,7 +172,7 @@ fn lease(
         knew: None,
         hold: settings.hold(),
     };
-    Ok(LeaseKeeper::new(announce, times, registry.clone()))
+    Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE))
 }
 
 fn supervisor(
@@ -194,41 +189,51 @@ fn supervisor(
     let spawner = Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
     let watchdog = Watchdog::start(spawner.clone(), succession.into(), stop.clone());
     let runtimes = Runtimes {
-        python: python_runtimes(settings, &spawner, &orphans, stop)?,
+        python: python_runtimes(settings, &host, &spawner, &orphans, stop)?,
         spawner,
         orphans,
         watchdog,
         workdirs: settings.workdirs(&host, &incarnation)?,
         engine_address: settings.engine_address.clone(),
         host: host.clone(),
-        incarnation: incarnation.clone(),
         output_limit: settings.output_limit(),
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
-    let host =
-        HostSettings { host, incarnation, max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
-    Ok(Supervisor::new(host, registry, Arc::new(runtimes), settings.starts(), lease.clone()))
+    let home = Home {
+        host,
+        incarnation,
+        registry,
+        runtime: Arc::new(runtimes),
+        starts: settings.starts(),
+        lease: lease.clone(),
+        ambient: Ambient::MACHINE,
+    };
+    let host = HostSettings { max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
+    Ok(Supervisor::new(host, home))
 }
 
 /// The Python environments, each with its zygote.
 fn python_runtimes(
     settings: &Settings,
+    host: &HostId,
     spawner: &Spawner,
     orphans: &Arc<Orphans>,
     stop: &CancellationToken,
 ) -> anyhow::Result<BTreeMap<ProfileName, PythonRuntime>> {
-    let runtime = |(name, profile): (ProfileName, Profile)| {
-        let zygote = (!settings.no_zygote).then(|| {
-            let environment = profile_environment(Some(&profile));
-            let (spawner, orphans) = (spawner.clone(), orphans.clone());
-            let nursery =
-                Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
-            ZygoteTask::new(nursery, profile.preload.clone(), settings.learning()).start(stop.clone())
-        });
-        (name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) })
+    let zygote = |name: &ProfileName, profile: &Profile| {
+        let environment = profile_environment(Some(profile));
+        let (spawner, orphans) = (spawner.clone(), orphans.clone());
+        let nursery =
+            Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
+        let notes = settings.notes(host, name)?;
+        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), settings.learning(), notes).start(stop.clone()))
     };
-    Ok(settings.profiles()?.into_iter().map(runtime).collect())
+    let runtime = |(name, profile): (ProfileName, Profile)| {
+        let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };
+        Ok((name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) }))
+    };
+    settings.profiles()?.into_iter().map(runtime).collect()
 }
 
 /// Waits until another process took this host's name. Cancel-safe.

@@ -2,7 +2,10 @@
 
 use crate::supervisor::Supervisor;
 use rustic_registry::Phase;
-use rustic_telemetry::metrics::{Metric, Refresh, gauge};
+use rustic_telemetry::{
+    grpc::CALLS,
+    metrics::{Metric, Refresh, gauge},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_host_start_step_seconds", "Duration of each step of an agent's start"),
     Metric::Seconds("rustic_host_start_seconds", "From a create call reaching the host to the agent being RUNNING"),
+    Metric::Count("rustic_host_restarts_total", "Processes that were started again because they had ended unasked"),
+    Metric::Count("rustic_host_lease_losses_total", "Times that the lease was lost"),
+    Metric::Gauge("rustic_host_lease_age_seconds", "Time since the last good renewal of the lease was sent"),
+    CALLS,
     Metric::Count("rustic_host_cold_starts_total", "Python agents started in a fresh interpreter despite a zygote"),
     Metric::Gauge("rustic_host_agents", "Agents on this host by phase"),
     Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
@@ -32,10 +39,13 @@ pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
             let count = phases.iter().filter(|p| **p == phase).count();
             gauge("rustic_host_agents", &[("phase", &phase.to_string())], count as f64);
         }
+        if let Some(age) = supervisor.lease_age() {
+            gauge("rustic_host_lease_age_seconds", &[], age.as_secs_f64());
+        }
         gauge("rustic_host_starts_waiting", &[], supervisor.starts().waiting() as f64);
-        for (name, python) in &supervisor.runtimes().python {
-            let generation = python.zygote.as_ref().map_or(0, |zygote| zygote.status().generation);
-            gauge("rustic_host_zygote_generation", &[("profile", name.as_str())], generation.into());
+        for python in supervisor.runtime().profiles() {
+            let generation = python.zygote.map_or(0, |zygote| zygote.generation);
+            gauge("rustic_host_zygote_generation", &[("profile", python.name.as_str())], generation.into());
         }
     })
 }

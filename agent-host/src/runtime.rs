@@ -5,27 +5,31 @@
 
 mod command;
 mod document;
+mod process;
 mod python;
 mod report;
 mod workdir;
 
-pub use python::PythonRuntime;
+pub use process::{Process, Told};
+pub use python::{PythonRuntime, PythonStatus};
 pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
-    process::{Child, Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
+    process::{Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
     profiles::Profile,
-    watchdog::{Outlives, Watchdog, Watched},
+    watchdog::{BootTime, Outlives, Watchdog},
 };
+use async_trait::async_trait;
+use process::{Asked, OwnProcess, Run};
 use report::Feed;
 use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::{Epoch, HostId, Incarnation, OnDisconnect};
+use rustic_registry::{Epoch, HostId, OnDisconnect};
 use std::{
     collections::BTreeMap,
     env,
@@ -71,36 +75,17 @@ pub struct Order {
     pub machine_id: u8,
 }
 
-/// A process that was started: what the agent's task looks after.
-pub struct Process {
-    /// The process itself.
-    pub child: Child,
-    /// What it says about its start.
-    pub reports: Reports,
-    /// The readers of its output.
-    pub output: Output,
-    _watched: Watched,
-    _run: Run,
-}
-
-/// One run of an agent: a number by which what it leaves behind is found, and a working directory. Both end with it.
-struct Run {
-    number: u64,
-    workdir: Workdir,
-    orphans: Arc<Orphans>,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.orphans.run_ended(self.number);
-    }
-}
-
-impl Process {
-    /// Ends the readers once the process ended, after they took what was left.
-    pub async fn finish(mut self) {
-        std::mem::take(&mut self.output).finish().await;
-    }
+/// What runs the agents of a host. Real processes here; a simulation has its own.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Starts a process for `order`. It is not ready until its [`Report`] says so.
+    async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError>;
+    /// An agent became ready, and told what it had to import itself.
+    fn learn(&self, order: &Order, imported: Vec<String>);
+    /// The Python environments, in order of their names.
+    fn profiles(&self) -> Vec<PythonStatus>;
+    /// Moves the moment at which processes that must not outlive the lease are killed, whatever becomes of this host.
+    fn set_deadline(&self, deadline: BootTime);
 }
 
 /// How processes are started on this host.
@@ -119,17 +104,15 @@ pub struct Runtimes {
     pub engine_address: Option<String>,
     /// Host id, told to agents.
     pub host: HostId,
-    /// This life of the host.
-    pub incarnation: Incarnation,
     /// How much of their output is logged.
     pub output_limit: OutputLimit,
     /// Numbers the runs.
     pub runs: AtomicU64,
 }
 
-impl Runtimes {
-    /// Starts a process for `order`. It is not ready until its [`Report`] says so.
-    pub async fn start(&self, order: &Order, tail: &Tail) -> Result<Process, StartError> {
+#[async_trait]
+impl Runtime for Runtimes {
+    async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         self.watchdog.alive().await;
         let run = self.begin_run()?;
         let (Started { child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
@@ -138,7 +121,7 @@ impl Runtimes {
             OnDisconnect::Keep => Outlives::Lease,
         };
         let watched = child.pidfd().and_then(|pidfd| self.watchdog.watch(child.pid(), pidfd, outlives));
-        let _watched = watched.map_err(StartError::Unwatched)?;
+        let watched = watched.map_err(StartError::Unwatched)?;
         // Only now does it learn what it is: nobody touches the message bus unwatched.
         let reports = feed.start()?;
         let source = Source {
@@ -148,16 +131,29 @@ impl Runtimes {
             pid: child.pid(),
         };
         let output = Output::read(stdout, stderr, &source, self.output_limit, tail)?;
-        Ok(Process { child, reports, output, _watched, _run: run })
+        let asked = match order.launch.runtime {
+            RuntimeKind::Python(_) => Asked::Process,
+            RuntimeKind::Command(_) => Asked::Group,
+        };
+        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, _run: run }))
     }
 
-    /// An agent became ready, and told what it had to import itself.
-    pub fn learn(&self, order: &Order, imported: Vec<String>) {
+    fn learn(&self, order: &Order, imported: Vec<String>) {
         if let Ok(Some(python)) = self.python_of(&order.launch) {
             python.learn(order, imported);
         }
     }
 
+    fn profiles(&self) -> Vec<PythonStatus> {
+        self.python.values().map(PythonRuntime::status).collect()
+    }
+
+    fn set_deadline(&self, deadline: BootTime) {
+        self.watchdog.set_deadline(deadline);
+    }
+}
+
+impl Runtimes {
     fn begin_run(&self) -> Result<Run, StartError> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let workdir = self.workdirs.make(number).map_err(StartError::Workdir)?;

@@ -6,7 +6,7 @@ use crate::{
     profiles::{self, Profile},
     runtime::Workdirs,
     starts::Starts,
-    zygote::LearningLimits,
+    zygote::{LearningLimits, Notes},
 };
 use anyhow::{Context as _, ensure};
 use clap::Parser;
@@ -19,7 +19,7 @@ use rustic_telemetry::{
 use std::{
     collections::BTreeMap,
     hash::{Hash as _, Hasher as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
@@ -43,6 +43,12 @@ pub struct Settings {
     /// Address that engine-svc reaches this host at, host:port; default: from --listen
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise_address: Option<String>,
+    /// IP that engine-svc reaches this host at, IPv4 or IPv6, such as that of the pod; the port is that of --listen
+    #[arg(long, conflicts_with = "advertise_address", value_name = "IP")]
+    pub advertise_ip: Option<IpAddr>,
+    /// DNS name of this host that stays the same when its address changes, such as that of a StatefulSet's pod
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = dns_name, value_name = "NAME")]
+    pub dns_name: String,
     /// Address of engine-svc, told to agents so that they can launch agents
     #[arg(long, value_name = "HOST:PORT")]
     pub engine_address: Option<String>,
@@ -67,6 +73,12 @@ pub struct Settings {
     /// How long a lease lasts without renewal
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
     pub lease_ttl: Duration,
+    /// Time between two renewals of the lease; default: a third of it
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_renew_every: Option<Duration>,
+    /// Time after the end of the lease when engine-svc takes its agents over; the same as that of engine-svc
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_grace: Duration,
     /// Time before the end of the lease at which its agents are killed
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub lease_margin: Duration,
@@ -171,23 +183,28 @@ impl Settings {
 
     /// Where engine-svc reaches this host, given where it listens.
     pub fn advertised(&self, bound: SocketAddr, host: &HostId) -> String {
-        match &self.advertise_address {
-            Some(address) => address.clone(),
-            None if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
-            None => bound.to_string(),
+        match (&self.advertise_address, self.advertise_ip) {
+            (Some(address), _) => address.clone(),
+            (None, Some(ip)) => SocketAddr::new(ip, bound.port()).to_string(),
+            (None, None) if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
+            (None, None) => bound.to_string(),
         }
     }
 
     /// Times of the lease. Errors: they cannot work together.
     pub fn lease_times(&self) -> anyhow::Result<LeaseTimes> {
         let (ttl, margin) = (self.lease_ttl, self.lease_margin);
-        let renew_every = ttl / 3;
+        let renew_every = self.lease_renew_every.unwrap_or(ttl / 3);
         ensure!(ttl >= Duration::from_millis(100), "--lease-ttl {ttl:?} is too short; use at least 100ms");
+        ensure!(!margin.is_zero(), "--lease-margin must be more than nothing: killing and dying take time");
+        ensure!(
+            renew_every >= Duration::from_millis(20),
+            "--lease-renew-every {renew_every:?} asks too much of Redis; use at least 20ms"
+        );
         ensure!(
             renew_every + margin < ttl,
             "--lease-margin {margin:?} leaves no time to renew a lease of {ttl:?}, which happens every \
-             {renew_every:?}; make it less than {:?}",
-            ttl - renew_every
+             {renew_every:?} (--lease-renew-every); together they must be less than --lease-ttl"
         );
         Ok(LeaseTimes { ttl, renew_every, margin })
     }
@@ -212,12 +229,22 @@ impl Settings {
 
     /// The file that is locked as long as a host of this name lives in this registry.
     pub fn lock_file(&self, host: &HostId) -> anyhow::Result<PathBuf> {
+        self.file(host, "lock")
+    }
+
+    /// What the zygote of `profile` learned, for the next life of the host.
+    pub fn notes(&self, host: &HostId, profile: &ProfileName) -> anyhow::Result<Notes> {
+        self.file(host, &format!("{profile}.learned")).map(Notes::at)
+    }
+
+    /// A file that outlives this life of the host.
+    fn file(&self, host: &HostId, name: &str) -> anyhow::Result<PathBuf> {
         let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
         std::fs::create_dir_all(&parent).with_context(|| format!("--work-dir {}", parent.display()))?;
-        // Hosts of other registries have names of their own.
+        // Hosts of other registries have files of their own.
         let mut hasher = std::hash::DefaultHasher::new();
         (&self.redis_url, &self.redis_prefix).hash(&mut hasher);
-        Ok(parent.join(format!("agent-host.{host}.{:016x}.lock", hasher.finish())))
+        Ok(parent.join(format!("agent-host.{host}.{:016x}.{name}", hasher.finish())))
     }
 
     /// Where agents get their working directories in this life of the host.
@@ -230,7 +257,7 @@ impl Settings {
     /// How long nobody is placed after the registry was lost: by then every host that runs agents has told it, or its lease
     /// and its agents have ended.
     pub fn hold(&self) -> Duration {
-        self.lease_ttl + Duration::from_secs(2)
+        self.lease_ttl + self.lease_grace
     }
 
     /// How to reach Redis.
@@ -248,6 +275,20 @@ impl Settings {
     }
 }
 
+/// A name as DNS has it: RFC 1123, labels of letters, digits and inner hyphens.
+fn dns_name(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.is_empty() || (text.len() <= 253 && text.split('.').all(is_label)) {
+        return Ok(text.to_owned());
+    }
+    Err("give a DNS name without a port, such as agent-host-0.agent-host.rustic-ai.svc".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +302,14 @@ mod tests {
         assert!(settings(&[]).lease_times().is_ok());
         assert!(settings(&["--lease-ttl", "3s", "--lease-margin", "2s"]).lease_times().is_err());
         assert!(settings(&["--lease-ttl", "1ms"]).lease_times().is_err());
+        assert!(settings(&["--lease-margin", "0s"]).lease_times().is_err());
+        assert!(settings(&["--lease-renew-every", "1ms"]).lease_times().is_err());
+        assert!(
+            settings(&["--lease-renew-every", "8s"]).lease_times().is_err(),
+            "8 s and the margin of 2 s make 10 s"
+        );
+        let times = settings(&["--lease-renew-every", "1s"]).lease_times().expect("they work together");
+        assert_eq!(times.renew_every, Duration::from_secs(1));
     }
 
     #[test]
@@ -272,10 +321,23 @@ mod tests {
     }
 
     #[test]
+    fn a_dns_name_is_one() {
+        let parsed = |name| Settings::try_parse_from(["agent-host", "--dns-name", name]).map(|s| s.dns_name).ok();
+        for good in ["agent-host-0.agent-host.rustic-ai.svc.cluster.local", "a", "A.b1", ""] {
+            assert_eq!(parsed(good).as_deref(), Some(good));
+        }
+        for bad in ["a:1", "a..b", "-a", "a.", "a b", "10.0.0.7/8", &"a".repeat(64), &"a.".repeat(127)] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn the_advertised_address_never_says_everywhere() {
         let host = "agent-host-0".parse().expect("valid");
         let bound = "0.0.0.0:50052".parse().expect("valid");
         assert_eq!(settings(&[]).advertised(bound, &host), "agent-host-0:50052");
+        let pod = |ip| settings(&["--advertise-ip", ip]).advertised(bound, &host);
+        assert_eq!((pod("10.0.0.7"), pod("fd00::7")), ("10.0.0.7:50052".to_owned(), "[fd00::7]:50052".to_owned()));
         let bound = "127.0.0.1:1".parse().expect("valid");
         assert_eq!(settings(&[]).advertised(bound, &host), "127.0.0.1:1");
     }

@@ -2,17 +2,19 @@
 //!
 //! Owns the map of agents. Each agent's own life belongs to its task.
 
+mod told;
+
 use crate::{
-    agent::{AgentHandle, AgentStatus, Caller, Ending, FirstStart, Launching, StopKind, task::AgentTask},
+    agent::{AgentHandle, AgentStatus, Caller, Ending, FirstStart, Home, Launching, StopKind, task::AgentTask},
     error::HostError,
-    lease::{Lease, LeaseHandle},
-    runtime::{Order, Runtimes},
+    lease::Lease,
+    runtime::{Order, Runtime},
     starts::Starts,
 };
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
-    AgentKey, AgentRecord, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, HostState, IfFull,
-    Incarnation, Index, Phase, Registry, ReleaseGuard, ReleaseOutcome, RequestId, View,
+    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, HostState, IfFull, Phase,
+    ReleaseGuard, ReleaseOutcome, RequestId,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -25,7 +27,7 @@ use std::{
 };
 use tokio::time::{Instant, interval, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 /// Agents read at once.
 const PAGE: usize = 200;
@@ -74,10 +76,6 @@ impl Attached {
 
 /// What the supervisor needs to know of its host.
 pub struct HostSettings {
-    /// Host id.
-    pub host: HostId,
-    /// This life of the host.
-    pub incarnation: Incarnation,
     /// Most agents at once.
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
@@ -89,10 +87,7 @@ pub struct HostSettings {
 /// The agents of this host.
 pub struct Supervisor {
     settings: HostSettings,
-    registry: Arc<dyn Registry>,
-    runtimes: Arc<Runtimes>,
-    starts: Starts,
-    lease: LeaseHandle,
+    home: Home,
     agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
     tasks: TaskTracker,
     ending: AtomicBool,
@@ -100,19 +95,10 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A host without agents.
-    pub fn new(
-        settings: HostSettings,
-        registry: Arc<dyn Registry>,
-        runtimes: Arc<Runtimes>,
-        starts: Starts,
-        lease: LeaseHandle,
-    ) -> Arc<Self> {
+    pub fn new(settings: HostSettings, home: Home) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            registry,
-            runtimes,
-            starts,
-            lease,
+            home,
             agents: Arc::default(),
             tasks: TaskTracker::new(),
             ending: AtomicBool::new(false),
@@ -126,12 +112,12 @@ impl Supervisor {
 
     /// Host id.
     pub fn host(&self) -> &HostId {
-        &self.settings.host
+        &self.home.host
     }
 
     /// Refuses a call that was meant for another host, or another life of this one.
     pub fn check_incarnation(&self, meant: &str) -> Result<(), HostError> {
-        if meant.is_empty() || meant == self.settings.incarnation.as_str() {
+        if meant.is_empty() || meant == self.home.incarnation.as_str() {
             return Ok(());
         }
         Err(HostError::OtherIncarnation(self.host().clone()))
@@ -160,7 +146,7 @@ impl Supervisor {
         if self.ending.load(Ordering::Relaxed) {
             return Some(HostError::Stopping(self.host().clone()));
         }
-        match self.lease.current().state {
+        match self.home.lease.current().state {
             Lease::Held => None,
             Lease::Waiting | Lease::Lost | Lease::Superseded => Some(HostError::NoLease(self.host().clone())),
         }
@@ -168,18 +154,23 @@ impl Supervisor {
 
     /// Why this host is not healthy, if that is so: it may start no agent, or the registry does not answer.
     pub fn trouble(&self) -> Option<HostError> {
-        let unreachable = || (!self.lease.is_reachable()).then(|| HostError::NoRegistry(self.host().clone()));
+        let unreachable = || (!self.home.lease.is_reachable()).then(|| HostError::NoRegistry(self.host().clone()));
         self.refusal().or_else(unreachable)
     }
 
-    /// How agents are started.
-    pub fn runtimes(&self) -> &Runtimes {
-        &self.runtimes
+    /// Time since the last good renewal of the lease was sent; none before the first.
+    pub fn lease_age(&self) -> Option<Duration> {
+        self.home.lease.age((self.home.ambient.boot)())
+    }
+
+    /// What runs the agents.
+    pub fn runtime(&self) -> &dyn Runtime {
+        &*self.home.runtime
     }
 
     /// The queue of starts.
     pub fn starts(&self) -> &Starts {
-        &self.starts
+        &self.home.starts
     }
 
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
@@ -188,9 +179,10 @@ impl Supervisor {
             return Err(refusal);
         }
         if let RuntimeKind::Python(profile) = &creation.launch.runtime
-            && !self.runtimes.python.contains_key(profile)
+            && let profiles = self.runtime().profiles()
+            && !profiles.iter().any(|known| known.name == *profile)
         {
-            let known = self.runtimes.python.keys().map(ToString::to_string).collect();
+            let known = profiles.iter().map(|known| known.name.to_string()).collect();
             return Err(HostError::UnknownProfile { profile: profile.clone(), known });
         }
         match creation.claim {
@@ -230,16 +222,16 @@ impl Supervisor {
             documents: launch.documents(),
             candidates: vec![self.host().clone()],
             if_full: IfFull::Refuse,
-            knew: self.lease.store(),
+            knew: self.home.lease.store(),
             hold: self.settings.hold,
         };
         let key = launch.key.clone();
-        match self.registry.claim(&request).await? {
+        match self.home.registry.claim(&request).await? {
             ClaimOutcome::Claimed(Claimed { epoch, machine_id, .. }) => {
                 let admitted = self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()));
                 if admitted.is_err() {
                     // Our own claim, which no task will look after.
-                    self.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
+                    self.home.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
                 }
                 admitted
             }
@@ -292,9 +284,7 @@ impl Supervisor {
             }
             Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
             Entry::Vacant(place) => {
-                let (registry, runtimes) = (self.registry.clone(), self.runtimes.clone());
-                let (task, handle) =
-                    AgentTask::new(launching, registry, runtimes, self.starts.clone(), self.lease.clone());
+                let (task, handle) = AgentTask::new(launching, self.home.clone());
                 place.insert(handle.clone());
                 let attached = Attached::to(handle);
                 self.start(task, &attached.handle);
@@ -334,10 +324,12 @@ impl Supervisor {
         match (&status.ending, &status.trouble) {
             (None, Some(trouble)) => Err(HostError::Unrecorded { key: key.clone(), trouble: trouble.clone() }),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key.clone())),
+            // It was given away before the stop reached it, and lives on elsewhere.
+            (Some(Ending::Moved), _) if kind == StopKind::Asked => Err(HostError::Superseded(key.clone())),
             (Some(Ending::Failed), _) => {
                 // It failed before the stop reached it: what is left is its record.
                 self.forget(key, handle.epoch);
-                match self.registry.release(key, handle.epoch, ReleaseGuard::Unhosted).await? {
+                match self.home.registry.release(key, handle.epoch, ReleaseGuard::Unhosted).await? {
                     ReleaseOutcome::Released | ReleaseOutcome::Gone => Ok(status),
                     ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
                 }
@@ -349,53 +341,22 @@ impl Supervisor {
         }
     }
 
-    /// Takes in the agents of this host's former life, which the registry gave to this one.
-    pub async fn take_back(&self) -> Result<(), HostError> {
-        let mut after = None;
-        loop {
-            let index = Index::Host(self.host().clone());
-            let page = self.registry.list(&index, after.as_ref(), PAGE, View::Full).await?;
-            for record in page.agents {
-                let ours = record.incarnation.as_ref() == Some(&self.settings.incarnation);
-                if ours && record.accepted.is_none() {
-                    self.take_in(record);
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn take_in(&self, record: AgentRecord) {
-        let launch = record.documents.as_ref().map(Launch::from_documents);
-        let launch = match launch {
-            Some(Ok(launch)) => launch,
-            unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
-        };
-        let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
-        let first_start = FirstStart::FollowsPolicy;
-        let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
-        // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
-        if let Err(error) = self.admit(creation, claim, None) {
-            warn!(agent = %record.key, %error, "a returned agent was not taken in");
-        }
-    }
-
     /// Waits until others have taken all agents, for as long as there is another host to take them.
     pub async fn emptied(&self) {
         let mut looks = interval(LOOK_EVERY);
         while self.count() > 0 {
             looks.tick().await;
-            match self.registry.hosts().await {
+            match self.home.registry.hosts().await {
                 Ok(view) => {
                     let takes = |h: &HostRecord| h.state == HostState::Ready && h.deadline > view.now;
                     if !view.hosts.iter().any(|h| h.host != *self.host() && takes(h)) {
                         return info!("no other host takes agents; they wait for this one, or another, to come back");
                     }
                 }
-                // Whoever would move the agents cannot reach the registry either.
+                // A registry that restarts is back before the lease ends; after that no agent is left to move.
+                Err(error) if self.home.lease.current().state == Lease::Held => {
+                    debug!(%error, "the registry cannot be reached; looking again");
+                }
                 Err(error) => return warn!(%error, "the registry cannot be reached; the agents cannot be moved"),
             }
         }
@@ -404,7 +365,7 @@ impl Supervisor {
     /// Takes no more agents.
     pub async fn close(&self) {
         self.ending.store(true, Ordering::Relaxed);
-        self.lease.drain().await;
+        self.home.lease.drain().await;
     }
 
     /// Ends every agent, each with `grace`, and waits for all of them. Their records stay, PENDING.

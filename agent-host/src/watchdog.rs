@@ -6,8 +6,12 @@
 //!       │ stopped, wedged: the deadline passes ──────┤ kills those that must not outlive the lease
 //!       │ gone: the socket closes ───────────────────┘ kills all, waits for their end, ends; only then is the lock of
 //!       │                                              the host's name free (`succession`)
-//!       └ loses its watchdog: starts another at once, tells it everything, and starts no agent meanwhile
+//!       └ loses its watchdog, or one that does not listen: kills what is left of it, starts another at once, tells it
+//!         everything, and starts no agent meanwhile
 //! ```
+//!
+//! To a watchdog the end of its socket means that the host is gone. So the socket of one that is to be replaced stays open
+//! until it has ended: its replacement must not cost the agents their lives.
 //!
 //! The deadline is TTL − margin after the moment *before* the last good renewal was sent, on CLOCK_BOOTTIME, which goes
 //! on while a machine is suspended.
@@ -15,17 +19,20 @@
 pub mod process;
 mod wire;
 
-use crate::process::{OnHostsEnd, Spawner};
+use crate::process::{Child, OnHostsEnd, Signal, Spawner};
 use rustix::time::ClockId;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use wire::Message;
@@ -34,6 +41,12 @@ use wire::Message;
 pub const WORD: &str = "watchdog";
 /// Pause before a watchdog that ended at once is started again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a new watchdog that has much to read is told more.
+const READING: Duration = Duration::from_millis(1);
+/// Longest time in which a new watchdog is told of all agents.
+const BRIEFED: Duration = Duration::from_secs(5);
+/// Time in which a watchdog confirms a deadline; one that does not is frozen or wedged.
+const CONFIRMS: Duration = Duration::from_secs(1);
 
 /// A moment on CLOCK_BOOTTIME.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +57,16 @@ impl BootTime {
     pub fn now() -> Self {
         let now = rustix::time::clock_gettime(ClockId::Boottime);
         Self(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+    }
+
+    /// The moment at which the machine had been up for so long.
+    pub fn at(up: Duration) -> Self {
+        Self(up)
+    }
+
+    /// How long the machine had been up then.
+    pub fn up(self) -> Duration {
+        self.0
     }
 }
 
@@ -67,9 +90,14 @@ pub enum Outlives {
 /// What the watchdog knows, or must be told when it is replaced.
 #[derive(Default)]
 struct Known {
+    /// To the watchdog that is told of changes.
     socket: Option<OwnedFd>,
+    /// To one that is told nothing more, and has not ended yet.
+    given_up: Option<OwnedFd>,
     agents: BTreeMap<u32, (OwnedFd, Outlives)>,
     deadline: Option<BootTime>,
+    /// When the oldest deadline that is not confirmed was told.
+    unconfirmed: Option<Instant>,
 }
 
 /// Handle to the watchdog.
@@ -112,9 +140,14 @@ impl Watchdog {
         let _ = self.alive.subscribe().wait_for(|alive| *alive).await;
     }
 
-    /// Has a process watched. Errors: there is no watchdog just now.
+    /// Has a process watched. Errors: there is no watchdog just now; or the lease is over, as for a host that was frozen
+    /// between the store's word and this.
     pub fn watch(self: &Arc<Self>, pid: u32, pidfd: OwnedFd, outlives: Outlives) -> io::Result<Watched> {
         let mut known = self.known();
+        let over = known.deadline.is_some_and(|deadline| deadline <= BootTime::now());
+        if over && outlives == Outlives::Nothing {
+            return Err(io::Error::other("the lease is over"));
+        }
         let told = self.tell(&mut known, &Message::Watch { pid, outlives }, Some(&pidfd));
         if !told {
             return Err(io::Error::other("the watchdog is being replaced"));
@@ -127,19 +160,29 @@ impl Watchdog {
     pub fn set_deadline(&self, deadline: BootTime) {
         let mut known = self.known();
         known.deadline = Some(deadline);
-        self.tell(&mut known, &Message::Deadline(deadline), None);
+        if !known.is_heard() {
+            let error = io::Error::from(io::ErrorKind::TimedOut);
+            return self.give_up(&mut known, &error);
+        }
+        if self.tell(&mut known, &Message::Deadline(deadline), None) {
+            known.unconfirmed.get_or_insert_with(Instant::now);
+        }
     }
 
-    /// Tells the watchdog, if there is one; one that cannot be told any more is being replaced.
+    /// Tells the watchdog, if there is one that listens.
     fn tell(&self, known: &mut Known, message: &Message, descriptor: Option<&OwnedFd>) -> bool {
         let Some(socket) = &known.socket else { return false };
         let told = message.send(socket, descriptor);
         if let Err(error) = &told {
-            error!(%error, "the watchdog cannot be told; it is replaced");
-            known.socket = None;
-            self.alive.send_replace(false);
+            self.give_up(known, error);
         }
         told.is_ok()
+    }
+
+    fn give_up(&self, known: &mut Known, error: &io::Error) {
+        error!(%error, "the watchdog cannot be told; it is replaced");
+        known.given_up = known.socket.take();
+        self.alive.send_replace(false);
     }
 
     async fn keep(self: Arc<Self>, spawner: Spawner, lock: OwnedFd) {
@@ -148,8 +191,6 @@ impl Watchdog {
                 Ok(end) => error!(end, "the watchdog is gone; starting another, no agent starts meanwhile"),
                 Err(error) => error!(%error, "the watchdog cannot be started; no agent starts without it"),
             }
-            self.known().socket = None;
-            self.alive.send_replace(false);
             sleep(PAUSE).await;
         }
     }
@@ -161,22 +202,87 @@ impl Watchdog {
         // The lock travels as standard output: nothing else of ours is open in the watchdog.
         command.arg(WORD).stdin(Stdio::from(theirs)).env_clear();
         let mut child = spawner.spawn_with(command, Stdio::from(lock.try_clone()?), OnHostsEnd::Outlives).await?;
-        {
-            let mut known = self.known();
-            let known = &mut *known;
-            known.socket = Some(ours);
-            for (pid, (pidfd, outlives)) in &known.agents {
-                let message = Message::Watch { pid: *pid, outlives: *outlives };
-                if let Some(socket) = &known.socket {
-                    message.send(socket, Some(pidfd))?;
+        let served = match self.brief(ours).await {
+            Ok(()) => self.serve(&mut child).await,
+            Err(error) => end(&mut child).await.and(Err(error)),
+        };
+        // Not before it has ended: closing its socket would tell it that this host is gone.
+        let mut known = self.known();
+        (known.socket, known.given_up, known.unconfirmed) = (None, None, None);
+        self.alive.send_replace(false);
+        Ok(served?)
+    }
+
+    /// Tells a new watchdog everything; from then on it is told of changes. Agents that are reaped meanwhile are told of as
+    /// well; none is added, as there is no watchdog to watch it.
+    async fn brief(&self, socket: OwnedFd) -> io::Result<()> {
+        let began = Instant::now();
+        let mut told = BTreeSet::new();
+        loop {
+            {
+                let mut known = self.known();
+                match known.tell_of_agents(&socket, &mut told) {
+                    Ok(()) => {
+                        known.socket = Some(socket);
+                        return Ok(());
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && began.elapsed() < BRIEFED => {}
+                    Err(error) => {
+                        known.given_up = Some(socket);
+                        return Err(error);
+                    }
                 }
             }
-            if let (Some(socket), Some(deadline)) = (&known.socket, known.deadline) {
-                Message::Deadline(deadline).send(socket, None)?;
+            // It reads as fast as it can; a descriptor in every packet fills a socket quickly.
+            sleep(READING).await;
+        }
+    }
+
+    /// Has a watchdog that knows everything do its work until it ends, or has to be replaced.
+    async fn serve(&self, child: &mut Child) -> io::Result<String> {
+        info!(pid = child.pid(), "the watchdog is ready");
+        let mut alive = self.alive.subscribe();
+        self.alive.send_replace(self.known().socket.is_some());
+        // Cancel-safe: an end that was not waited for to the end is waited for again.
+        tokio::select! {
+            ended = child.ended() => return Ok(ended?.to_string()),
+            _given_up = alive.wait_for(|alive| !alive) => {}
+        }
+        end(child).await
+    }
+}
+
+async fn end(child: &mut Child) -> io::Result<String> {
+    child.signal(Signal::Kill);
+    Ok(child.ended().await?.to_string())
+}
+
+impl Known {
+    /// Tells a watchdog of the agents that `told` does not name yet, has it forget those that were reaped since, and tells
+    /// it the deadline. Errors: `WouldBlock` when its socket is full; `told` says how far it came.
+    fn tell_of_agents(&self, socket: &OwnedFd, told: &mut BTreeSet<u32>) -> io::Result<()> {
+        for (pid, (pidfd, outlives)) in &self.agents {
+            if !told.contains(pid) {
+                Message::Watch { pid: *pid, outlives: *outlives }.send(socket, Some(pidfd))?;
+                told.insert(*pid);
             }
         }
-        info!(pid = child.pid(), "the watchdog is ready");
-        self.alive.send_replace(true);
-        Ok(child.ended().await?.to_string())
+        while let Some(pid) = told.iter().find(|pid| !self.agents.contains_key(pid)).copied() {
+            Message::Forget { pid }.send(socket, None)?;
+            told.remove(&pid);
+        }
+        match self.deadline {
+            Some(deadline) => Message::Deadline(deadline).send(socket, None),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the watchdog confirms what it is told.
+    fn is_heard(&mut self) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        while let Ok(Some((Message::Heard, _))) = Message::receive(socket) {
+            self.unconfirmed = None;
+        }
+        self.unconfirmed.is_none_or(|since| since.elapsed() < CONFIRMS)
     }
 }

@@ -14,14 +14,17 @@
 //! **Learning.** A ready agent tells which modules it had to import itself. They are preloaded into the next
 //! *generation*: a branch, forked from the zygote, that imports them in the background, is a zygote too, and takes over
 //! when it has said hello. The base stays: next generations grow from it, and agents with an environment of their own
-//! are forked from it, because modules may read the environment while they are imported.
+//! are forked from it, because modules may read the environment while they are imported. A file keeps what was learned
+//! for the next life of the host, which builds that generation before it forks the first agent.
 
 mod learned;
+mod notes;
 mod process;
 mod task;
 mod wire;
 
 pub use learned::LearningLimits;
+pub use notes::Notes;
 pub use process::Nursery;
 pub use task::ZygoteTask;
 

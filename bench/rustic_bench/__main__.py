@@ -64,6 +64,7 @@ def _measure(scale: int) -> Rows:
         _load("density", "--guilds", n(50)[0]),
         _recovery("drain", n(100)[0]),
         _recovery("kill", n(100)[0]),
+        _recovery("restart", n(100)[0]),
     ]
     rows: Rows = {}
     for part in parts:

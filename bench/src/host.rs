@@ -3,7 +3,13 @@
 use agent_host::process::usage;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, getppid, kill_process};
-use std::{fs, path::Path};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 /// The host, by its process id.
 pub(crate) struct Host(u32);
@@ -24,6 +30,27 @@ impl Host {
             command.split(|byte| *byte == 0).any(|word| word == id.as_bytes())
         };
         children(stack).into_iter().find(has_id).map(Self).with_context(|| format!("no host {id} in this stack"))
+    }
+
+    /// Kills it and starts it again with the arguments and the environment it had.
+    pub(crate) fn restart(&self) -> Result<Child> {
+        let words = |file: &str| -> Result<Vec<OsString>> {
+            let text = fs::read(format!("/proc/{}/{file}", self.0))?;
+            Ok(text.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| OsString::from_vec(w.to_vec())).collect())
+        };
+        let (command, environment) = (words("cmdline")?, words("environ")?);
+        let (program, arguments) = command.split_first().context("a host without a command")?;
+        let pair = |word: &OsString| {
+            let at = word.as_bytes().iter().position(|b| *b == b'=')?;
+            Some((
+                OsString::from_vec(word.as_bytes()[..at].to_vec()),
+                OsString::from_vec(word.as_bytes()[at + 1..].to_vec()),
+            ))
+        };
+        self.signal(Signal::KILL)?;
+        let mut again = Command::new(program);
+        again.args(arguments).env_clear().envs(environment.iter().filter_map(pair));
+        Ok(again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
     }
 
     /// Sends it a signal.

@@ -1,7 +1,7 @@
 //! How long agents are away when their host drains, or dies.
 
 use crate::{
-    client::{Client, GUILD_SIZE},
+    client::{Client, GUILD_SIZE, Guild},
     figures::{milliseconds, percentile, seconds},
     host::Host,
 };
@@ -18,6 +18,11 @@ use tokio::time::{Instant, sleep};
 
 /// Create calls under way at any time.
 const AT_ONCE: usize = 16;
+/// The host that ends, and the one that its agents may move to.
+const ENDS: &str = "agent-host-0";
+const OTHER: &str = "agent-host-1";
+/// Time after which nothing is left to settle before the blow.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Longest wait for all agents to be back.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -28,6 +33,8 @@ pub(crate) enum Blow {
     Drain,
     /// SIGKILL: its lease must end first.
     Kill,
+    /// SIGKILL, and started again in place: its agents come back to it.
+    Restart,
 }
 
 impl Blow {
@@ -35,22 +42,49 @@ impl Blow {
     fn look_every(self) -> Duration {
         match self {
             Self::Drain => Duration::from_millis(10),
-            Self::Kill => Duration::from_millis(50),
+            Self::Kill | Self::Restart => Duration::from_millis(50),
         }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain of a host",
+            Self::Kill => "kill -9 of a host",
+            Self::Restart => "kill -9 of a host and restart in place",
+        }
+    }
+
+    /// Deals it; a host that was started again is ended with the value.
+    fn strike(self, host: &Host) -> Result<Option<Again>> {
+        match self {
+            Self::Drain => host.signal(Signal::TERM)?,
+            Self::Kill => host.signal(Signal::KILL)?,
+            Self::Restart => return Ok(Some(Again(host.restart()?))),
+        }
+        Ok(None)
     }
 }
 
-/// Puts `count` agents on each of two hosts, ends the first, and watches its agents come back on the other.
+/// A host that was started by this program.
+struct Again(std::process::Child);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already; its watchdog ends its agents.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Puts `count` agents on one of two hosts and a guild of the same kind on the other, ends the first, and watches its agents
+/// come back.
 pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Value> {
-    let host = Host::by_id("agent-host-0")?;
-    let (guilds, launches) = client.launches(2 * count);
-    let creates = launches.into_iter().map(|launch| client.create(launch));
-    let _answers: Vec<_> = stream::iter(creates).buffer_unordered(AT_ONCE).try_collect().await?;
-    let there: Vec<_> = list(client).await?.into_iter().filter(|a| a.host == "agent-host-0").collect();
-    ensure!(there.len() >= count / 2, "only {} agents on the host", there.len());
+    let host = Host::by_id(ENDS)?;
+    let guilds = fill(client, count).await?;
+    let there: Vec<_> = list(client).await?.into_iter().filter(|a| a.host == ENDS).collect();
 
     let began = Instant::now();
-    host.signal(if blow == Blow::Drain { Signal::TERM } else { Signal::KILL })?;
+    let _again = blow.strike(&host)?;
     let mut away: BTreeMap<_, _> =
         there.iter().map(|a| (key(a), Away { epoch: a.epoch, since: None, back: None })).collect();
     while away.values().any(|a| a.back.is_none()) {
@@ -71,7 +105,7 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
         client.stop(guild).await?;
     }
     Ok(json!({"recovery": [{
-        "name": match blow { Blow::Drain => "drain of a host", Blow::Kill => "kill -9 of a host" },
+        "name": blow.name(),
         "n": there.len(),
         "guild_size": GUILD_SIZE,
         "all_back_seconds": seconds(all_back),
@@ -80,6 +114,29 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
         "gap_p50_ms": milliseconds(percentile(&gaps, 0.50)),
         "gap_p99_ms": milliseconds(percentile(&gaps, 0.99)),
     }]}))
+}
+
+/// Fills the host that ends while the other takes none, then gives that one a guild; tells all guilds.
+async fn fill(client: &Client, count: usize) -> Result<Vec<Guild>> {
+    let mut engine = client.engine.clone();
+    engine.drain_host(pb::DrainHostRequest { host_id: OTHER.to_owned(), force: false }).await?;
+    let mut guilds = create(client, count, ENDS).await?;
+    engine.undrain_host(pb::UndrainHostRequest { host_id: OTHER.to_owned() }).await?;
+    // Until every engine has seen it; then the emptier host is preferred.
+    sleep(SETTLED).await;
+    guilds.extend(create(client, GUILD_SIZE, OTHER).await?);
+    // Until the zygotes have learned what these agents import.
+    sleep(SETTLED).await;
+    Ok(guilds)
+}
+
+async fn create(client: &Client, count: usize, host: &str) -> Result<Vec<Guild>> {
+    let (guilds, launches) = client.launches(count);
+    let creates = launches.into_iter().map(|launch| client.create(launch));
+    let answers: Vec<_> = stream::iter(creates).buffer_unordered(AT_ONCE).try_collect().await?;
+    let elsewhere = answers.into_iter().filter_map(|a| a.agent).find(|agent| agent.host != host);
+    ensure!(elsewhere.is_none(), "not on {host}: {elsewhere:?}");
+    Ok(guilds)
 }
 
 /// An agent of the host that ends.

@@ -1,20 +1,65 @@
-//! One gRPC channel per host, kept open. A channel whose address changed is replaced.
+//! One gRPC channel per host, kept open. A channel whose address changed is replaced; that of a host that is gone is
+//! dropped, or it would try to connect for ever.
 
-use rustic_proto::agent_host::v1::agent_host_service_client::AgentHostServiceClient;
+use async_trait::async_trait;
+use rustic_proto::agent_host::v1::{self as pb, agent_host_service_client::AgentHostServiceClient};
 use rustic_registry::HostId;
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
 use tonic::{
-    Request,
+    Code, Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
+/// Calls of hosts. Over gRPC here; a simulation has its own network.
+///
+/// A status without an answer of the host is UNAVAILABLE, or has a source: see [`is_unanswered`].
+#[async_trait]
+pub trait HostCalls: Send + Sync + 'static {
+    /// Has a host run an agent.
+    async fn create_agent(
+        &self,
+        host: &Callee,
+        message: pb::CreateAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::CreateAgentResponse, Status>;
+    /// Has a host stop an agent.
+    async fn stop_agent(
+        &self,
+        host: &Callee,
+        message: pb::StopAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::StopAgentResponse, Status>;
+    /// Lets go of what is kept for any other host than these. Calls under way go on.
+    fn retain(&self, hosts: &BTreeSet<HostId>);
+}
+
+/// A host, and where it said it can be called.
+#[derive(Debug, Clone)]
+pub struct Callee {
+    /// The host.
+    pub host: HostId,
+    /// What it announced; empty if it is not known.
+    pub address: String,
+}
+
+/// Whether a call may not have reached its host, or its answer may have been lost.
+pub fn is_unanswered(status: &Status) -> bool {
+    // The transport's own failures carry a source; what a host answered does not.
+    let by_transport = std::error::Error::source(status).is_some();
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::ResourceExhausted => by_transport,
+        _ => false,
+    }
+}
+
 /// A client of one host.
-pub type HostClient = AgentHostServiceClient<Channel>;
+type HostClient = AgentHostServiceClient<Channel>;
 
 /// The channels.
 pub struct Channels {
@@ -23,25 +68,20 @@ pub struct Channels {
     open: Mutex<HashMap<HostId, (String, Channel)>>,
 }
 
-/// Why a host cannot be called.
-#[derive(Debug, thiserror::Error)]
-#[error("host {host} announced the address {address:?}, which cannot be called; check its --advertise-address")]
-pub struct AddressError {
-    /// The host.
-    pub host: HostId,
-    /// What it announced.
-    pub address: String,
-}
-
 impl Channels {
     /// No channels yet.
     pub fn new(connect_timeout: Duration, max_message_size: usize) -> Self {
         Self { connect_timeout, max_message_size, open: Mutex::default() }
     }
 
-    /// A client of `host`; connects with its first call.
-    pub fn client(&self, host: &HostId, address: &str) -> Result<HostClient, AddressError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn open(&self) -> MutexGuard<'_, HashMap<HostId, (String, Channel)>> {
+        // Held for single steps only; a panic cannot leave it half-changed.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client; connects with its first call.
+    fn client(&self, Callee { host, address }: &Callee) -> Result<HostClient, Status> {
+        let mut open = self.open();
         let channel = match open.get(host) {
             Some((known, channel)) if known == address => channel.clone(),
             _ => {
@@ -54,8 +94,12 @@ impl Channels {
         Ok(client.max_decoding_message_size(usize::MAX).max_encoding_message_size(self.max_message_size * 2))
     }
 
-    fn connect(&self, host: &HostId, address: &str) -> Result<Channel, AddressError> {
-        let refuse = |_| AddressError { host: host.clone(), address: address.to_owned() };
+    fn connect(&self, host: &HostId, address: &str) -> Result<Channel, Status> {
+        let refuse = |_| {
+            Status::unavailable(format!(
+                "host {host} announced the address {address:?}, which cannot be called; check its --advertise-address"
+            ))
+        };
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(refuse)?;
         Ok(endpoint
             .connect_timeout(self.connect_timeout)
@@ -67,10 +111,65 @@ impl Channels {
     }
 }
 
+#[async_trait]
+impl HostCalls for Channels {
+    async fn create_agent(
+        &self,
+        host: &Callee,
+        message: pb::CreateAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::CreateAgentResponse, Status> {
+        self.client(host)?.create_agent(request(message, deadline)).await.map(Response::into_inner)
+    }
+
+    async fn stop_agent(
+        &self,
+        host: &Callee,
+        message: pb::StopAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::StopAgentResponse, Status> {
+        self.client(host)?.stop_agent(request(message, deadline)).await.map(Response::into_inner)
+    }
+
+    fn retain(&self, hosts: &BTreeSet<HostId>) {
+        self.open().retain(|host, _| hosts.contains(host));
+    }
+}
+
 /// A request with the caller's deadline and trace context.
-pub fn request<T>(message: T, deadline: Instant) -> Request<T> {
+fn request<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     rustic_telemetry::traces::inject(request.metadata_mut());
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn callee(host: &str, address: &str) -> Callee {
+        Callee { host: host.parse().expect("an id"), address: address.to_owned() }
+    }
+
+    fn kept(channels: &Channels) -> Vec<(String, String)> {
+        let mut kept: Vec<_> =
+            channels.open().iter().map(|(host, (address, _))| (host.to_string(), address.clone())).collect();
+        kept.sort();
+        kept
+    }
+
+    #[tokio::test]
+    async fn a_channel_lasts_as_long_as_its_host_has_its_address() {
+        let channels = Channels::new(Duration::from_secs(1), 1024);
+        for (host, address) in [("a", "10.0.0.1:1"), ("b", "[fd00::2]:1"), ("a", "10.0.0.3:1")] {
+            channels.client(&callee(host, address)).expect("an address");
+        }
+        let pair = |host: &str, address: &str| (host.to_owned(), address.to_owned());
+        assert_eq!(kept(&channels), [pair("a", "10.0.0.3:1"), pair("b", "[fd00::2]:1")], "a has moved");
+        channels.retain(&BTreeSet::from(["b".parse().expect("an id")]));
+        assert_eq!(kept(&channels), [pair("b", "[fd00::2]:1")]);
+        let refused = channels.client(&callee("c", "not an address")).expect_err("nobody can be called there");
+        assert!(refused.message().contains("--advertise-address"), "{refused:?}");
+    }
 }

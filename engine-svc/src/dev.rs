@@ -8,6 +8,7 @@ mod hosts;
 
 use crate::settings::{DevSettings, Settings};
 use anyhow::{Context as _, bail};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use hosts::Hosts;
 use rustic_registry::{
     HostState, RedisRegistry, RedisSettings, Registry as _,
@@ -40,8 +41,17 @@ struct Stack {
     hosts: Vec<(String, String)>,
 }
 
-/// Runs the stack until `stop`, or until the command ends; then the exit code is the command's.
-pub async fn run(settings: Settings, dev: DevSettings, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+/// Runs the stack until `stop`, or until the command ends; then the exit code is the command's. Boxed for the same reason as
+/// `run` of the service.
+pub fn run(
+    settings: Settings,
+    dev: DevSettings,
+    stop: CancellationToken,
+) -> BoxFuture<'static, anyhow::Result<ExitCode>> {
+    stack(settings, dev, stop).boxed()
+}
+
+async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let scratch = tempdir().context("cannot make a temporary folder")?;
     let redis = DevServer::start(&scratch, Durability::AppendOnly)?;
     let listener = TcpListener::bind(dev.listen).await.with_context(|| {

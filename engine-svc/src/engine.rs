@@ -2,24 +2,26 @@
 //! nothing of how callers reach it.
 
 mod create;
+mod drain;
 mod keep;
 mod list;
+mod restart;
 mod stop;
 
 pub use create::{Created, Creation};
+pub use drain::Drain;
 pub use list::{AgentsPage, AgentsQuery};
+pub use stop::IfSilent;
 
-use crate::{channels::Channels, error::EngineError, fleet::Fleet, keeper::Wake};
-use rustic_registry::{AgentKey, AgentRecord, Cordon, HostId, OnDisconnect, Phase, Registry, UnixMillis, View};
+use crate::{channels::HostCalls, error::EngineError, fleet::Fleet, keeper::Wake};
+use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, UnixMillis, View};
 use std::{sync::Arc, time::Duration};
-use tonic::{Code, Status};
-use tracing::info;
 
 /// The engine.
 pub struct Engine {
     registry: Arc<dyn Registry>,
     fleet: Arc<Fleet>,
-    channels: Channels,
+    hosts: Arc<dyn HostCalls>,
     /// Time after the end of a lease when its agents are certainly gone.
     lease_grace: Duration,
     /// How long nobody is placed after the registry was lost.
@@ -28,19 +30,26 @@ pub struct Engine {
     wake: Wake,
 }
 
-/// Longest lease of a host that an engine waits for after the registry was lost, when no host has said how long.
-const LONGEST_LEASE: Duration = Duration::from_secs(10);
+/// What an engine must know of the leases of hosts.
+#[derive(Debug, Clone, Copy)]
+pub struct Leases {
+    /// The longest of any host.
+    pub longest: Duration,
+    /// Time after the end of one when its agents are certainly gone.
+    pub grace: Duration,
+}
 
 impl Engine {
     /// The engine over a registry and the hosts it tells of.
     pub fn new(
         registry: Arc<dyn Registry>,
         fleet: Arc<Fleet>,
-        channels: Channels,
-        lease_grace: Duration,
+        hosts: Arc<dyn HostCalls>,
+        leases: Leases,
         wake: Wake,
     ) -> Self {
-        Self { registry, fleet, channels, lease_grace, hold: LONGEST_LEASE + lease_grace, wake }
+        let Leases { longest, grace } = leases;
+        Self { registry, fleet, hosts, lease_grace: grace, hold: longest + grace, wake }
     }
 
     /// Reads one agent, as its host would tell it.
@@ -48,18 +57,14 @@ impl Engine {
         self.read(key, view).await.map(|record| self.as_it_is(record))
     }
 
-    /// Has a host drain, or take agents again.
-    pub async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<(), EngineError> {
-        if self.registry.cordon(host, cordon).await? {
-            info!(%host, ?cordon, "host is drained, or not any more, as somebody asked");
-            return Ok(());
-        }
-        Err(EngineError::UnknownHost(host.clone()))
-    }
-
     /// Reads one record, as it stands in the registry.
     async fn read(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
-        self.registry.get(key, view).await?.ok_or_else(|| EngineError::Unknown(key.clone()))
+        match self.registry.get(key, view).await? {
+            Some(record) => Ok(record),
+            // What a registry that was lost does not know may run all the same, until its hosts have told.
+            None if self.fleet.is_telling().await? => Err(EngineError::Held(key.clone())),
+            None => Err(EngineError::Unknown(key.clone())),
+        }
     }
 
     /// Whether an agent's process has certainly ended without its record being told.
@@ -96,16 +101,5 @@ impl Engine {
             record.pid = None;
         }
         record
-    }
-}
-
-/// Whether a call may not have reached its host, or its answer may have been lost.
-fn is_unanswered(status: &Status) -> bool {
-    // The transport's own failures carry a source; what a host answered does not.
-    let by_transport = std::error::Error::source(status).is_some();
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Unknown | Code::Internal | Code::Cancelled | Code::ResourceExhausted => by_transport,
-        _ => false,
     }
 }

@@ -2,7 +2,6 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use crate::channels::AddressError;
 use rustic_proto::{
     status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
     violation::Violations,
@@ -24,6 +23,9 @@ pub enum EngineError {
     /// No such host.
     #[error("host {0} is unknown; ListHosts tells which there are")]
     UnknownHost(HostId),
+    /// It is to be given up by force, and lives.
+    #[error("host {0} lives; drain it without force, and it gives its agents away itself")]
+    HostLives(HostId),
     /// Same id, other launch.
     #[error("agent {key} exists with another launch and is {phase}; stop it first or choose another id")]
     OtherSpec {
@@ -33,7 +35,7 @@ pub enum EngineError {
         phase: Phase,
     },
     /// This very request failed before.
-    #[error("agent {key} has failed: {reason}; create it with a new request id to try again")]
+    #[error("agent {key} has failed: {reason}; create it with a new request id, or restart it, to try again")]
     Failed {
         /// The agent.
         key: AgentKey,
@@ -46,11 +48,15 @@ pub enum EngineError {
     /// The caller's deadline passed before the agent was claimed.
     #[error("agent {0} was not created within the deadline of the call; retry with a longer one")]
     TooLate(AgentKey),
+    /// The caller's deadline passed while the agent started.
+    #[error("agent {0} is not ready yet; it comes up by itself, GetAgent tells how it is")]
+    NotReady(AgentKey),
     /// The registry was lost, and hosts are telling what they run.
-    #[error(
-        "agent {0} was not created: the registry was lost and is being told again what runs; retry in some seconds"
-    )]
+    #[error("agent {0}: the registry was lost and is being told again what runs; retry in some seconds")]
     Held(AgentKey),
+    /// The same, for a caller that asked after no agent.
+    #[error("the registry was lost and is being told again what runs; retry in some seconds")]
+    Telling,
     /// No host has room.
     #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
     NoRoom(AgentKey),
@@ -75,9 +81,6 @@ pub enum EngineError {
         /// What it answered.
         status: Box<Status>,
     },
-    /// The host's address is no address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
     /// Some agents of a guild could not be stopped.
     #[error("{} of the guild's agents could not be stopped, retry: {}", .0.len(), .0.join("; "))]
     SomeLeft(Vec<String>),
@@ -102,15 +105,15 @@ impl EngineError {
             Self::Bad(_) => Code::InvalidArgument,
             Self::Unknown(_) | Self::UnknownHost(_) => Code::NotFound,
             Self::OtherSpec { .. } => Code::AlreadyExists,
-            Self::Failed { .. } | Self::AgentStopping(_) => Code::FailedPrecondition,
-            Self::TooLate(_) => Code::DeadlineExceeded,
+            Self::Failed { .. } | Self::AgentStopping(_) | Self::HostLives(_) => Code::FailedPrecondition,
+            Self::TooLate(_) | Self::NotReady(_) => Code::DeadlineExceeded,
             Self::NoRoom(_) => Code::ResourceExhausted,
             Self::Host { status, .. } => status.code(),
             Self::Registry(RegistryError::Unreadable { .. }) => Code::Internal,
             Self::NoHost(_)
             | Self::Held(_)
+            | Self::Telling
             | Self::HostSilent { .. }
-            | Self::Address(_)
             | Self::SomeLeft(_)
             | Self::Stopping
             | Self::Registry(_) => Code::Unavailable,
@@ -121,8 +124,10 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::TooLate(_)
+            | Self::NotReady(_)
             | Self::NoRoom(_)
             | Self::Held(_)
+            | Self::Telling
             | Self::NoHost(_)
             | Self::HostSilent { .. }
             | Self::SomeLeft(_)
@@ -132,10 +137,10 @@ impl EngineError {
             Self::Bad(_)
             | Self::Unknown(_)
             | Self::UnknownHost(_)
+            | Self::HostLives(_)
             | Self::OtherSpec { .. }
             | Self::Failed { .. }
-            | Self::AgentStopping(_)
-            | Self::Address(_) => false,
+            | Self::AgentStopping(_) => false,
         }
     }
 }
@@ -147,16 +152,17 @@ impl From<EngineError> for Status {
             EngineError::Bad(violations) => violations.into(),
             EngineError::Unknown(_) => with_reason(code, "AGENT_UNKNOWN", text, &[]),
             EngineError::UnknownHost(_) => with_reason(code, "HOST_UNKNOWN", text, &[]),
+            EngineError::HostLives(_) => with_reason(code, "HOST_LIVES", text, &[]),
+            EngineError::NotReady(_) => with_reason(code, "NOT_READY", text, &[]),
             EngineError::OtherSpec { .. } => with_reason(code, "AGENT_HAS_OTHER_SPEC", text, &[]),
             EngineError::Failed { .. } => with_reason(code, "AGENT_FAILED", text, &[]),
             EngineError::AgentStopping(_) => with_reason(code, "AGENT_STOPPING", text, &[]),
             EngineError::TooLate(_) => with_reason(code, "TOO_LATE", text, &[]),
             EngineError::NoHost(_) => with_reason(code, "NO_HOST", text, &[]),
-            EngineError::Held(_) => with_reason(code, "REGISTRY_LOST", text, &[]),
+            EngineError::Held(_) | EngineError::Telling => with_reason(code, "REGISTRY_LOST", text, &[]),
             EngineError::NoRoom(_) => with_reason(code, "NO_ROOM", text, &[]),
             EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
             EngineError::Host { host, status } => of_host(&host, &status),
-            EngineError::Address(_) => with_reason(code, "HOST_UNREACHABLE", text, &[]),
             EngineError::SomeLeft(_) => with_reason(code, "GUILD_PARTLY_STOPPED", text, &[]),
             EngineError::Stopping => with_reason(code, "ENGINE_STOPPING", text, &[]),
             EngineError::Registry(error) => registry(&error),

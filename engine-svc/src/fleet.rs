@@ -8,7 +8,9 @@ use crate::{
     backoff,
     placement::{self, Policy},
 };
-use rustic_registry::{HostId, HostRecord, HostsView, Registry, RegistryError, Resources, UnixMillis};
+use rustic_registry::{
+    AgentRecord, HostId, HostRecord, HostsView, Index, Queue, Registry, RegistryError, Resources, UnixMillis, View,
+};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -24,6 +26,10 @@ use tracing::{info, warn};
 /// Most hosts a claim is offered: more would make the script longer without making it luckier.
 const CANDIDATES: usize = 8;
 
+/// Agents read at once, and most agents that wait which are looked at one by one.
+const PAGE: usize = 200;
+const WAITING: usize = 1_000;
+
 /// Age at which the view says nothing about a single host any more. Well below any lease.
 const TOO_OLD: Duration = Duration::from_secs(2);
 
@@ -38,12 +44,14 @@ pub struct Fleet {
 struct Known {
     view: HostsView,
     read: Option<Instant>,
+    /// The latest life of the store that was known. A store that has none was lost, and is in none until a host comes.
+    store: Option<String>,
 }
 
 impl Fleet {
     /// An empty view.
     pub fn new(registry: Arc<dyn Registry>, policy: Policy) -> Self {
-        let known = Known { view: HostsView::default(), read: None };
+        let known = Known { view: HostsView::default(), read: None, store: None };
         Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::new(known) }
     }
 
@@ -67,7 +75,8 @@ impl Fleet {
             }
         }
         drop((before, after));
-        *known = Known { view, read: Some(Instant::now()) };
+        let store = view.generation.clone().or_else(|| known.store.take());
+        *known = Known { view, read: Some(Instant::now()), store };
         Ok(())
     }
 
@@ -93,6 +102,11 @@ impl Fleet {
         self.known().view.clone()
     }
 
+    /// Hosts whose lease lasted when they were read last.
+    pub fn alive(&self) -> BTreeSet<HostId> {
+        alive(&self.known().view).cloned().collect()
+    }
+
     /// Hosts to offer a claim, best first.
     pub fn candidates(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -101,11 +115,50 @@ impl Fleet {
         placement::place(self.policy, &known.view.hosts, known.store_time(), &request)
     }
 
+    /// Whether the registry was lost and hosts are telling it what they run, or will: asks anew.
+    pub async fn is_telling(&self) -> Result<bool, RegistryError> {
+        self.refresh().await?;
+        let known = self.known();
+        Ok(known.view.held || (known.store.is_some() && known.view.generation.is_none()))
+    }
+
+    /// The latest life of the store that this engine knows of, even if that was lost since.
+    pub fn store(&self) -> Option<String> {
+        self.known().store.clone()
+    }
+
     /// Whether any host lives.
     pub fn has_hosts(&self) -> bool {
         let known = self.known();
         let now = known.store_time();
         known.view.hosts.iter().any(|h| h.deadline > now)
+    }
+
+    /// Every agent on a host.
+    pub async fn agents_on(&self, host: &HostId) -> Result<Vec<AgentRecord>, RegistryError> {
+        let (mut agents, mut after) = (vec![], None);
+        loop {
+            let page = self.registry.list(&Index::Host(host.clone()), after.as_ref(), PAGE, View::Basic).await?;
+            agents.extend(page.agents);
+            after = page.next;
+            if after.is_none() {
+                return Ok(agents);
+            }
+        }
+    }
+
+    /// What the agents need that wait for room, the oldest of them.
+    pub async fn waiting(&self) -> Result<Vec<Resources>, RegistryError> {
+        let mut demands = vec![];
+        while demands.len() < WAITING {
+            let page = self.registry.oldest(Queue::Pending, demands.len(), PAGE, View::Basic).await?;
+            let full = page.len() == PAGE;
+            demands.extend(page.into_iter().map(|agent| agent.demand));
+            if !full {
+                break;
+            }
+        }
+        Ok(demands)
     }
 
     /// Notes a claim of our own until the next reading.

@@ -1,7 +1,7 @@
 //! EngineService: reads requests, asks the engine, writes answers. No decisions of its own.
 
 use crate::{
-    engine::{AgentsQuery, Creation, Engine},
+    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent},
     error::EngineError,
 };
 use rustic_proto::{
@@ -10,7 +10,7 @@ use rustic_proto::{
     launch::Launch,
     request,
 };
-use rustic_registry::{Cordon, IfFull};
+use rustic_registry::IfFull;
 use rustic_telemetry::grpc::CallDeadline;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -68,9 +68,23 @@ impl Service {
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, EngineError> {
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
+        let if_silent = if r.force { IfSilent::Force } else { IfSilent::Refuse };
         let engine = self.engine.clone();
-        let exit = self.to_the_end(async move { engine.stop(&key, grace).await }).await?;
+        let exit = self.to_the_end(async move { engine.stop(&key, grace, if_silent).await }).await?;
         Ok(pb::StopAgentResponse { exit })
+    }
+
+    async fn restart(
+        &self,
+        r: pb::RestartAgentRequest,
+        deadline: Instant,
+    ) -> Result<pb::RestartAgentResponse, EngineError> {
+        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let grace = request::stop_timeout(r.timeout.as_ref())?;
+        let wait = convert::wait_mode(r.wait)?;
+        let engine = self.engine.clone();
+        let record = self.to_the_end(async move { engine.restart(&key, grace, wait, deadline).await }).await?;
+        Ok(pb::RestartAgentResponse { agent: Some(convert::agent(&record)) })
     }
 
     async fn stop_guild(&self, r: pb::StopGuildRequest) -> Result<pb::StopGuildResponse, EngineError> {
@@ -102,11 +116,6 @@ impl Service {
         Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(convert::agent).collect(), next_page_token })
     }
 
-    async fn cordon(&self, host: &str, cordon: Cordon) -> Result<(), EngineError> {
-        let host = request::host_id(host)?;
-        self.engine.cordon(&host, cordon).await
-    }
-
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
         let after = request::read_host_token(&r.page_token)?;
         let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
@@ -130,6 +139,14 @@ impl EngineService for Service {
         request: Request<pb::StopAgentRequest>,
     ) -> Result<Response<pb::StopAgentResponse>, Status> {
         Ok(Response::new(self.stop(request.into_inner()).await?))
+    }
+
+    async fn restart_agent(
+        &self,
+        request: Request<pb::RestartAgentRequest>,
+    ) -> Result<Response<pb::RestartAgentResponse>, Status> {
+        let deadline = self.deadline(&request);
+        Ok(Response::new(self.restart(request.into_inner(), deadline).await?))
     }
 
     async fn stop_guild(
@@ -157,7 +174,9 @@ impl EngineService for Service {
         &self,
         request: Request<pb::DrainHostRequest>,
     ) -> Result<Response<pb::DrainHostResponse>, Status> {
-        self.cordon(&request.into_inner().host_id, Cordon::On).await?;
+        let r = request.into_inner();
+        let drain = if r.force { Drain::Forced } else { Drain::Moves };
+        self.engine.drain(&request::host_id(&r.host_id).map_err(EngineError::from)?, drain).await?;
         Ok(Response::new(pb::DrainHostResponse {}))
     }
 
@@ -165,7 +184,8 @@ impl EngineService for Service {
         &self,
         request: Request<pb::UndrainHostRequest>,
     ) -> Result<Response<pb::UndrainHostResponse>, Status> {
-        self.cordon(&request.into_inner().host_id, Cordon::Off).await?;
+        let r = request.into_inner();
+        self.engine.undrain(&request::host_id(&r.host_id).map_err(EngineError::from)?).await?;
         Ok(Response::new(pb::UndrainHostResponse {}))
     }
 

@@ -1,4 +1,5 @@
-//! gRPC health, truthful: SERVING exactly while the registry answers and this engine is not stopping.
+//! gRPC health, truthful: SERVING exactly while the registry answers and this engine is not stopping; under the name
+//! `readiness` too. `liveness` is SERVING as long as this program answers at all.
 
 use crate::{backoff, grpc::Service};
 use rustic_proto::engine::v1::engine_service_server::EngineServiceServer;
@@ -15,6 +16,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Follows the registry until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopping: CancellationToken) {
     let mut told = None;
+    reporter.set_service_status("liveness", ServingStatus::Serving).await;
     report(&reporter, ServingStatus::NotServing).await;
     let mut failures = 0;
     let mut pause = Duration::ZERO;
@@ -44,7 +46,9 @@ pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopp
 
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
     info!(%status, "health");
-    reporter.set_service_status("", status).await;
+    for name in ["", "readiness"] {
+        reporter.set_service_status(name, status).await;
+    }
     match status {
         ServingStatus::Serving => reporter.set_serving::<EngineServiceServer<Service>>().await,
         ServingStatus::NotServing | ServingStatus::Unknown => {

@@ -12,7 +12,7 @@
 //! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet.
 
 use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled};
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -32,16 +32,27 @@ impl Wake {
     }
 }
 
+/// A number in 0.0..1.0 that spreads passes.
+pub type Chance = fn() -> f64;
+
 /// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
-pub async fn run(engine: Arc<Engine>, wake: Wake, stop: CancellationToken) {
+pub async fn run(
+    engine: Arc<Engine>,
+    wake: Wake,
+    chance: Chance,
+    compact_every: Option<Duration>,
+    stop: CancellationToken,
+) {
     let keeping = async {
         let mut settled = Settled::new();
         let mut failures = 0;
         loop {
             tell(engine.keep(&mut settled).await, &mut failures);
+            // Cancel-safe: a waking that comes between two turns is kept.
             tokio::select! {
-                () = pause(failures) => {}
+                biased;
                 () = wake.0.notified() => {}
+                () = pause(failures, chance()) => {}
             }
         }
     };
@@ -50,11 +61,20 @@ pub async fn run(engine: Arc<Engine>, wake: Wake, stop: CancellationToken) {
         let mut failures = 0;
         loop {
             tell(engine.empty_draining().await, &mut failures);
-            pause(failures).await;
+            pause(failures, chance()).await;
         }
     };
-    let both = async { tokio::join!(keeping, draining) };
-    let _never: Option<((), ())> = stop.run_until_cancelled(both).await;
+    let compacting = async {
+        let Some(every) = compact_every else { return pending().await };
+        let mut failures = 0;
+        loop {
+            // By chance, so that replicas do not move the same agent.
+            sleep(every.mul_f64(1.0 + SPREAD * chance())).await;
+            tell(engine.compact().await, &mut failures);
+        }
+    };
+    let all = async { tokio::join!(keeping, draining, compacting) };
+    let _never: Option<((), (), ())> = stop.run_until_cancelled(all).await;
 }
 
 /// Told once: while the registry is away every pass fails, and health says so.
@@ -72,10 +92,10 @@ fn tell(pass: Result<(), EngineError>, failures: &mut u32) {
     }
 }
 
-async fn pause(failures: u32) {
+async fn pause(failures: u32, chance: f64) {
     sleep(match failures {
-        0 => EVERY.mul_f64(1.0 + SPREAD * rand::random::<f64>()),
-        n => backoff::delay(n, rand::random()),
+        0 => EVERY.mul_f64(1.0 + SPREAD * chance),
+        n => backoff::delay(n, chance),
     })
     .await;
 }

@@ -7,6 +7,7 @@
 //!              │          └─▶ channels ─▶ agent-hosts
 //!              │          ▲
 //!              │        keeper ─▶ engine::keep ─▶ takeover (pure)
+//!   KEDA ─▶ scaler ─▶ scale (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
 //! ```
 //!
@@ -23,15 +24,19 @@ pub mod health;
 pub mod keeper;
 pub mod metrics;
 pub mod placement;
+pub mod scale;
+pub mod scaler;
 pub mod settings;
 pub mod takeover;
 
 pub use settings::{Command, DevSettings, Program, Settings};
 
-use crate::{channels::Channels, engine::Engine, fleet::Fleet, keeper::Wake};
+use crate::{channels::Channels, engine::Engine, fleet::Fleet, keeper::Wake, scaler::Scaler};
 use anyhow::Context as _;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_proto::{
     engine::v1::engine_service_server::{EngineServiceServer, SERVICE_NAME as SERVICE},
+    externalscaler::external_scaler_server::{ExternalScalerServer, SERVICE_NAME as SCALER},
     reflection,
 };
 use rustic_registry::{RedisRegistry, Registry};
@@ -44,10 +49,14 @@ use tracing::{info, warn};
 /// Time that answers on their way get after the last piece of work ended.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
-/// Runs the service on an address of its settings until `stop`.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
-    serve(settings, listener, stop).await
+/// Runs the service on an address of its settings until `stop`. Boxed: so it is compiled with this library, and not once more
+/// with the program.
+pub fn run(settings: Settings, stop: CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> {
+    let service = async move {
+        let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
+        serve(settings, listener, stop).await
+    };
+    service.boxed()
 }
 
 /// Runs the service on a socket that is open already.
@@ -60,13 +69,15 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     let health_task = tokio::spawn(health::follow(registry.clone(), reporter, background.clone()));
 
     if let Some(listen) = settings.telemetry.metrics_listen {
-        let nothing_to_read = Arc::new(|| {});
-        rustic_telemetry::metrics::serve(listen, metrics::ALL, nothing_to_read, background.clone()).await?;
+        let refresh = metrics::refresh(fleet.clone());
+        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, background.clone()).await?;
     }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
     let wake = Wake::default();
-    let engine = Arc::new(Engine::new(registry, fleet, channels, settings.lease_grace, wake.clone()));
-    let keeper = tokio::spawn(keeper::run(engine.clone(), wake, background));
+    let scaler = ExternalScalerServer::new(Scaler::new(fleet.clone()));
+    let engine = Arc::new(Engine::new(registry, fleet, Arc::new(channels), settings.leases()?, wake.clone()));
+    let keeper =
+        tokio::spawn(keeper::run(engine.clone(), wake, rand::random::<f64>, settings.compact_every()?, background));
     let work = TaskTracker::new();
     let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline);
     let service = EngineServiceServer::new(service)
@@ -77,8 +88,9 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         .server
         .server(0)
         .add_service(health)
-        .add_service(reflection::v1(SERVICE)?)
-        .add_service(reflection::v1alpha(SERVICE)?)
+        .add_service(reflection::v1(&[SERVICE, SCALER])?)
+        .add_service(reflection::v1alpha(&[SERVICE, SCALER])?)
+        .add_service(scaler)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);

@@ -1,14 +1,58 @@
 //! What this engine tells Prometheus.
 
-use crate::error::EngineError;
-use rustic_telemetry::metrics::{self, Metric};
-use std::time::Duration;
+use crate::{error::EngineError, fleet::Fleet};
+use rustic_registry::{HostRecord, HostState, Resources, resources::SLOTS};
+use rustic_telemetry::{
+    grpc::CALLS,
+    metrics::{self, Metric, Refresh},
+};
+use std::{sync::Arc, time::Duration};
 
 /// Every metric of engine-svc.
 pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_engine_create_step_seconds", "Duration of each step of a create call: claim, host_call"),
     Metric::Seconds("rustic_engine_create_seconds", "From a create call to its answer, by outcome"),
+    Metric::Count("rustic_engine_takeovers_total", "Agents that this engine took off hosts that were gone"),
+    Metric::Count("rustic_engine_moves_total", "Agents that this engine moved off hosts that drain"),
+    Metric::Gauge("rustic_engine_slots_capacity", "Slots of all hosts that take agents"),
+    Metric::Gauge("rustic_engine_slots_used", "Slots that agents hold on them"),
+    Metric::Gauge("rustic_engine_agents_pending", "Agents that wait for room"),
+    Metric::Gauge("rustic_engine_hosts", "Hosts in the registry by state: ready, draining, expired"),
+    CALLS,
 ];
+
+/// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its keeper old.
+pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
+    Arc::new(move || {
+        let view = fleet.view();
+        let state = |h: &HostRecord| match h.state {
+            _ if h.deadline <= view.now => "expired",
+            HostState::Ready => "ready",
+            HostState::Draining => "draining",
+        };
+        let slots = |of: fn(&HostRecord) -> &Resources| {
+            let ready = view.hosts.iter().filter(|h| state(h) == "ready");
+            ready.flat_map(|h| of(h).amounts()).filter(|(name, _)| name == SLOTS).map(|(_, amount)| amount).sum()
+        };
+        metrics::gauge("rustic_engine_slots_capacity", &[], slots(|h| &h.capacity));
+        metrics::gauge("rustic_engine_slots_used", &[], slots(|h| &h.used));
+        metrics::gauge("rustic_engine_agents_pending", &[], view.pending as f64);
+        for name in ["ready", "draining", "expired"] {
+            let count = view.hosts.iter().filter(|h| state(h) == name).count();
+            metrics::gauge("rustic_engine_hosts", &[("state", name)], count as f64);
+        }
+    })
+}
+
+/// So many agents were taken off a host that was gone.
+pub fn taken_over(agents: usize) {
+    metrics::counts("rustic_engine_takeovers_total", &[], agents as u64);
+}
+
+/// An agent was moved.
+pub fn moved() {
+    metrics::count("rustic_engine_moves_total", &[]);
+}
 
 /// A step of a create call took so long.
 pub fn step(step: &'static str, took: Duration) {

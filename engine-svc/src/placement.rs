@@ -10,6 +10,8 @@ pub enum Policy {
     LeastLoaded,
     /// Each in turn.
     RoundRobin,
+    /// Lowest ordinal first: what scales in takes the highest.
+    Packed,
 }
 
 /// What an agent needs.
@@ -44,7 +46,7 @@ pub fn place(policy: Policy, hosts: &[HostRecord], now: UnixMillis, request: &Re
     };
     let load = |h: &HostRecord| match policy {
         Policy::LeastLoaded => load(h, request.demand),
-        Policy::RoundRobin => 0,
+        Policy::RoundRobin | Policy::Packed => 0,
     };
     let score = |h: &HostRecord| Score { load: load(h), ordinal: h.host.ordinal(), host: h.host.clone() };
     let mut scores: Vec<_> = hosts.iter().filter(open).map(score).collect();
@@ -77,6 +79,7 @@ mod tests {
             host: id.parse().expect("valid"),
             incarnation: "i".parse().expect("valid"),
             address: String::new(),
+            dns_name: String::new(),
             state: HostState::Ready,
             cordoned: false,
             capacity: Resources::parse(&format!("slots={slots}000")),
@@ -92,6 +95,12 @@ mod tests {
         let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
         let request = Request { demand: &demand, excluded: &excluded, turn, limit: 10 };
         place(policy, hosts, NOW, &request).into_iter().map(|h| h.to_string()).collect()
+    }
+
+    #[test]
+    fn packed_fills_the_lowest_ordinal_first() {
+        let hosts = [host("h-2", 10, 0), host("h-0", 10, 10), host("h-1", 10, 9)];
+        assert_eq!(order(Policy::Packed, &hosts, 0), ["h-1", "h-2"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Flags of engine-svc, each with an environment twin `ENGINE_SVC_…`.
 
-use crate::placement::Policy;
+use crate::{engine::Leases, placement::Policy};
+use anyhow::ensure;
 use clap::{Args, Parser, Subcommand};
 use rustic_registry::RedisSettings;
 use rustic_telemetry::{
@@ -46,12 +47,19 @@ pub struct Settings {
     /// How hosts are picked
     #[arg(long, value_enum, default_value_t = Policy::LeastLoaded)]
     pub placement: Policy,
+    /// Time between two agents that are moved to lower hosts, so that the highest one is empty before it is scaled away;
+    /// needs --placement packed; default: none are
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub compact_every: Option<Duration>,
     /// Time between readings of the hosts
     #[arg(long, default_value = "500ms", value_parser = parse_duration, value_name = "DURATION")]
     pub hosts_refresh: Duration,
     /// Longest wait for a connection to a host
     #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
     pub connect_timeout: Duration,
+    /// Longest lease of any host: their --lease-ttl
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    pub lease_ttl: Duration,
     /// Time after the end of a host's lease when its agents are certainly gone
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub lease_grace: Duration,
@@ -70,6 +78,28 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What is known of the leases of hosts. Errors: they cannot work together.
+    pub fn leases(&self) -> anyhow::Result<Leases> {
+        let (longest, grace) = (self.lease_ttl, self.lease_grace);
+        ensure!(longest >= Duration::from_millis(100), "--lease-ttl {longest:?} is too short; use at least 100ms");
+        ensure!(
+            grace <= longest,
+            "--lease-grace {grace:?} is longer than a lease of {longest:?} (--lease-ttl); agents of a lost host would wait \
+             for it, and nothing is gained"
+        );
+        Ok(Leases { longest, grace })
+    }
+
+    /// How often an agent is moved to a lower host. Errors: new agents would fill the highest host again.
+    pub fn compact_every(&self) -> anyhow::Result<Option<Duration>> {
+        ensure!(
+            self.compact_every.is_none() || self.placement == Policy::Packed,
+            "--compact-every empties the highest host, and --placement {:?} would fill it again; use --placement packed",
+            self.placement
+        );
+        Ok(self.compact_every)
+    }
+
     /// How to reach Redis.
     pub fn redis(&self) -> RedisSettings {
         RedisSettings {

@@ -55,6 +55,7 @@ mod tests {
             host: id.parse().expect("an id"),
             incarnation: "now".parse().expect("an incarnation"),
             address: String::new(),
+            dns_name: String::new(),
             state: HostState::Ready,
             cordoned: false,
             capacity: Resources::default(),
@@ -67,7 +68,7 @@ mod tests {
     }
 
     fn at(now: u64, hosts: Vec<HostRecord>, settled: &Settled) -> Vec<(String, Cause)> {
-        let view = HostsView { now: UnixMillis(now), generation: None, hosts };
+        let view = HostsView { now: UnixMillis(now), hosts, ..HostsView::default() };
         let losses = losses(&view, Duration::from_secs(2), settled);
         losses.into_iter().map(|loss| (loss.host.to_string(), loss.cause)).collect()
     }

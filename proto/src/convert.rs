@@ -97,6 +97,7 @@ pub fn agent(record: &AgentRecord) -> pb::Agent {
         machine_id: record.machine_id.into(),
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
+        last_lines: record.last_lines.clone(),
     }
 }
 
@@ -114,6 +115,7 @@ pub fn host(record: &HostRecord, now: UnixMillis) -> Host {
     Host {
         host_id: record.host.to_string(),
         address: record.address.clone(),
+        dns_name: record.dns_name.clone(),
         state: state.into(),
         incarnation: record.incarnation.to_string(),
         lease_deadline: Some(timestamp(record.deadline)),

@@ -5,7 +5,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`agent_host::v1`], [`engine::v1`] | generated from the protos |
+//! | [`agent_host::v1`], [`engine::v1`], [`externalscaler`] | generated from the protos |
 //! | [`launch`] | what a valid launch is; a [`launch::Launch`] exists only if it is one |
 //! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
 //! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
@@ -38,6 +38,12 @@ pub mod engine {
     pub mod v1 {
         tonic::include_proto!("rustic_ai.engine.v1");
     }
+}
+
+/// What KEDA asks of an external scaler.
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the proto file")]
+pub mod externalscaler {
+    tonic::include_proto!("externalscaler");
 }
 
 /// Descriptors of all protos, for server reflection.

@@ -90,3 +90,79 @@ print("fine")
 def test_what_is_shared_is_not_counted_and_later_garbage_is_collected() -> None:
     done = subprocess.run([sys.executable, "-c", _SHARED], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+_SIGTERM = """
+import signal, sys, threading, time
+from rustic_ai.k8s.runtime.sigterm import Sigterm
+
+def waits(at):
+    # Sends SIGTERM before instruction number `at` of the wait; tells whether it took that many.
+    sigterm, count = Sigterm(), 0
+    sigterm.hold()
+    def trace(frame, event, argument):
+        nonlocal count
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            count += 1
+            if count == at:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+    def last():
+        # When it sleeps there is no instruction left to come before; the signal comes to this thread then.
+        seen, same = 0, 0
+        while count < at and same < 20:
+            seen, same = count, same + 1 if seen == count > 0 else 0
+            time.sleep(0.02)
+        if count < at:
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    watcher = threading.Thread(target=last)
+    watcher.start()
+    sys.settrace(trace)
+    sigterm.wait()
+    sys.settrace(None)
+    reached = count >= at
+    count = at
+    watcher.join()
+    return reached
+
+at = 1
+while waits(at):
+    at += 1
+assert at > 20, at
+print("ended at", at)
+"""
+
+
+def test_sigterm_ends_the_wait_for_it_at_any_instruction_and_in_any_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", _SIGTERM], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("ended"), done.stderr
+
+
+_FORKED_BY_THE_AGENT = """
+import multiprocessing, signal, threading
+from rustic_ai.k8s.runtime.sigterm import Sigterm
+
+sigterm = Sigterm()
+sigterm.hold()
+fork = multiprocessing.get_context("fork")
+begun = fork.Event()
+def work():
+    begun.set()
+    signal.pause()
+def handle():
+    process = fork.Process(target=work)
+    process.start()
+    begun.wait()
+    process.terminate()
+    process.join()
+    print(process.exitcode, flush=True)
+    signal.raise_signal(signal.SIGTERM)
+threading.Thread(target=handle).start()
+sigterm.wait()
+"""
+
+
+def test_what_an_agent_forks_ends_by_sigterm() -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKED_BY_THE_AGENT], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "-15", done.stderr

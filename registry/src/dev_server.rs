@@ -5,7 +5,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env,
-    io::{self, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -112,11 +112,13 @@ impl DevServer {
 
     /// Loses everything it holds. Panics if it does not answer: this is for tests.
     pub fn wipe(&self) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        stream.write_all(b"FLUSHALL\r\n").expect("it takes a command");
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer).expect("it answers");
-        assert_eq!(&answer, b"+OK\r\n");
+        assert_eq!(self.admin().run("FLUSHALL"), "+OK");
+    }
+
+    /// A connection of the test's own. Panics if it does not answer.
+    pub fn admin(&self) -> Admin {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        Admin(BufReader::new(stream))
     }
 
     /// Lets it go on after [`DevServer::pause`].
@@ -142,6 +144,19 @@ impl DevServer {
             std::thread::park_timeout(Duration::from_millis(10));
         }
         Err(DevServerError::Silent(self.port))
+    }
+}
+
+/// A connection on which a test does to a server what services never do.
+pub struct Admin(BufReader<TcpStream>);
+
+impl Admin {
+    /// Runs a command of words without spaces; returns the first line of the answer. Panics if there is none.
+    pub fn run(&mut self, command: &str) -> String {
+        self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).expect("it takes a command");
+        let mut answer = String::new();
+        self.0.read_line(&mut answer).expect("it answers");
+        answer.trim_end().to_owned()
     }
 }
 

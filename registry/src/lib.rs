@@ -42,6 +42,7 @@ pub use memory::MemoryRegistry;
 pub use ops::{
     Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId, HostsView,
     IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
+    Unplace,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,

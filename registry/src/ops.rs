@@ -21,6 +21,8 @@ pub struct Announce {
     pub incarnation: Incarnation,
     /// Where to call it, `host:port`.
     pub address: String,
+    /// The DNS name that stays the same in all its lives, which its certificate carries; empty: it has none.
+    pub dns_name: String,
     /// What it has.
     pub capacity: Resources,
     /// Free text by name.
@@ -42,7 +44,7 @@ pub struct Announce {
 /// Answer to [`Announce`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
-    /// Random id of this store's life; another one means that the store was lost.
+    /// Id of this store's life; another one means that the store was lost, or may lack its last writes.
     pub generation: String,
     /// Agents of the former life that are this life's now: STARTING under new epochs, to be accepted.
     pub returned: u32,
@@ -61,6 +63,8 @@ pub struct Renew {
     pub state: HostState,
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
+    /// The store's life that was told of everything the host runs.
+    pub told: Option<String>,
 }
 
 /// Answer to [`Renew`].
@@ -68,7 +72,7 @@ pub struct Renew {
 pub enum Renewal {
     /// The lease holds until now + ttl.
     Held {
-        /// Random id of this store's life.
+        /// Id of this store's life; another one means that the store was lost, or may lack its last writes.
         generation: String,
     },
     /// The store does not know the host: it was lost, or the host was taken off. Announce again.
@@ -158,7 +162,7 @@ pub enum PlaceOutcome {
     Held,
 }
 
-/// A host tells what it runs to a store that was lost.
+/// A host tells what it runs to a store that was lost, or that may lack its last writes.
 #[derive(Debug, Clone)]
 pub struct Restore {
     /// The agent as the host has it: key, epoch, phase, process and where it got them from.
@@ -183,6 +187,8 @@ pub struct Restore {
     pub machine_id: u8,
     /// When it was created.
     pub created: UnixMillis,
+    /// The store's life that had the record.
+    pub had: Option<String>,
 }
 
 /// A host moves its agent to another phase.
@@ -200,10 +206,14 @@ pub struct Advance {
     pub restarts: u32,
     /// Why, in plain words.
     pub reason: String,
+    /// The last lines it wrote, where they matter.
+    pub last_lines: Vec<String>,
     /// How the last process ended; `None` keeps what is recorded.
     pub exit: Option<ExitStatus>,
     /// The store's life that the host knows; another one means that the store was lost.
     pub knew: Option<String>,
+    /// Grows with every write under this epoch: one that was overtaken changes nothing, and is `Done`.
+    pub sequence: u64,
 }
 
 /// Answer to [`Advance`].
@@ -226,13 +236,33 @@ pub enum AdvanceOutcome {
 pub enum ReleaseGuard {
     /// Nothing but the epoch: the host reaped the process.
     Reaped,
+    /// Nothing but the epoch: somebody vouches that there is no process: the host, which does not have the agent, or an
+    /// operator, who knows that the host is gone.
+    Vouched,
     /// No host accepted the claim, so that it never had a process.
     Unaccepted,
     /// The agent is PENDING or FAILED.
     Unhosted,
+    /// The agent is FAILED; it comes back with no restarts.
+    Failed,
     /// Its process has certainly ended: the lease of the life that claimed it ended longer ago than this, and the agent
     /// does not outlive a lost lease, or its host is back in another life.
     Expired(Duration),
+}
+
+/// Take an agent off its host: it becomes PENDING under a new epoch. One that was being stopped is removed instead.
+#[derive(Debug, Clone)]
+pub struct Unplace {
+    /// The agent.
+    pub key: AgentKey,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// What else must hold.
+    pub guard: ReleaseGuard,
+    /// Why, in plain words.
+    pub reason: String,
+    /// The store's life that the host knows: a store that forgot the agent is told of it first.
+    pub knew: Option<String>,
 }
 
 /// Answer to a release.
@@ -293,6 +323,10 @@ pub struct HostsView {
     pub now: UnixMillis,
     /// The store's life; `None` before the first host.
     pub generation: Option<String>,
+    /// The store was lost, or may lack its last writes: hosts are telling it what they run, and nobody is placed.
+    pub held: bool,
+    /// Agents that wait for room.
+    pub pending: u64,
     /// The hosts, in order of their id.
     pub hosts: Vec<HostRecord>,
 }
@@ -329,25 +363,19 @@ pub trait Registry: Send + Sync + 'static {
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
-    /// See [`Restore`]. Answers `Done` when the record is there under this epoch, `Stale` when a later claim is, and
-    /// `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
+    /// See [`Restore`]. Answers `Done` when the record is as the host tells it, `Stale` when there is a later claim, `Gone`
+    /// when it was stopped or moved since, and `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
     async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError>;
-    /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. O(1).
+    /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. Fails with [`RegistryError::Lost`] while
+    /// hosts are telling what they run, unless the process was reaped. O(1).
     async fn release(
         &self,
         key: &AgentKey,
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError>;
-    /// Takes an agent off its host, if `epoch` and `guard` hold: it becomes PENDING under a new epoch, with `reason`. One
-    /// that was being stopped is removed instead. O(log pending).
-    async fn unplace(
-        &self,
-        key: &AgentKey,
-        epoch: Epoch,
-        guard: ReleaseGuard,
-        reason: &str,
-    ) -> Result<ReleaseOutcome, RegistryError>;
+    /// See [`Unplace`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
+    async fn unplace(&self, request: &Unplace) -> Result<ReleaseOutcome, RegistryError>;
     /// Claims a host for an agent that is PENDING under `epoch`. O(1) in agents and hosts.
     async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
     -> Result<PlaceOutcome, RegistryError>;

@@ -135,7 +135,7 @@ pub struct Documents {
 pub enum View {
     /// No documents.
     Basic,
-    /// The agent spec too.
+    /// The agent spec and the last lines too.
     Spec,
     /// Everything.
     Full,
@@ -172,6 +172,8 @@ pub struct AgentRecord {
     pub pid: Option<u32>,
     /// Why it is in this phase; empty when all is well.
     pub reason: String,
+    /// The last lines it wrote, when it FAILED; empty in [`View::Basic`].
+    pub last_lines: Vec<String>,
     /// How its last process ended.
     pub last_exit: Option<LastExit>,
     /// When it was claimed first.
@@ -193,6 +195,8 @@ pub struct HostRecord {
     pub incarnation: Incarnation,
     /// Where to call it, `host:port`.
     pub address: String,
+    /// The DNS name that stays the same in all its lives, which its certificate carries; empty: it has none.
+    pub dns_name: String,
     /// Whether it takes agents.
     pub state: HostState,
     /// Somebody else than the host itself has it drain.

@@ -13,7 +13,7 @@ use crate::{
     keys::{self, Keys},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, IfFull,
-        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
+        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore, Unplace,
     },
     record::{AgentRecord, ExitStatus, View},
 };
@@ -108,26 +108,28 @@ impl RedisRegistry {
         self.answer(connection, async |c| call.invoke_async(c).await).await
     }
 
-    /// Takes an agent off its host: it goes, or waits for room again.
+    /// Takes an agent off its host. What it becomes: gone or pending, with which reason, in which life of the store.
     async fn take_off(
         &self,
         key: &AgentKey,
         epoch: Epoch,
         guard: ReleaseGuard,
-        becomes: &str,
-        reason: &str,
+        becomes: [&str; 3],
     ) -> Result<ReleaseOutcome, RegistryError> {
         let (guard, grace) = match guard {
             ReleaseGuard::Reaped => ("reaped", Duration::ZERO),
+            ReleaseGuard::Vouched => ("vouched", Duration::ZERO),
+            ReleaseGuard::Failed => ("failed", Duration::ZERO),
             ReleaseGuard::Unaccepted => ("unaccepted", Duration::ZERO),
             ReleaseGuard::Unhosted => ("unhosted", Duration::ZERO),
             ReleaseGuard::Expired(grace) => ("expired", grace),
         };
         let (guild, member) = (keys::encode(key.guild.as_str()), keys::member(key));
         let (epoch, grace) = (epoch.to_string(), millis(grace));
-        let args = [&guild, &member, &epoch, guard, &grace, becomes, reason];
-        let answer: Vec<String> = self.run(&self.scripts.release, &args.map(str::as_bytes)).await?;
-        read::release(&answer)
+        let args = [[&*guild, &member, &epoch, guard, &grace].as_slice(), &becomes].concat();
+        let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let answer: Vec<String> = self.run(&self.scripts.release, &args).await?;
+        read::release(key, &answer)
     }
 
     fn index_key(&self, index: &Index) -> String {
@@ -176,6 +178,7 @@ impl Registry for RedisRegistry {
                     r.succeeds.as_ref().map_or("", Incarnation::as_str).as_bytes(),
                     r.knew.as_deref().unwrap_or_default().as_bytes(),
                     millis(r.hold).as_bytes(),
+                    r.dns_name.as_bytes(),
                 ],
             )
             .await?;
@@ -192,6 +195,7 @@ impl Registry for RedisRegistry {
                     millis(r.ttl).as_bytes(),
                     r.state.as_str().as_bytes(),
                     r.highest_epoch.to_string().as_bytes(),
+                    r.told.as_deref().unwrap_or_default().as_bytes(),
                 ],
             )
             .await?;
@@ -251,6 +255,8 @@ impl Registry for RedisRegistry {
             r.reason.clone(),
             exit_word(r.exit),
             r.knew.clone().unwrap_or_default(),
+            r.sequence.to_string(),
+            r.last_lines.join("\n"),
         ];
         let answer: Vec<String> = self.run(&self.scripts.advance, &args.each_ref().map(|a| a.as_bytes())).await?;
         read::advance(&answer)
@@ -278,8 +284,12 @@ impl Registry for RedisRegistry {
             r.documents.spec.clone(),
         ];
         let (machine_id, created) = (r.machine_id.to_string(), r.created.0.to_string());
+        let sequence = a.sequence.to_string();
         let mut args: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-        args.extend([&r.documents.launch, machine_id.as_bytes(), created.as_bytes()]);
+        args.extend([&r.documents.launch, machine_id.as_bytes(), created.as_bytes(), sequence.as_bytes()]);
+        args.push(r.had.as_deref().unwrap_or_default().as_bytes());
+        let lines = a.last_lines.join("\n");
+        args.push(lines.as_bytes());
         let answer: Vec<String> = self.run(&self.scripts.restore, &args).await?;
         read::advance(&answer)
     }
@@ -290,17 +300,12 @@ impl Registry for RedisRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        self.take_off(key, epoch, guard, "gone", "").await
+        self.take_off(key, epoch, guard, ["gone", "", ""]).await
     }
 
-    async fn unplace(
-        &self,
-        key: &AgentKey,
-        epoch: Epoch,
-        guard: ReleaseGuard,
-        reason: &str,
-    ) -> Result<ReleaseOutcome, RegistryError> {
-        self.take_off(key, epoch, guard, "pending", reason).await
+    async fn unplace(&self, r: &Unplace) -> Result<ReleaseOutcome, RegistryError> {
+        let knew = r.knew.as_deref().unwrap_or_default();
+        self.take_off(&r.key, r.epoch, r.guard, ["pending", &r.reason, knew]).await
     }
 
     async fn place(

@@ -16,7 +16,7 @@ pub use deadline::{CallDeadline, Deadline};
 pub use limit::LoadLimit;
 pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;
-pub use trace::Trace;
+pub use trace::{CALLS, Trace};
 
 use http::{Request, Response};
 use std::{
@@ -100,5 +100,6 @@ where
 
 /// Whether a call is one of ours; health checks and reflection are not, and must work under any load.
 fn is_ours(request: &Request<Body>) -> bool {
-    request.uri().path().starts_with("/rustic_ai.")
+    let path = request.uri().path();
+    path.starts_with("/rustic_ai.") || path.starts_with("/externalscaler.")
 }

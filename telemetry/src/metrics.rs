@@ -85,6 +85,11 @@ pub fn count(name: &'static str, about: &[(&'static str, &str)]) {
     metrics::counter!(name, labels(about)).increment(1);
 }
 
+/// Something happened so many times.
+pub fn counts(name: &'static str, about: &[(&'static str, &str)], times: u64) {
+    metrics::counter!(name, labels(about)).increment(times);
+}
+
 /// There is so much now.
 pub fn gauge(name: &'static str, about: &[(&'static str, &str)], value: f64) {
     metrics::gauge!(name, labels(about)).set(value);

@@ -24,7 +24,7 @@ use std::{fmt::Debug, path::PathBuf, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for anything that should happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `look` gives a value; on timeout says what was waited for and what was seen last.
 pub async fn wait_until<T, S: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {

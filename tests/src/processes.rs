@@ -4,8 +4,7 @@ use std::fs;
 
 /// State letter of a process, as in `ps`; `None` when there is no such process.
 pub fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
+    stat(pid, 3)
 }
 
 /// Whether a process exists and is no zombie.
@@ -38,9 +37,19 @@ pub fn watchdog(host: u32) -> Option<u32> {
 
 /// Parent and session of a process.
 pub fn parent_and_session(pid: u32) -> Option<(u32, u32)> {
+    Some((stat(pid, 4)?, stat(pid, 6)?))
+}
+
+/// Niceness of a process.
+pub fn niceness(pid: u32) -> Option<i32> {
+    stat(pid, 19)
+}
+
+/// Field `number` of a process, as proc_pid_stat(5) counts them.
+fn stat<T: std::str::FromStr>(pid: u32, number: usize) -> Option<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect();
-    Some((fields.get(1)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+    // The name stands second and may contain anything.
+    stat.rsplit_once(") ")?.1.split(' ').nth(number - 3)?.parse().ok()
 }
 
 /// Resident memory of a process in bytes.

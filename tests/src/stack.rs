@@ -61,6 +61,7 @@ pub struct Stack {
     pub client: EngineServiceClient<Channel>,
     engine_address: String,
     host_arguments: Vec<String>,
+    host_environment: Vec<(String, String)>,
     dir: TempDir,
 }
 
@@ -81,16 +82,12 @@ impl Stack {
         let redis = DevServer::start(dir.path(), Durability::None).expect("a Redis");
         let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &settings.engine_arguments));
         let engine_address = engine.address().await;
-        let environment: Vec<_> = settings.host_environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        let mut more = settings.host_arguments.clone();
-        more.extend((settings.zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
-        let start = |n| {
-            let arguments = host_arguments(n, dir.path(), &redis.url(), &engine_address, &more);
-            Program::start_with("agent-host", &arguments, &environment)
-        };
-        let hosts: Vec<_> = (0..settings.hosts).map(start).collect();
-        let client = connect(&engine_address);
-        let stack = Self { redis, engine, hosts, client, engine_address, host_arguments: more, dir };
+        let StackSettings { hosts, mut host_arguments, host_environment, zygote, .. } = settings;
+        host_arguments.extend((zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
+        let client = client(&engine_address);
+        let mut stack =
+            Self { redis, engine, hosts: vec![], client, engine_address, host_arguments, host_environment, dir };
+        stack.hosts = (0..hosts).map(|n| stack.start_host(n)).collect();
         stack.wait_for_hosts().await;
         stack
     }
@@ -113,7 +110,7 @@ impl Stack {
     /// Connects to the engine that was put in the place of the first one.
     pub async fn connect_to_engine(&mut self) {
         self.engine_address = self.engine.address().await;
-        self.client = connect(&self.engine_address);
+        self.client = client(&self.engine_address);
     }
 
     /// Arguments of a host of this stack, with the settings that all of them have.
@@ -130,8 +127,12 @@ impl Stack {
 
     /// Starts host `n` again after it ended, with the settings it had.
     pub fn restart_host(&mut self, n: usize) {
-        let arguments = self.host_arguments(n);
-        self.hosts[n] = Program::start("agent-host", &arguments);
+        self.hosts[n] = self.start_host(n);
+    }
+
+    fn start_host(&self, n: usize) -> Program {
+        let environment: Vec<_> = self.host_environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        Program::start_with("agent-host", &self.host_arguments(n), &environment)
     }
 
     /// Creates an agent through the engine.
@@ -151,7 +152,8 @@ impl Stack {
 
     /// Stops an agent through the engine.
     pub async fn stop(&self, guild: &str, agent: &str) -> Result<Option<host_pb::LastExit>, Status> {
-        let request = pb::StopAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), timeout: None };
+        let request =
+            pb::StopAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), ..Default::default() };
         Ok(self.client.clone().stop_agent(request).await?.into_inner().exit)
     }
 
@@ -190,7 +192,8 @@ impl Stack {
     }
 }
 
-fn connect(address: &str) -> EngineServiceClient<Channel> {
+/// A client of an engine.
+pub fn client(address: &str) -> EngineServiceClient<Channel> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
     EngineServiceClient::new(channel).max_decoding_message_size(usize::MAX)
 }
@@ -208,16 +211,18 @@ pub fn engine_arguments(redis: &str, more: &[String]) -> Vec<String> {
 
 /// Arguments of host `n` on a free port.
 pub fn host_arguments(n: usize, dir: &Path, redis: &str, engine: &str, more: &[String]) -> Vec<String> {
-    let mut arguments = words(&format!(
-        "--listen 127.0.0.1:0 --log-format json --host-id agent-host-{n} --redis-url {redis} --engine-address {engine}"
-    ));
+    let mut arguments =
+        words(&format!("--log-format json --host-id agent-host-{n} --redis-url {redis} --engine-address {engine}"));
     let mut usual = |flag: &str, value: String| {
         if !more.iter().any(|given| given == flag) {
             arguments.extend([flag.to_owned(), value]);
         }
     };
+    usual("--listen", "127.0.0.1:0".to_owned());
     usual("--python", venv("python").display().to_string());
     usual("--work-dir", dir.display().to_string());
+    // Agents of a test get their share of processors that other tests keep busy.
+    usual("--agent-nice", "0".to_owned());
     arguments.extend_from_slice(more);
     arguments
 }

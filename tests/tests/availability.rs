@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{Agent, AgentPhase, OnDisconnect};
+use rustic_proto::{
+    agent_host::v1::{Agent, AgentPhase, OnDisconnect},
+    engine::v1 as pb,
+};
 use rustic_registry::dev_server::{DevServer, Durability};
 use rustic_tests::{
     Stack, StackSettings,
@@ -50,13 +53,21 @@ async fn services_that_find_no_redis_say_so_and_serve_when_it_is_there() {
         |l: &serde_json::Value| l["error"].as_str().is_some_and(|e| e.contains("registry cannot be reached"));
     engine.logged("the engine to say what is wrong", cannot).await;
     host.logged("the host to say what is wrong", cannot).await;
+    for address in [&engine_address, &host_address] {
+        becomes(address, "liveness", ServingStatus::Serving).await;
+        becomes(address, "readiness", ServingStatus::NotServing).await;
+    }
     redis.restart().unwrap();
-    for service in ["", ENGINE] {
+    for service in ["", "readiness", ENGINE] {
         becomes(&engine_address, service, ServingStatus::Serving).await;
     }
-    for service in ["", HOST] {
+    for service in ["", "readiness", HOST] {
         becomes(&host_address, service, ServingStatus::Serving).await;
     }
+    // Nobody may be killed because Redis is away.
+    redis.kill();
+    becomes(&host_address, HOST, ServingStatus::NotServing).await;
+    assert_eq!(health(&host_address, "liveness").await, Ok(ServingStatus::Serving));
 }
 
 #[tokio::test]
@@ -122,6 +133,37 @@ async fn a_host_that_crashes_and_returns_has_its_agents_back_at_once() {
     let returned = |l: &serde_json::Value| l["message"] == "announced" && l["returned"] == 1;
     stack.hosts[0].logged("the agent to be given back", returned).await;
     stack.stop("g", "a").await.unwrap();
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_host_that_returns_elsewhere_under_its_name_is_called_there_at_once() {
+    // IPv6, where the machine has it.
+    let listen = if std::net::TcpListener::bind("[::1]:0").is_ok() { "[::1]:0" } else { "127.0.0.1:0" };
+    let name = "agent-host-0.agent-host.rustic-ai.svc";
+    let arguments = ["--listen", listen, "--dns-name", name].map(str::to_owned).to_vec();
+    let mut stack = Stack::with(StackSettings { host_arguments: arguments, ..StackSettings::default() }).await;
+    let host = async |stack: &Stack| {
+        let hosts =
+            stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        let [host] = hosts.try_into().unwrap();
+        host
+    };
+    stack.create(idle("g", "a")).await.unwrap();
+    let before = host(&stack).await;
+    stack.hosts[0].signal(rustix::process::Signal::KILL);
+    stack.hosts[0].ended().await;
+    stack.restart_host(0);
+    let announced = |l: &serde_json::Value| l["message"] == "announced";
+    stack.hosts[0].logged("the host to announce itself", announced).await;
+    // No wait for the engine to read the hosts again: it asks when the one it knew does not answer.
+    let created = stack.create(idle("g", "b")).await.unwrap();
+    assert!(lives(created.pid));
+    stack.stop("g", "a").await.unwrap();
+    let after = host(&stack).await;
+    assert_eq!((before.dns_name.as_str(), after.dns_name.as_str()), (name, name));
+    assert_ne!(before.address, after.address);
+    stack.stop("g", "b").await.unwrap();
     stack.assert_nothing_left().await;
 }
 

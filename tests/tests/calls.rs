@@ -7,9 +7,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     trace_service_server::{TraceService, TraceServiceServer},
 };
 use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb};
-use rustic_registry::{Index, Phase, Registry as _, View};
+use rustic_registry::{EventId, Index, Phase, Registry as _, View};
 use rustic_tests::{
-    Stack, StackSettings,
+    Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python, script},
     wait_until,
 };
@@ -85,15 +85,22 @@ async fn without_an_endpoint_an_agent_has_no_trace_context() {
 
 #[tokio::test]
 async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
-    let stack = Stack::start().await;
-    let request = || pb::CreateAgentRequest { launch: Some(python("g", "a", RESPONDER)), ..Default::default() };
+    let slow = "import time\nfrom rustic_ai.core.guild.agent import Agent\n\
+        class Slow(Agent):\n    def __init__(self):\n        time.sleep(2)\n";
+    let modules = Modules::new(&[("slow", slow)]);
+    let stack = Stack::with(StackSettings { zygote: Zygote::Off, ..modules.settings(&[]) }).await;
+    let request = || pb::CreateAgentRequest { launch: Some(python("g", "a", "slow.Slow")), ..Default::default() };
     let mut hasty = Request::new(request());
-    hasty.set_timeout(Duration::from_millis(100));
+    // Long enough for the process to begin, too short for it to become ready.
+    hasty.set_timeout(Duration::from_secs(1));
     let status = stack.client.clone().create_agent(hasty).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     // The same call again finds the agent that the first one made.
     let agent = stack.client.clone().create_agent(request()).await.unwrap().into_inner().agent.unwrap();
-    assert_eq!((agent.phase(), agent.epoch, agent.restarts), (host_pb::AgentPhase::Running, 1, 0));
+    assert_eq!((agent.phase(), agent.restarts), (host_pb::AgentPhase::Running, 0));
+    let (events, _) = stack.registry().events(&EventId::default(), 100).await.unwrap();
+    let claims: Vec<_> = events.iter().filter(|e| e.phase == Some(Phase::Starting)).map(|e| e.epoch.0).collect();
+    assert_eq!(claims, [agent.epoch], "one claim");
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;
 }

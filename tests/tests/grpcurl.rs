@@ -68,7 +68,8 @@ async fn an_agent_lives_and_ends_on_one_host_called_directly() {
     let info = call(&address, &host("GetAgentInfo"), "agent.json").await;
     assert!(info["agent"]["agentSpec"].as_str().unwrap().contains("ResponderProbeAgent"));
     // The host claimed it through the registry, so the engine knows it.
-    assert_eq!(stack.get("hello", "responder").await.unwrap().epoch, 1);
+    let epoch = stack.get("hello", "responder").await.unwrap().epoch;
+    assert_eq!(created["agent"]["epoch"], epoch.to_string());
     let health: Value = serde_json::from_str(&grpcurl(&[&address, &host("Health")]).await).unwrap();
     assert_eq!((&health["healthy"], &health["agentCount"]), (&true.into(), &1.into()));
     assert_eq!(call(&address, &host("ListAgents"), "guild.json").await["agents"].as_array().unwrap().len(), 1);

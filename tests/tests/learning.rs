@@ -53,6 +53,20 @@ async fn what_one_agent_had_to_import_the_next_one_inherits() {
 }
 
 #[tokio::test]
+async fn what_a_host_learned_its_next_life_has_before_its_agents_come_back() {
+    let modules = Modules::new(&[("heavy", HEAVY)]);
+    let mut stack = modules.stack(&[]).await;
+    let before = stack.create(python("g", "a", "heavy.Heavy")).await.unwrap();
+    generation(&stack, 1).await;
+    stack.hosts[0].signal(Signal::KILL);
+    stack.hosts[0].ended().await;
+    stack.restart_host(0);
+    stack.agent_is("the agent to run again", "g", "a", |a| a.epoch > before.epoch && a.pid != 0).await;
+    assert_eq!(said(&stack, "a").await, "INHERITED");
+    assert_eq!(profile(&stack, "default").await.learned_modules, ["heavy"]);
+}
+
+#[tokio::test]
 async fn a_generation_that_dies_is_built_anew_and_agents_start_meanwhile() {
     let modules = Modules::new(&[("heavy", HEAVY)]);
     let stack = modules.stack(&[]).await;

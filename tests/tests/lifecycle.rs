@@ -8,7 +8,7 @@ use rustic_proto::{
 };
 use rustic_registry::{Claim, ClaimOutcome, Documents, IfFull, OnDisconnect, Registry as _, Resources, SpecDigest};
 use rustic_tests::{
-    Stack, StackSettings,
+    Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, idle, python, script},
     processes::{agents, children, lives, state},
     wait_until,
@@ -126,6 +126,50 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
     assert_eq!(stack.create(idle("g", "b")).await.unwrap().host, "agent-host-1");
 }
 
+/// Says that it is there; then notes SIGTERM in a file that `$NOTE` names.
+const CHILD: &str = "trap 'touch $NOTE; exit' TERM; echo begun; sleep 1000 & wait";
+
+#[tokio::test]
+async fn what_a_python_agent_started_serves_it_until_it_has_ended() {
+    let parent = format!(
+        "import subprocess\nfrom rustic_ai.core.guild.agent import Agent\n\
+         class Parent(Agent):\n    def __init__(self):\n\
+         \x20       self.child = subprocess.Popen(['sh', '-c', {CHILD:?}], stdout=subprocess.PIPE)\n\
+         \x20       self.child.stdout.readline()\n"
+    );
+    let modules = Modules::new(&[("parent", &parent)]);
+    let note = std::path::Path::new(&modules.path()).join("note");
+    let stack = Stack::with(StackSettings { zygote: Zygote::Off, ..modules.settings(&[]) }).await;
+    let mut launch = python("g", "a", "parent.Parent");
+    launch.environment.insert("NOTE".to_owned(), note.display().to_string());
+    let agent = stack.create(launch).await.unwrap();
+    let family = children(agent.pid);
+    assert_eq!(family.len(), 1);
+    let exit = stack.stop("g", "a").await.unwrap().unwrap();
+    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
+    assert!(!note.exists(), "only the agent was asked");
+    wait_until("its child to be gone", async || match state(family[0]) {
+        None => Ok(()),
+        state => Err(state),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_is_asked_to_end_with_all_it_started() {
+    let stack = Stack::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("note");
+    let body = format!("trap 'wait; exit 3' TERM; ({CHILD}) & wait");
+    let mut launch = script("g", "a", &body);
+    launch.environment.insert("NOTE".to_owned(), note.display().to_string());
+    stack.create(launch).await.unwrap();
+    stack.hosts[0].logged("the child's words", |l| l["message"] == "begun").await;
+    let exit = stack.stop("g", "a").await.unwrap().unwrap();
+    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(3)));
+    assert!(note.exists());
+}
+
 #[tokio::test]
 async fn an_agent_that_ignores_sigterm_is_killed_and_its_children_go_with_it() {
     let stack = Stack::start().await;
@@ -138,7 +182,7 @@ async fn an_agent_that_ignores_sigterm_is_killed_and_its_children_go_with_it() {
     })
     .await;
     let timeout = Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 });
-    let request = pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), timeout };
+    let request = pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), timeout, force: false };
     let exit = stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap();
     assert_eq!(exit.status, Some(host_pb::last_exit::Status::Signal(9)));
     wait_until("the whole family to be reaped", async || {

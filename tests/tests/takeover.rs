@@ -7,10 +7,10 @@ use rustic_proto::{
     engine::v1 as pb,
 };
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, IfFull, OnDisconnect, Registry as _, RequestId, Resources, SpecDigest,
+    AgentKey, Claim, ClaimOutcome, IfFull, Index, OnDisconnect, Registry as _, RequestId, Resources, SpecDigest, View,
 };
 use rustic_tests::{
-    Modules, Stack, StackSettings,
+    Modules, PATIENCE, Stack, StackSettings,
     launches::{RESPONDER, idle, python},
     processes::{lives, state, watchdog},
     program::Program,
@@ -28,6 +28,13 @@ async fn stack(hosts: usize) -> Stack {
     let engine_arguments = ["--lease-grace", "300ms"].map(str::to_owned).to_vec();
     Stack::with(StackSettings { hosts, host_arguments: short_lease(), engine_arguments, ..StackSettings::default() })
         .await
+}
+
+async fn another_watchdog(stack: &Stack, first: u32) {
+    let started = |l: &serde_json::Value| {
+        l["message"] == "the watchdog is ready" && l["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
+    };
+    stack.hosts[0].logged("another watchdog", started).await;
 }
 
 fn runs_on(host: &str) -> impl Fn(&host_pb::Agent) -> bool {
@@ -98,14 +105,48 @@ async fn a_watchdog_that_dies_is_replaced_and_knows_every_agent() {
     let agent = stack.create(idle("g", "a")).await.unwrap();
     let first = watchdog(stack.hosts[0].pid()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(first as i32).unwrap(), Signal::KILL).unwrap();
-    let started = |l: &serde_json::Value| {
-        l["message"] == "the watchdog is ready" && l["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
-    };
-    stack.hosts[0].logged("another watchdog", started).await;
+    another_watchdog(&stack, first).await;
     assert!(lives(agent.pid), "a lost watchdog is no reason to die");
     stack.hosts[0].signal(Signal::STOP);
     stack.agent_is("the agent to run on the other host", "g", "a", runs_on("agent-host-1")).await;
     assert!(matches!(state(agent.pid), None | Some('Z')), "{:?}", state(agent.pid));
+    stack.hosts[0].signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn a_frozen_watchdog_is_replaced_and_costs_no_agent() {
+    let stack = stack(1).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    let first = watchdog(stack.hosts[0].pid()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(first as i32).unwrap(), Signal::STOP).unwrap();
+    another_watchdog(&stack, first).await;
+    assert!(!lives(first), "nobody thaws it later");
+    let same = stack.get("g", "a").await.unwrap();
+    assert_eq!((same.epoch, same.pid), (agent.epoch, agent.pid));
+    assert!(lives(agent.pid));
+}
+
+#[tokio::test]
+async fn a_new_watchdog_knows_more_agents_than_a_socket_holds() {
+    let stack = Stack::with(StackSettings {
+        host_arguments: [short_lease(), vec!["--max-agents".to_owned(), "400".to_owned()]].concat(),
+        ..StackSettings::default()
+    })
+    .await;
+    let mut agents = vec![];
+    for n in 0..300 {
+        agents.push(stack.create(idle("g", &n.to_string())).await.unwrap().pid);
+    }
+    let first = watchdog(stack.hosts[0].pid()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(first as i32).unwrap(), Signal::KILL).unwrap();
+    another_watchdog(&stack, first).await;
+    assert!(agents.iter().all(|pid| lives(*pid)), "a lost watchdog is no reason to die");
+    stack.hosts[0].signal(Signal::STOP);
+    wait_until("every agent to be killed at the deadline", async || {
+        let alive = agents.iter().filter(|pid| lives(**pid)).count();
+        if alive == 0 { Ok(()) } else { Err(alive) }
+    })
+    .await;
     stack.hosts[0].signal(Signal::CONT);
 }
 
@@ -215,6 +256,60 @@ async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
 }
 
 #[tokio::test]
+async fn a_registry_that_was_wiped_is_no_empty_one_for_an_engine_that_knew_it() {
+    let stack = Stack::start().await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    // Frozen, the host cannot tell yet; its lease lasts.
+    stack.hosts[0].signal(Signal::STOP);
+    stack.redis.wipe();
+    // To answer this, the engine looks at the registry, and sees no life of it.
+    assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::Unavailable, "nobody knows yet");
+    let mut create = tonic::Request::new(pb::CreateAgentRequest {
+        allow_pending: true,
+        launch: Some(idle("g", "a")),
+        ..Default::default()
+    });
+    create.set_timeout(std::time::Duration::from_secs(1));
+    let refused = stack.client.clone().create_agent(create).await.unwrap_err();
+    // It waits for hosts to tell, as long as its caller does; whose patience ends first is chance.
+    assert!(matches!(refused.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled), "{refused:?}");
+    assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::Unavailable);
+    stack.hosts[0].signal(Signal::CONT);
+    let told = stack.agent_is("the agent to be told again", "g", "a", |a| a.phase() == AgentPhase::Running).await;
+    assert_eq!((told.pid, told.epoch), (agent.pid, agent.epoch));
+}
+
+#[tokio::test]
+async fn a_registry_that_is_wiped_while_it_is_told_is_told_again() {
+    let stack = stack(1).await;
+    let mut agents = vec![];
+    for n in 0..20 {
+        agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
+    }
+    let registry = stack.registry();
+    for _ in 0..4 {
+        stack.redis.wipe();
+        // As soon as one is there again, the others are on their way.
+        let first = async {
+            while registry.list(&Index::All, None, 1, View::Basic).await.unwrap().agents.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, first).await.expect("the registry to be told of a first agent");
+    }
+    for agent in &agents {
+        let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+        let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
+        assert_eq!((now.pid, now.epoch), (agent.pid, agent.epoch));
+    }
+    let next = wait_until("creates to be taken again", async || stack.create(idle("g", "next")).await).await;
+    assert!(agents.iter().all(|agent| next.epoch > agent.epoch && lives(agent.pid)));
+    let request = pb::StopGuildRequest { guild_id: "g".to_owned(), ..Default::default() };
+    assert_eq!(stack.client.clone().stop_guild(request).await.unwrap().into_inner().stopped, 21);
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_crashes_while_the_registry_is_lost_comes_back() {
     let stack = stack(1).await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
@@ -234,7 +329,7 @@ async fn a_host_is_drained_and_used_again_by_call() {
     }
     let mut client = stack.client.clone();
     let host_id = "agent-host-0".to_owned();
-    client.drain_host(pb::DrainHostRequest { host_id: host_id.clone() }).await.unwrap();
+    client.drain_host(pb::DrainHostRequest { host_id: host_id.clone(), force: false }).await.unwrap();
     for n in 0..4 {
         stack.agent_is("the agent to run on the other host", "g", &n.to_string(), runs_on("agent-host-1")).await;
     }
@@ -251,7 +346,8 @@ async fn a_host_is_drained_and_used_again_by_call() {
         }
     };
     wait_until("the host to take agents again", create).await;
-    let unknown = client.drain_host(pb::DrainHostRequest { host_id: "nobody".to_owned() }).await.unwrap_err();
+    let unknown =
+        client.drain_host(pb::DrainHostRequest { host_id: "nobody".to_owned(), force: false }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     let empty = client.drain_host(pb::DrainHostRequest::default()).await.unwrap_err();
     assert_eq!(empty.code(), Code::InvalidArgument);

@@ -5,8 +5,8 @@
 use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, RuntimeProfile};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
-    launches::{RESPONDER, python},
-    processes::{agents, children, lives, name, parent_and_session},
+    launches::{RESPONDER, python, script},
+    processes::{agents, children, lives, name, niceness, parent_and_session},
     wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,13 +27,13 @@ async fn health(stack: &Stack) -> RuntimeProfile {
 
 /// Waits until the zygote forks, and tells its process id.
 async fn ready(stack: &Stack) -> u32 {
-    wait_until("the zygote to be ready", async || match health(stack).await {
-        health if health.zygote == "ready" => Ok(()),
+    let ready = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("the zygote is ready"));
+    let last = wait_until("the zygote to be ready", async || match health(stack).await {
+        // What a host says and what it logs come by different ways, in either order.
+        health if health.zygote == "ready" => stack.hosts[0].log().into_iter().rfind(|l| ready(l)).ok_or(health),
         health => Err(health),
     })
     .await;
-    let ready = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("the zygote is ready"));
-    let last = stack.hosts[0].log().into_iter().rfind(|l| ready(l)).unwrap();
     u32::try_from(last["pid"].as_u64().unwrap()).unwrap()
 }
 
@@ -79,6 +79,17 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
 }
 
 #[tokio::test]
+async fn agents_yield_to_their_host_however_they_were_started() {
+    let host_arguments = vec!["--agent-nice".to_owned(), "3".to_owned()];
+    let stack = Stack::with(StackSettings { zygote: Zygote::On, host_arguments, ..StackSettings::default() }).await;
+    ready(&stack).await;
+    let warm = stack.create(python("g", "warm", RESPONDER)).await.unwrap();
+    let other = stack.create(script("g", "other", "exec sleep 1000")).await.unwrap();
+    assert_eq!((niceness(warm.pid), niceness(other.pid)), (Some(3), Some(3)));
+    assert_eq!(niceness(stack.hosts[0].pid()), niceness(std::process::id()));
+}
+
+#[tokio::test]
 async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
     let module = "import os, sys\nfrom rustic_ai.core.guild.agent import Agent\n\
         class Curious(Agent):\n    def __init__(self):\n\
@@ -108,8 +119,11 @@ async fn a_warm_agent_has_its_own_environment_and_descriptors_only() {
     stack.hosts[0].logged("an empty standard input", said("STDIN /dev/null")).await;
     stack.hosts[0].logged("one socket, to the host", said("SOCKETS 1")).await;
     let place = |l: &serde_json::Value| Some(l["message"].as_str()?.strip_prefix("CWD ")?.to_owned());
-    let places: BTreeSet<_> = stack.hosts[0].log().iter().filter_map(place).collect();
-    assert_eq!(places.len(), 2, "{places:?}");
+    let places = wait_until("a folder for each", async || {
+        let places: BTreeSet<_> = stack.hosts[0].log().iter().filter_map(place).collect();
+        if places.len() == 2 { Ok(places) } else { Err(places) }
+    })
+    .await;
     let theirs = |place: &String| place.starts_with(work.path().to_str().unwrap()) && place.ends_with(" []");
     assert!(places.iter().all(theirs), "each began in an empty folder of its own: {places:?}");
     assert_eq!(health(&stack).await.cold_starts, 0);

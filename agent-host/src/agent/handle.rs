@@ -40,6 +40,8 @@ pub struct AgentStatus {
     pub times_running: u64,
     /// Steps of the latest start.
     pub times: StepTimes,
+    /// The store's life that has its record.
+    pub told: Option<String>,
     /// The store cannot be written at the moment, and why.
     pub trouble: Option<String>,
     /// How it ended, once it has.

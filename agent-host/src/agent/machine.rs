@@ -19,6 +19,9 @@
 //!           └── Stop, Fence, Lost, InitFailed or a start that takes too long: TERM, then KILL
 //! ```
 //!
+//! Restored instead of Recorded, by a store that lost the record, leads from Admitting to Ended(Moved) if the lease was lost
+//! as well: whether the claim was given away meanwhile nobody knows, so that the agent gets a new one.
+//!
 //! Rules the tests hold it to: no process is started while another may live; none is started before the store has
 //! acknowledged a write under this epoch; stop always wins; every state has an action under way or a time to wake at.
 
@@ -53,9 +56,11 @@ pub struct Machine {
     rules: Rules,
     state: State,
     leased: bool,
+    /// The lease was lost since the store last acknowledged a write: the claim may have been given to another host.
+    fenced: bool,
     /// Nobody waits for it any more.
     abandoned: bool,
-    /// RUNNING was recorded once: the first start has succeeded.
+    /// It was ready once: the first start has succeeded.
     was_ready: bool,
     /// The first start is over, one way or the other.
     restarting: bool,
@@ -73,6 +78,7 @@ impl Machine {
             rules,
             state: State::Admitting,
             leased: true,
+            fenced: false,
             abandoned: false,
             was_ready: false,
             restarting: false,
@@ -129,6 +135,15 @@ impl Machine {
         }
     }
 
+    /// The phase that a store which lost the agent's record is told. An agent that moves is not taken for one that was
+    /// stopped for good.
+    pub fn phase_to_tell(&self) -> Phase {
+        match &self.state {
+            State::Stopping { after: After::Move, .. } | State::Releasing(Ending::Moved) => Phase::Restarting,
+            _ => self.phase(),
+        }
+    }
+
     /// When [`Event::Timer`] is due.
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
@@ -148,6 +163,7 @@ impl Machine {
     pub fn on(&mut self, event: Event, now: Instant, chance: f64) -> Vec<Action> {
         match event {
             Event::Recorded => self.recorded(now),
+            Event::Restored => self.restored(now),
             Event::Lost => self.end_process(After::Superseded, Duration::ZERO, now),
             Event::Released => self.released(),
             Event::Turn => self.turn(),
@@ -176,7 +192,17 @@ impl Machine {
         }
     }
 
+    /// A store that lost the agent cannot say whether its claim was given to another host while this one had no lease. It
+    /// gets a new claim then.
+    fn restored(&mut self, now: Instant) -> Vec<Action> {
+        match self.state {
+            State::Admitting if self.fenced => self.without_process(After::Move, now, 0.0),
+            _ => self.recorded(now),
+        }
+    }
+
     fn recorded(&mut self, now: Instant) -> Vec<Action> {
+        self.fenced &= !self.leased;
         match &mut self.state {
             State::Admitting if self.leased => {
                 self.state = State::Queued { until: now + self.rules.start_timeout };
@@ -189,7 +215,6 @@ impl Machine {
             }
             State::Running { recorded, .. } => {
                 *recorded = true;
-                self.was_ready = true;
                 vec![]
             }
             State::Failing => {
@@ -244,6 +269,8 @@ impl Machine {
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
         self.reason.clear();
+        // From here on the store may tell others that it runs, even if its answer is lost: it is not taken back any more.
+        self.was_ready = true;
         self.state = State::Running { since: now, recorded: false };
         vec![Action::Record(Phase::Running)]
     }
@@ -252,10 +279,6 @@ impl Machine {
         self.last_exit = Some(status);
         match &self.state {
             State::Starting { .. } => self.start_failed(StartFailure::Exited(status), now, chance),
-            // Nobody was told yet that it runs.
-            State::Running { recorded: false, .. } if self.must_succeed() => {
-                self.start_failed(StartFailure::Exited(status), now, chance)
-            }
             State::Running { since, .. } => {
                 if now.saturating_duration_since(*since) >= self.rules.restart.reset_after {
                     self.streak = 0;
@@ -347,7 +370,7 @@ impl Machine {
         if self.rules.on_disconnect == OnDisconnect::Keep {
             return vec![];
         }
-        self.leased = false;
+        (self.leased, self.fenced) = (false, true);
         match &self.state {
             State::Spawning(_) | State::Starting { .. } | State::Running { .. } => {
                 self.reason = "its host lost its lease".to_owned();

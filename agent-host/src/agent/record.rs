@@ -9,7 +9,7 @@ use crate::runtime::Order;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, ExitStatus, HostId, Incarnation, Phase, Registry, RegistryError, ReleaseGuard,
-    ReleaseOutcome, RequestId, Restore, UnixMillis,
+    ReleaseOutcome, RequestId, Restore, UnixMillis, Unplace,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ use tokio::time::sleep;
 pub(super) enum Write {
     /// What the machine asked for.
     Asked(Action),
-    /// Nothing new: the store was lost and is told again.
+    /// Nothing new: the store was lost and is told again, or the claim may have been given to another host meanwhile.
     Again,
 }
 
@@ -31,6 +31,7 @@ pub(super) struct Facts {
     pub(super) restarts: u32,
     pub(super) reason: String,
     pub(super) exit: Option<ExitStatus>,
+    pub(super) last_lines: Vec<String>,
 }
 
 /// What the store answered; no event if the machine asked for nothing.
@@ -46,22 +47,34 @@ pub(super) struct Record {
     pub(super) created: UnixMillis,
     /// The store's life that has the record, as far as this host knows.
     pub(super) told: Option<String>,
+    /// A write was acknowledged: the claim is this host's. One that was forgotten before is void.
+    pub(super) accepted: bool,
+    /// Number of the latest write; grows from task to task of this host.
+    pub(super) sequence: u64,
 }
 
 impl Record {
     /// The write, after a delay. `knows` is the store's life as this host knows it now.
     pub(super) fn write(
-        &self,
+        &mut self,
         write: Write,
         facts: &Facts,
         knows: Option<String>,
         after: Duration,
     ) -> BoxFuture<'static, Written> {
         let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
-        let lost = self.told.is_some() && self.told != knows;
+        let lost = self.accepted && self.told != knows;
+        let void = !self.accepted;
+        self.sequence += 1;
         let advance = self.advance(facts, if lost { knows.clone() } else { self.told.clone() });
         let restore = lost.then(|| self.restore(advance.clone()));
-        let reason = format!("host {} gave it away; it moves to another one", self.host);
+        let unplace = Unplace {
+            key: key.clone(),
+            epoch,
+            guard: ReleaseGuard::Reaped,
+            reason: format!("host {} gave it away; it moves to another one", self.host),
+            knew: advance.knew.clone(),
+        };
         async move {
             sleep(after).await;
             match write {
@@ -70,32 +83,37 @@ impl Record {
                 }
                 Write::Asked(Action::Release(Becomes::Pending)) => {
                     if let Some(restore) = &restore {
-                        acknowledged(registry.restore(restore).await?, &key)?;
+                        acknowledged(registry.restore(restore).await?, Event::Restored, &key)?;
                     }
-                    let outcome = registry.unplace(&key, epoch, ReleaseGuard::Reaped, &reason).await?;
-                    Ok(Some(released(outcome)))
+                    Ok(Some(released(registry.unplace(&unplace).await?)))
                 }
                 Write::Asked(_) => {
+                    let done = match &restore {
+                        Some(restore) => acknowledged(registry.restore(restore).await?, Event::Restored, &key),
+                        None => match registry.advance(&advance).await? {
+                            AdvanceOutcome::StoreLost if void => Ok(Event::Lost),
+                            outcome => acknowledged(outcome, Event::Recorded, &key),
+                        },
+                    };
+                    done.map(Some)
+                }
+                Write::Again => {
                     let outcome = match &restore {
                         Some(restore) => registry.restore(restore).await?,
                         None => registry.advance(&advance).await?,
                     };
-                    acknowledged(outcome, &key).map(Some)
-                }
-                Write::Again => match &restore {
-                    Some(restore) => Ok(match acknowledged(registry.restore(restore).await?, &key)? {
+                    Ok(match acknowledged(outcome, Event::Recorded, &key)? {
                         Event::Lost => Some(Event::Lost),
                         _ => None,
-                    }),
-                    None => Ok(None),
-                },
+                    })
+                }
             }
         }
         .boxed()
     }
 
     fn advance(&self, facts: &Facts, knew: Option<String>) -> Advance {
-        let Facts { phase, pid, restarts, reason, exit } = facts.clone();
+        let Facts { phase, pid, restarts, reason, exit, last_lines } = facts.clone();
         Advance {
             key: self.order.launch.key.clone(),
             epoch: self.order.epoch,
@@ -104,7 +122,9 @@ impl Record {
             restarts,
             reason,
             exit,
+            last_lines,
             knew,
+            sequence: self.sequence,
         }
     }
 
@@ -122,13 +142,14 @@ impl Record {
             documents: launch.documents(),
             machine_id: self.order.machine_id,
             created: self.created,
+            had: self.told.clone(),
         }
     }
 }
 
-fn acknowledged(outcome: AdvanceOutcome, key: &AgentKey) -> Result<Event, RegistryError> {
+fn acknowledged(outcome: AdvanceOutcome, done: Event, key: &AgentKey) -> Result<Event, RegistryError> {
     match outcome {
-        AdvanceOutcome::Done => Ok(Event::Recorded),
+        AdvanceOutcome::Done => Ok(done),
         AdvanceOutcome::Stale(_) | AdvanceOutcome::Gone | AdvanceOutcome::Illegal(_) => Ok(Event::Lost),
         AdvanceOutcome::StoreLost => Err(RegistryError::Lost(key.to_string())),
     }

@@ -10,19 +10,17 @@ use super::{
     steps::{StepTimes, Steps},
 };
 use crate::{
+    ambient::Ambient,
     lease::{Lease, LeaseHandle},
     output::Tail,
     process::Signal,
-    runtime::{InitFailure, Order, Process, Report, Runtimes, StartError},
+    runtime::{InitFailure, Order, Process, Report, Runtime, StartError, Told},
     starts::{Starts, Turn},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use rustic_registry::{ExitStatus, Phase, Registry, RegistryError, RequestId, UnixMillis};
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Phase, Registry, RegistryError, RequestId};
+use rustic_telemetry::metrics;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -31,6 +29,25 @@ use tracing::{Instrument as _, Span, info, info_span, warn};
 
 /// First and longest delay between tries to reach the store.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Where an agent lives: what all agents of a host share.
+#[derive(Clone)]
+pub struct Home {
+    /// Host id.
+    pub host: HostId,
+    /// This life of the host.
+    pub incarnation: Incarnation,
+    /// Where the record is.
+    pub registry: Arc<dyn Registry>,
+    /// What makes processes.
+    pub runtime: Arc<dyn Runtime>,
+    /// The queue of starts.
+    pub starts: Starts,
+    /// The host's lease.
+    pub lease: LeaseHandle,
+    /// Clocks and chance.
+    pub ambient: Ambient,
+}
 
 /// What a task is started with.
 pub struct Launching {
@@ -51,12 +68,13 @@ pub struct AgentTask {
     order: Order,
     machine: Machine,
     record: Record,
-    runtimes: Arc<Runtimes>,
+    runtime: Arc<dyn Runtime>,
     lease: LeaseHandle,
+    ambient: Ambient,
     commands: mpsc::Receiver<Event>,
     status: watch::Sender<AgentStatus>,
     tail: Tail,
-    process: Option<Process>,
+    process: Option<Box<dyn Process>>,
     starts: Starts,
     /// Held from the turn to start until the agent is ready.
     turn: Option<Turn>,
@@ -66,7 +84,7 @@ pub struct AgentTask {
     span: Span,
 }
 
-type SpawnCall = BoxFuture<'static, Result<Process, StartError>>;
+type SpawnCall = BoxFuture<'static, Result<Box<dyn Process>, StartError>>;
 type QueueWait = BoxFuture<'static, Turn>;
 
 /// A write that goes on until the store has answered it.
@@ -80,13 +98,8 @@ struct StoreWrite {
 
 impl AgentTask {
     /// Prepares a task and its handle.
-    pub fn new(
-        launching: Launching,
-        registry: Arc<dyn Registry>,
-        runtimes: Arc<Runtimes>,
-        starts: Starts,
-        lease: LeaseHandle,
-    ) -> (Self, AgentHandle) {
+    pub fn new(launching: Launching, home: Home) -> (Self, AgentHandle) {
+        let Home { host, incarnation, registry, runtime, starts, lease, ambient } = home;
         let Launching { order, request_id, first_start, start_timeout, claim } = launching;
         let rules = Rules {
             restart: order.launch.restart,
@@ -105,6 +118,7 @@ impl AgentTask {
             running: None,
             times_running: 0,
             times: StepTimes { claim, ..StepTimes::default() },
+            told: lease.store(),
             trouble: None,
             ending: None,
         };
@@ -114,7 +128,7 @@ impl AgentTask {
             launch: order.launch.clone(),
             epoch: order.epoch,
             machine_id: order.machine_id,
-            created: wall_clock(),
+            created: (ambient.wall)(),
             tail: tail.clone(),
             commands,
             status: shown,
@@ -125,19 +139,23 @@ impl AgentTask {
         let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %order.epoch);
         let record = Record {
             registry,
-            host: runtimes.host.clone(),
-            incarnation: runtimes.incarnation.clone(),
+            host,
+            incarnation,
             order: order.clone(),
             request_id,
             created: handle.created,
             told: lease.store(),
+            accepted: false,
+            // A later task of the same claim, as when the store forgot the end of the first one, writes later.
+            sequence: u64::try_from((ambient.boot)().up().as_micros()).unwrap_or(0),
         };
         let task = Self {
             machine: Machine::new(rules).0,
             order,
             record,
-            runtimes,
+            runtime,
             lease,
+            ambient,
             commands: inbox,
             status,
             tail,
@@ -183,15 +201,17 @@ impl AgentTask {
             let wake_at = self.machine.wake_at();
             let mut answered = false;
             // Cancel-safe: store and spawn calls are kept in `write` and `spawn` and go on at the next turn; the exit
-            // and the report of a process are watched by the process itself; channels and timers lose nothing.
+            // and the report of a process are watched by the process itself; channels and timers lose nothing. In this
+            // order: what was asked comes before what happened, and every source is silent again after a few events.
             let event = if let Some(event) = inbox.pop_front() {
                 event
             } else {
                 tokio::select! {
+                    biased;
                     Some(command) = self.commands.recv() => command,
                     done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
                         Ok(event) => {
-                            self.record.told = write.take().and_then(|w| w.knows);
+                            self.has_told(write.take().and_then(|w| w.knows));
                             let Some(event) = event else { continue };
                             answered = true;
                             event
@@ -217,7 +237,7 @@ impl AgentTask {
                     told = process_event(self.process.as_mut()) => match told {
                         Told::Report(Report::Ready(times, imported)) => {
                             self.turn = None;
-                            self.runtimes.learn(&self.order, imported);
+                            self.runtime.learn(&self.order, imported);
                             self.step("advance", |s, took| {
                                 (s.import, s.initialize, s.start) = (times.import, times.initialize, Some(took));
                             });
@@ -231,15 +251,21 @@ impl AgentTask {
                         Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
                         Told::Exit(status) => {
                             self.reaped(status).await;
-                            Event::Exited(status)
+                            self.ended_by_lease(&mut inbox);
+                            inbox.push_back(Event::Exited(status));
+                            self.may_come_back(&mut inbox);
+                            continue;
                         }
                     },
                     _ = until(wake_at) => Event::Timer,
                     () = store.store_changed() => {
-                        // A write that is under way notices by itself.
-                        if write.is_none() && self.status.borrow().admitted {
-                            write = Some(self.begin_write(Write::Again));
-                        }
+                        // Others wait until the store has been told. What is under way quotes the life before; it changes
+                        // nothing if it still arrives.
+                        write = match write.take() {
+                            Some(w) => Some(self.begin_write(w.write)),
+                            None if self.status.borrow().admitted => Some(self.begin_write(Write::Again)),
+                            None => None,
+                        };
                         continue;
                     }
                     lease = self.lease.changed() => {
@@ -250,35 +276,42 @@ impl AgentTask {
                         }
                         if lease.state == Lease::Held {
                             inbox.push_back(Event::LeaseBack);
+                            // An agent that outlived the lease may have been given up by force.
+                            let outlived = self.order.launch.on_disconnect == OnDisconnect::Keep;
+                            if outlived && write.is_none() && self.status.borrow().admitted {
+                                write = Some(self.begin_write(Write::Again));
+                            }
                         }
                         continue;
                     }
                 }
             };
             let before = Before { phase: self.machine.phase(), admitting: self.machine.is_admitting(), answered };
-            todo.extend(self.machine.on(event, Instant::now(), rand::random()));
+            todo.extend(self.machine.on(event, Instant::now(), (self.ambient.chance)()));
             self.show(&before);
         }
         self.show_end();
     }
 
-    fn begin_write(&self, write: Write) -> StoreWrite {
+    fn begin_write(&mut self, write: Write) -> StoreWrite {
         let knows = self.lease.store();
-        let call = self.record.write(write, &self.facts(write), knows.clone(), Duration::ZERO);
+        let facts = self.facts(write);
+        let call = self.record.write(write, &facts, knows.clone(), Duration::ZERO);
         StoreWrite { write, knows, retry: STORE_RETRY.0, call }
     }
 
     fn facts(&self, write: Write) -> Facts {
         let phase = match write {
             Write::Asked(Action::Record(phase)) => phase,
-            Write::Asked(_) | Write::Again => self.machine.phase(),
+            Write::Asked(_) | Write::Again => self.machine.phase_to_tell(),
         };
         Facts {
             phase,
-            pid: self.process.as_ref().map(|p| p.child.pid()),
+            pid: self.process.as_ref().map(|p| p.pid()),
             restarts: self.machine.restarts(),
             reason: self.machine.reason().to_owned(),
             exit: self.machine.last_exit(),
+            last_lines: if phase == Phase::Failed { self.tail.all() } else { vec![] },
         }
     }
 
@@ -296,11 +329,11 @@ impl AgentTask {
 
     fn begin_spawn(&mut self) -> SpawnCall {
         self.step("spawn", |s, took| s.queue = Some(took));
-        let (runtimes, order, tail) = (self.runtimes.clone(), self.order.clone(), self.tail.clone());
-        async move { runtimes.start(&order, &tail).await }.in_current_span().boxed()
+        let (runtime, order, tail) = (self.runtime.clone(), self.order.clone(), self.tail.clone());
+        async move { runtime.start(&order, &tail).await }.in_current_span().boxed()
     }
 
-    fn spawned(&mut self, made: Result<Process, StartError>) -> Event {
+    fn spawned(&mut self, made: Result<Box<dyn Process>, StartError>) -> Event {
         match made {
             Ok(process) => {
                 self.step("initialize", |s, took| s.spawn = Some(took));
@@ -309,6 +342,16 @@ impl AgentTask {
             }
             Err(error) => Event::SpawnFailed(Arc::new(error)),
         }
+    }
+
+    /// The store has answered a write, whatever it was.
+    fn has_told(&mut self, store: Option<String>) {
+        self.status.send_if_modified(|s| {
+            let mended = s.trouble.take().is_some();
+            std::mem::replace(&mut s.told, store.clone()) != store || mended
+        });
+        self.record.told = store;
+        self.record.accepted = true;
     }
 
     /// A write that failed is made again until the store has answered it: the claim must not be forgotten.
@@ -320,32 +363,52 @@ impl AgentTask {
         if let Some(w) = write {
             w.retry = (w.retry * 2).min(STORE_RETRY.1);
             w.knows = self.lease.store();
-            w.call = self.record.write(w.write, &self.facts(w.write), w.knows.clone(), w.retry);
+            let facts = self.facts(w.write);
+            w.call = self.record.write(w.write, &facts, w.knows.clone(), w.retry);
         }
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(process) = &self.process {
-            process.child.signal(signal);
+            process.signal(signal);
         }
     }
 
     async fn reaped(&mut self, status: ExitStatus) {
         self.turn = None;
         if let Some(process) = self.process.take() {
-            info!(pid = process.child.pid(), %status, "process ended");
+            info!(pid = process.pid(), %status, "process ended");
             process.finish().await;
         }
-        let at = wall_clock();
+        let at = (self.ambient.wall)();
         self.status.send_modify(|s| s.last_exit = Some((status, at)));
         // The next start, if there is one, is measured from here.
         self.began = Instant::now();
         self.steps = Steps::begin(self.began, "restart");
     }
 
+    /// A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said yet
+    /// that the lease is lost.
+    fn ended_by_lease(&self, inbox: &mut VecDeque<Event>) {
+        if self.lease.is_over((self.ambient.boot)()) {
+            inbox.push_back(Event::Fence);
+        }
+    }
+
+    /// The lease may be renewed after all: then nobody will say that it is back.
+    fn may_come_back(&self, inbox: &mut VecDeque<Event>) {
+        if self.lease.current().state == Lease::Held {
+            inbox.push_back(Event::LeaseBack);
+        }
+    }
+
     /// Shows all of a change at once: whoever watches never sees half of it.
     fn show(&mut self, before: &Before) {
         let phase = self.machine.phase();
+        let restarts = self.machine.restarts().saturating_sub(self.status.borrow().restarts);
+        if restarts > 0 {
+            metrics::counts("rustic_host_restarts_total", &[], restarts.into());
+        }
         if phase != before.phase {
             let reason = self.machine.reason();
             info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
@@ -357,11 +420,10 @@ impl AgentTask {
         }
         self.status.send_modify(|s| {
             s.phase = phase;
-            s.pid = self.process.as_ref().map(|p| p.child.pid());
+            s.pid = self.process.as_ref().map(|p| p.pid());
             s.restarts = self.machine.restarts();
             self.machine.reason().clone_into(&mut s.reason);
             if before.answered {
-                s.trouble = None;
                 if before.admitting {
                     // Only what the store has acknowledged is told back to it.
                     self.lease.saw(self.order.epoch);
@@ -370,7 +432,7 @@ impl AgentTask {
                 if runs {
                     s.times.advance = Some(recorded);
                     s.times.total = Some(took);
-                    s.running = Some(wall_clock());
+                    s.running = Some((self.ambient.wall)());
                     s.times_running += 1;
                 }
             }
@@ -395,25 +457,11 @@ struct Before {
     answered: bool,
 }
 
-enum Told {
-    Report(Report),
-    Exit(ExitStatus),
-}
-
-/// The next thing a process tells or does. Cancel-safe, as both of its parts are.
-async fn process_event(process: Option<&mut Process>) -> Told {
-    let Some(Process { child, reports, .. }) = process else { return pending().await };
-    tokio::select! {
-        // A report that was written before the process ended is heard first.
-        biased;
-        report = reports.next() => Told::Report(report),
-        status = child.ended() => match status {
-            Ok(status) => Told::Exit(status),
-            Err(error) => {
-                warn!(%error, "the end of a process could not be learnt; it is taken for killed");
-                Told::Exit(ExitStatus::Signal(9))
-            }
-        },
+/// The next thing a process tells or does. Cancel-safe.
+async fn process_event(process: Option<&mut Box<dyn Process>>) -> Told {
+    match process {
+        Some(process) => process.told().await,
+        None => pending().await,
     }
 }
 
@@ -436,9 +484,4 @@ async fn until(at: Option<Instant>) {
         Some(at) => sleep_until(at).await,
         None => pending().await,
     }
-}
-
-fn wall_clock() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostId,
     HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Resources, Restore, UnixMillis, View,
+    Resources, Restore, UnixMillis, Unplace, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -55,7 +55,7 @@ forward! {
     advance(request: &Advance) -> AdvanceOutcome;
     restore(request: &Restore) -> AdvanceOutcome;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
-    unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> ReleaseOutcome;
+    unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
@@ -74,6 +74,7 @@ fn announce(incarnation: &str) -> Announce {
         host: "h-0".parse().expect("valid"),
         incarnation: incarnation.parse().expect("valid"),
         address: "h-0:1".to_owned(),
+        dns_name: String::new(),
         capacity: Resources::one_slot(),
         labels: BTreeMap::new(),
         version: String::new(),
@@ -87,7 +88,7 @@ fn announce(incarnation: &str) -> Announce {
 
 fn keep(registry: &Arc<CutLine>, incarnation: &str) -> (LeaseHandle, CancellationToken) {
     let stop = CancellationToken::new();
-    let (keeper, handle) = LeaseKeeper::new(announce(incarnation), TIMES, registry.clone());
+    let (keeper, handle) = LeaseKeeper::new(announce(incarnation), TIMES, registry.clone(), Ambient::MACHINE);
     tokio::spawn(keeper.run(stop.clone()));
     (handle, stop)
 }

@@ -25,6 +25,11 @@ impl Tail {
         lines.push_back(line[..cut].to_owned());
     }
 
+    /// All lines that are kept, oldest first.
+    pub fn all(&self) -> Vec<String> {
+        self.last(LINES)
+    }
+
     /// The last `count` lines, oldest first.
     pub fn last(&self, count: usize) -> Vec<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -55,6 +55,14 @@ impl Child {
         }
     }
 
+    /// Asks the process to end, and nothing that it has started.
+    pub fn terminate_alone(&self) {
+        if !self.reaped {
+            // Its id is its own until we reap it. Fails only when it has ended.
+            let _ = process::kill_process(self.pid, process::Signal::TERM);
+        }
+    }
+
     /// Waits for its end, ends what is left of its group, and reaps it.
     ///
     /// Cancel-safe: nothing is reaped until the last await is over.

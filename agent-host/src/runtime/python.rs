@@ -5,7 +5,7 @@ use super::{Feed, Order, StartError, document::document};
 use crate::{
     process::{Started, output_pipe},
     profiles::Profile,
-    zygote::{Ancestor, Descriptors, ForkRequest, ZygoteError, ZygoteHandle},
+    zygote::{Ancestor, Descriptors, ForkRequest, ZygoteError, ZygoteHandle, ZygoteStatus},
 };
 use rustic_proto::profile::ProfileName;
 use rustic_telemetry::metrics;
@@ -37,6 +37,17 @@ pub struct PythonRuntime {
     pub cold_starts: AtomicU64,
 }
 
+/// How a Python environment is.
+#[derive(Debug, Clone)]
+pub struct PythonStatus {
+    /// Name of its profile.
+    pub name: ProfileName,
+    /// Its zygote; none when every agent starts cold.
+    pub zygote: Option<ZygoteStatus>,
+    /// Agents that started cold although there is a zygote.
+    pub cold_starts: u64,
+}
+
 /// Why an agent is started cold.
 #[derive(Debug, thiserror::Error)]
 enum ColdReason {
@@ -52,6 +63,15 @@ enum ColdReason {
 type Warm = Result<(Started, Feed), ColdReason>;
 
 impl PythonRuntime {
+    /// How it is now.
+    pub fn status(&self) -> PythonStatus {
+        PythonStatus {
+            name: self.name.clone(),
+            zygote: self.zygote.as_ref().map(ZygoteHandle::status),
+            cold_starts: self.cold_starts.load(Ordering::Relaxed),
+        }
+    }
+
     /// A warm process and what to feed it; `None` when the agent must start cold.
     pub(super) async fn warm(
         &self,

@@ -68,7 +68,10 @@ impl Guard<'_> {
                 self.deadline = Some(deadline);
                 self.set_timer(deadline)?;
                 self.kill_what_is_due();
+                // A host that does not read its answers is on its way to replace this watchdog.
+                let _ = Message::Heard.send(self.host, None);
             }
+            (Message::Heard, _) => {}
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ pub(super) enum Message {
     Forget { pid: u32 },
     /// When those that must not outlive the lease are killed.
     Deadline(BootTime),
+    /// The watchdog's answer to a deadline.
+    Heard,
 }
 
 /// Length of a packet: a letter and a number.
@@ -43,6 +45,7 @@ impl Message {
             Self::Watch { pid, outlives: Outlives::Lease } => (b'k', u64::from(*pid)),
             Self::Forget { pid } => (b'f', u64::from(*pid)),
             Self::Deadline(BootTime(at)) => (b'd', u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)),
+            Self::Heard => (b'h', 0),
         };
         let mut packet = [letter; LENGTH];
         packet[1..].copy_from_slice(&number.to_be_bytes());
@@ -58,6 +61,7 @@ impl Message {
             b'k' => Self::Watch { pid: pid.ok()?, outlives: Outlives::Lease },
             b'f' => Self::Forget { pid: pid.ok()? },
             b'd' => Self::Deadline(BootTime(Duration::from_nanos(number))),
+            b'h' => Self::Heard,
             _ => return None,
         })
     }
@@ -107,6 +111,7 @@ mod tests {
             Message::Watch { pid: 8, outlives: Outlives::Lease },
             Message::Forget { pid: 7 },
             Message::Deadline(BootTime(Duration::from_nanos(123_456_789_012))),
+            Message::Heard,
         ];
         let descriptor: OwnedFd = std::fs::File::open("/dev/null").expect("it is there").into();
         for message in &messages {

@@ -1,7 +1,7 @@
 //! Keeps one profile's zygote alive, forks from it in order, and grows its next generations.
 
 use super::{
-    Ancestor, ForkRequest, LearningLimits, Order, ZygoteError, ZygoteHandle, ZygoteState, ZygoteStatus,
+    Ancestor, ForkRequest, LearningLimits, Notes, Order, ZygoteError, ZygoteHandle, ZygoteState, ZygoteStatus,
     learned::Learned,
     process::{ForkError, Hello, Live, Nursery},
     wire::FailedPreload,
@@ -12,19 +12,22 @@ use rustic_proto::restart::RestartPolicy;
 use std::time::Duration;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Forks that may wait in line. More callers start cold.
 const LINE: usize = 256;
+/// Longest wait of the first forks for the modules that a former zygote had learned; after it they start without.
+const FIRST_GENERATION: Duration = Duration::from_secs(5);
 
 /// What a zygote is kept alive with.
 pub struct ZygoteTask {
     nursery: Nursery,
     preload: Vec<String>,
     limits: LearningLimits,
+    notes: Notes,
     status: watch::Sender<ZygoteStatus>,
 }
 
@@ -43,9 +46,9 @@ struct Family {
 
 impl ZygoteTask {
     /// Prepares the zygote of a profile.
-    pub fn new(nursery: Nursery, preload: Vec<String>, limits: LearningLimits) -> Self {
+    pub fn new(nursery: Nursery, preload: Vec<String>, limits: LearningLimits, notes: Notes) -> Self {
         let status = ZygoteStatus { state: ZygoteState::Starting, generation: 0, learned: vec![] };
-        Self { nursery, preload, limits, status: watch::Sender::new(status) }
+        Self { nursery, preload, limits, notes, status: watch::Sender::new(status) }
     }
 
     /// Starts the task; it ends with `stop`, and the zygote with it.
@@ -65,13 +68,13 @@ impl ZygoteTask {
         let profile = &self.nursery.profile;
         let policy = RestartPolicy { max_backoff: Duration::from_secs(30), ..RestartPolicy::default() };
         let mut learned = Learned::new(self.limits);
+        learned.saw(self.notes.take());
         let mut failures: u32 = 0;
         loop {
             self.show(ZygoteState::Starting);
             let why = match self.base().await {
                 Ok(base) => {
                     failures = 0;
-                    self.show(ZygoteState::Ready);
                     self.serve(base, &mut learned, &mut queue).await
                 }
                 Err(why) => why,
@@ -112,6 +115,11 @@ impl ZygoteTask {
     /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.
     async fn serve(&self, base: Live, learned: &mut Learned, queue: &mut mpsc::Receiver<Order>) -> String {
         let mut family = Family { base, branch: None, building: None };
+        if let Err(why) = self.catch_up(&mut family, learned).await {
+            family.base.kill();
+            return why;
+        }
+        self.show(ZygoteState::Ready);
         let why = loop {
             let due = learned.due(Instant::now()).filter(|_| family.building.is_none());
             // Cancel-safe: neither the queue, the pidfds nor the kept future lose anything.
@@ -142,6 +150,23 @@ impl ZygoteTask {
         };
         family.base.kill();
         why
+    }
+
+    /// Builds the generation with all that former zygotes had learned, before the first agent: when a host comes back,
+    /// all its agents start at once. `Err` tells why the base must be replaced.
+    async fn catch_up(&self, family: &mut Family, learned: &mut Learned) -> Result<(), String> {
+        let now = Instant::now();
+        if learned.due(now).is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        self.grow(family, learned.begin(now)).await?;
+        // Not built in time, it takes over later.
+        if family.building.is_some()
+            && let Ok(hello) = timeout(FIRST_GENERATION, built(&mut family.building)).await
+        {
+            self.take_over(family, hello, learned).await;
+        }
+        Ok(())
     }
 
     /// Forks a child; tells also why the base must be replaced, if it must.
@@ -214,6 +239,7 @@ impl ZygoteTask {
         let kept = |module: &String| !hello.failed.iter().any(|failed| failed.module == *module);
         let modules: Vec<_> = modules.into_iter().filter(kept).collect();
         let pid = hello.live.pid();
+        self.notes.keep(&modules);
         self.status.send_modify(|status| {
             status.generation += 1;
             status.learned.clone_from(&modules);

@@ -10,8 +10,12 @@
 //!  else: call its host   call the same host again, by the same epoch
 //! ```
 
-use super::{Engine, is_unanswered};
-use crate::{channels, error::EngineError, metrics};
+use super::Engine;
+use crate::{
+    channels::{Callee, is_unanswered},
+    error::EngineError,
+    metrics,
+};
 use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
     convert,
@@ -92,7 +96,9 @@ impl Engine {
     async fn create_from(&self, creation: &Creation, began: Instant) -> Result<Created, EngineError> {
         let mut excluded = BTreeSet::new();
         let mut trouble = None;
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        while tries < TRIES {
+            tries += 1;
             if creation.is_given_up() {
                 // Nobody waits any more: what is not claimed yet is not claimed at all.
                 return Err(trouble.unwrap_or_else(|| EngineError::TooLate(creation.launch.key.clone())));
@@ -101,6 +107,13 @@ impl Engine {
                 Claimed::Place(place, took) => (place, took),
                 Claimed::Done(record) => return Ok(answer(&record, began)),
                 Claimed::Again => continue,
+                Claimed::Held => {
+                    // Hosts are telling the registry what they run: that takes seconds, and is no try.
+                    trouble = Some(EngineError::Held(creation.launch.key.clone()));
+                    tries -= 1;
+                    sleep(ASK_AGAIN).await;
+                    continue;
+                }
                 Claimed::NoRoom => {
                     let key = creation.launch.key.clone();
                     let why =
@@ -150,7 +163,7 @@ impl Engine {
             documents: launch.documents(),
             candidates: self.fleet.candidates(&launch.demand, excluded),
             if_full: creation.if_full,
-            knew: self.fleet.view().generation,
+            knew: self.fleet.store(),
             hold: self.hold,
         };
         // Who waits in line is found room for by the keeper; all others look twice.
@@ -180,7 +193,7 @@ impl Engine {
             ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
             ClaimOutcome::Held => {
                 self.fleet.refresh().await?;
-                Err(EngineError::Held(launch.key.clone()))
+                Ok(Claimed::Held)
             }
             ClaimOutcome::Waits => {
                 info!(agent = %launch.key, "no host has room; the agent waits");
@@ -200,16 +213,12 @@ impl Engine {
         match self.call_host(creation, place).await {
             Ok(_) => Ok(Ok(())),
             Err(CallError::Host(status)) => Ok(Err(*status)),
-            Err(CallError::Engine(EngineError::Address(address))) => {
-                Ok(Err(Status::unavailable(address.to_string())))
-            }
             Err(CallError::Engine(error)) => Err(error),
         }
     }
 
     async fn call_host(&self, creation: &Creation, place: &Place) -> Result<pb::CreateAgentResponse, CallError> {
-        let address = self.address(&place.host).await.map_err(CallError::Engine)?;
-        let mut client = self.channels.client(&place.host, &address).map_err(|e| CallError::Engine(e.into()))?;
+        let callee = self.callee(&place.host).await.map_err(CallError::Engine)?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
             launch: Some(creation.launch.message.clone()),
@@ -218,22 +227,23 @@ impl Engine {
             machine_id: place.machine_id.into(),
             incarnation: place.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
-        let request = channels::request(message, creation.deadline);
         // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
         // that has; either way the claim is looked after, here or there.
         let answer = tokio::select! {
-            answer = client.create_agent(request) => answer,
+            biased;
+            answer = self.hosts.create_agent(&callee, message, creation.deadline) => answer,
             () = creation.caller_gone.cancelled() => Err(Status::cancelled("the caller hung up")),
         };
-        Ok(answer.map_err(|status| CallError::Host(Box::new(status)))?.into_inner())
+        answer.map_err(|status| CallError::Host(Box::new(status)))
     }
 
     /// Where a host is. A host that just joined may not be in the view yet.
-    pub(super) async fn address(&self, host: &HostId) -> Result<String, EngineError> {
+    pub(super) async fn callee(&self, host: &HostId) -> Result<Callee, EngineError> {
         if self.fleet.host(host).is_none() {
             self.fleet.refresh().await?;
         }
-        Ok(self.fleet.host(host).map(|(record, _)| record.address).unwrap_or_default())
+        let address = self.fleet.host(host).map(|(record, _)| record.address).unwrap_or_default();
+        Ok(Callee { host: host.clone(), address })
     }
 
     /// Decides how to go on when a host did not start the agent; `Err` when there is no going on.
@@ -245,7 +255,6 @@ impl Engine {
     ) -> Result<(EngineError, Next), EngineError> {
         let key = &creation.launch.key;
         let status = match error {
-            CallError::Engine(EngineError::Address(address)) => Status::unavailable(address.to_string()),
             CallError::Engine(error) => return Err(error),
             CallError::Host(status) => *status,
         };
@@ -254,8 +263,8 @@ impl Engine {
             return Ok((host_error(status), Next::Again));
         }
         let elsewhere = is_unanswered(&status) || reason(&status).as_deref() == Some("HOST_FULL");
-        // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the release it never will be: the host's first write under
-        // this epoch fails.
+        // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the
+        // release it never will be: the host's first write under this epoch fails.
         match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
             _ if !elsewhere => Err(host_error(status)),
             ReleaseOutcome::Released | ReleaseOutcome::Gone => {
@@ -305,6 +314,7 @@ enum Claimed {
     Place(Place, Option<Duration>),
     Done(Box<AgentRecord>),
     Again,
+    Held,
     NoRoom,
 }
 

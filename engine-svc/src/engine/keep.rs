@@ -4,13 +4,14 @@
 use super::{Creation, Engine, create::Place, stop::StopKind};
 use crate::{
     error::EngineError,
+    metrics, scale,
     takeover::{self, Cause, Loss, Settled},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
-    Advance, AgentKey, AgentRecord, Claimed, Epoch, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue,
-    ReleaseGuard, ReleaseOutcome, View,
+    Advance, AgentKey, AgentRecord, Claimed, Epoch, HostId, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue,
+    ReleaseGuard, ReleaseOutcome, UnixMillis, Unplace, View,
 };
 use std::{
     collections::BTreeSet,
@@ -43,7 +44,12 @@ const HOST_CALL: Duration = Duration::from_secs(3);
 impl Engine {
     /// One pass.
     pub async fn keep(&self, settled: &mut Settled) -> Result<(), EngineError> {
-        self.fleet.refresh().await?;
+        let telling = self.fleet.is_telling().await?;
+        self.hosts.retain(&self.fleet.alive());
+        if telling {
+            // What the registry says is not so yet.
+            return Ok(());
+        }
         for loss in takeover::losses(&self.fleet.view(), self.lease_grace, settled) {
             self.take_over(&loss).await?;
             if loss.cause == Cause::FormerLife {
@@ -57,9 +63,11 @@ impl Engine {
     /// Moves agents off hosts that drain, as far as others have room. Takes as long as agents take to stop.
     pub async fn empty_draining(&self) -> Result<(), EngineError> {
         let view = self.fleet.view();
-        let drains = |h: &HostRecord| h.state == HostState::Draining && h.deadline > view.now;
+        if view.held {
+            return Ok(());
+        }
         for host in &view.hosts {
-            if !drains(host) {
+            if !drains(host, view.now) {
                 continue;
             }
             let index = Index::Host(host.host.clone());
@@ -72,14 +80,52 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops an agent where it is and starts it elsewhere, if there is room elsewhere.
-    async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
-        let Some(host) = &record.host else { return Ok(()) };
-        if record.phase == Phase::Stopping || self.fleet.candidates(&record.demand, &BTreeSet::new()).is_empty() {
+    /// Moves one agent off the highest host, if the ones below it have room for all it holds.
+    pub async fn compact(&self) -> Result<(), EngineError> {
+        self.fleet.refresh().await?;
+        let view = self.fleet.view();
+        let Some(host) = scale::topmost(&view) else { return Ok(()) };
+        let agents = self.fleet.agents_on(&host).await?;
+        let demands: Vec<_> = agents.iter().map(|agent| agent.demand.clone()).collect();
+        if !scale::fit_below(&view, &host, &demands) {
             return Ok(());
         }
+        let not_below = view.hosts.iter().filter(|h| h.host.ordinal() >= host.ordinal());
+        let not_below: BTreeSet<_> = not_below.map(|h| h.host.clone()).collect();
+        let moves = |r: &&AgentRecord| {
+            let runs = r.phase == Phase::Running && r.accepted.is_some();
+            runs && !self.fleet.candidates(&r.demand, &not_below).is_empty()
+        };
+        if let Some(record) = agents.iter().find(moves) {
+            info!(%host, agent = %record.key, "moving it to a lower host, so that this one is empty before it goes");
+            self.relocate(record, &host, &not_below).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves an agent off a host that drains, if there is room elsewhere.
+    async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
+        let Some(host) = &record.host else { return Ok(()) };
+        // It may have been told to take agents again while others were moved.
+        let drains = self.fleet.host(host).is_some_and(|(host, now)| drains(&host, now));
+        if !drains
+            || record.phase == Phase::Stopping
+            || self.fleet.candidates(&record.demand, &BTreeSet::new()).is_empty()
+        {
+            return Ok(());
+        }
+        self.relocate(record, host, &BTreeSet::new()).await
+    }
+
+    /// Stops an agent where it is and starts it where placement wants it, on none of the hosts in `not_on`.
+    async fn relocate(
+        &self,
+        record: &AgentRecord,
+        host: &HostId,
+        not_on: &BTreeSet<HostId>,
+    ) -> Result<(), EngineError> {
         match self.ask_host(record, host, StopKind::Moves, MOVE_GRACE).await? {
-            Ok(_exit) => {}
+            Ok(_exit) => metrics::moved(),
             // Somebody else moved or stopped it; or the host is in trouble, and is seen to by another step.
             Err(status) => {
                 debug!(agent = %record.key, %host, %status, "the agent was not moved");
@@ -87,7 +133,8 @@ impl Engine {
             }
         }
         let Some(waiting) = self.registry.get(&record.key, View::Basic).await? else { return Ok(()) };
-        let Some(place) = self.place(&waiting).await? else { return Ok(()) };
+        // Without one it waits in line, like everybody.
+        let Some(place) = self.place(&waiting, not_on).await? else { return Ok(()) };
         let epoch = place.epoch;
         self.start_on(&waiting, place).await?;
         self.until_ready(&waiting.key, epoch).await
@@ -108,35 +155,39 @@ impl Engine {
     /// Takes the agents off a host that is gone: they wait for another place.
     async fn take_over(&self, loss: &Loss) -> Result<(), EngineError> {
         let Loss { host, incarnation, cause } = loss;
-        let mut after = None;
-        let mut taken = 0;
-        loop {
-            let index = Index::Host(host.clone());
-            let page = self.registry.list(&index, after.as_ref(), PAGE, View::Basic).await?;
-            let reason = format!("its host {host} is gone; it moves to another one");
-            let is_lost = |r: &AgentRecord| match cause {
-                Cause::Gone => true,
-                Cause::FormerLife => r.incarnation.as_ref() != Some(incarnation),
-            };
-            let mut lost = page.agents;
-            lost.retain(is_lost);
-            let guard = ReleaseGuard::Expired(self.lease_grace);
-            let taking: Vec<_> =
-                lost.iter().map(|r| self.registry.unplace(&r.key, r.epoch, guard, &reason)).collect();
-            let outcomes: Vec<_> = stream::iter(taking).buffer_unordered(AT_ONCE).try_collect().await?;
-            taken += outcomes.iter().filter(|outcome| **outcome == ReleaseOutcome::Released).count();
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let is_lost = |r: &AgentRecord| match cause {
+            Cause::Gone => true,
+            Cause::FormerLife => r.incarnation.as_ref() != Some(incarnation),
+        };
+        let reason = format!("its host {host} is gone; it moves to another one");
+        let taken = self.take_off(host, ReleaseGuard::Expired(self.lease_grace), &reason, is_lost).await?;
         if taken > 0 {
             warn!(%host, agents = taken, "the host is gone; its agents move to others");
+            metrics::taken_over(taken);
         }
         if *cause == Cause::Gone && self.registry.retire(host, incarnation, self.lease_grace).await? {
             info!(%host, "the host is forgotten");
         }
         Ok(())
+    }
+
+    /// Takes agents off a host, those that are to go and for which `guard` holds: they wait for another place. Tells how many.
+    pub(super) async fn take_off(
+        &self,
+        host: &HostId,
+        guard: ReleaseGuard,
+        reason: &str,
+        goes: impl Fn(&AgentRecord) -> bool,
+    ) -> Result<usize, EngineError> {
+        let unplace = |r: AgentRecord| {
+            let (key, epoch, reason) = (r.key, r.epoch, reason.to_owned());
+            Unplace { key, epoch, guard, reason, knew: None }
+        };
+        let here = self.fleet.agents_on(host).await?;
+        let requests: Vec<_> = here.into_iter().filter(|r| goes(r)).map(unplace).collect();
+        let taking: Vec<_> = requests.iter().map(|request| self.registry.unplace(request)).collect();
+        let outcomes: Vec<_> = stream::iter(taking).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(outcomes.iter().filter(|outcome| **outcome == ReleaseOutcome::Released).count())
     }
 
     /// Claims whose engine died between claim and call, or whose host did not get to accept them.
@@ -162,7 +213,7 @@ impl Engine {
             // Places are given one after the other: the order in which agents wait is the order in which they get room.
             // Whoever has a place starts while the next ones are looked for.
             let places = stream::iter(waiting.into_iter().map(Ok::<_, EngineError>))
-                .and_then(async |record| Ok((self.place(&record).await?, record)));
+                .and_then(async |record| Ok((self.place(&record, &BTreeSet::new()).await?, record)));
             places
                 .try_for_each_concurrent(AT_ONCE, async |(place, record)| match place {
                     Some(place) => {
@@ -180,8 +231,12 @@ impl Engine {
         Ok(())
     }
 
-    async fn place(&self, record: &AgentRecord) -> Result<Option<Place>, EngineError> {
-        let candidates = self.fleet.candidates(&record.demand, &BTreeSet::new());
+    pub(super) async fn place(
+        &self,
+        record: &AgentRecord,
+        not_on: &BTreeSet<HostId>,
+    ) -> Result<Option<Place>, EngineError> {
+        let candidates = self.fleet.candidates(&record.demand, not_on);
         if candidates.is_empty() {
             return Ok(None);
         }
@@ -197,7 +252,7 @@ impl Engine {
 
     /// Has the host of a claim take the agent. If it does not, the agent waits for another place; if no host ever could,
     /// it becomes FAILED.
-    async fn start_on(&self, record: &AgentRecord, place: Place) -> Result<(), EngineError> {
+    pub(super) async fn start_on(&self, record: &AgentRecord, place: Place) -> Result<(), EngineError> {
         let key = &record.key;
         let Some(full) = self.registry.get(key, View::Full).await?.filter(|r| r.epoch == place.epoch) else {
             // Stopped, or moved on by another replica.
@@ -224,7 +279,8 @@ impl Engine {
         }
         // Guarded: it was accepted after all, and its host sees to it.
         let reason = format!("host {} could not take it: {}", place.host, status.message());
-        self.registry.unplace(key, place.epoch, ReleaseGuard::Unaccepted, &reason).await?;
+        let (key, epoch, guard) = (key.clone(), place.epoch, ReleaseGuard::Unaccepted);
+        self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
         Ok(())
     }
 
@@ -236,10 +292,17 @@ impl Engine {
             pid: None,
             restarts: record.restarts,
             reason: reason.to_owned(),
+            last_lines: vec![],
             exit: None,
             knew: None,
+            // Only if no host has written before.
+            sequence: 0,
         };
         self.registry.advance(&failed).await?;
         Ok(())
     }
+}
+
+fn drains(host: &HostRecord, now: UnixMillis) -> bool {
+    host.state == HostState::Draining && host.deadline > now
 }

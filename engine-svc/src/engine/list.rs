@@ -89,12 +89,12 @@ impl Engine {
         after: Option<&HostId>,
         size: usize,
     ) -> Result<(HostsView, Option<HostId>), EngineError> {
-        let HostsView { now, generation, hosts } = self.registry.hosts().await?;
+        let HostsView { now, generation, held, pending, hosts } = self.registry.hosts().await?;
         let mut later: Vec<HostRecord> =
             hosts.into_iter().filter(|h| after.is_none_or(|after| h.host > *after)).collect();
         let more = later.len() > size;
         later.truncate(size);
         let next = later.last().filter(|_| more).map(|h| h.host.clone());
-        Ok((HostsView { now, generation, hosts: later }, next))
+        Ok((HostsView { now, generation, held, pending, hosts: later }, next))
     }
 }

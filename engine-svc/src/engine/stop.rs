@@ -1,7 +1,7 @@
 //! Stopping agents: OK only when the process was reaped, or the lease that let it live has ended.
 
-use super::{Engine, is_unanswered};
-use crate::{channels, error::EngineError};
+use super::Engine;
+use crate::{channels::is_unanswered, error::EngineError};
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
 use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, ReleaseGuard, ReleaseOutcome, View};
@@ -19,6 +19,22 @@ const TRIES: usize = 8;
 /// Time beyond the agent's grace that a host gets to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// What a stop does when the agent's host does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfSilent {
+    /// The caller is told to try again.
+    Refuse,
+    /// The record is removed: the caller vouches that the process is gone.
+    Force,
+}
+
+/// What came of force.
+enum Forced {
+    Removed,
+    /// It has another claim by now.
+    Moved,
+}
+
 /// Why an agent is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopKind {
@@ -30,7 +46,12 @@ pub(super) enum StopKind {
 
 impl Engine {
     /// Stops one agent.
-    pub async fn stop(&self, key: &AgentKey, grace: Duration) -> Result<Option<pb::LastExit>, EngineError> {
+    pub async fn stop(
+        &self,
+        key: &AgentKey,
+        grace: Duration,
+        if_silent: IfSilent,
+    ) -> Result<Option<pb::LastExit>, EngineError> {
         let mut asked_in_vain = None;
         for _ in 0..TRIES {
             let record = self.read(key, View::Basic).await?;
@@ -40,6 +61,12 @@ impl Engine {
                     ReleaseOutcome::Gone | ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => continue,
                 }
             };
+            if if_silent == IfSilent::Force && self.lost_its_host(&record) {
+                match self.remove_by_force(&record, &host).await? {
+                    Forced::Removed => return Ok(None),
+                    Forced::Moved => continue,
+                }
+            }
             match self.ask_host(&record, &host, StopKind::Ends, grace).await? {
                 Ok(exit) => return Ok(exit),
                 Err(status) if status.code() == Code::Aborted => {}
@@ -47,9 +74,15 @@ impl Engine {
                     // Told twice of the same claim: the host neither has it nor ever started it.
                     let certain = asked_in_vain == Some(record.epoch);
                     asked_in_vain = Some(record.epoch);
-                    let guard = if certain { ReleaseGuard::Reaped } else { ReleaseGuard::Unaccepted };
+                    let guard = if certain { ReleaseGuard::Vouched } else { ReleaseGuard::Unaccepted };
                     if self.registry.release(key, record.epoch, guard).await? == ReleaseOutcome::Released {
                         return Ok(None);
+                    }
+                }
+                Err(status) if is_unanswered(&status) && if_silent == IfSilent::Force => {
+                    match self.remove_by_force(&record, &host).await? {
+                        Forced::Removed => return Ok(None),
+                        Forced::Moved => {}
                     }
                 }
                 Err(status) if is_unanswered(&status) => return self.silent(&record, &host, &status).await,
@@ -67,11 +100,7 @@ impl Engine {
         kind: StopKind,
         grace: Duration,
     ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
-        let address = self.address(host).await?;
-        let mut client = match self.channels.client(host, &address) {
-            Ok(client) => client,
-            Err(error) => return Ok(Err(Status::unavailable(error.to_string()))),
-        };
+        let callee = self.callee(host).await?;
         let message = pb::StopAgentRequest {
             guild_id: record.key.guild.to_string(),
             agent_id: record.key.agent.to_string(),
@@ -80,8 +109,15 @@ impl Engine {
             incarnation: record.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
             moves: kind == StopKind::Moves,
         };
-        let request = channels::request(message, Instant::now() + grace + ANSWER);
-        Ok(client.stop_agent(request).await.map(|response| response.into_inner().exit))
+        let deadline = Instant::now() + grace + ANSWER;
+        Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))
+    }
+
+    async fn remove_by_force(&self, record: &AgentRecord, host: &HostId) -> Result<Forced, EngineError> {
+        warn!(agent = %record.key, %host, "removed by force although its host does not answer");
+        let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Vouched).await?;
+        let removed = matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone);
+        Ok(if removed { Forced::Removed } else { Forced::Moved })
     }
 
     /// The host does not answer. Its agents are gone once its lease has ended for long enough, except those that may
@@ -118,7 +154,7 @@ impl Engine {
                 break;
             }
         }
-        let stops = keys.into_iter().map(|key| async move { self.stop(&key, grace).await });
+        let stops = keys.into_iter().map(|key| async move { self.stop(&key, grace, IfSilent::Refuse).await });
         let outcomes: Vec<_> = stream::iter(stops).buffer_unordered(AT_ONCE).collect().await;
         let mut stopped = 0;
         let mut left = vec![];

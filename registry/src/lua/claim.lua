@@ -1,5 +1,9 @@
 -- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, if full ("refuse" or "wait"),
 -- generation known or empty, ms to hold after a loss, candidate hosts...
+notice_another_run()
+-- What the store says of an agent may not be so while hosts are telling.
+if is_wiped(ARGV[11]) then hold(ARGV[12]) end
+if is_held() then return {'held'} end
 local guild, member = ARGV[1], ARGV[2]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'digest', 'request_id', 'machine_id')
@@ -11,8 +15,6 @@ if phase and phase ~= 'FAILED' then
 end
 if phase and old[2] == ARGV[5] and old[3] == ARGV[4] then return {'exists'} end
 
-if is_lost(ARGV[11]) then hold(ARGV[12]) end
-if is_held() then return {'held'} end
 local demand, waits = parse_room(ARGV[6]), ARGV[10] == 'wait'
 local host, incarnation, used
 -- Who is willing to wait does not overtake those who do.

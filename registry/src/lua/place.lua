@@ -1,4 +1,5 @@
 -- ARGV: member, epoch, candidate hosts...
+notice_another_run()
 local member = ARGV[1]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'demand', 'machine_id')

@@ -1,4 +1,5 @@
--- ARGV: host, incarnation, ttl ms, state, highest epoch
+-- ARGV: host, incarnation, ttl ms, state, highest epoch, generation that was told all this host runs or empty
+notice_another_run()
 local hkey = key('host', ARGV[1])
 local incarnation = redis.call('HGET', hkey, 'incarnation')
 if not incarnation then return {'unknown'} end
@@ -8,4 +9,6 @@ raise_epoch(ARGV[5])
 local cordoned = redis.call('HGET', hkey, 'cordoned') == '1'
 redis.call('HSET', hkey, 'state', cordoned and 'DRAINING' or ARGV[4])
 redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[3]), ARGV[1])
-return {'held', redis.call('GET', key('gen')) or ''}
+local gen = redis.call('GET', key('gen')) or ''
+if ARGV[6] == gen then has_told(ARGV[1], ARGV[2]) end
+return {'held', gen}

@@ -19,7 +19,7 @@ use std::{collections::HashMap, str::FromStr};
 /// One agent in a list: member and field values.
 pub(super) type Row = (String, Vec<Option<Vec<u8>>>);
 
-const BASIC: [&str; 20] = [
+const ALL: [&str; 21] = [
     "phase",
     "host",
     "incarnation",
@@ -39,17 +39,19 @@ const BASIC: [&str; 20] = [
     "accepted",
     "running",
     "spec",
+    "last_lines",
     "launch",
 ];
 const SPEC: usize = 18;
-const LAUNCH: usize = 19;
+const LAST_LINES: usize = 19;
+const LAUNCH: usize = 20;
 
 /// Fields of an agent's hash to read for a view, in the order [`agent`] expects.
 pub(super) fn fields(view: View) -> &'static [&'static str] {
     match view {
-        View::Basic => &BASIC[..SPEC],
-        View::Spec => &BASIC[..LAUNCH],
-        View::Full => &BASIC,
+        View::Basic => &ALL[..SPEC],
+        View::Spec => &ALL[..LAUNCH],
+        View::Full => &ALL,
     }
 }
 
@@ -58,8 +60,25 @@ pub(super) fn error(error: RedisError) -> RegistryError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() || error.is_connection_refusal() {
         RegistryError::Unreachable(Box::new(error))
     } else {
-        RegistryError::Refused(error.to_string())
+        let code = error.code().unwrap_or_default();
+        RegistryError::Refused(refusal(&format!("{code} {error}")))
     }
+}
+
+/// What Redis refuses, by what it says, and what to do about it.
+const REFUSALS: [(&str, &str); 6] = [
+    ("NOAUTH", "NOAUTH, the password is missing in the Redis URL"),
+    // What it says to a command of many words on a connection without a password.
+    ("unauthenticated", "NOAUTH, the password is missing in the Redis URL"),
+    ("WRONGPASS", "WRONGPASS, the password in the Redis URL is wrong"),
+    ("OOM", "OOM, Redis is full; raise its maxmemory"),
+    ("READONLY", "READONLY, this Redis is a replica; the Redis URL must name the primary"),
+    ("LOADING", "LOADING, Redis reads its data; it serves when it is done"),
+];
+
+fn refusal(says: &str) -> String {
+    let known = REFUSALS.iter().find(|(word, _)| says.contains(word));
+    known.map_or_else(|| says.to_owned(), |(_, advice)| format!("{advice} ({says})"))
 }
 
 fn unreadable(place: impl Into<String>, what: impl std::fmt::Debug) -> RegistryError {
@@ -132,10 +151,11 @@ pub(super) fn advance(answer: &[String]) -> Result<AdvanceOutcome, RegistryError
     outcome.ok_or_else(|| unreadable("advance", answer))
 }
 
-pub(super) fn release(answer: &[String]) -> Result<ReleaseOutcome, RegistryError> {
+pub(super) fn release(key: &AgentKey, answer: &[String]) -> Result<ReleaseOutcome, RegistryError> {
     let outcome = match words(answer)[..] {
         ["released"] => Some(ReleaseOutcome::Released),
         ["gone"] => Some(ReleaseOutcome::Gone),
+        ["lost"] => return Err(RegistryError::Lost(key.to_string())),
         ["stale", at] => epoch(at).map(ReleaseOutcome::Stale),
         ["guarded", phase] => Phase::parse(phase).map(ReleaseOutcome::Guarded),
         _ => None,
@@ -194,6 +214,7 @@ pub(super) fn agent(
         on_disconnect: OnDisconnect::parse(text(&v, 10)).ok_or_else(|| missing("on_disconnect"))?,
         pid: parsed::<u32>(&v, 11).filter(|pid| *pid != 0),
         reason: text(&v, 12).to_owned(),
+        last_lines: text(&v, LAST_LINES).lines().map(ToOwned::to_owned).collect(),
         last_exit: exit(text(&v, 13), parsed(&v, 14)),
         created: UnixMillis(parsed(&v, 15).ok_or_else(|| missing("created"))?),
         accepted: parsed(&v, 16).map(UnixMillis),
@@ -230,6 +251,7 @@ fn host(row: &Value) -> Option<HostRecord> {
         version: text(&values, 6).to_owned(),
         former_until: UnixMillis(parsed(&values, 7).unwrap_or(0)),
         cordoned: text(&values, 8) == "1",
+        dns_name: text(&values, 9).to_owned(),
     })
 }
 
@@ -238,7 +260,9 @@ pub(super) fn hosts(rows: Vec<Value>) -> Result<HostsView, RegistryError> {
     let mut text = || rows.next().and_then(|v| String::from_redis_value_ref(v).ok());
     let now = text().and_then(|t| t.parse().ok()).ok_or_else(|| unreadable("hosts", "no time"))?;
     let generation = text().filter(|generation| !generation.is_empty());
-    let mut view = HostsView { now: UnixMillis(now), generation, hosts: vec![] };
+    let held = text().is_some_and(|held| held == "1");
+    let pending = text().and_then(|t| t.parse().ok()).ok_or_else(|| unreadable("hosts", "no queue"))?;
+    let mut view = HostsView { now: UnixMillis(now), generation, held, pending, hosts: vec![] };
     for row in rows {
         view.hosts.push(host(row).ok_or_else(|| unreadable("hosts", row))?);
     }

@@ -2,12 +2,16 @@
 
 use rustic_registry::{
     Advance, AgentKey, Announce, Claim, Documents, Epoch, HostId, HostState, IfFull, Incarnation, MemoryRegistry,
-    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, Renew, Resources, Restore, SpecDigest, UnixMillis,
-    dev_server::{DevServer, Durability},
+    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, Renew, Resources, Restore, SpecDigest,
+    UnixMillis, Unplace,
+    dev_server::{Admin, DevServer, Durability},
 };
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -29,6 +33,16 @@ impl TestRedis {
         let dir = tempfile::tempdir().unwrap();
         let server = DevServer::start(dir.path(), Durability::None).unwrap();
         Self { server, _dir: dir }
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// A connection past the registry.
+    pub(crate) fn admin(&self) -> Admin {
+        self.server.admin()
     }
 
     /// An empty registry: each has a prefix of its own.
@@ -58,6 +72,7 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
         host: host(id),
         incarnation: life(incarnation),
         address: format!("{id}:50052"),
+        dns_name: format!("{id}.hosts.example"),
         capacity,
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
         version: "0.1.0".to_owned(),
@@ -75,7 +90,14 @@ pub(crate) fn succeed(id: &str, ended: &str, incarnation: &str, slots: f64) -> A
 }
 
 pub(crate) fn renew(id: &str, incarnation: &str, ttl: Duration) -> Renew {
-    Renew { host: host(id), incarnation: life(incarnation), ttl, state: HostState::Ready, highest_epoch: Epoch(0) }
+    Renew {
+        host: host(id),
+        incarnation: life(incarnation),
+        ttl,
+        state: HostState::Ready,
+        highest_epoch: Epoch(0),
+        told: None,
+    }
 }
 
 pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&str]) -> Claim {
@@ -94,6 +116,9 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
     }
 }
 
+/// Every write of these tests is a later one.
+static WRITES: AtomicU64 = AtomicU64::new(1);
+
 pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
     Advance {
         key: key.clone(),
@@ -102,8 +127,10 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
         pid: (phase == Phase::Running).then_some(42),
         restarts: 0,
         reason: String::new(),
+        last_lines: if phase == Phase::Failed { vec!["one".to_owned(), "two".to_owned()] } else { vec![] },
         exit: None,
         knew: None,
+        sequence: WRITES.fetch_add(1, Ordering::Relaxed),
     }
 }
 
@@ -122,5 +149,10 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
         documents: told.documents,
         machine_id: 3,
         created: UnixMillis(77),
+        had: Some("a lost one".to_owned()),
     }
+}
+
+pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> Unplace {
+    Unplace { key: key.clone(), epoch, guard, reason: reason.to_owned(), knew: None }
 }

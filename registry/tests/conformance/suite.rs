@@ -270,7 +270,7 @@ async fn a_life_that_may_still_last_keeps_its_agents_until_its_lease_ends(store:
     store.announce(&announce("h-1", "new", 5.0)).await.unwrap();
     // Its lease was over: even an agent that outlives a silent host is free when the host is back in another life.
     for (agent, epoch) in [("d", epoch), ("e", kept.epoch)] {
-        let unplaced = store.unplace(&key("g", agent), epoch, expired, "its host is gone").await.unwrap();
+        let unplaced = store.unplace(&unplace(&key("g", agent), epoch, expired, "its host is gone")).await.unwrap();
         assert_eq!(unplaced, ReleaseOutcome::Released, "{agent}");
     }
     assert_eq!(used_slots(&store, "h-1").await, 0, "what the old life held is not taken from the new one");
@@ -308,10 +308,13 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     assert!(matches!(
-        store.unplace(&a, epoch, ReleaseGuard::Unaccepted, "").await.unwrap(),
+        store.unplace(&unplace(&a, epoch, ReleaseGuard::Unaccepted, "")).await.unwrap(),
         ReleaseOutcome::Guarded(Phase::Running)
     ));
-    assert_eq!(store.unplace(&a, epoch, ReleaseGuard::Reaped, "it moves").await.unwrap(), ReleaseOutcome::Released);
+    assert_eq!(
+        store.unplace(&unplace(&a, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap(),
+        ReleaseOutcome::Released
+    );
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
     assert_eq!((record.phase, record.reason.as_str(), record.pid), (Phase::Pending, "it moves", None));
     let late = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
@@ -320,7 +323,7 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
 
     let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&b, epoch, Phase::Stopping)).await.unwrap();
-    store.unplace(&b, epoch, ReleaseGuard::Reaped, "it moves").await.unwrap();
+    store.unplace(&unplace(&b, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap();
     assert_eq!(phase(&store, &b).await, None, "stop wins");
 }
 
@@ -342,7 +345,7 @@ async fn a_host_is_forgotten_when_its_lease_is_over_and_it_holds_nothing(store: 
     assert!(!retire(Duration::ZERO).await, "it lives");
     store.renew(&renew("h-0", "i", Duration::ZERO)).await.unwrap();
     assert!(!retire(Duration::ZERO).await, "it holds an agent");
-    store.unplace(&key("g", "a"), epoch, ReleaseGuard::Expired(Duration::ZERO), "gone").await.unwrap();
+    store.unplace(&unplace(&key("g", "a"), epoch, ReleaseGuard::Expired(Duration::ZERO), "gone")).await.unwrap();
     assert!(!retire(LONG).await, "not for long enough");
     assert!(retire(Duration::ZERO).await);
     assert_eq!(store.hosts().await.unwrap().hosts, []);
@@ -425,16 +428,16 @@ async fn a_departed_host_is_gone_unless_claims_hold_it(store: Store) {
 }
 
 async fn the_epoch_counter_is_raised_to_what_hosts_saw(store: Store) {
-    let seen = rustic_registry::Announce { highest_epoch: Epoch(1 << 40), ..announce("h-0", "i", 5.0) };
+    let seen = rustic_registry::Announce { highest_epoch: Epoch(1 << 50), ..announce("h-0", "i", 5.0) };
     store.announce(&seen).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch, Epoch((1 << 40) + 1));
-    let seen = rustic_registry::Renew { highest_epoch: Epoch(1 << 41), ..renew("h-0", "i", LONG) };
+    assert_eq!(claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch, Epoch((1 << 50) + 1));
+    let seen = rustic_registry::Renew { highest_epoch: Epoch(1 << 51), ..renew("h-0", "i", LONG) };
     store.renew(&seen).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch((1 << 41) + 1));
+    assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch((1 << 51) + 1));
     // Nonsense must not stop all claims.
     let nonsense = rustic_registry::Renew { highest_epoch: Epoch(u64::MAX), ..renew("h-0", "i", LONG) };
     store.renew(&nonsense).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.epoch, Epoch((1 << 41) + 2));
+    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.epoch, Epoch((1 << 51) + 2));
 }
 
 async fn machine_ids_are_the_smallest_free_and_shared_past_255(store: Store) {

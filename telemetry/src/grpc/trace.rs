@@ -1,7 +1,10 @@
 //! A span for every call, child of the caller's, and a debug log line with its outcome.
 
 use super::{Next, Policy, is_ours};
-use crate::traces;
+use crate::{
+    metrics::{self, Metric},
+    traces,
+};
 use http::{Request, Response};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,9 +40,14 @@ impl Policy for Trace {
     }
 }
 
+/// Calls that were answered, by method and code; a stream counts when it begins.
+pub const CALLS: Metric =
+    Metric::Seconds("rustic_grpc_call_seconds", "From a call to its answer, by method and code");
+
 fn report(span: &Span, method: &str, response: &Response<Body>, took: Duration) {
     // An error comes with its status in the headers; a response that streams a body started well.
     let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
     span.record("rpc.grpc.status_code", code as i32);
+    metrics::seconds("rustic_grpc_call_seconds", &[("method", method), ("code", &format!("{code:?}"))], took);
     debug!(parent: span, method, ?code, duration_ms = took.as_secs_f64() * 1e3, "call answered");
 }

@@ -1,4 +1,4 @@
-//! The protocol of claims, leases and takeover, explored exhaustively within bounds: P1 in every state, P2 from every state.
+//! The protocol of claims, leases and takeover, explored exhaustively within bounds: P1 always, P2 eventually.
 //!
 //! The model is small on purpose: it holds what the promises rest on, and nothing of how it is carried out. It leaves to
 //! chance when anybody acts, which messages are lost or late, and who crashes; a host that does not act is a frozen one.
@@ -33,10 +33,10 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(NEVER_TWO, |_, state: &State| state.at_most_one_process()),
-            Property::always(
-                "P2: every agent runs in the end, once faults stop",
-                |model: &Protocol, state: &State| model.settles(state),
-            ),
+            // Faults may stop in any state, and every path that ends, ends some time after that.
+            Property::eventually(NEVER_NONE, |model: &Protocol, state: &State| {
+                state.is_calm() && model.all_run(state)
+            }),
             // The bounds leave room for what the promises are about.
             Property::sometimes("an agent was taken over", |_, state: &State| state.was_taken_over()),
             Property::sometimes("a returning host got its agent back", |_, state: &State| state.was_given_back()),

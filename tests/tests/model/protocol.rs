@@ -99,6 +99,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<Call>,
     taken_over: bool,
     given_back: bool,
+    /// Faults have stopped.
+    calm: bool,
 }
 
 /// What may happen next. Engines are stateless: what any of them may do is a step of its own, and a call that is never
@@ -139,6 +141,9 @@ pub(crate) enum Step {
     },
     HostDies(usize),
     HostReturns(usize),
+    /// From now on nothing is lost, nobody crashes and everybody acts, until there is nothing left to do. May happen in
+    /// every state, and is the last step of a path.
+    FaultsStop,
 }
 
 impl State {
@@ -161,7 +166,12 @@ impl State {
             calls: vec![],
             taken_over: false,
             given_back: false,
+            calm: false,
         }
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm
     }
 
     pub(crate) fn processes(&self, agent: usize) -> usize {
@@ -200,6 +210,10 @@ impl State {
 impl Protocol {
     /// Every step that may happen now.
     pub(crate) fn possible(&self, s: &State, steps: &mut Vec<Step>) {
+        if s.calm {
+            return;
+        }
+        steps.push(Step::FaultsStop);
         if s.now < self.bounds.time {
             steps.push(Step::Tick);
         }
@@ -326,6 +340,10 @@ impl Protocol {
                 h.agents.fill(Here::No);
             }
             Step::HostReturns(host) => self.announce(s, host),
+            Step::FaultsStop => {
+                self.settle(s);
+                s.calm = true;
+            }
         }
     }
 

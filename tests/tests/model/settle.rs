@@ -6,19 +6,18 @@ use super::protocol::{Here, Protocol, Record, State, Step};
 const ROUNDS: usize = 16;
 
 impl Protocol {
-    /// Whether every agent runs in the end, as one process, if no fault happens from now on.
-    pub(crate) fn settles(&self, state: &State) -> bool {
-        let mut s = state.clone();
+    /// Goes on without faults until every agent runs, or has had all the time it may need.
+    pub(crate) fn settle(&self, s: &mut State) {
         for _ in 0..ROUNDS {
-            self.fair_round(&mut s);
-            if self.all_run(&s) {
-                return true;
+            self.fair_round(s);
+            if self.all_run(s) {
+                break;
             }
         }
-        false
     }
 
-    fn all_run(&self, s: &State) -> bool {
+    /// Whether every agent runs, as one process, where its record says.
+    pub(crate) fn all_run(&self, s: &State) -> bool {
         (0..self.agents).all(|agent| {
             let on = s.hosts.iter().enumerate().filter_map(|(host, h)| match h.agents[agent] {
                 Here::Process { epoch } => Some((host, epoch)),

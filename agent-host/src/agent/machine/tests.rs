@@ -248,6 +248,7 @@ fn event() -> impl Strategy<Value = Event> {
     let error = Arc::new(StartError::Pipe(std::io::Error::other("no")));
     prop::sample::select(vec![
         Event::Recorded,
+        Event::Restored,
         Event::Lost,
         Event::Released,
         Event::Turn,
@@ -282,7 +283,7 @@ struct World {
 impl World {
     fn can_happen(&self, event: &Event, machine: &Machine) -> bool {
         match event {
-            Event::Recorded | Event::Lost | Event::Released => self.writing,
+            Event::Recorded | Event::Restored | Event::Lost | Event::Released => self.writing,
             Event::Turn => self.queued,
             Event::Spawned | Event::SpawnFailed(_) => self.spawning,
             Event::Ready | Event::InitFailed(_) | Event::Exited(_) => self.process,
@@ -300,12 +301,12 @@ proptest! {
         let mut releasing = false;
         let mut now = Instant::now();
         for event in events {
-            let wrong_answer = matches!(event, Event::Released) != releasing && matches!(event, Event::Released | Event::Recorded);
+            let wrong_answer = matches!(event, Event::Released) != releasing && matches!(event, Event::Released | Event::Recorded | Event::Restored);
             if !world.can_happen(&event, &machine) || wrong_answer {
                 continue;
             }
             match &event {
-                Event::Recorded => { world.writing = false; world.acknowledged = true; }
+                Event::Recorded | Event::Restored => { world.writing = false; world.acknowledged = true; }
                 Event::Lost | Event::Released => world.writing = false,
                 Event::Turn => world.queued = false,
                 Event::Spawned => { world.spawning = false; world.process = true; }

@@ -134,6 +134,8 @@ pub enum State {
 pub enum Event {
     /// The store acknowledged the latest record.
     Recorded,
+    /// The same, by a store that had lost the agent, or may have.
+    Restored,
     /// The store no longer knows the claim.
     Lost,
     /// The record is gone.

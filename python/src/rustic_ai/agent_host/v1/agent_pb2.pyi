@@ -179,7 +179,7 @@ class AgentUsage(_message.Message):
     def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage")
+    __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage", "last_lines")
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,7 @@ class Agent(_message.Message):
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_SPEC_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_LINES_FIELD_NUMBER: _ClassVar[int]
     guild_id: str
     agent_id: str
     name: str
@@ -210,4 +211,5 @@ class Agent(_message.Message):
     machine_id: int
     agent_spec: str
     usage: AgentUsage
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ...) -> None: ...
+    last_lines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -44,20 +44,40 @@ class CreateAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
 
 class StopAgentRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "timeout")
+    __slots__ = ("guild_id", "agent_id", "timeout", "force")
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    force: bool
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., force: bool = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)
     EXIT_FIELD_NUMBER: _ClassVar[int]
     exit: _agent_pb2.LastExit
     def __init__(self, exit: _Optional[_Union[_agent_pb2.LastExit, _Mapping]] = ...) -> None: ...
+
+class RestartAgentRequest(_message.Message):
+    __slots__ = ("guild_id", "agent_id", "timeout", "wait")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    agent_id: str
+    timeout: _duration_pb2.Duration
+    wait: _agent_pb2.WaitMode
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ...) -> None: ...
+
+class RestartAgentResponse(_message.Message):
+    __slots__ = ("agent",)
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    agent: _agent_pb2.Agent
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class StopGuildRequest(_message.Message):
     __slots__ = ("guild_id", "timeout")
@@ -132,7 +152,7 @@ class ListHostsResponse(_message.Message):
     def __init__(self, hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Host(_message.Message):
-    __slots__ = ("host_id", "address", "state", "incarnation", "lease_deadline", "capacity", "used", "labels", "version")
+    __slots__ = ("host_id", "address", "state", "incarnation", "lease_deadline", "capacity", "used", "labels", "version", "dns_name")
     class CapacityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +183,7 @@ class Host(_message.Message):
     USED_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DNS_NAME_FIELD_NUMBER: _ClassVar[int]
     host_id: str
     address: str
     state: HostState
@@ -172,13 +193,16 @@ class Host(_message.Message):
     used: _containers.ScalarMap[str, float]
     labels: _containers.ScalarMap[str, str]
     version: str
-    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ...) -> None: ...
+    dns_name: str
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., dns_name: _Optional[str] = ...) -> None: ...
 
 class DrainHostRequest(_message.Message):
-    __slots__ = ("host_id",)
+    __slots__ = ("host_id", "force")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     host_id: str
-    def __init__(self, host_id: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, host_id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class DrainHostResponse(_message.Message):
     __slots__ = ()

@@ -50,6 +50,11 @@ class EngineServiceStub(object):
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildRequest.SerializeToString,
                 response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildResponse.FromString,
                 _registered_method=True)
+        self.RestartAgent = channel.unary_unary(
+                '/rustic_ai.engine.v1.EngineService/RestartAgent',
+                request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentResponse.FromString,
+                _registered_method=True)
         self.GetAgent = channel.unary_unary(
                 '/rustic_ai.engine.v1.EngineService/GetAgent',
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.GetAgentRequest.SerializeToString,
@@ -109,6 +114,16 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartAgent(self, request, context):
+        """Starts an agent anew: one that FAILED comes back with a new restart budget, one that has a process is stopped first. It
+        may start on another host. OK means that it runs, or was accepted if that was all to wait for, or waits for room, PENDING.
+        Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION (is being stopped), DEADLINE_EXCEEDED (not ready in time: it
+        comes up by itself), UNAVAILABLE (registry or its host unreachable: retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAgent(self, request, context):
         """Tells about one agent. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE (registry unreachable).
         """
@@ -126,8 +141,8 @@ class EngineServiceServicer(object):
 
     def DrainHost(self, request, context):
         """Has a host give its agents away and take none, until UndrainHost or the host's next life. Answers at once; ListHosts
-        shows DRAINING and how much room is still used. Idempotent. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE
-        (registry unreachable).
+        shows DRAINING and how much room is still used. Idempotent. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION
+        (force, and the host lives), UNAVAILABLE (registry unreachable).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +180,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.StopGuild,
                     request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildRequest.FromString,
                     response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildResponse.SerializeToString,
+            ),
+            'RestartAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartAgent,
+                    request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentRequest.FromString,
+                    response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentResponse.SerializeToString,
             ),
             'GetAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAgent,
@@ -274,6 +294,33 @@ class EngineService(object):
             '/rustic_ai.engine.v1.EngineService/StopGuild',
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildRequest.SerializeToString,
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.StopGuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustic_ai.engine.v1.EngineService/RestartAgent',
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentRequest.SerializeToString,
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.RestartAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

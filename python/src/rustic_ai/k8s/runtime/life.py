@@ -2,24 +2,19 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from typing import NoReturn
 
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.host import HostSocket, describe
+from rustic_ai.k8s.runtime.sigterm import Sigterm, StoppedEarly
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 # Seconds to unsubscribe in; less than the 10 s between SIGTERM and SIGKILL.
 _SHUTDOWN = 3.0
-
-
-class _StoppedEarly(BaseException):
-    """SIGTERM came before the agent was ready: whatever is being built is left."""
 
 
 def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None) -> int:
@@ -38,20 +33,12 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     document = LaunchDocument.parse(host.read_document())
-    stop = threading.Event()
-    starting = True
-
-    def told_to_stop(*_: object) -> None:
-        stop.set()
-        if starting:
-            raise _StoppedEarly
-
-    signal.signal(signal.SIGTERM, told_to_stop)
     wrapper = None
     try:
+        sigterm = Sigterm()
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
         from rustic_ai.k8s.runtime import agent
-    except _StoppedEarly:
+    except StoppedEarly:
         return 0
     except BaseException as error:
         host.failed("import", describe(error), traceback.format_exc())
@@ -61,11 +48,11 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         imported, modules = time.monotonic(), len(sys.modules)
         wrapper = agent.build(document)
         wrapper.run()
-        starting = False
+        sigterm.hold()
     except agent.StartFailure as failure:
         host.failed(failure.stage, str(failure), traceback.format_exc(), failure.field)
         return 1
-    except _StoppedEarly:
+    except StoppedEarly:
         if wrapper is not None:
             agent.shut_down(wrapper, _SHUTDOWN)
         return 0
@@ -78,7 +65,7 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         initialize_seconds=time.monotonic() - imported,
         imported=[] if inherited is None else agent.missed_imports(document, inherited, modules),
     )
-    stop.wait()
+    sigterm.wait()
     agent.shut_down(wrapper, _SHUTDOWN)
     return 0
 

@@ -28,7 +28,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def share() -> None:
-    """Makes everything that is alive fit to be shared. To be called before the first fork, with a single thread."""
+    """Makes everything that is alive fit to be shared. To be called before the first fork, with a single thread.
+
+    A branch does it again, for what it has imported beyond its base: the collector does not show it frozen objects any
+    more, and immortal ones are passed over.
+    """
     gc.collect()
     if _can_make_immortal():
         _make_immortal()
@@ -79,10 +83,11 @@ def _make_immortal() -> None:
     # Whatever is found stays in `found`, and so alive, until the end: nothing is written where an object has been.
     found = gc.get_objects()
     known = set(map(id, found))
-    # The collector knows containers only; strings, numbers and bytes are reached through them.
+    # The collector knows containers only; strings, numbers and bytes are reached through them. What is immortal already
+    # was here before, with everything that it refers to.
     for container in found:
         for thing in gc.get_referents(container):
-            if id(thing) not in known:
+            if id(thing) not in known and sys.getrefcount(thing) != _IMMORTAL:
                 known.add(id(thing))
                 found.append(thing)
     # These two shall go when we are done.

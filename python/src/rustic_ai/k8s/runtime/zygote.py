@@ -53,6 +53,7 @@ class Zygote:
         if first is None:
             return
         wanted = first[0]["modules"]
+        # With the collector at work: the holes that later garbage leaves would be filled, and so copied, by every agent.
         failed = self._preload([*_own_list(), *wanted] if builtin else wanted)
         if builtin:
             _remember_versions()

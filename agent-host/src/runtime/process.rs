@@ -1,0 +1,100 @@
+//! A process that was started: what the agent's task looks after.
+
+use super::{Report, Reports, Workdir};
+use crate::{
+    output::Output,
+    process::{Child, Orphans, Signal},
+    watchdog::Watched,
+};
+use async_trait::async_trait;
+use rustic_registry::ExitStatus;
+use std::sync::Arc;
+use tracing::warn;
+
+/// The next thing a process tells or does.
+#[derive(Debug)]
+pub enum Told {
+    /// It is ready, or will not be.
+    Report(Report),
+    /// It ended and was reaped.
+    Exit(ExitStatus),
+}
+
+/// A process of one agent. Dropping it ends the process.
+#[async_trait]
+pub trait Process: Send {
+    /// Its process id.
+    fn pid(&self) -> u32;
+    /// Signals it: SIGKILL with all it started.
+    fn signal(&self, signal: Signal);
+    /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
+    async fn told(&mut self) -> Told;
+    /// Takes the rest of its output after its end.
+    async fn finish(self: Box<Self>);
+}
+
+/// Who gets SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The process alone: a handler that is at work may need a process that it has started, and must not fail for that
+    /// reason, because a message whose handler failed counts as handled.
+    Process,
+    /// Its whole group: nobody knows whether a command passes signals on.
+    Group,
+}
+
+/// A process of this machine.
+pub(super) struct OwnProcess {
+    pub(super) child: Child,
+    pub(super) asked: Asked,
+    pub(super) reports: Reports,
+    pub(super) output: Output,
+    pub(super) _watched: Watched,
+    pub(super) _run: Run,
+}
+
+/// One run of an agent: a number by which what it leaves behind is found, and a working directory. Both end with it.
+pub(super) struct Run {
+    pub(super) number: u64,
+    pub(super) workdir: Workdir,
+    pub(super) orphans: Arc<Orphans>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.orphans.run_ended(self.number);
+    }
+}
+
+#[async_trait]
+impl Process for OwnProcess {
+    fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    fn signal(&self, signal: Signal) {
+        match (signal, self.asked) {
+            (Signal::Terminate, Asked::Process) => self.child.terminate_alone(),
+            (Signal::Terminate, Asked::Group) | (Signal::Kill, _) => self.child.signal(signal),
+        }
+    }
+
+    async fn told(&mut self) -> Told {
+        // Cancel-safe, as both parts are.
+        tokio::select! {
+            biased;
+            report = self.reports.next() => Told::Report(report),
+            status = self.child.ended() => match status {
+                Ok(status) => Told::Exit(status),
+                Err(error) => {
+                    warn!(%error, "the end of a process could not be learnt; it is taken for killed");
+                    Told::Exit(ExitStatus::Signal(9))
+                }
+            },
+        }
+    }
+
+    async fn finish(mut self: Box<Self>) {
+        std::mem::take(&mut self.output).finish().await;
+    }
+}

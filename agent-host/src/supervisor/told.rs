@@ -1,0 +1,119 @@
+//! What the host and the registry tell each other beside calls: agents that come back from a former life, and all that runs
+//! here, to a registry that may have lost it.
+
+use super::{Creation, GivenClaim, PAGE, Supervisor};
+use crate::{agent::FirstStart, error::HostError};
+use rustic_proto::launch::Launch;
+use rustic_registry::{AgentRecord, Index, ReleaseGuard, Unplace, View};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+/// Pause before a comparison with the registry that failed is made again.
+const COMPARE_AGAIN: Duration = Duration::from_millis(200);
+
+impl Supervisor {
+    /// Tells the runtime until when its processes may live, takes in agents that come back from a former life, and sees to it
+    /// that a store in another life learns of everything. Ends never; each part goes on where it was when cut off.
+    pub async fn follow_lease(self: Arc<Self>) {
+        tokio::join!(self.follow_deadline(), self.take_back_always(), self.tell_again_always());
+    }
+
+    async fn follow_deadline(&self) {
+        let mut lease = self.home.lease.clone();
+        loop {
+            self.home.runtime.set_deadline(lease.next_deadline().await);
+        }
+    }
+
+    async fn take_back_always(&self) {
+        let mut lease = self.home.lease.clone();
+        loop {
+            lease.agents_returned().await;
+            if let Err(error) = self.take_back().await {
+                // engine-svc asks this host again for every agent that it does not accept.
+                warn!(%error, "returned agents could not be read");
+            }
+        }
+    }
+
+    async fn tell_again_always(&self) {
+        let mut lease = self.home.lease.clone();
+        loop {
+            lease.store_changed().await;
+            while let Some(store) = self.home.lease.store() {
+                match self.tell_again(&store).await {
+                    Ok(()) if self.home.lease.store().as_ref() != Some(&store) => continue,
+                    Ok(()) => {
+                        self.home.lease.has_told(store).await;
+                        break;
+                    }
+                    Err(error) => {
+                        warn!(%error, "what the registry tells of this host could not be compared; trying again")
+                    }
+                }
+                sleep(COMPARE_AGAIN).await;
+            }
+        }
+    }
+
+    /// Waits until every agent's task has told a store in another life of it, and takes back what the store tells of this
+    /// host and is not so: it lacks the write that ended it.
+    async fn tell_again(&self, store: &str) -> Result<(), HostError> {
+        for handle in self.list(None, None, usize::MAX) {
+            // The store of now: it may have changed once more, and then nobody tells this one any more.
+            handle.wait(|s| s.told == self.home.lease.store()).await;
+        }
+        for record in self.own_records(View::Basic).await? {
+            let here = self.get(&record.key).is_some_and(|here| here.epoch == record.epoch);
+            if record.accepted.is_some() && !here {
+                let reason = "the registry had forgotten how it ended".to_owned();
+                warn!(agent = %record.key, epoch = %record.epoch, reason, "it starts again");
+                let (key, epoch, guard) = (record.key, record.epoch, ReleaseGuard::Reaped);
+                let unplace = Unplace { key, epoch, guard, reason, knew: Some(store.to_owned()) };
+                self.home.registry.unplace(&unplace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store tells of this life of the host.
+    async fn own_records(&self, view: View) -> Result<Vec<AgentRecord>, HostError> {
+        let index = Index::Host(self.host().clone());
+        let (mut own, mut after) = (vec![], None);
+        loop {
+            let page = self.home.registry.list(&index, after.as_ref(), PAGE, view).await?;
+            let ours = |r: &AgentRecord| r.incarnation.as_ref() == Some(&self.home.incarnation);
+            own.extend(page.agents.into_iter().filter(ours));
+            after = page.next;
+            if after.is_none() {
+                return Ok(own);
+            }
+        }
+    }
+
+    /// Takes in the agents of this host's former life, which the registry gave to this one.
+    async fn take_back(&self) -> Result<(), HostError> {
+        for record in self.own_records(View::Full).await? {
+            if record.accepted.is_none() {
+                self.take_in(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&self, record: AgentRecord) {
+        let launch = record.documents.as_ref().map(Launch::from_documents);
+        let launch = match launch {
+            Some(Ok(launch)) => launch,
+            unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
+        };
+        let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
+        let first_start = FirstStart::FollowsPolicy;
+        let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
+        // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
+        if let Err(error) = self.admit(creation, claim, None) {
+            warn!(agent = %record.key, %error, "a returned agent was not taken in");
+        }
+    }
+}

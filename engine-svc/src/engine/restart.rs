@@ -1,0 +1,85 @@
+//! Starting an agent anew, wherever it is in its life.
+//!
+//! ```text
+//!  FAILED ──────────────────────────┐
+//!  STARTING, RUNNING, RESTARTING ───┴──▶ PENDING ──place──▶ STARTING ──▶ RUNNING
+//!              its host stops it first
+//! ```
+
+use super::{Engine, stop::StopKind};
+use crate::error::EngineError;
+use rustic_proto::agent_host::v1 as pb;
+use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, Unplace, View};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+/// How often the registry is looked at again when the agent moves under our hands.
+const TRIES: usize = 8;
+/// Time between two looks at an agent that starts.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Engine {
+    /// Starts an agent anew, with a new restart budget.
+    pub async fn restart(
+        &self,
+        key: &AgentKey,
+        grace: Duration,
+        wait: pb::WaitMode,
+        deadline: Instant,
+    ) -> Result<AgentRecord, EngineError> {
+        let waiting = self.take_back(key, grace).await?;
+        // Whoever placed it before us has done the same.
+        if let Some(place) = self.place(&waiting, &BTreeSet::new()).await? {
+            self.start_on(&waiting, place).await?;
+        }
+        loop {
+            let record = self.read(key, View::Basic).await?;
+            let there = match record.phase {
+                Phase::Running | Phase::Pending => true,
+                Phase::Starting => wait == pb::WaitMode::Accepted && record.accepted.is_some(),
+                Phase::Failed => {
+                    return Err(EngineError::Failed { key: key.clone(), reason: record.reason });
+                }
+                Phase::Restarting | Phase::Stopping => false,
+            };
+            if there {
+                return Ok(record);
+            }
+            if Instant::now() >= deadline {
+                return Err(EngineError::NotReady(key.clone()));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Has the agent wait for a place, without a process.
+    async fn take_back(&self, key: &AgentKey, grace: Duration) -> Result<AgentRecord, EngineError> {
+        for _ in 0..TRIES {
+            let record = self.read(key, View::Basic).await?;
+            match (record.phase, record.host.clone()) {
+                (Phase::Pending, _) => return Ok(record),
+                (Phase::Stopping, _) => return Err(EngineError::AgentStopping(key.clone())),
+                (Phase::Failed, _) => {
+                    let reason = "somebody had it started anew".to_owned();
+                    let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Failed);
+                    self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+                }
+                (_, None) => {}
+                (_, Some(host)) => match self.ask_host(&record, &host, StopKind::Moves, grace).await? {
+                    Ok(_exit) => {}
+                    Err(status) if status.code() == Code::Aborted => {}
+                    // Claimed, and not taken yet.
+                    Err(status) if status.code() == Code::NotFound => {
+                        let reason = "somebody had it started anew".to_owned();
+                        let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Unaccepted);
+                        self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+                    }
+                    Err(status) => return Err(EngineError::Host { host, status: Box::new(status) }),
+                },
+            }
+        }
+        let why = "it moves too quickly".to_owned();
+        Err(EngineError::HostSilent { key: key.clone(), host: String::new(), why })
+    }
+}

@@ -1,0 +1,186 @@
+//! What the twin holds, and each operation on it: one method a script, under the script's name. What several of them do is
+//! here, as in `prelude.lua`.
+
+mod agents;
+mod hosts;
+mod lives;
+mod reads;
+
+use crate::{
+    ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, UnixMillis},
+    ops::Event,
+    record::{AgentRecord, Documents, HostRecord, HostState, Phase, View},
+    resources::Resources,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// What it holds.
+#[derive(Clone, Default)]
+pub(super) struct Store {
+    generation: u64,
+    /// Somebody has announced itself: before, the store has no life that could be known.
+    born: bool,
+    /// The run in which it was written last.
+    run: Option<u64>,
+    /// The run that made this its life.
+    life_of: Option<u64>,
+    held_until: Option<UnixMillis>,
+    held_least: Option<UnixMillis>,
+    /// How long nobody is placed after another run was noticed.
+    hold: Duration,
+    /// Lives of hosts that have not told yet what they run.
+    awaited: BTreeSet<(HostId, Incarnation)>,
+    epoch: u64,
+    /// Claims beyond this one were forgotten in the last restart.
+    known_epoch: Option<Epoch>,
+    hosts: BTreeMap<HostId, HostRecord>,
+    /// By encoded member, which is the order of the lists.
+    agents: BTreeMap<String, AgentRecord>,
+    machines: BTreeMap<GuildId, BTreeMap<u8, u32>>,
+    /// When an agent was claimed that no host has accepted.
+    unaccepted: BTreeMap<String, UnixMillis>,
+    /// Latest write of an agent's host.
+    sequences: BTreeMap<String, u64>,
+    events: Vec<Event>,
+}
+
+impl Store {
+    fn record(&mut self, key: &AgentKey, phase: Option<Phase>, epoch: Epoch, host: Option<HostId>) {
+        self.events.push(Event { key: key.clone(), phase, epoch, host });
+    }
+
+    fn on(&self, host: &HostId) -> Vec<String> {
+        let holds = |r: &AgentRecord| r.phase.holds_room() && r.host.as_ref() == Some(host);
+        self.agents.iter().filter(|(_, r)| holds(r)).map(|(m, _)| m.clone()).collect()
+    }
+
+    fn count_epochs_from(&mut self, now: UnixMillis) {
+        self.epoch = self.epoch.max(now.0);
+    }
+
+    fn next_epoch(&mut self, now: UnixMillis) -> Epoch {
+        if self.epoch == 0 {
+            self.count_epochs_from(now);
+        }
+        self.epoch += 1;
+        Epoch(self.epoch)
+    }
+
+    fn raise_epoch(&mut self, highest: Epoch, now: UnixMillis) {
+        if self.epoch == 0 {
+            self.count_epochs_from(now);
+        }
+        if highest <= Epoch::MAX {
+            self.epoch = self.epoch.max(highest.0);
+        }
+    }
+
+    fn vacate(&mut self, record: &AgentRecord) {
+        let host = record.host.as_ref().and_then(|h| self.hosts.get_mut(h));
+        if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation.as_ref()) {
+            host.used.take(&record.demand);
+        }
+    }
+
+    /// A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
+    fn seat(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
+        let epoch = self.next_epoch(now);
+        self.unaccepted.insert(member.to_owned(), now);
+        self.sequences.remove(member);
+        if let Some(agent) = self.agents.get_mut(member) {
+            agent.phase = Phase::Starting;
+            agent.host = Some(host.clone());
+            agent.incarnation = Some(incarnation.clone());
+            agent.epoch = epoch;
+            agent.pid = None;
+            agent.reason.clear();
+            agent.accepted = None;
+            let key = agent.key.clone();
+            self.record(&key, Some(Phase::Starting), epoch, Some(host.clone()));
+        }
+        epoch
+    }
+
+    fn wait_for_room(&mut self, member: &str, reason: &str, now: UnixMillis) {
+        let epoch = self.next_epoch(now);
+        self.unaccepted.remove(member);
+        self.sequences.remove(member);
+        if let Some(agent) = self.agents.get_mut(member) {
+            agent.phase = Phase::Pending;
+            agent.host = None;
+            agent.incarnation = None;
+            agent.epoch = epoch;
+            agent.pid = None;
+            reason.clone_into(&mut agent.reason);
+            agent.accepted = None;
+            let key = agent.key.clone();
+            self.record(&key, Some(Phase::Pending), epoch, None);
+        }
+    }
+
+    fn free_machine(&mut self, agent: &AgentRecord) {
+        if let Some(taken) = self.machines.get_mut(&agent.key.guild) {
+            taken.entry(agent.machine_id).and_modify(|count| *count -= 1);
+            taken.retain(|_, count| *count > 0);
+        }
+    }
+
+    /// A record that holds no room any more goes.
+    fn remove(&mut self, member: &str, agent: &AgentRecord) {
+        self.free_machine(agent);
+        self.agents.remove(member);
+        self.unaccepted.remove(member);
+        self.sequences.remove(member);
+        self.record(&agent.key, None, agent.epoch, agent.host.clone());
+    }
+
+    /// The first candidate that lives, takes agents and has room.
+    fn pick(&self, demand: &Resources, candidates: &[HostId], now: UnixMillis) -> Option<(HostId, Incarnation)> {
+        let has_room =
+            |h: &&HostRecord| h.deadline > now && h.state == HostState::Ready && h.capacity.fits(&h.used, demand);
+        let picked = candidates.iter().filter_map(|id| self.hosts.get(id)).find(has_room);
+        picked.map(|h| (h.host.clone(), h.incarnation.clone()))
+    }
+
+    fn reserve(&mut self, host: &HostId, demand: &Resources) {
+        if let Some(h) = self.hosts.get_mut(host) {
+            h.used.add(demand);
+        }
+    }
+
+    fn pending(&self) -> Vec<&AgentRecord> {
+        let mut pending: Vec<_> = self.agents.iter().filter(|(_, r)| r.phase == Phase::Pending).collect();
+        pending.sort_by_key(|(member, r)| (r.created, (*member).clone()));
+        pending.into_iter().map(|(_, r)| r).collect()
+    }
+
+    fn machine_id(&mut self, guild: &GuildId) -> u8 {
+        let taken = self.machines.entry(guild.clone()).or_default();
+        let count = |id: &u8| taken.get(id).copied().unwrap_or(0);
+        let id = (1..=255).min_by_key(count).unwrap_or(1);
+        *taken.entry(id).or_default() += 1;
+        id
+    }
+}
+
+fn after(now: UnixMillis, duration: Duration) -> UnixMillis {
+    UnixMillis(now.0 + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether `at` was at least `ago` before `now`.
+fn is_over(at: UnixMillis, ago: Duration, now: UnixMillis) -> bool {
+    u128::from(at.0) + ago.as_millis() <= u128::from(now.0)
+}
+
+/// A record as far as `view` reads it.
+fn project(record: &AgentRecord, view: View) -> AgentRecord {
+    let documents = record.documents.as_ref().filter(|_| view != View::Basic).map(|d| Documents {
+        spec: d.spec.clone(),
+        launch: if view == View::Full { d.launch.clone() } else { Default::default() },
+    });
+    let last_lines = if view == View::Basic { vec![] } else { record.last_lines.clone() };
+    AgentRecord { documents, last_lines, ..record.clone() }
+}

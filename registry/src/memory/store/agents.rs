@@ -1,0 +1,262 @@
+//! What happens to agents: claims, changes of phase, and ends.
+
+use super::{Store, is_over, project};
+use crate::{
+    error::RegistryError,
+    ids::{AgentKey, Epoch, HostId, UnixMillis},
+    keys,
+    ops::{
+        Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
+        Restore,
+    },
+    record::{AgentRecord, LastExit, OnDisconnect, Phase, View},
+};
+use std::time::Duration;
+
+impl Store {
+    pub(in crate::memory) fn claim(&mut self, r: &Claim, now: UnixMillis) -> ClaimOutcome {
+        if self.is_wiped(r.knew.as_ref()) {
+            self.hold(r.hold, now);
+        }
+        if self.is_held(now) {
+            return ClaimOutcome::Held;
+        }
+        let member = keys::member(&r.key);
+        let old = self.agents.get(&member);
+        if let Some(old) = old {
+            let same = old.digest == r.digest;
+            match old.phase {
+                Phase::Stopping => return ClaimOutcome::Stopping,
+                Phase::Failed if !(same && old.request_id == r.request_id) => {}
+                _ if same => return ClaimOutcome::Exists(Box::new(project(old, View::Basic))),
+                phase => return ClaimOutcome::Conflict(phase),
+            }
+        }
+        let kept = old.map(|o| o.machine_id);
+        let waits = r.if_full == IfFull::Wait;
+        // Who is willing to wait does not overtake those who do.
+        let in_line = waits && !self.pending().is_empty();
+        let picked = self.pick(&r.demand, &r.candidates, now).filter(|_| !in_line);
+        if picked.is_none() && !waits {
+            return ClaimOutcome::NoRoom;
+        }
+        let machine_id = kept.unwrap_or_else(|| self.machine_id(&r.key.guild));
+        let record = AgentRecord {
+            key: r.key.clone(),
+            name: r.name.clone(),
+            phase: Phase::Pending,
+            host: None,
+            incarnation: None,
+            epoch: Epoch(0),
+            request_id: r.request_id.clone(),
+            digest: r.digest.clone(),
+            demand: r.demand.clone(),
+            machine_id,
+            restarts: 0,
+            on_disconnect: r.on_disconnect,
+            pid: None,
+            reason: String::new(),
+            last_lines: vec![],
+            last_exit: None,
+            created: now,
+            accepted: None,
+            running: None,
+            documents: Some(r.documents.clone()),
+        };
+        self.agents.insert(member.clone(), record);
+        let Some((host, incarnation)) = picked else {
+            self.wait_for_room(&member, "no host has room for it; it starts as soon as one has", now);
+            return ClaimOutcome::Waits;
+        };
+        self.reserve(&host, &r.demand);
+        let epoch = self.seat(&member, &host, &incarnation, now);
+        ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
+    }
+
+    pub(in crate::memory) fn place(
+        &mut self,
+        key: &AgentKey,
+        epoch: Epoch,
+        candidates: &[HostId],
+        now: UnixMillis,
+    ) -> PlaceOutcome {
+        let member = keys::member(key);
+        let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
+        let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
+        let (demand, machine_id) = (record.demand.clone(), record.machine_id);
+        if self.is_held(now) {
+            return PlaceOutcome::Held;
+        }
+        let Some((host, incarnation)) = self.pick(&demand, candidates, now) else { return PlaceOutcome::NoRoom };
+        self.reserve(&host, &demand);
+        let epoch = self.seat(&member, &host, &incarnation, now);
+        PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
+    }
+
+    pub(in crate::memory) fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
+        if self.is_lost(r.knew.as_ref()) {
+            return AdvanceOutcome::StoreLost;
+        }
+        let Some(agent) = self.agents.get_mut(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
+        if agent.epoch != r.epoch {
+            return AdvanceOutcome::Stale(agent.epoch);
+        }
+        if r.sequence < self.sequences.get(&keys::member(&r.key)).copied().unwrap_or(0) {
+            return AdvanceOutcome::Done;
+        }
+        let before = agent.phase;
+        if !before.may_become(r.phase) {
+            return AdvanceOutcome::Illegal(before);
+        }
+        agent.phase = r.phase;
+        agent.pid = r.pid;
+        agent.restarts = r.restarts;
+        agent.reason.clone_from(&r.reason);
+        agent.last_lines.clone_from(&r.last_lines);
+        agent.accepted = agent.accepted.or(Some(now));
+        self.unaccepted.remove(&keys::member(&r.key));
+        self.sequences.insert(keys::member(&r.key), r.sequence);
+        if r.phase == Phase::Running && before != Phase::Running {
+            agent.running = Some(now);
+        }
+        if let Some(status) = r.exit {
+            agent.last_exit = Some(LastExit { status, at: now });
+        }
+        let agent = agent.clone();
+        if r.phase == Phase::Failed && before != Phase::Failed {
+            self.vacate(&agent);
+        }
+        if r.phase != before {
+            self.record(&r.key, Some(r.phase), r.epoch, agent.host);
+        }
+        AdvanceOutcome::Done
+    }
+
+    pub(in crate::memory) fn restore(&mut self, r: &Restore, now: UnixMillis) -> AdvanceOutcome {
+        let a = &r.advance;
+        if self.is_lost(a.knew.as_ref()) {
+            return AdvanceOutcome::StoreLost;
+        }
+        self.raise_epoch(a.epoch, now);
+        let member = keys::member(&a.key);
+        let old = self.agents.get(&member).cloned();
+        if let Some(old) = old.as_ref().filter(|old| old.epoch > a.epoch) {
+            return AdvanceOutcome::Stale(old.epoch);
+        }
+        let another = |old: &&AgentRecord| old.epoch == a.epoch && old.incarnation.as_ref() != Some(&r.incarnation);
+        if let Some(old) = old.as_ref().filter(another) {
+            return AdvanceOutcome::Stale(old.epoch);
+        }
+        let ends = r.on_disconnect == OnDisconnect::Stop;
+        let forgotten = self.is_wiped(r.had.as_ref()) || self.known_epoch.is_some_and(|known| a.epoch > known);
+        if old.is_none() && !self.is_held(now) && !forgotten && ends {
+            return AdvanceOutcome::Gone;
+        }
+        let known = self.sequences.get(&member).copied().unwrap_or(0);
+        if old.as_ref().is_some_and(|old| old.epoch == a.epoch) && a.sequence < known {
+            return AdvanceOutcome::Done;
+        }
+        if self.hosts.get(&r.host).is_none_or(|h| h.incarnation != r.incarnation) {
+            return AdvanceOutcome::StoreLost;
+        }
+        // What the store still has of it is older: its room and its number are given back first.
+        if let Some(old) = &old {
+            if old.phase.holds_room() {
+                self.vacate(old);
+            }
+            self.free_machine(old);
+            self.unaccepted.remove(&member);
+        }
+        let record = AgentRecord {
+            key: a.key.clone(),
+            name: r.name.clone(),
+            phase: a.phase,
+            host: Some(r.host.clone()),
+            incarnation: Some(r.incarnation.clone()),
+            epoch: a.epoch,
+            request_id: r.request_id.clone(),
+            digest: r.digest.clone(),
+            demand: r.demand.clone(),
+            machine_id: r.machine_id,
+            restarts: a.restarts,
+            on_disconnect: r.on_disconnect,
+            pid: a.pid,
+            reason: a.reason.clone(),
+            last_lines: a.last_lines.clone(),
+            last_exit: match a.exit {
+                Some(status) => Some(LastExit { status, at: now }),
+                None => old.as_ref().and_then(|old| old.last_exit),
+            },
+            created: r.created,
+            accepted: Some(now),
+            running: match a.phase {
+                Phase::Running => Some(now),
+                _ => old.as_ref().and_then(|old| old.running),
+            },
+            documents: Some(r.documents.clone()),
+        };
+        *self.machines.entry(a.key.guild.clone()).or_default().entry(r.machine_id).or_default() += 1;
+        if a.phase.holds_room() {
+            self.reserve(&r.host, &r.demand);
+        }
+        self.sequences.insert(member.clone(), a.sequence);
+        self.agents.insert(member, record);
+        if old.is_none_or(|old| (old.epoch, old.phase) != (a.epoch, a.phase)) {
+            self.record(&a.key, Some(a.phase), a.epoch, Some(r.host.clone()));
+        }
+        AdvanceOutcome::Done
+    }
+
+    /// Whether the process of an agent has certainly ended: the lease of the life that claimed it is over.
+    pub(super) fn has_expired(&self, agent: &AgentRecord, grace: Duration, now: UnixMillis) -> bool {
+        let Some(host) = agent.host.as_ref().and_then(|h| self.hosts.get(h)) else { return false };
+        let another_life = Some(&host.incarnation) != agent.incarnation.as_ref();
+        let until = if another_life { host.former_until } else { host.deadline };
+        let ends = agent.on_disconnect == OnDisconnect::Stop || another_life;
+        agent.phase.holds_room() && ends && is_over(until, grace, now)
+    }
+
+    pub(in crate::memory) fn take_off(
+        &mut self,
+        key: &AgentKey,
+        epoch: Epoch,
+        guard: ReleaseGuard,
+        pending: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<ReleaseOutcome, RegistryError> {
+        // Only a host knows what is so while the store is being told.
+        if guard != ReleaseGuard::Reaped && self.is_held(now) {
+            return Err(RegistryError::Lost(key.to_string()));
+        }
+        let member = keys::member(key);
+        let Some(agent) = self.agents.get(&member).cloned() else { return Ok(ReleaseOutcome::Gone) };
+        if agent.epoch != epoch {
+            return Ok(ReleaseOutcome::Stale(agent.epoch));
+        }
+        let holds_room = agent.phase.holds_room();
+        let holds = match guard {
+            ReleaseGuard::Reaped | ReleaseGuard::Vouched => true,
+            ReleaseGuard::Failed => agent.phase == Phase::Failed,
+            ReleaseGuard::Unaccepted => agent.accepted.is_none() && holds_room,
+            ReleaseGuard::Unhosted => !holds_room,
+            ReleaseGuard::Expired(grace) => self.has_expired(&agent, grace, now),
+        };
+        if !holds || (pending.is_some() && !holds_room && guard != ReleaseGuard::Failed) {
+            return Ok(ReleaseOutcome::Guarded(agent.phase));
+        }
+        if holds_room {
+            self.vacate(&agent);
+        }
+        match pending {
+            Some(reason) if agent.phase != Phase::Stopping => {
+                if let Some(agent) = self.agents.get_mut(&member).filter(|_| guard == ReleaseGuard::Failed) {
+                    agent.restarts = 0;
+                    agent.last_lines.clear();
+                }
+                self.wait_for_room(&member, reason, now);
+            }
+            _ => self.remove(&member, &agent),
+        }
+        Ok(ReleaseOutcome::Released)
+    }
+}

@@ -1,0 +1,55 @@
+//! What is only read.
+
+use super::{Store, is_over, project};
+use crate::{
+    ids::{AgentKey, UnixMillis},
+    keys,
+    ops::{Event, EventId, Index, Page, Queue},
+    record::{AgentRecord, View},
+};
+
+impl Store {
+    pub(in crate::memory) fn list(&self, index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page {
+        let after = after.map(keys::member);
+        let wanted = |r: &AgentRecord| match index {
+            Index::All => true,
+            Index::Guild(guild) => r.key.guild == *guild,
+            Index::Host(host) => r.phase.holds_room() && r.host.as_ref() == Some(host),
+        };
+        let later = self.agents.iter().filter(|(m, r)| after.as_ref().is_none_or(|a| *m > a) && wanted(r));
+        let agents: Vec<_> = later.take(limit).map(|(_, r)| project(r, view)).collect();
+        let next = agents.last().map(|r| r.key.clone()).filter(|_| agents.len() == limit);
+        Page { agents, next }
+    }
+
+    pub(in crate::memory) fn oldest(
+        &self,
+        queue: Queue,
+        skip: usize,
+        limit: usize,
+        view: View,
+        now: UnixMillis,
+    ) -> Vec<AgentRecord> {
+        let found: Vec<&AgentRecord> = match queue {
+            Queue::Pending => self.pending(),
+            Queue::Unaccepted(age) => {
+                let unaccepted = self.unaccepted.iter().filter(|(_, at)| is_over(**at, age, now));
+                let mut old: Vec<_> = unaccepted.map(|(member, at)| (*at, member)).collect();
+                old.sort();
+                old.into_iter().filter_map(|(_, member)| self.agents.get(member)).collect()
+            }
+        };
+        found.into_iter().skip(skip).take(limit).map(|r| project(r, view)).collect()
+    }
+
+    pub(in crate::memory) fn get(&self, key: &AgentKey, view: View) -> Option<AgentRecord> {
+        self.agents.get(&keys::member(key)).map(|r| project(r, view))
+    }
+
+    pub(in crate::memory) fn events(&self, after: &EventId, limit: usize) -> (Vec<Event>, EventId) {
+        let seen = after.0.parse().unwrap_or(0);
+        let events: Vec<_> = self.events.iter().skip(seen).take(limit).cloned().collect();
+        let last = EventId((seen + events.len()).to_string());
+        (events, last)
+    }
+}

@@ -1,0 +1,143 @@
+//! A store in another run of Redis, which may lack its last writes: both stores must notice it alike.
+
+use crate::requests::*;
+use rustic_registry::{
+    AdvanceOutcome, Announce, ClaimOutcome, Cordon, Epoch, MemoryRegistry, Phase, RedisRegistry, RedisSettings,
+    Registry, RegistryError, ReleaseGuard, Renew, Restore, UnixMillis, View,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::time::{Instant, sleep};
+
+/// A store, and a way to put it into another run.
+struct Run {
+    store: Arc<dyn Registry>,
+    restart: Box<dyn Fn()>,
+    _redis: Option<TestRedis>,
+}
+
+fn in_memory() -> Run {
+    let wall = || UnixMillis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64);
+    let store = Arc::new(MemoryRegistry::new(wall));
+    let again = store.clone();
+    Run { store, restart: Box::new(move || again.restart_from(again.snapshot())), _redis: None }
+}
+
+fn in_redis() -> Run {
+    let redis = TestRedis::start();
+    let store = Arc::new(RedisRegistry::new(&RedisSettings::new(&redis.url())).unwrap());
+    // As if the run that wrote it was another one.
+    let mut admin = redis.admin();
+    let admin = std::sync::Mutex::new(move || assert_eq!(admin.run("SET {rustic}:run another"), "+OK"));
+    Run { store, restart: Box::new(move || (admin.lock().unwrap())()), _redis: Some(redis) }
+}
+
+macro_rules! both {
+    ($($name:ident)+) => {
+        mod memory { $(#[tokio::test] async fn $name() { super::$name(super::in_memory()).await })+ }
+        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::in_redis()).await })+ }
+    };
+}
+
+both! {
+    nothing_is_decided_until_hosts_have_told
+    another_run_does_not_shorten_the_wait_for_whoever_may_still_have_to_tell
+    what_was_forgotten_is_told_again_and_what_was_removed_is_not
+    agents_are_not_given_back_while_hosts_tell
+    a_late_write_changes_nothing
+}
+
+/// A third of it is longer than a busy machine lets a test wait for its turn.
+const HOLD: Duration = Duration::from_secs(3);
+
+fn short(id: &str, life: &str) -> Announce {
+    Announce { hold: HOLD, ..announce(id, life, 5.0) }
+}
+
+async fn nothing_is_decided_until_hosts_have_told(Run { store, restart, _redis }: Run) {
+    let before = store.announce(&short("h-0", "i")).await.unwrap().generation;
+    let a = key("g", "a");
+    let ClaimOutcome::Claimed(claimed) = store.claim(&claim(&a, "r", "d", &["h-0"])).await.unwrap() else { panic!() };
+    store.advance(&advance(&a, claimed.epoch, Phase::Running)).await.unwrap();
+    restart();
+    assert_eq!(store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Held);
+    let view = store.hosts().await.unwrap();
+    let after = view.generation.unwrap();
+    assert!(view.held && after != before);
+    let vouched = store.release(&a, claimed.epoch, ReleaseGuard::Vouched).await;
+    assert!(matches!(vouched, Err(RegistryError::Lost(_))), "{vouched:?}");
+    let stale = rustic_registry::Advance { knew: Some(before), ..advance(&a, claimed.epoch, Phase::Running) };
+    assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);
+    assert_eq!(store.restore(&restore(&a, claimed.epoch, "h-0", "i", &after)).await.unwrap(), AdvanceOutcome::Done);
+    // It has told, but another host may be on its way whose coming was forgotten: a third of the hold passes.
+    let told = Renew { told: Some(after.clone()), ..renew("h-0", "i", LONG) };
+    store.renew(&told).await.unwrap();
+    assert!(store.hosts().await.unwrap().held);
+    sleep(HOLD / 2).await;
+    assert!(!store.hosts().await.unwrap().held);
+    let next = store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap();
+    assert!(matches!(next, ClaimOutcome::Claimed(c) if c.epoch > claimed.epoch), "epochs never go back");
+}
+
+async fn another_run_does_not_shorten_the_wait_for_whoever_may_still_have_to_tell(
+    Run { store, restart, _redis }: Run,
+) {
+    let began = Instant::now();
+    // A store that was wiped: every host that lives has the whole time to come and tell.
+    let wiped = Announce { knew: Some("before.1".to_owned()), ..short("h-0", "i") };
+    store.announce(&wiped).await.unwrap();
+    restart();
+    let generation = store.hosts().await.unwrap().generation.unwrap();
+    store.renew(&Renew { told: Some(generation), ..renew("h-0", "i", LONG) }).await.unwrap();
+    while store.hosts().await.unwrap().held {
+        sleep(Duration::from_millis(10)).await;
+    }
+    // The store counts whole milliseconds.
+    assert!(began.elapsed() + Duration::from_millis(2) >= HOLD, "{:?}", began.elapsed());
+}
+
+async fn what_was_forgotten_is_told_again_and_what_was_removed_is_not(Run { store, restart, _redis }: Run) {
+    let first = store.announce(&short("h-0", "i")).await.unwrap().generation;
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let ClaimOutcome::Claimed(known) = store.claim(&claim(&a, "r", "d", &["h-0"])).await.unwrap() else { panic!() };
+    store.release(&a, known.epoch, ReleaseGuard::Reaped).await.unwrap();
+    restart();
+    assert!(store.hosts().await.unwrap().held);
+    sleep(HOLD + HOLD / 10).await;
+    let now = store.hosts().await.unwrap();
+    assert!(!now.held, "nobody told, and nobody is waited for any more");
+    let generation = now.generation.unwrap();
+    let told = |key: &rustic_registry::AgentKey, epoch: Epoch| Restore {
+        had: Some(first.clone()),
+        ..restore(key, epoch, "h-0", "i", &generation)
+    };
+    assert_eq!(store.restore(&told(&a, known.epoch)).await.unwrap(), AdvanceOutcome::Gone, "it was removed");
+    // A claim beyond what the store remembers was forgotten.
+    let lost = Epoch(known.epoch.0 + 1);
+    assert_eq!(store.restore(&told(&b, lost)).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.get(&b, View::Basic).await.unwrap().unwrap().epoch, lost);
+}
+
+async fn agents_are_not_given_back_while_hosts_tell(Run { store, restart, _redis }: Run) {
+    store.announce(&short("h-0", "old")).await.unwrap();
+    store.announce(&short("h-1", "i")).await.unwrap();
+    let a = key("g", "a");
+    let ClaimOutcome::Claimed(_) = store.claim(&claim(&a, "r", "d", &["h-0"])).await.unwrap() else { panic!() };
+    restart();
+    store.cordon(&host("h-1"), Cordon::Off).await.unwrap();
+    let next = Announce { succeeds: Some(life("old")), ..short("h-0", "new") };
+    assert_eq!(store.announce(&next).await.unwrap().returned, 0);
+    assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().incarnation, Some(life("old")));
+}
+
+async fn a_late_write_changes_nothing(Run { store, _redis, .. }: Run) {
+    store.announce(&short("h-0", "i")).await.unwrap();
+    let a = key("g", "a");
+    let ClaimOutcome::Claimed(claimed) = store.claim(&claim(&a, "r", "d", &["h-0"])).await.unwrap() else { panic!() };
+    let early = advance(&a, claimed.epoch, Phase::Restarting);
+    store.advance(&advance(&a, claimed.epoch, Phase::Running)).await.unwrap();
+    assert_eq!(store.advance(&early).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().phase, Phase::Running);
+}

@@ -1,0 +1,148 @@
+//! Never two, never none, under faults by chance: the real code of engine and host over the in-memory registry, on simulated
+//! clocks, machines and network. A seed is a run.
+//!
+//! `RUSTIC_SIM_SEEDS=0..1000000` runs other seeds than CI does, as `make sim` does; `RUSTIC_SIM_SEEDS=4711` runs one and
+//! tells what happened.
+
+#![allow(clippy::print_stderr, reason = "a failing seed tells its story")]
+
+mod ambient;
+mod checker;
+mod client;
+mod faults;
+mod lives;
+mod machine;
+mod plan;
+mod wires;
+mod world;
+
+use checker::{Broken, Tally, unsettled};
+use plan::{MENDED, Plan};
+use std::{
+    env,
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use world::World;
+
+/// Seeds that CI runs.
+const SEEDS: Range<u64> = 0..10_000;
+/// Time in which everything must have settled then, ms: lease, grace and hold, and deadlines of calls.
+const SETTLES: u64 = 45_000;
+
+/// Runs the world of a seed to its end.
+fn run(seed: u64, trace: bool) -> (Result<Tally, Broken>, Vec<String>) {
+    run_plan(seed, Plan::of(seed), trace)
+}
+
+fn run_plan(seed: u64, plan: Plan, trace: bool) -> (Result<Tally, Broken>, Vec<String>) {
+    let mut world = World::new(seed, plan.clone(), trace);
+    world.note(|| format!("{plan:?}"));
+    while world.now < MENDED && world.checker.broken.is_none() {
+        world.step();
+    }
+    world.mend();
+    while world.now < MENDED + SETTLES && world.checker.broken.is_none() && unsettled(&world).is_some() {
+        world.step();
+    }
+    let mut checker = std::mem::take(&mut world.checker);
+    checker.settled(&world);
+    let tally = Tally::of(&plan, &world);
+    (checker.broken.map_or(Ok(tally), Err), world.trace.take().unwrap_or_default())
+}
+
+/// The seeds to run: those of the environment, or CI's.
+fn seeds() -> Range<u64> {
+    let Ok(text) = env::var("RUSTIC_SIM_SEEDS") else { return SEEDS };
+    let number = |text: &str| text.parse::<u64>().expect("RUSTIC_SIM_SEEDS is a number or from..to");
+    match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&text)..number(&text) + 1,
+    }
+}
+
+/// Runs all seeds on all processors; tells the first that breaks a promise, and what all came to.
+fn run_all(seeds: Range<u64>) -> (Option<(u64, Broken)>, Tally) {
+    let next = AtomicU64::new(seeds.start);
+    let found: Mutex<(Option<(u64, Broken)>, Tally)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || found.lock().expect("no panic").0.is_some() {
+                        return;
+                    }
+                    let (outcome, _) = run(seed, false);
+                    let mut found = found.lock().expect("no panic");
+                    match outcome {
+                        Ok(tally) => {
+                            found.1.faults += tally.faults;
+                            found.1.processes += tally.processes;
+                            found.1.operations += tally.operations;
+                        }
+                        Err(broken) if found.0.as_ref().is_none_or(|(other, _)| seed < *other) => {
+                            found.0 = Some((seed, broken));
+                        }
+                        Err(_) => {}
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().expect("no panic")
+}
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    let seeds = seeds();
+    let count = seeds.end - seeds.start;
+    let (broken, tally) = run_all(seeds);
+    if let Some((seed, _)) = &broken {
+        run(*seed, true).1.iter().for_each(|line| eprintln!("{line}"));
+    }
+    if let Some((seed, broken)) = broken {
+        panic!("seed {seed}: {broken}\nrun it again with RUSTIC_SIM_SEEDS={seed}");
+    }
+    eprintln!("{count} seeds: {tally:?}");
+    // A world in which nothing happens proves nothing.
+    assert!(tally.processes > usize::try_from(count).expect("few"), "{tally:?}");
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "RUSTFLAGS of the environment have replaced those of .cargo/config.toml")]
+fn a_seed_is_a_run() {
+    for seed in 0..20 {
+        let (first, second) = (run(seed, true), run(seed, true));
+        let differ = first.1.iter().zip(&second.1).find(|(a, b)| a != b);
+        assert_eq!(differ, None, "seed {seed}");
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// Whether a promise is broken in one of a few worlds, once something is taken away that keeps it.
+fn breaks(promise: &str, take_away: fn(&mut Plan)) -> bool {
+    (0..3_000).any(|seed| {
+        let mut plan = Plan::of(seed);
+        take_away(&mut plan);
+        matches!(run_plan(seed, plan, false).0, Err(broken) if broken.promise == promise)
+    })
+}
+
+#[test]
+fn without_margin_and_grace_there_are_two() {
+    assert!(breaks("P1 never two", |plan| {
+        (plan.margin, plan.grace) = (Duration::ZERO, Duration::ZERO);
+        // A clock that is slow by a fifth, where usual ones are wrong by a twentieth at most.
+        plan.rates.iter_mut().for_each(|rate| *rate = 0.8);
+    }));
+}
+
+#[test]
+fn when_nobody_waits_for_hosts_to_tell_a_lost_store_there_are_two() {
+    assert!(breaks("P1 never two", |plan| plan.hold = Duration::ZERO));
+}

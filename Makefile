@@ -4,14 +4,26 @@ SHELL := /bin/bash
 VENV := .venv
 # Ray and matplotlib are for benchmarks only.
 BENCH_VENV := .venv-bench
+# kubernetes-validate and hadolint are for checks of manifests only.
+DEPLOY_VENV := .venv-deploy
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# DOCKER_BUILDKIT=0 make images: with the classic builder.
+BUILD := docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 BIN := target/debug
 # A free port, so that the stack of a test never meets another one.
 STACK := $(BIN)/engine-svc dev --hosts 2 --listen 127.0.0.1:0
+# Seeds of `make sim`.
+SEEDS ?= 0..200000
+# Namespaces of the network need root; see tests/chaos/README.md.
+CHAOS := PYTHONPATH=tests $(VENV)/bin/python -m chaos --binaries $(BIN)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python bench bench-quick lint fmt protos clean
+.PHONY: help setup build demo test test-rust test-python test-deploy test-images images image-engine-svc image-agent-host \
+        image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
+        bench bench-quick lint fmt protos clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +49,57 @@ test-rust: build setup
 
 test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
+	PYTHONPATH=tests $(VENV)/bin/pytest -q tests/chaos
+
+sim: ## Runs more seeds of the simulation than CI does, 10 minutes; SEEDS=4711 runs one and tells what happened
+	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture
+
+chaos: build setup ## Hurts a real stack in every way, 20 minutes; needs root; writes tests/chaos/results
+	$(CHAOS) --rounds 2
+	PYTHONPATH=tests $(VENV)/bin/python -m chaos.readme
+
+chaos-quick: build setup ## A short one, less than 3 minutes; needs root
+	$(CHAOS) --quick
+
+chaos-selftest: build setup ## Breaks a promise on purpose: chaos must find it; needs root
+	$(CHAOS) --quick --only sabotage; test $$? = 1
+
+test-deploy: $(DEPLOY_VENV)/.ready ## Checks manifests, alerts, dashboard and Dockerfiles; needs no cluster
+	$(DEPLOY_VENV)/bin/pytest -q deploy/tests
+
+# promtool is the only tool that neither pip nor the machine of a Kubernetes user is likely to have.
+$(DEPLOY_VENV)/.ready: deploy/tests/requirements.txt
+	python=$$(python/find-python.sh) && $$python -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/tests/requirements.txt
+	deploy/tests/ensure-promtool.sh
+	touch $@
+
+images: image-engine-svc image-agent-host image-demo image-redis image-prometheus ## Builds all images, tagged with the version
+
+# What takes longest, and what needs no compiler: with make -j one beside the other.
+image-builder:
+	$(BUILD) -f docker/engine-svc.Dockerfile --target builder .
+
+image-runtime:
+	$(BUILD) -f docker/agent-host.Dockerfile --target runtime .
+
+image-engine-svc: image-builder
+	$(BUILD) -f docker/engine-svc.Dockerfile -t engine-svc:$(VERSION) .
+
+image-agent-host: image-builder image-runtime
+	$(BUILD) -f docker/agent-host.Dockerfile -t agent-host:$(VERSION) .
+
+image-demo: image-agent-host
+	$(BUILD) -f docker/demo.Dockerfile --build-arg BASE=agent-host:$(VERSION) -t agent-host-demo:$(VERSION) docker
+
+image-redis:
+	$(BUILD) -f docker/redis.Dockerfile -t rustic-redis:$(VERSION) .
+
+image-prometheus:
+	$(BUILD) -f docker/prometheus.Dockerfile -t rustic-prometheus:$(VERSION) .
+
+test-images: setup images ## Runs the stack in containers: a guild, a drained host, a killed host
+	$(VENV)/bin/pytest -q -x docker/tests
 
 bench: setup $(BENCH_VENV)/.ready ## Benchmarks beside the peers, about 10 minutes; writes bench/results
 	cargo build --release --workspace --bins
@@ -65,4 +128,4 @@ protos: setup ## Generates the Python stubs anew
 
 clean: ## Removes what was built
 	cargo clean
-	rm -rf $(VENV) $(BENCH_VENV)
+	rm -rf $(VENV) $(BENCH_VENV) $(DEPLOY_VENV)

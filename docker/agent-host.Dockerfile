@@ -1,0 +1,80 @@
+# agent-host with a Python that runs agents, from the root of the repository:
+#   docker build -f docker/agent-host.Dockerfile -t agent-host:0.1.0 .
+# To be extended with one's own agents: examples/custom-image.
+# With a read-only root it needs a /tmp that can be written to. Agents' working directories are there, or in --work-dir.
+# agent-host is made to be process 1: it reaps and passes signals on. Give it no init.
+
+FROM python:3.13-slim-bookworm AS packages
+COPY docker/requirements.txt /opt/rustic/constraints.txt
+# Exact versions and no others: `pip check` tells if one that is needed is missing.
+RUN python3 -m venv /opt/rustic \
+    && /opt/rustic/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r /opt/rustic/constraints.txt
+COPY python /src/python
+RUN /opt/rustic/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /src/python \
+    && /opt/rustic/bin/pip check \
+    && /opt/rustic/bin/python -c 'import rustic_ai.k8s.runtime, rustic_ai.redis.messaging.backend'
+
+# All but the program, so that it can be made while that is compiled. Packages last: with some storage drivers every step after
+# these thousands of files takes ten seconds.
+FROM python:3.13-slim-bookworm AS runtime
+RUN groupadd --gid 10001 rustic \
+    && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin rustic
+COPY LICENSE /usr/share/licenses/rusticai-k8s/LICENSE
+# The venv belongs to root: agents run what is in it and cannot change it.
+ENV PATH=/opt/rustic/bin:$PATH \
+    PIP_CONSTRAINT=/opt/rustic/constraints.txt \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    AGENT_HOST_PYTHON=/opt/rustic/bin/python
+USER 10001:10001
+EXPOSE 50052 9090
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/agent-host"]
+ARG VERSION=0.1.0 REVISION=unknown
+LABEL org.opencontainers.image.title="agent-host" \
+      org.opencontainers.image.description="Runs Rustic AI agents, one process each, under a lease" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="python:3.13-slim-bookworm"
+COPY --from=packages /opt/rustic /opt/rustic
+
+# Sources are gathered apart: with some storage drivers each copy into the builder's gigabyte takes ten seconds.
+FROM scratch AS manifests
+COPY Cargo.toml Cargo.lock /src/
+COPY proto/Cargo.toml /src/proto/
+COPY registry/Cargo.toml /src/registry/
+COPY telemetry/Cargo.toml /src/telemetry/
+COPY engine-svc/Cargo.toml /src/engine-svc/
+COPY agent-host/Cargo.toml /src/agent-host/
+COPY tests/Cargo.toml /src/tests/
+COPY bench/Cargo.toml /src/bench/
+
+FROM scratch AS sources
+COPY proto /src/proto
+COPY registry /src/registry
+COPY telemetry /src/telemetry
+COPY engine-svc /src/engine-svc
+COPY agent-host /src/agent-host
+
+# Both programs come from one builder, written alike in both files, so that the second image finds it built.
+FROM rust:1.95-slim-bookworm AS builder
+WORKDIR /src
+# Dependencies first: this layer is made anew only when a manifest or Cargo.lock changes. The sources are stand-ins.
+COPY --from=manifests /src ./
+# Tables of lines are half of a program's size and a part of the build's time; names of functions stay for backtraces.
+ENV CARGO_PROFILE_RELEASE_DEBUG=0 \
+    CARGO_PROFILE_RELEASE_STRIP=debuginfo
+RUN for crate in proto registry telemetry engine-svc agent-host tests bench; do \
+        mkdir -p "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/src/main.rs"; \
+    done \
+    && cp proto/src/main.rs proto/build.rs \
+    && cargo build --release --locked --package engine-svc --package agent-host \
+    && rm -r proto/src proto/build.rs registry/src telemetry/src engine-svc/src agent-host/src
+COPY --from=sources /src ./
+# Sources keep the times of their checkout, which may lie before the stand-ins were built.
+RUN find proto registry telemetry engine-svc agent-host -type f -exec touch {} + \
+    && cargo build --release --locked --package engine-svc --package agent-host
+
+FROM runtime
+COPY --from=builder /src/target/release/agent-host /usr/local/bin/agent-host

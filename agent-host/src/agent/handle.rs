@@ -7,6 +7,7 @@ use super::{
 use crate::{
     output::Tail,
     process::usage::{self, Usage},
+    runtime::Order,
 };
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
@@ -48,6 +49,27 @@ pub struct AgentStatus {
     pub ending: Option<Ending>,
 }
 
+impl AgentStatus {
+    /// A claimed agent of which nothing is written yet. `claim`: how long the host's own claim took; `told`: the store's life
+    /// that has it.
+    pub(super) fn new(claim: Option<Duration>, told: Option<String>) -> Self {
+        Self {
+            phase: Phase::Starting,
+            admitted: false,
+            pid: None,
+            restarts: 0,
+            reason: String::new(),
+            last_exit: None,
+            running: None,
+            times_running: 0,
+            times: StepTimes { claim, ..StepTimes::default() },
+            told,
+            trouble: None,
+            ending: None,
+        }
+    }
+}
+
 /// Handle to an agent's task.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -61,9 +83,9 @@ pub struct AgentHandle {
     pub created: UnixMillis,
     /// Its last lines of output.
     pub tail: Tail,
-    pub(super) commands: mpsc::Sender<Event>,
-    pub(super) status: watch::Receiver<AgentStatus>,
-    pub(super) callers: Arc<AtomicUsize>,
+    commands: mpsc::Sender<Event>,
+    status: watch::Receiver<AgentStatus>,
+    callers: Arc<AtomicUsize>,
 }
 
 /// Somebody who waits for an agent to run. When the last one is dropped, a start that has not begun is given up.
@@ -80,6 +102,27 @@ impl Drop for Caller {
 }
 
 impl AgentHandle {
+    /// A handle, and what its task needs: where commands arrive, and where its status is shown.
+    pub(super) fn new(
+        order: &Order,
+        status: AgentStatus,
+        created: UnixMillis,
+    ) -> (Self, mpsc::Receiver<Event>, watch::Sender<AgentStatus>) {
+        let (commands, inbox) = mpsc::channel(16);
+        let (status, shown) = watch::channel(status);
+        let handle = Self {
+            launch: order.launch.clone(),
+            epoch: order.epoch,
+            machine_id: order.machine_id,
+            created,
+            tail: Tail::default(),
+            commands,
+            status: shown,
+            callers: Arc::default(),
+        };
+        (handle, inbox, status)
+    }
+
     /// How the agent is now.
     pub fn status(&self) -> AgentStatus {
         self.status.borrow().clone()

@@ -1,34 +1,43 @@
-//! The task of one agent: carries out what the machine decides, and shows how the agent is.
+//! The task of one agent: tells the machine what happens, and carries out what it decides.
 //!
 //! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
-//! never cancelled from outside: a stop is a command, so that no process is left behind.
+//! never cancelled from outside: a stop is a command, so that no process is left behind. What it has begun and not ended
+//! (a write, a wait for its turn, the making of a process) it keeps, so that everything else can happen meanwhile.
+//!
+//! ```text
+//!       ┌──────────── next ◀──────── calls, store, queue, process, timer, lease
+//!       ▼ Happened
+//!    take_in ──▶ Event ──▶ Machine ──▶ Action ──▶ carry_out
+//!                             └──▶ show
+//! ```
+
+mod show;
+mod write;
 
 use super::{
     handle::{AgentHandle, AgentStatus},
-    machine::{Action, Ending, Event, FirstStart, Machine, Rules, State},
-    record::{Facts, Record, Write, Written},
-    steps::{StepTimes, Steps},
+    machine::{Action, Event, FirstStart, Machine, Rules, State},
+    record::{Record, Write, Written},
+    steps::Steps,
 };
 use crate::{
     ambient::Ambient,
-    lease::{Lease, LeaseHandle},
+    lease::{Lease, LeaseHandle, LeaseView},
     output::Tail,
     process::Signal,
     runtime::{InitFailure, Order, Process, Report, Runtime, StartError, Told},
     starts::{Starts, Turn},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Phase, Registry, RegistryError, RequestId};
-use rustic_telemetry::metrics;
+use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Phase, Registry, RequestId};
+use show::Before;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument as _, Span, info, info_span, warn};
-
-/// First and longest delay between tries to reach the store.
-const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+use write::StoreWrite;
 
 /// Where an agent lives: what all agents of a host share.
 #[derive(Clone)]
@@ -80,20 +89,44 @@ pub struct AgentTask {
     turn: Option<Turn>,
     began: Instant,
     steps: Steps,
+    /// What the machine is not told yet.
+    inbox: VecDeque<Event>,
+    /// Goes on until the store has answered.
+    write: Option<StoreWrite>,
+    /// Goes on while the agent is queued.
+    queue: Option<BoxFuture<'static, Turn>>,
+    /// Goes on until there is a process, or none.
+    spawn: Option<BoxFuture<'static, Made>>,
+    /// Losses of the lease that the machine was told of.
+    losses: u64,
+    /// Waits for another life of the store, while `lease` waits for the lease.
+    store: LeaseHandle,
     /// Names the agent on every log line; child of the call that created it.
     span: Span,
 }
 
-type SpawnCall = BoxFuture<'static, Result<Box<dyn Process>, StartError>>;
-type QueueWait = BoxFuture<'static, Turn>;
+type Made = Result<Box<dyn Process>, StartError>;
 
-/// A write that goes on until the store has answered it.
-struct StoreWrite {
-    write: Write,
-    /// The store's life that is written to.
-    knows: Option<String>,
-    retry: Duration,
-    call: BoxFuture<'static, Written>,
+/// What the task waits for.
+enum Happened {
+    /// Somebody asked.
+    Asked(Event),
+    /// The store answered a write, or did not.
+    Wrote(Written),
+    /// Its turn to start has come.
+    Turn(Turn),
+    /// Its turn is over, ready or not: others may start.
+    TurnOver,
+    /// There is a process, or it is known that there is none.
+    Made(Made),
+    /// The process said something, or ended.
+    Told(Told),
+    /// The time has come that the machine waits for.
+    Timer,
+    /// The store is in another life.
+    StoreChanged,
+    /// The lease was lost or came back.
+    Lease(LeaseView),
 }
 
 impl AgentTask {
@@ -107,33 +140,8 @@ impl AgentTask {
             start_timeout: order.launch.start_timeout.unwrap_or(start_timeout),
             on_disconnect: order.launch.on_disconnect,
         };
-        let (commands, inbox) = mpsc::channel(16);
-        let status = AgentStatus {
-            phase: Phase::Starting,
-            admitted: false,
-            pid: None,
-            restarts: 0,
-            reason: String::new(),
-            last_exit: None,
-            running: None,
-            times_running: 0,
-            times: StepTimes { claim, ..StepTimes::default() },
-            told: lease.store(),
-            trouble: None,
-            ending: None,
-        };
-        let (status, shown) = watch::channel(status);
-        let tail = Tail::default();
-        let handle = AgentHandle {
-            launch: order.launch.clone(),
-            epoch: order.epoch,
-            machine_id: order.machine_id,
-            created: (ambient.wall)(),
-            tail: tail.clone(),
-            commands,
-            status: shown,
-            callers: Arc::default(),
-        };
+        let created = (ambient.wall)();
+        let (handle, commands, status) = AgentHandle::new(&order, AgentStatus::new(claim, lease.store()), created);
         let now = Instant::now();
         let key = &order.launch.key;
         let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %order.epoch);
@@ -143,7 +151,7 @@ impl AgentTask {
             incarnation,
             order: order.clone(),
             request_id,
-            created: handle.created,
+            created,
             told: lease.store(),
             accepted: false,
             // A later task of the same claim, as when the store forgot the end of the first one, writes later.
@@ -154,16 +162,22 @@ impl AgentTask {
             order,
             record,
             runtime,
-            lease,
             ambient,
-            commands: inbox,
+            commands,
             status,
-            tail,
+            tail: handle.tail.clone(),
             process: None,
             starts,
             turn: None,
             began: now,
             steps: Steps::begin(now, "admit"),
+            inbox: VecDeque::new(),
+            write: None,
+            queue: None,
+            spawn: None,
+            losses: lease.current().losses,
+            store: lease.clone(),
+            lease,
             span,
         };
         (task, handle)
@@ -176,195 +190,149 @@ impl AgentTask {
     }
 
     async fn live(mut self) {
-        let mut todo = VecDeque::from([Action::Record(Phase::Starting)]);
-        let mut write: Option<StoreWrite> = None;
-        let mut queue: Option<QueueWait> = None;
-        let mut spawn: Option<SpawnCall> = None;
-        let mut losses = self.lease.current().losses;
-        let mut inbox = VecDeque::new();
-        let mut store = self.lease.clone();
+        let mut todo = vec![Action::Record(Phase::Starting)];
         loop {
-            while let Some(action) = todo.pop_front() {
-                match action {
-                    Action::Record(_) | Action::Release(_) => write = Some(self.begin_write(Write::Asked(action))),
-                    Action::Queue => queue = Some(self.begin_queue()),
-                    Action::Spawn => spawn = Some(self.begin_spawn()),
-                    Action::Terminate => self.signal(Signal::Terminate),
-                    Action::Kill => self.signal(Signal::Kill),
-                }
+            for action in todo.drain(..) {
+                self.carry_out(action);
             }
             match self.machine.state() {
                 State::Ended(_) => break,
                 State::Queued { .. } => {}
-                _ => queue = None,
+                _ => self.queue = None,
             }
-            let wake_at = self.machine.wake_at();
-            let mut answered = false;
-            // Cancel-safe: store and spawn calls are kept in `write` and `spawn` and go on at the next turn; the exit
-            // and the report of a process are watched by the process itself; channels and timers lose nothing. In this
-            // order: what was asked comes before what happened, and every source is silent again after a few events.
-            let event = if let Some(event) = inbox.pop_front() {
-                event
-            } else {
-                tokio::select! {
-                    biased;
-                    Some(command) = self.commands.recv() => command,
-                    done = or_never(write.as_mut().map(|w| &mut w.call)) => match done {
-                        Ok(event) => {
-                            self.has_told(write.take().and_then(|w| w.knows));
-                            let Some(event) = event else { continue };
-                            answered = true;
-                            event
-                        }
-                        Err(error) => {
-                            self.store_failed(&error, &mut write);
-                            continue;
-                        }
-                    },
-                    turn = or_never(queue.as_mut()) => {
-                        queue = None;
-                        self.turn = Some(turn);
-                        Event::Turn
-                    }
-                    made = or_never(spawn.as_mut()) => {
-                        spawn = None;
-                        self.spawned(made)
-                    }
-                    () = turn_over(self.turn.as_ref()) => {
-                        self.turn = None;
-                        continue;
-                    }
-                    told = process_event(self.process.as_mut()) => match told {
-                        Told::Report(Report::Ready(times, imported)) => {
-                            self.turn = None;
-                            self.runtime.learn(&self.order, imported);
-                            self.step("advance", |s, took| {
-                                (s.import, s.initialize, s.start) = (times.import, times.initialize, Some(took));
-                            });
-                            Event::Ready
-                        }
-                        Told::Report(Report::Failed(failure)) => {
-                            let InitFailure { stage, error, traceback, .. } = &failure;
-                            warn!(?stage, error, traceback, "the agent cannot start");
-                            Event::InitFailed(failure)
-                        }
-                        Told::Report(Report::Garbled(text)) => Event::InitFailed(InitFailure::garbled(&text)),
-                        Told::Exit(status) => {
-                            self.reaped(status).await;
-                            self.ended_by_lease(&mut inbox);
-                            inbox.push_back(Event::Exited(status));
-                            self.may_come_back(&mut inbox);
-                            continue;
-                        }
-                    },
-                    _ = until(wake_at) => Event::Timer,
-                    () = store.store_changed() => {
-                        // Others wait until the store has been told. What is under way quotes the life before; it changes
-                        // nothing if it still arrives.
-                        write = match write.take() {
-                            Some(w) => Some(self.begin_write(w.write)),
-                            None if self.status.borrow().admitted => Some(self.begin_write(Write::Again)),
-                            None => None,
-                        };
-                        continue;
-                    }
-                    lease = self.lease.changed() => {
-                        // A loss that was over before we looked is a loss all the same: it is counted, not watched.
-                        if lease.losses > losses {
-                            losses = lease.losses;
-                            inbox.push_back(Event::Fence);
-                        }
-                        if lease.state == Lease::Held {
-                            inbox.push_back(Event::LeaseBack);
-                            // An agent that outlived the lease may have been given up by force.
-                            let outlived = self.order.launch.on_disconnect == OnDisconnect::Keep;
-                            if outlived && write.is_none() && self.status.borrow().admitted {
-                                write = Some(self.begin_write(Write::Again));
-                            }
-                        }
-                        continue;
-                    }
-                }
+            let Some(event) = self.inbox.pop_front() else {
+                let happened = self.next().await;
+                self.take_in(happened).await;
+                continue;
             };
-            let before = Before { phase: self.machine.phase(), admitting: self.machine.is_admitting(), answered };
-            todo.extend(self.machine.on(event, Instant::now(), (self.ambient.chance)()));
+            let before = Before::of(&self.machine, &event);
+            todo = self.machine.on(event, Instant::now(), (self.ambient.chance)());
             self.show(&before);
         }
         self.show_end();
     }
 
-    fn begin_write(&mut self, write: Write) -> StoreWrite {
-        let knows = self.lease.store();
-        let facts = self.facts(write);
-        let call = self.record.write(write, &facts, knows.clone(), Duration::ZERO);
-        StoreWrite { write, knows, retry: STORE_RETRY.0, call }
-    }
-
-    fn facts(&self, write: Write) -> Facts {
-        let phase = match write {
-            Write::Asked(Action::Record(phase)) => phase,
-            Write::Asked(_) | Write::Again => self.machine.phase_to_tell(),
-        };
-        Facts {
-            phase,
-            pid: self.process.as_ref().map(|p| p.pid()),
-            restarts: self.machine.restarts(),
-            reason: self.machine.reason().to_owned(),
-            exit: self.machine.last_exit(),
-            last_lines: if phase == Phase::Failed { self.tail.all() } else { vec![] },
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Record(_) | Action::Release(_) => self.begin_write(Write::Asked(action)),
+            Action::Queue => self.begin_queue(),
+            Action::Spawn => self.begin_spawn(),
+            Action::Terminate => self.signal(Signal::Terminate),
+            Action::Kill => self.signal(Signal::Kill),
         }
     }
 
-    /// One step of the start is over, the next one begins.
-    fn step(&mut self, next: &'static str, note: impl FnOnce(&mut StepTimes, Duration)) {
-        let took = self.steps.next(next);
-        self.status.send_modify(|s| note(&mut s.times, took));
+    /// Waits for whatever comes first.
+    ///
+    /// Cancel-safe: what is under way is kept in the task and goes on at the next turn; the exit and the report of a process
+    /// are watched by the process itself; channels and timers lose nothing. In this order: what was asked comes before what
+    /// happened, and every source is silent again after a few events.
+    async fn next(&mut self) -> Happened {
+        let wake_at = self.machine.wake_at();
+        tokio::select! {
+            biased;
+            Some(command) = self.commands.recv() => Happened::Asked(command),
+            written = or_never(self.write.as_mut().map(|w| &mut w.call)) => Happened::Wrote(written),
+            turn = or_never(self.queue.as_mut()) => Happened::Turn(turn),
+            made = or_never(self.spawn.as_mut()) => Happened::Made(made),
+            () = turn_over(self.turn.as_ref()) => Happened::TurnOver,
+            told = process_event(self.process.as_mut()) => Happened::Told(told),
+            () = until(wake_at) => Happened::Timer,
+            () = self.store.store_changed() => Happened::StoreChanged,
+            lease = self.lease.changed() => Happened::Lease(lease),
+        }
     }
 
-    fn begin_queue(&mut self) -> QueueWait {
+    async fn take_in(&mut self, happened: Happened) {
+        match happened {
+            Happened::Asked(event) => self.inbox.push_back(event),
+            Happened::Wrote(written) => self.wrote(written),
+            Happened::Turn(turn) => {
+                self.queue = None;
+                self.turn = Some(turn);
+                self.inbox.push_back(Event::Turn);
+            }
+            Happened::TurnOver => self.turn = None,
+            Happened::Made(made) => self.made(made),
+            Happened::Told(Told::Report(report)) => self.reported(report),
+            Happened::Told(Told::Exit(status)) => self.exited(status).await,
+            Happened::Timer => self.inbox.push_back(Event::Timer),
+            Happened::StoreChanged => self.tell_new_store(),
+            Happened::Lease(lease) => self.lease_changed(lease),
+        }
+    }
+
+    fn begin_queue(&mut self) {
         self.step("queue", |s, took| s.admit = Some(took));
         let starts = self.starts.clone();
-        async move { starts.turn().await }.boxed()
+        self.queue = Some(async move { starts.turn().await }.boxed());
     }
 
-    fn begin_spawn(&mut self) -> SpawnCall {
+    fn begin_spawn(&mut self) {
         self.step("spawn", |s, took| s.queue = Some(took));
         let (runtime, order, tail) = (self.runtime.clone(), self.order.clone(), self.tail.clone());
-        async move { runtime.start(&order, &tail).await }.in_current_span().boxed()
+        self.spawn = Some(async move { runtime.start(&order, &tail).await }.in_current_span().boxed());
     }
 
-    fn spawned(&mut self, made: Result<Box<dyn Process>, StartError>) -> Event {
-        match made {
+    fn made(&mut self, made: Made) {
+        self.spawn = None;
+        let event = match made {
             Ok(process) => {
                 self.step("initialize", |s, took| s.spawn = Some(took));
                 self.process = Some(process);
                 Event::Spawned
             }
             Err(error) => Event::SpawnFailed(Arc::new(error)),
+        };
+        self.inbox.push_back(event);
+    }
+
+    fn reported(&mut self, report: Report) {
+        let event = match report {
+            Report::Ready(times, imported) => {
+                self.turn = None;
+                self.runtime.learn(&self.order, imported);
+                self.step("advance", |s, took| {
+                    (s.import, s.initialize, s.start) = (times.import, times.initialize, Some(took));
+                });
+                Event::Ready
+            }
+            Report::Failed(failure) => {
+                let InitFailure { stage, error, traceback, .. } = &failure;
+                warn!(?stage, error, traceback, "the agent cannot start");
+                Event::InitFailed(failure)
+            }
+            Report::Garbled(text) => Event::InitFailed(InitFailure::garbled(&text)),
+        };
+        self.inbox.push_back(event);
+    }
+
+    async fn exited(&mut self, status: ExitStatus) {
+        self.reaped(status).await;
+        // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
+        // yet that the lease is lost.
+        if self.lease.is_over((self.ambient.boot)()) {
+            self.inbox.push_back(Event::Fence);
+        }
+        self.inbox.push_back(Event::Exited(status));
+        // The lease may be renewed after all: then nobody will say that it is back.
+        if self.lease.current().state == Lease::Held {
+            self.inbox.push_back(Event::LeaseBack);
         }
     }
 
-    /// The store has answered a write, whatever it was.
-    fn has_told(&mut self, store: Option<String>) {
-        self.status.send_if_modified(|s| {
-            let mended = s.trouble.take().is_some();
-            std::mem::replace(&mut s.told, store.clone()) != store || mended
-        });
-        self.record.told = store;
-        self.record.accepted = true;
-    }
-
-    /// A write that failed is made again until the store has answered it: the claim must not be forgotten.
-    fn store_failed(&mut self, error: &RegistryError, write: &mut Option<StoreWrite>) {
-        if self.status.borrow().trouble.is_none() {
-            warn!(%error, "the agent's record cannot be written; trying again until it can");
+    fn lease_changed(&mut self, lease: LeaseView) {
+        // A loss that was over before we looked is a loss all the same: it is counted, not watched.
+        if lease.losses > self.losses {
+            self.losses = lease.losses;
+            self.inbox.push_back(Event::Fence);
         }
-        self.status.send_modify(|s| s.trouble = Some(error.to_string()));
-        if let Some(w) = write {
-            w.retry = (w.retry * 2).min(STORE_RETRY.1);
-            w.knows = self.lease.store();
-            let facts = self.facts(w.write);
-            w.call = self.record.write(w.write, &facts, w.knows.clone(), w.retry);
+        if lease.state == Lease::Held {
+            self.inbox.push_back(Event::LeaseBack);
+            // An agent that outlived the lease may have been given up by force.
+            if self.order.launch.on_disconnect == OnDisconnect::Keep && self.write.is_none() {
+                self.tell_again();
+            }
         }
     }
 
@@ -386,75 +354,6 @@ impl AgentTask {
         self.began = Instant::now();
         self.steps = Steps::begin(self.began, "restart");
     }
-
-    /// A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said yet
-    /// that the lease is lost.
-    fn ended_by_lease(&self, inbox: &mut VecDeque<Event>) {
-        if self.lease.is_over((self.ambient.boot)()) {
-            inbox.push_back(Event::Fence);
-        }
-    }
-
-    /// The lease may be renewed after all: then nobody will say that it is back.
-    fn may_come_back(&self, inbox: &mut VecDeque<Event>) {
-        if self.lease.current().state == Lease::Held {
-            inbox.push_back(Event::LeaseBack);
-        }
-    }
-
-    /// Shows all of a change at once: whoever watches never sees half of it.
-    fn show(&mut self, before: &Before) {
-        let phase = self.machine.phase();
-        let restarts = self.machine.restarts().saturating_sub(self.status.borrow().restarts);
-        if restarts > 0 {
-            metrics::counts("rustic_host_restarts_total", &[], restarts.into());
-        }
-        if phase != before.phase {
-            let reason = self.machine.reason();
-            info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
-        }
-        let (took, recorded) = (self.began.elapsed(), self.steps.so_far());
-        let runs = before.answered && phase == Phase::Running && before.phase != Phase::Running;
-        if runs {
-            self.steps.end();
-        }
-        self.status.send_modify(|s| {
-            s.phase = phase;
-            s.pid = self.process.as_ref().map(|p| p.pid());
-            s.restarts = self.machine.restarts();
-            self.machine.reason().clone_into(&mut s.reason);
-            if before.answered {
-                if before.admitting {
-                    // Only what the store has acknowledged is told back to it.
-                    self.lease.saw(self.order.epoch);
-                    s.admitted = true;
-                }
-                if runs {
-                    s.times.advance = Some(recorded);
-                    s.times.total = Some(took);
-                    s.running = Some((self.ambient.wall)());
-                    s.times_running += 1;
-                }
-            }
-        });
-    }
-
-    fn show_end(&self) {
-        if let State::Ended(ending) = self.machine.state() {
-            if let Ending::Superseded = ending {
-                warn!("the claim is not this host's any more; the process was ended");
-            }
-            self.status.send_modify(|s| s.ending = Some(ending.clone()));
-        }
-    }
-}
-
-/// How things were before an event.
-struct Before {
-    phase: Phase,
-    admitting: bool,
-    /// The event is an answer of the store.
-    answered: bool,
 }
 
 /// The next thing a process tells or does. Cancel-safe.

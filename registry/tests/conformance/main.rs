@@ -1,11 +1,26 @@
 //! The registry's promises, held to by the store in Redis and by its twin in memory.
 //!
-//! `suite.rs` says what every registry must do and runs against both; `twins.rs` applies the same random operations
-//! to both and compares every answer and everything they hold; `lives.rs` puts both into another run of Redis.
+//! `claims.rs`, `agents.rs`, `hosts.rs` and `reads.rs` say what every registry must do and run against both; `twins.rs`
+//! applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts both into
+//! another run of Redis.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+/// Runs each promise, written once, against both stores.
+macro_rules! promises {
+    ($($name:ident),+ $(,)?) => {
+        mod in_memory { $(#[tokio::test] async fn $name() { super::$name(crate::requests::memory()).await })+ }
+        mod in_redis { $(#[tokio::test] async fn $name() {
+            let redis = crate::requests::TestRedis::start();
+            super::$name(redis.registry()).await
+        })+ }
+    };
+}
+
+mod agents;
+mod claims;
+mod hosts;
 mod lives;
+mod reads;
 mod requests;
-mod suite;
 mod twins;

@@ -1,9 +1,9 @@
 //! Short ways to write requests and to get a registry of either kind.
 
 use rustic_registry::{
-    Advance, AgentKey, Announce, Claim, Documents, Epoch, HostId, HostState, IfFull, Incarnation, MemoryRegistry,
-    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, Renew, Resources, Restore, SpecDigest,
-    UnixMillis, Unplace,
+    Advance, AgentKey, Announce, Claim, ClaimOutcome, Claimed, Documents, Epoch, HostId, HostState, IfFull,
+    Incarnation, MemoryRegistry, OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, Renew,
+    Resources, Restore, SpecDigest, UnixMillis, Unplace, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -14,6 +14,9 @@ use std::{
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+/// A registry of either kind.
+pub(crate) type Store = Arc<dyn Registry>;
 
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
@@ -155,4 +158,20 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
 
 pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> Unplace {
     Unplace { key: key.clone(), epoch, guard, reason: reason.to_owned(), knew: None }
+}
+
+pub(crate) async fn claimed(store: &Store, key: &AgentKey, request: &str, hosts: &[&str]) -> Claimed {
+    match store.claim(&claim(key, request, "d", hosts)).await.unwrap() {
+        ClaimOutcome::Claimed(claimed) => claimed,
+        other => panic!("expected a claim, got {other:?}"),
+    }
+}
+
+pub(crate) async fn used_slots(store: &Store, id: &str) -> u64 {
+    let view = store.hosts().await.unwrap();
+    view.hosts.iter().find(|h| h.host == host(id)).map(|h| h.used.milli("slots")).unwrap()
+}
+
+pub(crate) async fn phase(store: &Store, key: &AgentKey) -> Option<Phase> {
+    store.get(key, View::Basic).await.unwrap().map(|r| r.phase)
 }

@@ -164,6 +164,13 @@ pub enum Event {
     LeaseBack,
 }
 
+impl Event {
+    /// Whether the store said so.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Recorded | Self::Restored | Self::Lost | Self::Released)
+    }
+}
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -173,9 +180,9 @@ pub enum Action {
     Queue,
     /// Make a process.
     Spawn,
-    /// SIGTERM to the group.
+    /// SIGTERM, to whom the runtime says.
     Terminate,
-    /// SIGKILL to the group.
+    /// SIGKILL to the whole group.
     Kill,
     /// Remove the record, or leave the agent to another host.
     Release(Becomes),

@@ -1,0 +1,98 @@
+//! What the task writes of its agent: one write at a time, made again until the store has answered it.
+
+use super::AgentTask;
+use crate::agent::{
+    machine::Action,
+    record::{Facts, Write, Written},
+};
+use futures_util::future::BoxFuture;
+use rustic_registry::{Phase, RegistryError};
+use std::time::Duration;
+use tracing::warn;
+
+/// First and longest delay between tries to reach the store.
+const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A write that goes on until the store has answered it.
+pub(super) struct StoreWrite {
+    write: Write,
+    /// The store's life that is written to.
+    knows: Option<String>,
+    retry: Duration,
+    pub(super) call: BoxFuture<'static, Written>,
+}
+
+impl AgentTask {
+    /// Begins a write; it takes the place of one that goes on.
+    pub(super) fn begin_write(&mut self, write: Write) {
+        self.write = Some(self.call_store(write, STORE_RETRY.0, Duration::ZERO));
+    }
+
+    fn call_store(&mut self, write: Write, retry: Duration, after: Duration) -> StoreWrite {
+        let knows = self.lease.store();
+        let facts = self.facts(write);
+        let call = self.record.write(write, &facts, knows.clone(), after);
+        StoreWrite { write, knows, retry, call }
+    }
+
+    fn facts(&self, write: Write) -> Facts {
+        let phase = match write {
+            Write::Asked(Action::Record(phase)) => phase,
+            Write::Asked(_) | Write::Again => self.machine.phase_to_tell(),
+        };
+        Facts {
+            phase,
+            pid: self.process.as_ref().map(|p| p.pid()),
+            restarts: self.machine.restarts(),
+            reason: self.machine.reason().to_owned(),
+            exit: self.machine.last_exit(),
+            last_lines: if phase == Phase::Failed { self.tail.all() } else { vec![] },
+        }
+    }
+
+    pub(super) fn wrote(&mut self, written: Written) {
+        let Some(write) = self.write.take() else { return };
+        match written {
+            Ok(event) => {
+                self.has_told(write.knows);
+                self.inbox.extend(event);
+            }
+            Err(error) => self.store_failed(&error, &write),
+        }
+    }
+
+    /// The store has answered a write, whatever it was.
+    fn has_told(&mut self, store: Option<String>) {
+        self.status.send_if_modified(|s| {
+            let mended = s.trouble.take().is_some();
+            std::mem::replace(&mut s.told, store.clone()) != store || mended
+        });
+        self.record.told = store;
+        self.record.accepted = true;
+    }
+
+    /// A write that failed is made again until the store has answered it: the claim must not be forgotten.
+    fn store_failed(&mut self, error: &RegistryError, failed: &StoreWrite) {
+        if self.status.borrow().trouble.is_none() {
+            warn!(%error, "the agent's record cannot be written; trying again until it can");
+        }
+        self.status.send_modify(|s| s.trouble = Some(error.to_string()));
+        let retry = (failed.retry * 2).min(STORE_RETRY.1);
+        self.write = Some(self.call_store(failed.write, retry, retry));
+    }
+
+    /// The store is in another life. What is under way quotes the life before, and changes nothing if it still arrives.
+    pub(super) fn tell_new_store(&mut self) {
+        match self.write.take() {
+            Some(under_way) => self.begin_write(under_way.write),
+            None => self.tell_again(),
+        }
+    }
+
+    /// Tells the store what it should know, unless it is being told something anyway.
+    pub(super) fn tell_again(&mut self) {
+        if self.write.is_none() && self.status.borrow().admitted {
+            self.begin_write(Write::Again);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What every registry must do with the record of a claimed agent: whose writes count, and what they free.
+
+use crate::requests::*;
+use rustic_registry::{
+    AdvanceOutcome, ClaimOutcome, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard, ReleaseOutcome, View,
+};
+use std::time::Duration;
+
+promises!(
+    epochs_grow_and_an_old_one_changes_nothing,
+    stop_wins_over_every_other_phase,
+    failed_gives_the_room_back_and_keeps_its_reason,
+    release_frees_room_and_machine_id,
+    release_guards_hold,
+    an_agent_taken_off_its_host_waits_under_a_new_epoch,
+    a_claim_that_nobody_accepts_is_found_by_its_age,
+    every_change_leaves_one_event,
+);
+
+async fn epochs_grow_and_an_old_one_changes_nothing(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let a = key("g", "a");
+    let old = claimed(&store, &a, "r1", &["h-0"]).await.epoch;
+    assert_eq!(store.release(&a, old, ReleaseGuard::Reaped).await.unwrap(), ReleaseOutcome::Released);
+    let new = claimed(&store, &a, "r2", &["h-0"]).await.epoch;
+    assert!(new > old);
+    let moved = store.advance(&advance(&a, old, Phase::Running)).await.unwrap();
+    assert_eq!(moved, AdvanceOutcome::Stale(new));
+    assert_eq!(store.release(&a, old, ReleaseGuard::Reaped).await.unwrap(), ReleaseOutcome::Stale(new));
+    assert_eq!(phase(&store, &a).await, Some(Phase::Starting));
+    let gone = store.advance(&advance(&key("g", "b"), old, Phase::Running)).await.unwrap();
+    assert_eq!(gone, AdvanceOutcome::Gone);
+}
+
+async fn stop_wins_over_every_other_phase(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let a = key("g", "a");
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Stopping)).await.unwrap();
+    for phase in [Phase::Starting, Phase::Running, Phase::Restarting, Phase::Failed] {
+        let outcome = store.advance(&advance(&a, epoch, phase)).await.unwrap();
+        assert_eq!(outcome, AdvanceOutcome::Illegal(Phase::Stopping), "{phase}");
+    }
+    assert_eq!(store.advance(&advance(&a, epoch, Phase::Stopping)).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.claim(&claim(&a, "r2", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Stopping);
+}
+
+async fn failed_gives_the_room_back_and_keeps_its_reason(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let a = key("g", "a");
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    let failed = rustic_registry::Advance {
+        reason: "spent".to_owned(),
+        exit: Some(ExitStatus::Signal(9)),
+        ..advance(&a, epoch, Phase::Failed)
+    };
+    for _ in 0..2 {
+        assert_eq!(store.advance(&failed).await.unwrap(), AdvanceOutcome::Done);
+    }
+    assert_eq!(used_slots(&store, "h-0").await, 0);
+    let record = store.get(&a, View::Basic).await.unwrap().unwrap();
+    assert_eq!(record.reason, "spent");
+    assert_eq!(record.last_exit.map(|e| e.status), Some(ExitStatus::Signal(9)));
+    assert!(store.list(&Index::Host(host("h-0")), None, 10, View::Basic).await.unwrap().agents.is_empty());
+}
+
+async fn release_frees_room_and_machine_id(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let first = claimed(&store, &a, "r", &["h-0"]).await;
+    assert_eq!(first.machine_id, 1);
+    assert_eq!(claimed(&store, &b, "r", &["h-0"]).await.machine_id, 2);
+    store.release(&a, first.epoch, ReleaseGuard::Reaped).await.unwrap();
+    assert_eq!(store.release(&a, first.epoch, ReleaseGuard::Reaped).await.unwrap(), ReleaseOutcome::Gone);
+    assert_eq!(used_slots(&store, "h-0").await, 1000);
+    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.machine_id, 1);
+}
+
+async fn release_guards_hold(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let a = key("g", "a");
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    let release = async |guard| store.release(&a, epoch, guard).await.unwrap();
+    assert_eq!(release(ReleaseGuard::Unhosted).await, ReleaseOutcome::Guarded(Phase::Starting));
+    store.advance(&advance(&a, epoch, Phase::Starting)).await.unwrap();
+    assert_eq!(release(ReleaseGuard::Unaccepted).await, ReleaseOutcome::Guarded(Phase::Starting));
+    store.advance(&advance(&a, epoch, Phase::Failed)).await.unwrap();
+    assert_eq!(release(ReleaseGuard::Unhosted).await, ReleaseOutcome::Released);
+    assert_eq!(used_slots(&store, "h-0").await, 0);
+
+    let b = key("g", "b");
+    let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    let outcome = store.release(&b, epoch, ReleaseGuard::Unaccepted).await.unwrap();
+    assert_eq!(outcome, ReleaseOutcome::Released);
+}
+
+async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    assert!(matches!(
+        store.unplace(&unplace(&a, epoch, ReleaseGuard::Unaccepted, "")).await.unwrap(),
+        ReleaseOutcome::Guarded(Phase::Running)
+    ));
+    assert_eq!(
+        store.unplace(&unplace(&a, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap(),
+        ReleaseOutcome::Released
+    );
+    let record = store.get(&a, View::Basic).await.unwrap().unwrap();
+    assert_eq!((record.phase, record.reason.as_str(), record.pid), (Phase::Pending, "it moves", None));
+    let late = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    assert_eq!(late, AdvanceOutcome::Stale(record.epoch));
+    assert_eq!(used_slots(&store, "h-0").await, 0);
+
+    let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&b, epoch, Phase::Stopping)).await.unwrap();
+    store.unplace(&unplace(&b, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap();
+    assert_eq!(phase(&store, &b).await, None, "stop wins");
+}
+
+async fn a_claim_that_nobody_accepts_is_found_by_its_age(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    claimed(&store, &a, "r", &["h-0"]).await;
+    let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&b, epoch, Phase::Starting)).await.unwrap();
+    let old = store.oldest(Queue::Unaccepted(Duration::ZERO), 0, 10, View::Basic).await.unwrap();
+    assert_eq!(old.iter().map(|r| &r.key).collect::<Vec<_>>(), [&a]);
+    assert_eq!(store.oldest(Queue::Unaccepted(LONG), 0, 10, View::Basic).await.unwrap(), []);
+}
+
+async fn every_change_leaves_one_event(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    let a = key("g", "a");
+    let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
+    store.release(&a, epoch, ReleaseGuard::Reaped).await.unwrap();
+    let (first, last) = store.events(&EventId::default(), 2).await.unwrap();
+    let (rest, _) = store.events(&last, 10).await.unwrap();
+    let phases: Vec<_> = first.iter().chain(&rest).map(|e| e.phase).collect();
+    assert_eq!(phases, [Some(Phase::Starting), Some(Phase::Running), None]);
+    assert!(first.iter().all(|e| e.key == a && e.epoch == epoch && e.host == Some(host("h-0"))));
+}

@@ -53,7 +53,7 @@ pub fn run(
 
 async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let scratch = tempdir().context("cannot make a temporary folder")?;
-    let redis = DevServer::start(&scratch, Durability::AppendOnly)?;
+    let redis = DevServer::start(&scratch, Durability::EverySecond)?;
     let listener = TcpListener::bind(dev.listen).await.with_context(|| {
         format!("cannot listen on {}; is another stack running? --listen 127.0.0.1:0 takes a free port", dev.listen)
     })?;

@@ -43,8 +43,20 @@ pub enum DevServerError {
 pub enum Durability {
     /// Nothing survives a restart.
     None,
-    /// Append-only file, written through at every command.
-    AppendOnly,
+    /// Append-only file, synced every second: what `deploy/` sets up.
+    EverySecond,
+    /// Append-only file, synced before every answer.
+    EveryWrite,
+}
+
+impl Durability {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &["--appendonly", "no"],
+            Self::EverySecond => &["--appendonly", "yes", "--appendfsync", "everysec"],
+            Self::EveryWrite => &["--appendonly", "yes", "--appendfsync", "always"],
+        }
+    }
 }
 
 /// A running Redis of our own.
@@ -167,10 +179,9 @@ impl Drop for DevServer {
 }
 
 fn spawn(binary: &Path, port: u16, dir: &Path, durability: Durability) -> Result<Child, DevServerError> {
-    let aof = if durability == Durability::AppendOnly { "yes" } else { "no" };
     Command::new(binary)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", aof])
-        .args(["--appendfsync", "always", "--maxmemory-policy", "noeviction"])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction"])
+        .args(durability.arguments())
         .arg("--dir")
         .arg(dir)
         .stdin(Stdio::null())

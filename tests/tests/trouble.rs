@@ -129,7 +129,7 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
 #[tokio::test]
 async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_notices() {
     let dir = tempfile::tempdir().unwrap();
-    let mut redis = DevServer::start(dir.path(), Durability::AppendOnly).unwrap();
+    let mut redis = DevServer::start(dir.path(), Durability::EveryWrite).unwrap();
     let engine = rustic_tests::program::Program::start(
         "engine-svc",
         &rustic_tests::stack::engine_arguments(&redis.url(), &[]),

@@ -84,9 +84,11 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let _end_everything = everything.clone().drop_guard();
 
     let (host, incarnation) = (settings.host()?, settings.incarnation()?);
+    // Zygotes warm up while the agents of a former life end.
+    let processes = Processes::start(&settings, &host, &everything)?;
     let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
     let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
-    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, &everything)?;
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
     tokio::spawn(everything.clone().run_until_cancelled_owned(supervisor.clone().follow_lease()));
     if let Some(listen) = settings.telemetry.metrics_listen {
@@ -175,21 +177,38 @@ fn lease(
     Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE))
 }
 
+/// What agents are made with. None is made before this host's name is its own, and its lease held.
+struct Processes {
+    orphans: Arc<Orphans>,
+    spawner: Spawner,
+    python: BTreeMap<ProfileName, PythonRuntime>,
+}
+
+impl Processes {
+    fn start(settings: &Settings, host: &HostId, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let orphans = Arc::new(Orphans::default());
+        orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
+        let spawner =
+            Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
+        let python = python_runtimes(settings, host, &spawner, &orphans, stop)?;
+        Ok(Self { orphans, spawner, python })
+    }
+}
+
 fn supervisor(
     settings: &Settings,
     incarnation: Incarnation,
     registry: Arc<dyn Registry>,
     lease: &LeaseHandle,
     succession: Succession,
+    processes: Processes,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
-    let orphans = Arc::new(Orphans::default());
-    orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
-    let spawner = Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
+    let Processes { orphans, spawner, python } = processes;
     let watchdog = Watchdog::start(spawner.clone(), succession.into(), stop.clone());
     let runtimes = Runtimes {
-        python: python_runtimes(settings, &host, &spawner, &orphans, stop)?,
+        python,
         spawner,
         orphans,
         watchdog,

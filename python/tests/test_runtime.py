@@ -1,5 +1,6 @@
 """The agent runtime's parts that need no host."""
 
+import os
 import subprocess
 import sys
 
@@ -72,9 +73,20 @@ from rustic_ai.k8s.runtime import shared
 class Node:
     pass
 before = Node()
+def constant():
+    return 4711.25
+many = [bytes(100) for _ in range(100_000)]
+pools = {id(one) >> 14 for one in many}
+del many[::2]
 shared.share()
 shared.collapse()
 assert sys.getrefcount(before) == 0xFFFFFFFF, "alive before: immortal"
+assert sys.getrefcount(constant()) == 0xFFFFFFFF, "reached through code: immortal"
+new = [bytes(100) for _ in range(20_000)]
+if sys.argv[1] == "pymalloc":
+    assert sum(id(one) >> 14 in pools for one in new) < 200, "what is new fills no holes between what was there"
+else:
+    assert not shared._fillers, "another allocator is left alone"
 def churn():
     for _ in range(1000):
         a, b = Node(), Node()
@@ -87,8 +99,11 @@ print("fine")
 """
 
 
-def test_what_is_shared_is_not_counted_and_later_garbage_is_collected() -> None:
-    done = subprocess.run([sys.executable, "-c", _SHARED], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("allocator", ["pymalloc", "malloc"])
+def test_what_is_shared_is_left_alone_by_what_comes_later_and_later_garbage_is_collected(allocator: str) -> None:
+    environment = {**os.environ, "PYTHONMALLOC": allocator}
+    command = [sys.executable, "-c", _SHARED, allocator]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.stdout.strip() == "fine", done.stderr
 
 

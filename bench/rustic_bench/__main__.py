@@ -29,7 +29,9 @@ def _stack(*command: str, hosts: int = 1) -> Rows:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "bench")}
     print(f"… {' '.join(Path(word).name for word in command)}", file=sys.stderr, flush=True)
     done = subprocess.run([*stack, "--", *command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    # Peers may say something after it, as Ray does when it ends.
+    *_, rows = (line for line in done.stdout.splitlines() if line.startswith(b"{"))
+    return json.loads(rows)
 
 
 def _peer(name: str, **plan: list[int]) -> Rows:

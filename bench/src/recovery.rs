@@ -1,4 +1,7 @@
 //! How long agents are away when their host drains, or dies.
+//!
+//! When an agent was back its record tells, to the millisecond; when it went is seen by looking. Looking costs the processor
+//! that agents need, so it is done rarely once nothing more is to be seen.
 
 use crate::{
     client::{Client, GUILD_SIZE, Guild},
@@ -13,7 +16,10 @@ use rustic_proto::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 use tokio::time::{Instant, sleep};
 
 /// Create calls under way at any time.
@@ -38,12 +44,13 @@ pub(crate) enum Blow {
 }
 
 impl Blow {
-    /// Time between two looks at all agents: what gaps are measured to. Looking costs the processor that agents need.
-    fn look_every(self) -> Duration {
-        match self {
-            Self::Drain => Duration::from_millis(10),
-            Self::Kill | Self::Restart => Duration::from_millis(50),
-        }
+    /// Time between two looks at all agents. Those of a host that drains go one by one, the others all at once.
+    fn look_every(self, any_went: bool) -> Duration {
+        Duration::from_millis(match self {
+            Self::Drain => 20,
+            Self::Kill | Self::Restart if any_went => 250,
+            Self::Kill | Self::Restart => 50,
+        })
     }
 
     fn name(self) -> &'static str {
@@ -83,24 +90,24 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
     let guilds = fill(client, count).await?;
     let there: Vec<_> = list(client).await?.into_iter().filter(|a| a.host == ENDS).collect();
 
-    let began = Instant::now();
+    let (began, patience) = (SystemTime::now(), Instant::now() + PATIENCE);
     let _again = blow.strike(&host)?;
     let mut away: BTreeMap<_, _> =
-        there.iter().map(|a| (key(a), Away { epoch: a.epoch, since: None, back: None })).collect();
+        there.iter().map(|a| (key(a), Away { epoch: a.epoch, ran: began, since: None, back: None })).collect();
     while away.values().any(|a| a.back.is_none()) {
-        ensure!(began.elapsed() < PATIENCE, "not all agents came back within {PATIENCE:?}");
+        ensure!(Instant::now() < patience, "not all agents came back within {PATIENCE:?}");
         let agents = list(client).await?;
-        let now = Instant::now();
+        let now = SystemTime::now();
         for agent in &agents {
             if let Some(away) = away.get_mut(&key(agent)) {
                 away.see(agent, now);
             }
         }
-        sleep(blow.look_every()).await;
+        sleep(blow.look_every(away.values().any(|a| a.since.is_some()))).await;
     }
-    let all_back = began.elapsed();
-    let gaps: Vec<_> = away.values().filter_map(|a| Some(a.back?.duration_since(a.since?))).collect();
-    let first = away.values().filter_map(|a| a.since).min();
+    let gaps: Vec<_> = away.values().filter_map(|a| Some(between(a.since?, a.back?))).collect();
+    let all_back = away.values().filter_map(|a| a.back).max().map(|at| between(began, at)).unwrap_or_default();
+    let first_away = away.values().filter_map(|a| a.since).min().map(|at| between(began, at));
     for guild in &guilds {
         client.stop(guild).await?;
     }
@@ -109,10 +116,11 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
         "n": there.len(),
         "guild_size": GUILD_SIZE,
         "all_back_seconds": seconds(all_back),
-        "first_away_after_seconds": first.map(|at| seconds(at.duration_since(began))),
-        "all_back_after_first_away_seconds": first.map(|at| seconds(all_back.saturating_sub(at.duration_since(began)))),
+        "first_away_after_seconds": first_away.map(seconds),
+        "all_back_after_first_away_seconds": first_away.map(|at| seconds(all_back.saturating_sub(at))),
         "gap_p50_ms": milliseconds(percentile(&gaps, 0.50)),
         "gap_p99_ms": milliseconds(percentile(&gaps, 0.99)),
+        "gap_max_ms": milliseconds(percentile(&gaps, 1.0)),
     }]}))
 }
 
@@ -142,22 +150,32 @@ async fn create(client: &Client, count: usize, host: &str) -> Result<Vec<Guild>>
 /// An agent of the host that ends.
 struct Away {
     epoch: u64,
-    /// When it was first seen not to run there any more.
-    since: Option<Instant>,
-    back: Option<Instant>,
+    /// When it was last seen to run there.
+    ran: SystemTime,
+    /// The same, once it is known to run there no more: it was away for at most so long.
+    since: Option<SystemTime>,
+    /// When it was RUNNING elsewhere, or in its host's next life.
+    back: Option<SystemTime>,
 }
 
 impl Away {
-    fn see(&mut self, agent: &Agent, now: Instant) {
+    fn see(&mut self, agent: &Agent, now: SystemTime) {
         let runs = agent.phase() == AgentPhase::Running;
         let moved = agent.epoch != self.epoch;
         if moved || !runs {
-            self.since.get_or_insert(now);
+            self.since.get_or_insert(self.ran);
+        } else {
+            self.ran = now;
         }
-        if moved && runs {
-            self.back.get_or_insert(now);
+        if let Some(running) = agent.running_time.filter(|_| moved && runs) {
+            self.back = SystemTime::try_from(running).ok();
         }
     }
+}
+
+/// From one moment to a later one.
+fn between(earlier: SystemTime, later: SystemTime) -> Duration {
+    later.duration_since(earlier).unwrap_or_default()
 }
 
 fn key(agent: &Agent) -> (String, String) {

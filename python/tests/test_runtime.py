@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from typing import cast
 
 import pytest
+import redis
 
 from rustic_ai.core.messaging import MessagingConfig
-from rustic_ai.k8s.runtime.agent import missed_imports, quieten
+from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, missed_imports, quieten, shut_down
 from rustic_ai.k8s.runtime.document import LaunchDocument
 
 
@@ -105,6 +107,61 @@ def test_what_is_shared_is_left_alone_by_what_comes_later_and_later_garbage_is_c
     command = [sys.executable, "-c", _SHARED, allocator]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+_SHUTDOWN = """
+import threading
+import redis.client
+from rustic_ai.k8s.runtime.agent import shut_down
+
+class Full:
+    # A socket to which nothing more can be written.
+    def __init__(self):
+        self.nudged = threading.Event()
+    def send(self, data):
+        self.nudged.set()
+        threading.Event().wait()
+
+class Wrapper:
+    def shutdown(self):
+        socket.nudged.wait()
+
+socket = Full()
+pubsub = redis.Redis().pubsub()
+pubsub.connection = redis.Connection()
+pubsub.connection._sock = socket
+listener = redis.client.PubSubWorkerThread(pubsub, 1.0, daemon=True)
+listener.run = threading.Event().wait
+listener.start()
+shut_down(Wrapper(), 60.0)
+print("over", flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_an_agent_whose_listener_cannot_be_nudged_ends_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", _SHUTDOWN], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "over", done.stderr
+
+
+def test_a_listener_wakes_at_once_when_its_agent_is_shut_down() -> None:
+    """With a real server, as the nudge goes past redis-py."""
+    with redis.Redis.from_url(os.environ["RUSTIC_REDIS_URL"]) as client:
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.subscribe(**{"nudge-test": print})
+        # Longer than the test may take: it ends only if it is woken.
+        listener = heard.run_in_thread(sleep_time=3600.0, daemon=True)
+
+        class Wrapper:
+            def shutdown(self) -> None:
+                # It would begin anew what it was told to end before it had begun.
+                listener._running.wait()
+                listener.stop()
+                listener.join()
+
+        shut_down(cast(K8sAgentWrapper, Wrapper()), 600.0)
+        assert not listener.is_alive()
 
 
 _SIGTERM = """

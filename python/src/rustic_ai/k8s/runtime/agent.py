@@ -1,10 +1,10 @@
 """Builds the agent of a launch document and runs it until SIGTERM."""
 
+import contextlib
 import json
 import logging
 import sys
 import threading
-import time
 from typing import Any, Type
 
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
 _POLL_SECONDS = 1.0
 # Time between two nudges of threads that listen for messages while the agent is shut down.
 _NUDGE_SECONDS = 0.01
+_PING = b"PING\r\n"
 # Names told to the host.
 _MAX_MISSED = 64
 
@@ -154,24 +155,33 @@ def shut_down(wrapper: K8sAgentWrapper, seconds: float) -> None:
             logger.exception("the agent could not be unsubscribed")
 
     thread = threading.Thread(target=work, name="shutdown", daemon=True)
+
+    def nudge() -> None:
+        while thread.is_alive():
+            thread.join(_NUDGE_SECONDS)
+            _wake_listeners()
+
     thread.start()
-    give_up = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < give_up:
-        thread.join(_NUDGE_SECONDS)
-        _wake_listeners()
+    # On its own, as it writes to connections that may be full.
+    threading.Thread(target=nudge, name="nudge", daemon=True).start()
+    thread.join(seconds)
     if thread.is_alive():
         logger.warning("the agent was not unsubscribed within %.1f s", seconds)
 
 
 def _wake_listeners() -> None:
     """Wakes redis-py's listening threads, so that they notice at once that they shall end, and not when the wait that
-    `quieten` made longer is over."""
+    `quieten` made longer is over.
+
+    Past redis-py: its own `ping` would find a connection that is just being closed, make it anew and hold its lock
+    meanwhile, for which the thread that unsubscribes the agent would have to wait.
+    """
     redis_client = sys.modules.get("redis.client")
     for thread in threading.enumerate() if redis_client else ():
         if isinstance(thread, redis_client.PubSubWorkerThread):
-            try:
-                thread.pubsub.ping()
-                thread.pubsub.subscribed_event.set()
-            except Exception:
-                # Its connection is closed already: it has noticed.
-                logger.debug("a listener could not be woken", exc_info=True)
+            thread.pubsub.subscribed_event.set()
+            socket = getattr(thread.pubsub.connection, "_sock", None)
+            if socket is not None:
+                # Closed already: it has noticed.
+                with contextlib.suppress(OSError):
+                    socket.send(_PING)

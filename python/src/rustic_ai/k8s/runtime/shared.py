@@ -43,9 +43,8 @@ def share() -> None:
     """Makes everything that is alive fit to be shared. To be called before the first fork, with a single thread.
 
     A branch does it again, for what it has imported beyond its base: the collector does not show it frozen objects any
-    more, and immortal ones are passed over.
+    more, and immortal ones are passed over. What is garbage by now stays: it is little, and there once for all.
     """
-    gc.collect()
     if _can_make_immortal():
         _make_immortal()
     if _has_pools():

@@ -110,6 +110,7 @@ def test_what_is_shared_is_left_alone_by_what_comes_later_and_later_garbage_is_c
 
 
 _SHUTDOWN = """
+import os
 import threading
 import redis.client
 from rustic_ai.k8s.runtime.agent import shut_down
@@ -135,7 +136,7 @@ listener.run = threading.Event().wait
 listener.start()
 shut_down(Wrapper(), 60.0)
 print("over", flush=True)
-import os
+# Without waiting for the thread that still writes.
 os._exit(0)
 """
 
@@ -145,9 +146,9 @@ def test_an_agent_whose_listener_cannot_be_nudged_ends_all_the_same() -> None:
     assert done.stdout.strip() == "over", done.stderr
 
 
-def test_a_listener_wakes_at_once_when_its_agent_is_shut_down() -> None:
+def test_a_listener_wakes_at_once_when_its_agent_is_shut_down(redis_url: str) -> None:
     """With a real server, as the nudge goes past redis-py."""
-    with redis.Redis.from_url(os.environ["RUSTIC_REDIS_URL"]) as client:
+    with redis.Redis.from_url(redis_url) as client:
         heard = client.pubsub(ignore_subscribe_messages=True)
         heard.subscribe(**{"nudge-test": print})
         # Longer than the test may take: it ends only if it is woken.

@@ -60,10 +60,11 @@ class Zygote:
         if builtin:
             _remember_versions()
         self._known = frozenset(sys.modules)
-        if self._obstacle([]):
+        obstacle = self._obstacle([])
+        if obstacle:
             # It may be garbage.
             gc.collect()
-        obstacle = self._obstacle([])
+            obstacle = self._obstacle([])
         shared.share()
         shared.collapse()
         gc.enable()

@@ -58,11 +58,10 @@ def collapse() -> None:
     A branch gives up for it what it shared with its base: some 45 MB, once, for a quicker fork of every agent.
     """
     for start, end in _own_memory():
-        start = -(-start // _HUGE_PAGE) * _HUGE_PAGE
-        while start + _HUGE_PAGE <= end:
+        start, end = -(-start // _HUGE_PAGE) * _HUGE_PAGE, end // _HUGE_PAGE * _HUGE_PAGE
+        if start < end:
             # Fails where the kernel is older than 6.1 or out of huge pages: then forks take a little longer.
-            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE_PAGE), _MADV_COLLAPSE)
-            start += _HUGE_PAGE
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
 
 
 def _own_memory() -> Iterator[tuple[int, int]]:
@@ -98,39 +97,28 @@ def _count(thing: object) -> ctypes.c_uint32:
 
 
 def _make_immortal() -> None:
-    alive = _alive()
+    """Whatever is alive, from what the collector knows to what only that refers to.
+
+    The collector knows containers; strings, numbers and bytes are reached through them, and constants through the code that
+    has them. What is immortal already was met before, with everything that it refers to.
+    """
     # All memory as numbers of 32 bits: one object of ctypes instead of one for each count.
     counts = (ctypes.c_uint32 * (1 << 45)).from_address(0)
-    for things in alive:
-        for thing in things:
-            counts[id(thing) // 4] = _IMMORTAL
-
-
-def _alive() -> list[list[Any]]:
-    """Everything that is alive and not immortal, and so alive until the answer is dropped: nothing is written where an
-    object has been.
-
-    The collector knows containers only; strings, numbers and bytes are reached through them, and constants through the code
-    that has them. What is immortal already was here before, with everything that it refers to.
-    """
-    alive = [gc.get_objects()]
-    known = set(map(id, alive[0]))
     getrefcount = sys.getrefcount
-    while alive[-1]:
+    met: list[Any] = gc.get_objects()
+    for thing in met:
+        counts[id(thing) // 4] = _IMMORTAL
+    while met:
         level: list[Any] = []
-        for things in itertools.batched(alive[-1], _BATCH):
+        for things in itertools.batched(met, _BATCH):
             referents = gc.get_referents(*things)
             # Of these the collector is told nothing; to run them is to count them.
             referents += [thing.co_consts for thing in things if type(thing) is CodeType]
-            new = {
-                key: referent
-                for referent in referents
-                if (key := id(referent)) not in known and getrefcount(referent) != _IMMORTAL
-            }
-            known.update(new)
-            level += new.values()
-        alive.append(level)
-    return alive
+            for thing in referents:
+                if getrefcount(thing) != _IMMORTAL:
+                    counts[id(thing) // 4] = _IMMORTAL
+                    level.append(thing)
+        met = level
 
 
 def _has_pools() -> bool:

@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// Environment names with this prefix belong to the system.
 pub const RESERVED_ENVIRONMENT: &str = "RUSTIC_AGENT_";
+/// The one of them that a launch may set: from which level on a Python agent logs.
+pub const LOG_LEVEL: &str = "RUSTIC_AGENT_LOG_LEVEL";
 /// Where a launch names its runtime profile.
 pub const PROFILE_FIELD: &str = "launch.runtime.python.profile";
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -223,7 +225,7 @@ fn check_environment(environment: &BTreeMap<String, String>, v: &mut Violations)
         let field = format!("launch.environment[{name:?}]");
         if name.is_empty() || name.contains(['=', '\0']) {
             v.add(&field, "is no name for an environment variable");
-        } else if name.starts_with(RESERVED_ENVIRONMENT) {
+        } else if name.starts_with(RESERVED_ENVIRONMENT) && name != LOG_LEVEL {
             v.add(&field, format!("is set by the system; choose a name without {RESERVED_ENVIRONMENT}"));
         }
         if value.contains('\0') {
@@ -298,6 +300,9 @@ mod tests {
             m.environment.insert("RUSTIC_AGENT_EPOCH".to_owned(), "9".to_owned());
         };
         assert_eq!(wrong(reserved), [r#"launch.environment["RUSTIC_AGENT_EPOCH"]"#]);
+        let mut detailed = good();
+        detailed.environment.insert(LOG_LEVEL.to_owned(), "INFO".to_owned());
+        assert!(Launch::check(Some(detailed)).is_ok(), "the one of ours that callers may set");
         assert_eq!(Launch::check(None).expect_err("refused").iter().count(), 1);
     }
 

@@ -1,6 +1,8 @@
 """The agent runtime's parts that need no host."""
 
 import os
+from pathlib import Path
+import socket
 import subprocess
 import sys
 from typing import cast
@@ -11,6 +13,7 @@ import redis
 from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, missed_imports, quieten, shut_down
 from rustic_ai.k8s.runtime.document import LaunchDocument
+from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
 
 def _config(module: str, client: object) -> MessagingConfig:
@@ -239,3 +242,66 @@ sigterm.wait()
 def test_what_an_agent_forks_ends_by_sigterm() -> None:
     done = subprocess.run([sys.executable, "-c", _FORKED_BY_THE_AGENT], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "-15", done.stderr
+
+
+_REHEARSAL = """
+import gc, logging, os, signal, threading
+from rustic_ai.k8s.runtime import rehearsal
+
+root = logging.getLogger()
+before = (list(root.handlers), root.level, signal.getsignal(signal.SIGALRM))
+gc.disable()
+rehearsal.rehearse()
+assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+open_now = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+assert not any(name.startswith(("socket:", "anon_inode:")) for name in open_now), open_now
+assert (list(root.handlers), root.level, signal.getsignal(signal.SIGALRM)) == before
+assert not gc.get_freeze_count()
+players = [thing for thing in gc.get_objects() if isinstance(thing, rehearsal.Player)]
+assert not players, players
+print("fine")
+"""
+
+
+def test_a_rehearsal_leaves_no_thread_no_socket_and_no_agent() -> None:
+    done = subprocess.run([sys.executable, "-c", _REHEARSAL], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr
+    assert not done.stderr
+
+
+# How a rehearsal may go wrong: it raises, it never ends, it leaves a thread.
+_SPOILT = {
+    "no loopback": "raise OSError('no loopback')",
+    "longer than": "threading.Event().wait()",
+    "left behind": "threading.Thread(target=threading.Event().wait, name='left behind', daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("what", _SPOILT)
+def test_a_zygote_whose_rehearsal_goes_wrong_serves_without(what: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\n"
+        "from rustic_ai.k8s.runtime import rehearsal\n"
+        "rehearsal._LONGEST = 0.2\n"
+        f"def play(*_):\n    {_SPOILT[what]}\n"
+        "rehearsal._play = play\n"
+        # Threads are looked for among those that a rehearsal left, as if it had overlooked this one.
+        "threading.Thread.join = lambda *_: None\n"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-P", "-m", "rustic_ai.k8s.runtime.zygote"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        zygote = subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True, env=environment)
+        theirs.close()
+        wire = Wire(os.dup(ours.fileno()))
+        wire.send({"op": "preload", "version": VERSION, "modules": ["json.tool"]})
+        hello = wire.receive()
+        wire.close()
+    _out, errors = zygote.communicate(timeout=60)
+    assert hello is not None
+    assert hello[0]["obstacle"] == "", "it can fork"
+    assert hello[0]["failed_preloads"] == []
+    assert "agents start without what a rehearsal leaves" in errors
+    assert what in errors, errors
+    assert zygote.returncode == 0

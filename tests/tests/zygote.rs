@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{self as host_pb, AgentPhase, RuntimeProfile};
+use rustic_proto::agent_host::v1::{self as host_pb, AgentLaunch, AgentPhase, RuntimeProfile};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python, script},
@@ -10,7 +10,7 @@ use rustic_tests::{
     wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
@@ -225,5 +225,34 @@ async fn warm_agents_die_with_their_host() {
     stack.hosts[0].ended().await;
     for pid in [agent.pid, zygote] {
         wait_until("the process to die with its host", async || if lives(pid) { Err(pid) } else { Ok(()) }).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_logs_from_the_level_that_its_launch_asks_for_warm_and_cold() {
+    let teller = "import logging\nfrom rustic_ai.core.guild.agent import Agent\nLOG = logging.getLogger('mine')\n\
+        class Teller(Agent):\n    def __init__(self):\n        LOG.info('in detail')\n        LOG.warning('in short')\n";
+    let modules = Modules::new(&[("teller", teller)]);
+    for zygote in [Zygote::On, Zygote::Off] {
+        let stack = Stack::with(StackSettings { zygote, ..modules.settings(&[]) }).await;
+        let level = |level: &str| BTreeMap::from([("RUSTIC_AGENT_LOG_LEVEL".to_owned(), level.to_owned())]);
+        let launch = |agent: &str| python("g", agent, "teller.Teller");
+        stack.create(launch("plain")).await.unwrap();
+        stack
+            .create(AgentLaunch { environment: level("info").into_iter().collect(), ..launch("loud") })
+            .await
+            .unwrap();
+        let said = |agent: &'static str, what: &'static str| {
+            move |l: &serde_json::Value| {
+                l["agent_id"] == agent && l["message"].as_str().is_some_and(|m| m.contains(what))
+            }
+        };
+        stack.hosts[0].logged("what is always told", said("plain", "WARNING mine: in short")).await;
+        stack.hosts[0].logged("what was asked for", said("loud", "INFO mine: in detail")).await;
+        assert!(!stack.hosts[0].log().iter().any(said("plain", "in detail")), "nobody asked for it");
+
+        let odd = AgentLaunch { environment: level("chatty").into_iter().collect(), ..launch("odd") };
+        let refused = stack.create(odd).await.unwrap_err();
+        assert!(refused.message().contains("RUSTIC_AGENT_LOG_LEVEL is 'CHATTY'; choose one of"), "{refused}");
     }
 }

@@ -23,6 +23,8 @@ use tokio::time::timeout;
 const MODULE: &str = "rustic_ai.k8s.runtime.zygote";
 /// Longest wait for the zygote's imports.
 const HELLO: Duration = Duration::from_secs(60);
+/// Longest wait until its memory can be shared.
+const SHARE: Duration = Duration::from_secs(30);
 /// Longest wait for a fork; one takes milliseconds.
 const FORK: Duration = Duration::from_secs(5);
 /// What a zygote may log.
@@ -53,6 +55,8 @@ pub(super) struct Newborn {
 pub(super) struct Live {
     child: Child,
     wire: Wire,
+    /// Whether its memory can be shared with agents.
+    shared: bool,
     forks: u64,
     orphans: Arc<Orphans>,
     _output: Output,
@@ -117,7 +121,7 @@ impl Newborn {
             Ok(Ok(Reply::Hello { version: wire::VERSION, failed_preloads: failed, obstacle, culprit })) => {
                 let Self { child, wire, output } = self;
                 Ok(Hello {
-                    live: Live { child, wire, forks: 0, orphans, _output: output },
+                    live: Live { child, wire, shared: false, forks: 0, orphans, _output: output },
                     failed,
                     obstacle,
                     culprit,
@@ -135,8 +139,24 @@ impl Live {
         self.child.pid()
     }
 
+    /// Makes its memory fit to be shared with agents, once. It takes a tenth of a second or two, which a base that only
+    /// grows generations can do without. `Err` tells why it must be replaced.
+    pub(super) async fn share(&mut self) -> Result<(), String> {
+        if self.shared {
+            return Ok(());
+        }
+        match timeout(SHARE, self.wire.ask(&Request::Share, None)).await {
+            Ok(Ok(Reply::Shared)) => self.shared = true,
+            Ok(Ok(other)) => return Err(format!("it was to share its memory and answered with {other:?}")),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_elapsed) => return Err(format!("its memory could not be shared within {SHARE:?}")),
+        }
+        Ok(())
+    }
+
     /// Forks an agent.
     pub(super) async fn fork(&mut self, request: &ForkRequest) -> Result<Child, ForkError> {
+        self.share().await.map_err(ForkError::Broken)?;
         let ForkRequest { title, directory, environment, .. } = request;
         self.ask(|id| Request::Fork { id, title, directory, environment }, &request.descriptors).await
     }

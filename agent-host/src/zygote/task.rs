@@ -115,7 +115,7 @@ impl ZygoteTask {
     /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.
     async fn serve(&self, base: Live, learned: &mut Learned, queue: &mut mpsc::Receiver<Order>) -> String {
         let mut family = Family { base, branch: None, building: None };
-        if let Err(why) = self.catch_up(&mut family, learned).await {
+        if let Err(why) = self.make_ready(&mut family, learned).await {
             family.base.kill();
             return why;
         }
@@ -152,12 +152,13 @@ impl ZygoteTask {
         why
     }
 
-    /// Builds the generation with all that former zygotes had learned, before the first agent: when a host comes back,
-    /// all its agents start at once. `Err` tells why the base must be replaced.
-    async fn catch_up(&self, family: &mut Family, learned: &mut Learned) -> Result<(), String> {
+    /// Makes ready what the first agents are forked from: the generation with all that former zygotes had learned, if there
+    /// is something, for when a host comes back, all its agents start at once; else the base. `Err` tells why the base must
+    /// be replaced.
+    async fn make_ready(&self, family: &mut Family, learned: &mut Learned) -> Result<(), String> {
         let now = Instant::now();
         if learned.due(now).is_none_or(|due| due > now) {
-            return Ok(());
+            return family.base.share().await;
         }
         self.grow(family, learned.begin(now)).await?;
         // Not built in time, it takes over later.
@@ -194,7 +195,12 @@ impl ZygoteTask {
         match self.nursery.branch(&mut family.base).await {
             Ok(newborn) => {
                 let (wanted, orphans) = (modules.clone(), self.nursery.orphans.clone());
-                let hello = async move { newborn.hello(&wanted, orphans).await }.boxed();
+                let hello = async move {
+                    let mut hello = newborn.hello(&wanted, orphans).await?;
+                    hello.live.share().await?;
+                    Ok(hello)
+                }
+                .boxed();
                 family.building = Some(Building { modules, hello });
                 Ok(())
             }

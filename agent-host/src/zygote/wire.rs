@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// Version of the messages.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Longest reply.
 const MAX_REPLY: usize = 4 << 20;
 
@@ -35,6 +35,7 @@ pub(super) struct FailedPreload {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Reply {
     Hello { version: u32, failed_preloads: Vec<FailedPreload>, obstacle: String, culprit: String },
+    Shared,
     Forked { id: u64, pid: u32 },
     Refused { id: u64, reason: String },
 }
@@ -44,6 +45,7 @@ pub(super) enum Reply {
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(super) enum Request<'a> {
     Preload { version: u32, modules: &'a [String] },
+    Share,
     Fork { id: u64, title: &'a str, directory: &'a Path, environment: &'a BTreeMap<String, String> },
     Branch { id: u64 },
 }

@@ -12,9 +12,15 @@ from rustic_ai.k8s.runtime.host import HostSocket, describe
 from rustic_ai.k8s.runtime.sigterm import Sigterm, StoppedEarly
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_LOG_LEVEL = "RUSTIC_AGENT_LOG_LEVEL"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Seconds to unsubscribe in; less than the 10 s between SIGTERM and SIGKILL.
 _SHUTDOWN = 3.0
+
+
+class BadSetting(Exception):
+    """An environment variable that cannot be used."""
 
 
 def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None) -> int:
@@ -28,18 +34,18 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     Returns:
         Exit code: 0 after SIGTERM, 1 when the agent could not start.
     """
-    logging.basicConfig(
-        level=os.environ.get("RUSTIC_AGENT_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     document = LaunchDocument.parse(host.read_document())
     wrapper = None
     try:
         sigterm = Sigterm()
+        _begin_log()
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
         from rustic_ai.k8s.runtime import agent
     except StoppedEarly:
         return 0
+    except BadSetting as error:
+        host.failed("initialize", str(error), "")
+        return 1
     except BaseException as error:
         host.failed("import", describe(error), traceback.format_exc())
         return 1
@@ -68,6 +74,15 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     sigterm.wait()
     agent.shut_down(wrapper, _SHUTDOWN)
     return 0
+
+
+def _begin_log() -> None:
+    """Logs to standard error from a level on, whatever a module that was imported before has set up."""
+    level = os.environ.get(_LOG_LEVEL, "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        known = ", ".join(logging.getLevelNamesMapping())
+        raise BadSetting(f"{_LOG_LEVEL} is {level!r}; choose one of {known}")
+    logging.basicConfig(level=level, format=LOG_FORMAT, force=True)
 
 
 def end(code: int) -> NoReturn:

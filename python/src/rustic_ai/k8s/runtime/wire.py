@@ -3,10 +3,14 @@
 The zygote's standard input is a Unix socket to agent-host. A message, in both directions, is four bytes of length,
 big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands in the first message of each side:
 
-    host -> zygote  {"op": "preload", "version": 2, "modules": ["..."]}
-    zygote -> host  {"event": "hello", "version": 2, "failed_preloads": [{"module", "error", "traceback"}],
+    host -> zygote  {"op": "preload", "version": 3, "modules": ["..."]}
+    zygote -> host  {"event": "hello", "version": 3, "failed_preloads": [{"module", "error", "traceback"}],
                      "obstacle": "...", "culprit": "..."}
                     why it is unsafe to fork already, and the module that is to blame; empty: it is safe
+
+    host -> zygote  {"op": "share"}
+                    before the first agent is forked: its memory is made fit to be shared
+    zygote -> host  {"event": "shared"}
 
     host -> zygote  {"op": "fork", "id": 7, "title": "...", "directory": "...", "environment": {...}}
                     with three descriptors: the child's socket to the host, its standard output, its standard error
@@ -23,7 +27,7 @@ import socket
 import struct
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 # Descriptors that come with "fork" and "branch".
 DESCRIPTORS = 3
 _LENGTH = struct.Struct(">I")

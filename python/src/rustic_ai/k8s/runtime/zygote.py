@@ -10,6 +10,7 @@ host starts that agent cold.
 """
 
 from collections.abc import Callable
+from enum import Enum
 import functools
 import gc
 import importlib
@@ -30,8 +31,16 @@ from rustic_ai.k8s.runtime.wire import VERSION, Wire
 # Everything an agent on the usual backends touches, imported once: modules, and what they import within functions.
 _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.agent")
 # What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
-_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", "rustic_ai.redis.messaging.backend")
+_REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
+_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND)
 _TITLE = "rustic-zygote"
+
+
+class Then(Enum):
+    """What follows the imports of a zygote."""
+
+    REHEARSE = "rehearse"
+    SERVE = "serve"
 
 
 class Zygote:
@@ -42,32 +51,47 @@ class Zygote:
         self._wire = wire
         self._host_pid = host_pid
         self._culprit = ""
+        self._failed: list[dict[str, str]] = []
         self._known: frozenset[str] = frozenset()
 
-    def run(self, builtin: bool) -> None:
-        """Imports what the host asks for, says hello and forks on demand, until the host closes the socket.
+    def warm_up(self, then: Then) -> None:
+        """Imports what every agent needs, and has it run once. A branch has both already.
 
         Args:
-            builtin: Whether to import our own list as well; a branch has it already.
+            then: What follows the imports. A rehearsal that leaves threads or sockets behind begins everything anew, without.
         """
+        # Imports leave next to no garbage, and to look for it takes a fifth of their time. Until memory is shared there is
+        # nothing else to look at either.
+        gc.disable()
+        self._failed = self._preload(_own_list())
+        _remember_versions()
+        if then is Then.SERVE or self._failed or not _is_installed(_REDIS_BACKEND):
+            return
+        try:
+            from rustic_ai.k8s.runtime import rehearsal
+
+            rehearsal.rehearse()
+            spoilt = self._obstacle([])
+        except Exception:
+            traceback.print_exc()
+            spoilt = "it failed"
+        if spoilt:
+            print(f"agents start without what a rehearsal leaves: {spoilt}", file=sys.stderr, flush=True)
+            self._begin_anew(Then.SERVE)
+
+    def run(self) -> None:
+        """Imports what the host asks for, says hello and does what it is told, until the host closes the socket."""
         first = self._wire.receive()
         if first is None:
             return
-        wanted = first[0]["modules"]
-        # Imports leave next to no garbage, and to look for it takes a fifth of their time.
         gc.disable()
-        failed = self._preload([*_own_list(), *wanted] if builtin else wanted)
-        if builtin:
-            _remember_versions()
+        failed = [*self._failed, *self._preload(first[0]["modules"])]
         self._known = frozenset(sys.modules)
         obstacle = self._obstacle([])
         if obstacle:
             # It may be garbage.
             gc.collect()
             obstacle = self._obstacle([])
-        shared.share()
-        shared.collapse()
-        gc.enable()
         self._wire.send(
             {
                 "event": "hello",
@@ -79,14 +103,27 @@ class Zygote:
         )
         while (request := self._wire.receive()) is not None:
             message, descriptors = request
-            obstacle = self._obstacle(descriptors)
-            if obstacle:
-                self._wire.send({"event": "refused", "id": message["id"], "reason": obstacle})
+            if message["op"] == "share":
+                shared.share()
+                shared.collapse()
+                gc.enable()
+                self._wire.send({"event": "shared"})
             else:
-                pid = fork_sibling(lambda: _never_return(lambda: self._become(message, descriptors)))
-                self._wire.send({"event": "forked", "id": message["id"], "pid": pid})
-            for descriptor in descriptors:
-                os.close(descriptor)
+                self._fork(message, descriptors)
+
+    def _begin_anew(self, then: Then) -> NoReturn:
+        os.dup2(self._wire.fileno(), 0)
+        os.execv(sys.executable, [*sys.orig_argv, then.value])
+
+    def _fork(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        obstacle = self._obstacle(descriptors)
+        if obstacle:
+            self._wire.send({"event": "refused", "id": message["id"], "reason": obstacle})
+        else:
+            pid = fork_sibling(lambda: _never_return(lambda: self._become(message, descriptors)))
+            self._wire.send({"event": "forked", "id": message["id"], "pid": pid})
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _preload(self, modules: list[str]) -> list[dict[str, str]]:
         """Imports everything; one that fails is told and does not stop the rest."""
@@ -118,7 +155,7 @@ class Zygote:
         began = time.monotonic()
         child.detach(descriptors, self._host_pid)
         if message["op"] == "branch":
-            Zygote(Wire(child.CONTROL), self._host_pid).run(builtin=False)
+            Zygote(Wire(child.CONTROL), self._host_pid).run()
             return 0
         child.become(message["title"], message["directory"], message["environment"])
         from rustic_ai.k8s.runtime import life
@@ -171,10 +208,11 @@ def _is_installed(module: str) -> bool:
 
 def main() -> None:
     """Entry point."""
-    wire = Wire(os.dup(0))
+    zygote = Zygote(Wire(os.dup(0)), os.getppid())
     null_stdin()
     child.entitle(_TITLE)
-    Zygote(wire, os.getppid()).run(builtin=True)
+    zygote.warm_up(Then(sys.argv[1]) if len(sys.argv) > 1 else Then.REHEARSE)
+    zygote.run()
 
 
 if __name__ == "__main__":

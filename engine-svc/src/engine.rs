@@ -5,6 +5,7 @@ mod create;
 mod drain;
 mod keep;
 mod list;
+mod remember;
 mod restart;
 mod stop;
 

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Every replica does so, without a leader: each step is a compare-and-set by epoch in the registry, so that whoever
-//! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet.
+//! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet. Beside it each replica keeps copies of
+//! the agents that no host runs, for a registry that is lost (`engine/remember.rs`).
 
-use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled};
+use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled, unhosted::Unhosted};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,14 @@ pub async fn run(
             pause(failures, chance()).await;
         }
     };
+    let remembering = async {
+        let mut unhosted = Unhosted::default();
+        let mut failures = 0;
+        loop {
+            tell(engine.remember(&mut unhosted).await, &mut failures);
+            pause(failures, chance()).await;
+        }
+    };
     let compacting = async {
         let Some(every) = compact_every else { return pending().await };
         let mut failures = 0;
@@ -73,8 +82,8 @@ pub async fn run(
             tell(engine.compact().await, &mut failures);
         }
     };
-    let all = async { tokio::join!(keeping, draining, compacting) };
-    let _never: Option<((), (), ())> = stop.run_until_cancelled(all).await;
+    let all = async { tokio::join!(keeping, draining, remembering, compacting) };
+    let _never: Option<((), (), (), ())> = stop.run_until_cancelled(all).await;
 }
 
 /// Told once: while the registry is away every pass fails, and health says so.

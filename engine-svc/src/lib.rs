@@ -7,6 +7,7 @@
 //!              │          └─▶ channels ─▶ agent-hosts
 //!              │          ▲
 //!              │        keeper ─▶ engine::keep ─▶ takeover (pure)
+//!              │           └────▶ engine::remember ─▶ unhosted (pure)
 //!   KEDA ─▶ scaler ─▶ scale (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
 //! ```
@@ -28,6 +29,7 @@ pub mod scale;
 pub mod scaler;
 pub mod settings;
 pub mod takeover;
+pub mod unhosted;
 
 pub use settings::{Command, DevSettings, Program, Settings};
 

@@ -17,9 +17,12 @@ pub const ALL: &[Metric] = &[
     Metric::Gauge("rustic_engine_slots_capacity", "Slots of all hosts that take agents"),
     Metric::Gauge("rustic_engine_slots_used", "Slots that agents hold on them"),
     Metric::Gauge("rustic_engine_agents_pending", "Agents that wait for room"),
+    Metric::Gauge(COPIES, "Agents that no host runs of which this engine keeps a copy, should the registry be lost"),
     Metric::Gauge("rustic_engine_hosts", "Hosts in the registry by state: ready, draining, expired"),
     CALLS,
 ];
+
+const COPIES: &str = "rustic_engine_agent_copies";
 
 /// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its keeper old.
 pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
@@ -47,6 +50,11 @@ pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
 /// So many agents were taken off a host that was gone.
 pub fn taken_over(agents: usize) {
     metrics::counts("rustic_engine_takeovers_total", &[], agents as u64);
+}
+
+/// This engine keeps so many copies.
+pub fn copies(agents: usize) {
+    metrics::gauge(COPIES, &[], agents as f64);
 }
 
 /// An agent was moved.

@@ -41,8 +41,8 @@ pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, R
 pub use memory::MemoryRegistry;
 pub use ops::{
     Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId, HostsView,
-    IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore,
-    Unplace,
+    IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+    Renewal, Restore, Unplace,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,

@@ -10,7 +10,8 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation, UnixMillis},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, Index,
-        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore, Unplace,
+        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
+        Restore, Unplace,
     },
     record::{AgentRecord, View},
 };
@@ -116,6 +117,10 @@ impl Registry for MemoryRegistry {
 
     async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError> {
         Ok(self.written().restore(request, self.now()))
+    }
+
+    async fn remember(&self, r: &Remember) -> Result<Remembered, RegistryError> {
+        Ok(self.written().remember(r, self.now()))
     }
 
     async fn unplace(&self, r: &Unplace) -> Result<ReleaseOutcome, RegistryError> {

@@ -191,6 +191,27 @@ pub struct Restore {
     pub had: Option<String>,
 }
 
+/// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
+#[derive(Debug, Clone)]
+pub struct Remember {
+    /// The agent as the store had it, PENDING or FAILED, in [`View::Full`].
+    pub record: AgentRecord,
+    /// The store's life that had it.
+    pub had: String,
+    /// How long nobody is placed after a loss.
+    pub hold: Duration,
+}
+
+/// Answer to [`Remember`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remembered {
+    /// It stands there again, under the epoch it had.
+    Done,
+    /// It does not: the store was not lost or knows better by now, or hosts have told, and whoever is not there may have been
+    /// stopped since.
+    Void,
+}
+
 /// A host moves its agent to another phase.
 #[derive(Debug, Clone)]
 pub struct Advance {
@@ -366,6 +387,8 @@ pub trait Registry: Send + Sync + 'static {
     /// See [`Restore`]. Answers `Done` when the record is as the host tells it, `Stale` when there is a later claim, `Gone`
     /// when it was stopped or moved since, and `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
     async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError>;
+    /// See [`Remember`]. Idempotent. O(log pending).
+    async fn remember(&self, request: &Remember) -> Result<Remembered, RegistryError>;
     /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. Fails with [`RegistryError::Lost`] while
     /// hosts are telling what they run, unless the process was reaped. O(1).
     async fn release(

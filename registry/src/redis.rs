@@ -9,13 +9,14 @@ mod scripts;
 
 use crate::{
     error::RegistryError,
-    ids::{AgentKey, Epoch, HostId, Incarnation},
+    ids::{AgentKey, Epoch, HostId, Incarnation, UnixMillis},
     keys::{self, Keys},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, IfFull,
-        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore, Unplace,
+        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+        Renewal, Restore, Unplace,
     },
-    record::{AgentRecord, ExitStatus, View},
+    record::{AgentRecord, Documents, ExitStatus, View},
 };
 use async_trait::async_trait;
 use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
@@ -292,6 +293,42 @@ impl Registry for RedisRegistry {
         args.push(lines.as_bytes());
         let answer: Vec<String> = self.run(&self.scripts.restore, &args).await?;
         read::advance(&answer)
+    }
+
+    async fn remember(&self, r: &Remember) -> Result<Remembered, RegistryError> {
+        let record = &r.record;
+        let Documents { spec, launch } = record.documents.clone().unwrap_or_default();
+        let exit = record.last_exit;
+        let millis_of = |at: Option<UnixMillis>| at.map(|at| at.0.to_string()).unwrap_or_default();
+        let before = [
+            keys::encode(record.key.guild.as_str()),
+            keys::member(&record.key),
+            record.epoch.to_string(),
+            record.phase.as_str().to_owned(),
+            r.had.clone(),
+            millis(r.hold),
+            record.name.clone(),
+            record.request_id.to_string(),
+            record.digest.0.clone(),
+            record.demand.to_string(),
+            record.on_disconnect.as_str().to_owned(),
+            spec,
+        ];
+        let after = [
+            record.machine_id.to_string(),
+            record.created.0.to_string(),
+            record.restarts.to_string(),
+            record.reason.clone(),
+            exit_word(exit.map(|exit| exit.status)),
+            millis_of(exit.map(|exit| exit.at)),
+            record.last_lines.join("\n"),
+            millis_of(record.running),
+        ];
+        let mut args: Vec<&[u8]> = before.iter().map(String::as_bytes).collect();
+        args.push(&launch);
+        args.extend(after.iter().map(String::as_bytes));
+        let answer: Vec<String> = self.run(&self.scripts.remember, &args).await?;
+        read::remember(&answer)
     }
 
     async fn release(

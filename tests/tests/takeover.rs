@@ -11,7 +11,7 @@ use rustic_registry::{
 };
 use rustic_tests::{
     Modules, PATIENCE, Stack, StackSettings,
-    launches::{RESPONDER, idle, python},
+    launches::{RESPONDER, idle, python, script},
     processes::{lives, state, watchdog},
     program::Program,
     stack::engine_arguments,
@@ -252,6 +252,63 @@ async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
     for agent in ["0", "1", "2", "3", "next"] {
         stack.stop("g", agent).await.unwrap();
     }
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
+    let mut host_arguments = short_lease();
+    host_arguments.extend(["--max-agents", "1"].map(str::to_owned));
+    let engine_arguments = ["--lease-grace", "300ms", "--metrics-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let settings = StackSettings { host_arguments, engine_arguments, ..StackSettings::default() };
+    let stack = Stack::with(settings).await;
+    let mut launch = script("g", "broken", "echo last words; exit 3");
+    launch.restart_policy =
+        Some(host_pb::RestartPolicy { mode: host_pb::RestartMode::Never.into(), ..Default::default() });
+    let request = pb::CreateAgentRequest {
+        launch: Some(launch),
+        wait: host_pb::WaitMode::Accepted.into(),
+        ..Default::default()
+    };
+    stack.client.clone().create_agent(request).await.unwrap();
+    let failed = stack.agent_is("FAILED", "g", "broken", |a| a.phase() == AgentPhase::Failed).await;
+    let first = stack.create(idle("g", "first")).await.unwrap();
+    let second = create_or_wait(&stack, "second").await;
+    let third = create_or_wait(&stack, "third").await;
+    stack.stop("g", "third").await.unwrap();
+    let serving = |l: &serde_json::Value| l["message"] == "serving metrics";
+    let metrics = stack.engine.logged("the metrics' address", serving).await["address"].as_str().unwrap().to_owned();
+    wait_until("the engine to keep copies", async || {
+        let text = rustic_tests::http::get(&metrics, "/metrics").await;
+        if text.contains("rustic_engine_agent_copies 2") { Ok(()) } else { Err(text) }
+    })
+    .await;
+
+    stack.redis.wipe();
+    let known = |epoch: u64| move |a: &host_pb::Agent| a.epoch == epoch;
+    let now = stack.agent_is("the failed one to be known again", "g", "broken", known(failed.epoch)).await;
+    assert_eq!((now.phase(), &now.reason), (AgentPhase::Failed, &failed.reason));
+    assert_eq!((now.last_exit, now.machine_id), (failed.last_exit, failed.machine_id));
+    let whole = pb::GetAgentRequest {
+        guild_id: "g".to_owned(),
+        agent_id: "broken".to_owned(),
+        view: host_pb::AgentView::Full.into(),
+    };
+    let whole = stack.client.clone().get_agent(whole).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!(whole.last_lines, ["last words"]);
+    let now = stack.agent_is("the one that waits to be known again", "g", "second", known(second.epoch)).await;
+    assert_eq!((now.phase(), now.reason), (AgentPhase::Pending, second.reason));
+    let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
+    stack.agent_is("the one that runs to be told again", "g", "first", told).await;
+
+    // It still waits for what it waited for.
+    wait_until("stops to be taken again", async || stack.stop("g", "first").await).await;
+    let running = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > second.epoch;
+    let second = stack.agent_is("the second to run", "g", "second", running).await;
+    assert!(lives(second.pid));
+    assert_eq!(stack.get("g", "third").await.unwrap_err().code(), Code::NotFound, "it was stopped: {third:?}");
+    stack.stop("g", "second").await.unwrap();
+    stack.stop("g", "broken").await.unwrap();
     stack.assert_nothing_left().await;
 }
 

@@ -4,8 +4,8 @@ use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostId,
-    HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Resources, Restore, UnixMillis, Unplace, View,
+    HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember,
+    Remembered, Resources, Restore, UnixMillis, Unplace, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -54,6 +54,7 @@ forward! {
     claim(request: &Claim) -> ClaimOutcome;
     advance(request: &Advance) -> AdvanceOutcome;
     restore(request: &Restore) -> AdvanceOutcome;
+    remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;

@@ -176,6 +176,14 @@ local function free_machine(guild, machine)
   if redis.call('HINCRBY', mkey, machine, -1) <= 0 then redis.call('HDEL', mkey, machine) end
 end
 
+-- What the store has of an agent is older than what it is being told: its room and its number are given back.
+local function displace(guild, member, phase, host, incarnation, demand, machine)
+  if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
+  free_machine(guild, machine)
+  redis.call('ZREM', key('pending'), member)
+  redis.call('ZREM', key('unaccepted'), member)
+end
+
 -- A record that holds no room any more goes.
 local function remove(guild, member, epoch, host, machine)
   free_machine(guild, machine)

@@ -16,13 +16,7 @@ local forgotten = is_wiped(ARGV[22]) or tonumber(ARGV[3]) > tonumber(redis.call(
 if not old[1] and not is_held() and not forgotten and ARGV[16] == 'stop' then return {'gone'} end
 if old[1] == ARGV[3] and tonumber(ARGV[21]) < tonumber(old[7] or '0') then return {'done'} end
 if redis.call('HGET', key('host', host), 'incarnation') ~= ARGV[5] then return {'lost'} end
--- What the store still has of it is older: its room and its number are given back first.
-if old[1] then
-  if old[2] ~= 'PENDING' and old[2] ~= 'FAILED' then vacate(member, old[3], old[4], old[5]) end
-  free_machine(guild, old[6])
-  redis.call('ZREM', key('pending'), member)
-  redis.call('ZREM', key('unaccepted'), member)
-end
+if old[1] then displace(guild, member, old[2], old[3], old[4], old[5], old[6]) end
 local now = int(now_ms())
 redis.call('HSET', akey, 'phase', ARGV[7], 'host', host, 'incarnation', ARGV[5], 'epoch', ARGV[3], 'pid', ARGV[8],
   'restarts', ARGV[9], 'reason', ARGV[10], 'name', ARGV[12], 'request_id', ARGV[13], 'digest', ARGV[14],

@@ -5,7 +5,8 @@ use crate::{
     ids::{AgentKey, Epoch, Incarnation, RequestId, UnixMillis},
     keys,
     ops::{
-        AdvanceOutcome, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome, ReleaseOutcome, Renewal,
+        AdvanceOutcome, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome, ReleaseOutcome,
+        Remembered, Renewal,
     },
     record::{
         AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,
@@ -149,6 +150,14 @@ pub(super) fn advance(answer: &[String]) -> Result<AdvanceOutcome, RegistryError
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("advance", answer))
+}
+
+pub(super) fn remember(answer: &[String]) -> Result<Remembered, RegistryError> {
+    match words(answer)[..] {
+        ["done"] => Ok(Remembered::Done),
+        ["void"] => Ok(Remembered::Void),
+        _ => Err(unreadable("remember", answer)),
+    }
 }
 
 pub(super) fn release(key: &AgentKey, answer: &[String]) -> Result<ReleaseOutcome, RegistryError> {

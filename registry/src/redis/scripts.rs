@@ -22,6 +22,7 @@ pub(super) struct Scripts {
     pub(super) retire: Script,
     pub(super) oldest: Script,
     pub(super) restore: Script,
+    pub(super) remember: Script,
     pub(super) cordon: Script,
 }
 
@@ -40,6 +41,7 @@ impl Scripts {
             retire: script!("retire.lua"),
             oldest: script!("oldest.lua"),
             restore: script!("restore.lua"),
+            remember: script!("remember.lua"),
             cordon: script!("cordon.lua"),
         }
     }

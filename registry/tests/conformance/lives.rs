@@ -2,8 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, Announce, ClaimOutcome, Cordon, Epoch, MemoryRegistry, Phase, RedisRegistry, RedisSettings,
-    Registry, RegistryError, ReleaseGuard, Renew, Restore, UnixMillis, View,
+    AdvanceOutcome, AgentRecord, Announce, Claim, ClaimOutcome, Cordon, Epoch, IfFull, MemoryRegistry, Phase,
+    PlaceOutcome, Queue, RedisRegistry, RedisSettings, Registry, RegistryError, ReleaseGuard, Remember, Remembered,
+    Renew, Restore, UnixMillis, View,
 };
 use std::{
     sync::Arc,
@@ -47,6 +48,8 @@ both! {
     what_was_forgotten_is_told_again_and_what_was_removed_is_not
     agents_are_not_given_back_while_hosts_tell
     a_late_write_changes_nothing
+    what_no_host_runs_is_remembered_while_hosts_tell_and_not_later
+    whoever_has_the_later_claim_is_right
 }
 
 /// A third of it is longer than a busy machine lets a test wait for its turn.
@@ -140,4 +143,91 @@ async fn a_late_write_changes_nothing(Run { store, _redis, .. }: Run) {
     store.advance(&advance(&a, claimed.epoch, Phase::Running)).await.unwrap();
     assert_eq!(store.advance(&early).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().phase, Phase::Running);
+}
+
+/// An agent that waits, as a store had it, and one that failed.
+async fn unhosted(store: &Arc<dyn Registry>) -> [AgentRecord; 2] {
+    let (waits, failed) = (key("g", "waits"), key("g", "failed"));
+    let no_room = Claim { if_full: IfFull::Wait, ..claim(&waits, "r", "d", &[]) };
+    assert_eq!(store.claim(&no_room).await.unwrap(), ClaimOutcome::Waits);
+    let ClaimOutcome::Claimed(claimed) = store.claim(&claim(&failed, "r", "d", &["h-0"])).await.unwrap() else {
+        panic!()
+    };
+    let exit = Some(rustic_registry::ExitStatus::Code(3));
+    let failure = rustic_registry::Advance {
+        reason: "it broke".to_owned(),
+        exit,
+        ..advance(&failed, claimed.epoch, Phase::Failed)
+    };
+    store.advance(&failure).await.unwrap();
+    [store.get(&waits, View::Full).await.unwrap().unwrap(), store.get(&failed, View::Full).await.unwrap().unwrap()]
+}
+
+fn remember(record: &AgentRecord, had: &str) -> Remember {
+    Remember { record: record.clone(), had: had.to_owned(), hold: HOLD }
+}
+
+async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { store, restart, _redis }: Run) {
+    let first = store.announce(&short("h-0", "i")).await.unwrap().generation;
+    let [waits, failed] = unhosted(&store).await;
+    assert_eq!(store.remember(&remember(&waits, &first)).await.unwrap(), Remembered::Void, "nothing was lost");
+    // As if the store had lost them alone: its last writes.
+    for record in [&waits, &failed] {
+        store.release(&record.key, record.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    }
+    restart();
+    assert!(store.hosts().await.unwrap().held);
+    for record in [&waits, &failed] {
+        let known = store.remember(&remember(record, &first)).await.unwrap();
+        assert_eq!(known, Remembered::Void, "what this run of the store counted it knows better");
+    }
+
+    // All of it is another store.
+    for record in [&waits, &failed] {
+        assert_eq!(store.remember(&remember(record, "elsewhere.1")).await.unwrap(), Remembered::Done);
+        let again = store.remember(&remember(record, "elsewhere.1")).await.unwrap();
+        assert_eq!(again, Remembered::Void, "it stands there");
+        let there = store.get(&record.key, View::Full).await.unwrap().unwrap();
+        assert_eq!(there, AgentRecord { host: None, incarnation: None, pid: None, accepted: None, ..record.clone() });
+    }
+    let pending = store.oldest(Queue::Pending, 0, 9, View::Basic).await.unwrap();
+    assert_eq!(pending.iter().map(|r| &r.key).collect::<Vec<_>>(), [&waits.key], "it waits in line again");
+    assert_eq!(store.hosts().await.unwrap().pending, 1);
+
+    while store.hosts().await.unwrap().held {
+        sleep(Duration::from_millis(10)).await;
+    }
+    store.release(&failed.key, failed.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    let late = store.remember(&remember(&failed, "elsewhere.1")).await.unwrap();
+    assert_eq!(late, Remembered::Void, "it was stopped since");
+    let placed = store.place(&waits.key, waits.epoch, &[host("h-0")]).await.unwrap();
+    assert!(matches!(placed, PlaceOutcome::Placed(c) if c.epoch > waits.epoch && c.machine_id == waits.machine_id));
+}
+
+async fn whoever_has_the_later_claim_is_right(Run { store, restart, _redis }: Run) {
+    let first = store.announce(&short("h-0", "i")).await.unwrap().generation;
+    let [waits, failed] = unhosted(&store).await;
+    restart();
+    let now = store.hosts().await.unwrap().generation.unwrap();
+    // A host got it before, and was told to give it up: the store that is told now does not know that.
+    let (earlier, later) = (Epoch(waits.epoch.0 - 1), Epoch(failed.epoch.0 + 1));
+    store.release(&waits.key, waits.epoch, ReleaseGuard::Reaped).await.unwrap();
+    let told = Restore { had: Some("elsewhere.1".to_owned()), ..restore(&waits.key, earlier, "h-0", "i", &now) };
+    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.remember(&remember(&waits, "elsewhere.1")).await.unwrap(), Remembered::Done);
+    let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
+    assert_eq!((there.phase, there.host, there.epoch), (Phase::Pending, None, waits.epoch));
+    assert_eq!(used(&store).await, 0, "its room is free again");
+    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Stale(waits.epoch), "the host ends it");
+
+    // Another one runs by a claim that is later than what is remembered.
+    let told = Restore { had: Some(first), ..restore(&failed.key, later, "h-0", "i", &now) };
+    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.remember(&remember(&failed, "elsewhere.1")).await.unwrap(), Remembered::Void);
+    assert_eq!(store.get(&failed.key, View::Basic).await.unwrap().unwrap().phase, Phase::Running);
+    assert_eq!(used(&store).await, 1000);
+}
+
+async fn used(store: &Arc<dyn Registry>) -> u64 {
+    store.hosts().await.unwrap().hosts[0].used.milli("slots")
 }

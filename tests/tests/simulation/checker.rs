@@ -140,10 +140,16 @@ pub(crate) struct Tally {
     pub(crate) faults: usize,
     pub(crate) processes: usize,
     pub(crate) operations: usize,
+    pub(crate) remembered: usize,
 }
 
 impl Tally {
     pub(crate) fn of(plan: &Plan, world: &World) -> Self {
-        Self { faults: plan.faults.len(), processes: world.born, operations: world.operations }
+        Self {
+            faults: plan.faults.len(),
+            processes: world.born,
+            operations: world.operations,
+            remembered: world.remembered,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What befalls the world, and how it is mended.
 
 use crate::{
+    client::Client,
     machine::Machine,
     plan::{Fault, Place},
     wires::LifeId,
@@ -9,7 +10,7 @@ use crate::{
 use futures_util::FutureExt as _;
 use rand::Rng as _;
 use rustic_registry::Registry as _;
-use rustic_registry::{Cordon, ExitStatus};
+use rustic_registry::{AgentKey, Cordon, ExitStatus};
 
 /// The end of a fault.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,8 +71,10 @@ impl World {
                 self.store_stopped_until = self.store_stopped_until.max(self.now + lasts);
             }
             Fault::Wipe => {
+                let remembered = |c: &&Client| self.is_remembered(&c.key);
+                let remembered: Vec<_> = self.clients.iter().filter(remembered).map(|c| c.key.clone()).collect();
                 self.store.wipe();
-                self.store_forgot();
+                self.store_forgot(&remembered);
             }
             Fault::RollBack { operations, down } => {
                 self.store_down_until = self.now + down;
@@ -79,7 +82,7 @@ impl World {
                 if let Some(snapshot) = self.history.drain(..).nth(back) {
                     self.store.restart_from(snapshot);
                 }
-                self.store_forgot();
+                self.store_forgot(&[]);
             }
             Fault::Cordon { host, lasts } => {
                 self.cordon(host, Cordon::On);
@@ -120,15 +123,16 @@ impl World {
         done.expect("it never waits").expect("it never fails");
     }
 
-    /// The store is not what it was. Agents that run are told again by their hosts; those that did not are asked for anew by
-    /// whoever wanted them, and what was stopped may be back.
-    fn store_forgot(&mut self) {
+    /// The store is not what it was. Agents that run are told again by their hosts, those that an engine remembers by the engine;
+    /// others are asked for anew by whoever wanted them, and what was stopped may be back.
+    fn store_forgot(&mut self, remembered: &[AgentKey]) {
         self.forgot_with_silent_hosts |= self.plan.silences();
         for n in 0..self.clients.len() {
             let key = self.clients[n].key.clone();
             let life = self.processes().find(|(_, p)| p.key == key).map(|(_, p)| p.life);
             match life.filter(|life| self.slots[*life].life.is_some()) {
                 Some(life) => _ = self.untold.insert(key, life),
+                None if remembered.contains(&key) => self.remembered += 1,
                 None => self.clients[n].forgotten(),
             }
             self.clients[n].doubts(self.now);
@@ -198,6 +202,6 @@ impl World {
     pub(crate) fn mend(&mut self) {
         self.note(|| "everything is mended".to_owned());
         self.healed = true;
-        self.clients.iter_mut().for_each(crate::client::Client::be_patient);
+        self.clients.iter_mut().for_each(Client::be_patient);
     }
 }

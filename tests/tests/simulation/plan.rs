@@ -156,6 +156,18 @@ impl Plan {
         self.any(|f| matches!(f, Fault::Wipe | Fault::RollBack { .. }))
     }
 
+    /// Whether every engine hears of all that happens a moment later, and is there to tell a store that is wiped, once.
+    pub(crate) fn engines_remember(&self) -> bool {
+        let wipes = self.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Wipe)).count();
+        let in_the_way = self.any(|f| {
+            matches!(
+                f,
+                Fault::KillEngine { .. } | Fault::Cut { .. } | Fault::StopStore { .. } | Fault::RollBack { .. }
+            )
+        });
+        wipes == 1 && !in_the_way && self.loss == 0.0
+    }
+
     /// Whether a host may be silent for longer than others wait for it.
     pub(crate) fn silences(&self) -> bool {
         self.any(|f| {

@@ -13,7 +13,7 @@ use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Claim, ClaimOutcome, Cordon, Epoch, Event,
     EventId, HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Restore, Unplace, View,
+    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Unplace, View,
 };
 use std::{
     collections::BTreeSet,
@@ -168,6 +168,7 @@ far! {
     claim(request: &Claim) -> ClaimOutcome;
     advance(request: &Advance) -> AdvanceOutcome;
     restore(request: &Restore) -> AdvanceOutcome;
+    remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;

@@ -25,8 +25,8 @@ use engine_svc::engine::Leases;
 use futures_util::FutureExt as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use rustic_registry::{
-    AgentKey, AgentRecord, ExitStatus, HostId, HostsView, Incarnation, Index, MemoryRegistry, Registry as _,
-    UnixMillis, View,
+    AgentKey, AgentRecord, Epoch, ExitStatus, HostId, HostsView, Incarnation, Index, MemoryRegistry, Phase,
+    Registry as _, UnixMillis, View,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -45,6 +45,9 @@ pub(crate) const TICK: u64 = 20;
 const STORE_BEGINS: u64 = 1_000_000;
 /// Time in which hosts tell what they run when all is mended, ms.
 const TELLS: u64 = 15_000;
+/// Time between two looks at who waits, and after which every engine has a copy, ms.
+const SEES_EVERY: u64 = 200;
+const COPIED: u64 = 2_500;
 /// Operations that can be rolled back.
 const HISTORY: usize = 32;
 
@@ -113,6 +116,10 @@ pub(crate) struct World {
     pub(crate) untold: BTreeMap<AgentKey, LifeId>,
     /// A host that said nothing when the store forgot may bring back what was stopped behind its back.
     pub(crate) forgot_with_silent_hosts: bool,
+    /// Agents that no host runs, and since when they are as they are.
+    pub(crate) unhosted: BTreeMap<AgentKey, (Epoch, u64)>,
+    /// Agents that an engine alone could tell a wiped store of.
+    pub(crate) remembered: usize,
     pub(crate) healed: bool,
     pub(crate) operations: usize,
     pub(crate) born: usize,
@@ -153,6 +160,8 @@ impl World {
             checker: Checker::default(),
             untold: BTreeMap::new(),
             forgot_with_silent_hosts: false,
+            unhosted: BTreeMap::new(),
+            remembered: 0,
             healed: false,
             operations: 0,
             born: 0,
@@ -203,6 +212,7 @@ impl World {
             self.take_up();
         }
         self.watchdogs_look();
+        self.see_who_waits();
         self.clients_ask();
         let mut order: Vec<_> = (0..self.slots.len()).filter(|id| self.slots[*id].life.is_some()).collect();
         order.shuffle(&mut self.rng);
@@ -349,6 +359,25 @@ impl World {
                 self.checker.stopped(self.now, &self.machines, &key, asked);
             }
         }
+    }
+
+    fn see_who_waits(&mut self) {
+        if !self.plan.engines_remember() || !self.now.is_multiple_of(SEES_EVERY) {
+            return;
+        }
+        let before = std::mem::take(&mut self.unhosted);
+        let here = self.records().into_iter().filter(|r| matches!(r.phase, Phase::Pending | Phase::Failed));
+        let since = |r: &AgentRecord| match before.get(&r.key) {
+            Some((epoch, since)) if *epoch == r.epoch => *since,
+            _ => self.now,
+        };
+        self.unhosted = here.map(|r| (r.key.clone(), (r.epoch, since(&r)))).collect();
+    }
+
+    /// Whether an engine has a copy of an agent that no host runs.
+    pub(crate) fn is_remembered(&self, key: &AgentKey) -> bool {
+        let as_it_is = self.records().into_iter().find(|r| r.key == *key).map(|r| r.epoch);
+        self.unhosted.get(key).is_some_and(|(epoch, since)| Some(*epoch) == as_it_is && since + COPIED <= self.now)
     }
 
     /// Agents that the store knows again as they are.

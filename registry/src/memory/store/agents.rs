@@ -7,7 +7,7 @@ use crate::{
     keys,
     ops::{
         Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
-        Restore,
+        Remember, Remembered, Restore,
     },
     record::{AgentRecord, LastExit, OnDisconnect, Phase, View},
 };
@@ -159,13 +159,8 @@ impl Store {
         if self.hosts.get(&r.host).is_none_or(|h| h.incarnation != r.incarnation) {
             return AdvanceOutcome::StoreLost;
         }
-        // What the store still has of it is older: its room and its number are given back first.
         if let Some(old) = &old {
-            if old.phase.holds_room() {
-                self.vacate(old);
-            }
-            self.free_machine(old);
-            self.unaccepted.remove(&member);
+            self.displace(&member, old);
         }
         let record = AgentRecord {
             key: a.key.clone(),
@@ -205,6 +200,42 @@ impl Store {
             self.record(&a.key, Some(a.phase), a.epoch, Some(r.host.clone()));
         }
         AdvanceOutcome::Done
+    }
+
+    /// What the store has of an agent is older than what it is being told: its room and its number are given back.
+    fn displace(&mut self, member: &str, old: &AgentRecord) {
+        if old.phase.holds_room() {
+            self.vacate(old);
+        }
+        self.free_machine(old);
+        self.unaccepted.remove(member);
+    }
+
+    pub(in crate::memory) fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
+        let (told, had) = (&r.record, Some(&r.had));
+        if self.is_wiped(had) {
+            self.hold(r.hold, now);
+        }
+        // Once hosts have told, what is not there was stopped or moved; before, nobody was.
+        let forgotten = self.is_wiped(had) || self.known_epoch.is_some_and(|known| told.epoch > known);
+        if !(self.is_lost(had) && forgotten && self.is_held(now)) {
+            return Remembered::Void;
+        }
+        let member = keys::member(&told.key);
+        let old = self.agents.get(&member).cloned();
+        if old.as_ref().is_some_and(|old| old.epoch >= told.epoch) {
+            return Remembered::Void;
+        }
+        self.raise_epoch(told.epoch, now);
+        if let Some(old) = &old {
+            self.displace(&member, old);
+        }
+        *self.machines.entry(told.key.guild.clone()).or_default().entry(told.machine_id).or_default() += 1;
+        self.sequences.remove(&member);
+        let record = AgentRecord { host: None, incarnation: None, pid: None, accepted: None, ..told.clone() };
+        self.agents.insert(member, record);
+        self.record(&told.key, Some(told.phase), told.epoch, None);
+        Remembered::Done
     }
 
     /// Whether the process of an agent has certainly ended: the lease of the life that claimed it is over.

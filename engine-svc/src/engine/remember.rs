@@ -1,0 +1,134 @@
+//! Remembers, for a registry that is lost, the agents that no host runs.
+//!
+//! ```text
+//!            first look: all records            events: copies come and go
+//!  ▶ nothing ──────────────────────▶ follows ◀──────────────────────────┐
+//!                                       │ └─────────────────────────────┘
+//!                                       │ the store is in another life
+//!                                       ▼
+//!                                   tells every copy, until all are told
+//! ```
+//!
+//! Every replica does so; who comes second changes nothing. What was stopped is not brought back as long as this engine heard of
+//! it before the loss: it looks at every pass of the keeper, a few times a second.
+
+use super::Engine;
+use crate::{
+    error::EngineError,
+    metrics,
+    unhosted::{self, Kept, Unhosted},
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rustic_registry::{AgentKey, Event, Index, Remember, Remembered, View};
+use tracing::{info, warn};
+
+/// Events and records read at once.
+const EVENTS: usize = 1_000;
+const PAGE: usize = 200;
+/// Events after which some may be missing: as many as the registry keeps.
+const ALL_KEPT: usize = 10_000;
+/// Records read, or told, at once.
+const AT_ONCE: usize = 16;
+
+impl Engine {
+    /// One pass.
+    pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+        let now = self.fleet.view().generation;
+        match (unhosted.store.clone(), now) {
+            // No host has ever come; or the store was read a moment ago, and is as it was.
+            (None, None) => return Ok(()),
+            (None, Some(store)) => {
+                self.look_through(unhosted).await?;
+                unhosted.store = Some(store);
+            }
+            (Some(had), Some(now)) if had == now => {}
+            (Some(had), now) => {
+                self.tell(unhosted, &had).await?;
+                // A store without a life has no host yet; it gets one with the first.
+                let Some(now) = now else { return Ok(()) };
+                unhosted.store = Some(now);
+                unhosted.read_to = rustic_registry::EventId::default();
+            }
+        }
+        self.catch_up(unhosted).await
+    }
+
+    /// Reads every record, for those that no host has.
+    async fn look_through(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+        *unhosted = Unhosted::default();
+        // Before the records: what happens meanwhile is read afterwards.
+        self.events(unhosted).await?;
+        let mut after = None;
+        loop {
+            let page = self.registry.list(&Index::All, after.as_ref(), PAGE, View::Basic).await?;
+            let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase));
+            self.copy(unhosted, here.map(|r| r.key).collect()).await?;
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn catch_up(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+        let events = self.events(unhosted).await?;
+        if events.len() >= ALL_KEPT {
+            let store = unhosted.store.take();
+            self.look_through(unhosted).await?;
+            unhosted.store = store;
+            return Ok(());
+        }
+        let to_read = unhosted.follow(events);
+        self.copy(unhosted, to_read).await?;
+        metrics::copies(unhosted.copies().count());
+        Ok(())
+    }
+
+    /// What has happened since the last look.
+    async fn events(&self, unhosted: &mut Unhosted) -> Result<Vec<Event>, EngineError> {
+        let mut all = vec![];
+        loop {
+            let (events, read_to) = self.registry.events(&unhosted.read_to, EVENTS).await?;
+            let last = events.len() < EVENTS;
+            all.extend(events);
+            unhosted.read_to = read_to;
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn copy(&self, unhosted: &mut Unhosted, keys: Vec<AgentKey>) -> Result<(), EngineError> {
+        let reads: Vec<_> = keys.iter().map(|key| self.registry.get(key, View::Full)).collect();
+        let mut records = stream::iter(reads).buffer_unordered(AT_ONCE);
+        let mut left_out = 0;
+        // One that is gone has an event that says so; if not, the store is.
+        while let Some(record) = records.try_next().await? {
+            if record.is_some_and(|record| unhosted.keep(record) == Kept::NoRoom) {
+                left_out += 1;
+            }
+        }
+        if left_out > 0 {
+            warn!(
+                left_out,
+                "too many agents wait or have failed to keep copies of all: a wiped registry would forget these"
+            );
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, unhosted: &Unhosted, had: &str) -> Result<(), EngineError> {
+        let copies: Vec<_> = unhosted.copies().map(|record| self.request(record.clone(), had)).collect();
+        let telling: Vec<_> = copies.iter().map(|request| self.registry.remember(request)).collect();
+        let told: Vec<_> = stream::iter(telling).buffer_unordered(AT_ONCE).try_collect().await?;
+        let done = told.iter().filter(|told| **told == Remembered::Done).count();
+        if done > 0 {
+            info!(agents = done, "the registry was lost: it is told again who waits for room or has failed");
+        }
+        Ok(())
+    }
+
+    fn request(&self, record: rustic_registry::AgentRecord, had: &str) -> Remember {
+        Remember { record, had: had.to_owned(), hold: self.hold }
+    }
+}

@@ -1,0 +1,157 @@
+//! Copies of the agents that no host runs: those that wait for room, and those that FAILED. When the registry is lost, hosts
+//! tell it again what they run; of these only an engine can tell. Pure: told what the registry's events and records say.
+
+use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, EventId, Phase};
+use std::collections::BTreeMap;
+
+/// Most memory that copies take, in bytes.
+const MOST: usize = 64 << 20;
+/// What a copy takes beside its texts, roughly.
+const EACH: usize = 1 << 10;
+
+/// Whether there is room for one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept.
+    Yes,
+    /// There are too many already.
+    NoRoom,
+}
+
+/// The copies, and how far the registry's events were read for them.
+#[derive(Debug, Default)]
+pub struct Unhosted {
+    /// The store's life that they are of; `None` before the first look.
+    pub(crate) store: Option<String>,
+    pub(crate) read_to: EventId,
+    copies: BTreeMap<AgentKey, AgentRecord>,
+    size: usize,
+}
+
+impl Unhosted {
+    /// Takes in what happened, in order: forgets agents that went on, and tells which to read.
+    pub fn follow(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<AgentKey> {
+        let latest: BTreeMap<_, _> = events.into_iter().map(|e| (e.key, (e.phase, e.epoch))).collect();
+        let mut to_read = vec![];
+        for (key, (phase, epoch)) in latest {
+            if !phase.is_some_and(is_unhosted) {
+                self.forget(&key);
+            } else if self.epoch(&key) != Some(epoch) {
+                to_read.push(key);
+            }
+        }
+        to_read
+    }
+
+    /// Keeps a copy, read with all its texts. One that a host has by now is not kept.
+    pub fn keep(&mut self, record: AgentRecord) -> Kept {
+        self.forget(&record.key);
+        if !is_unhosted(record.phase) {
+            return Kept::Yes;
+        }
+        let size = size(&record);
+        if self.size + size > MOST {
+            return Kept::NoRoom;
+        }
+        self.size += size;
+        self.copies.insert(record.key.clone(), record);
+        Kept::Yes
+    }
+
+    /// All copies.
+    pub fn copies(&self) -> impl Iterator<Item = &AgentRecord> {
+        self.copies.values()
+    }
+
+    fn epoch(&self, key: &AgentKey) -> Option<Epoch> {
+        self.copies.get(key).map(|copy| copy.epoch)
+    }
+
+    fn forget(&mut self, key: &AgentKey) {
+        if let Some(copy) = self.copies.remove(key) {
+            self.size -= size(&copy);
+        }
+    }
+}
+
+/// Whether no host has an agent of this phase.
+pub(crate) fn is_unhosted(phase: Phase) -> bool {
+    matches!(phase, Phase::Pending | Phase::Failed)
+}
+
+fn size(record: &AgentRecord) -> usize {
+    let texts = record.documents.as_ref().map_or(0, |d| d.spec.len() + d.launch.len());
+    EACH + texts + record.last_lines.iter().map(String::len).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustic_registry::{Documents, OnDisconnect, Resources, SpecDigest, UnixMillis};
+
+    fn key(agent: &str) -> AgentKey {
+        AgentKey { guild: "g".parse().expect("an id"), agent: agent.parse().expect("an id") }
+    }
+
+    fn event(agent: &str, phase: Option<Phase>, epoch: u64) -> Event {
+        Event { key: key(agent), phase, epoch: Epoch(epoch), host: None }
+    }
+
+    fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {
+        AgentRecord {
+            key: key(agent),
+            name: agent.to_owned(),
+            phase,
+            host: None,
+            incarnation: None,
+            epoch: Epoch(epoch),
+            request_id: "r".parse().expect("an id"),
+            digest: SpecDigest("d".to_owned()),
+            demand: Resources::one_slot(),
+            machine_id: 1,
+            restarts: 0,
+            on_disconnect: OnDisconnect::Stop,
+            pid: None,
+            reason: String::new(),
+            last_lines: vec![],
+            last_exit: None,
+            created: UnixMillis(1),
+            accepted: None,
+            running: None,
+            documents: Some(Documents { spec: " ".repeat(spec), launch: vec![].into() }),
+        }
+    }
+
+    #[test]
+    fn the_latest_event_of_an_agent_decides_and_what_is_known_is_not_read_again() {
+        let mut unhosted = Unhosted::default();
+        let placed = [event("a", Some(Phase::Pending), 1), event("a", Some(Phase::Starting), 2)];
+        assert_eq!(unhosted.follow(placed), []);
+        assert_eq!(unhosted.follow([event("a", Some(Phase::Failed), 2)]), [key("a")]);
+        assert_eq!(unhosted.keep(record("a", Phase::Failed, 2, 0)), Kept::Yes);
+        assert_eq!(unhosted.follow([event("a", Some(Phase::Failed), 2)]), []);
+        assert_eq!(unhosted.follow([event("a", Some(Phase::Pending), 3)]), [key("a")], "it was created again");
+        assert_eq!(unhosted.copies().count(), 1, "until it was read the older copy is better than none");
+        assert_eq!(unhosted.follow([event("a", None, 3)]), []);
+        assert_eq!(unhosted.copies().count(), 0, "it was stopped");
+    }
+
+    #[test]
+    fn what_a_host_has_by_now_is_not_kept() {
+        let mut unhosted = Unhosted::default();
+        unhosted.keep(record("a", Phase::Pending, 1, 0));
+        unhosted.keep(record("a", Phase::Starting, 2, 0));
+        assert_eq!((unhosted.copies().count(), unhosted.size), (0, 0));
+    }
+
+    #[test]
+    fn copies_are_bounded_by_what_they_take() {
+        let mut unhosted = Unhosted::default();
+        let half = MOST / 2 - EACH;
+        assert_eq!(unhosted.keep(record("a", Phase::Pending, 1, half)), Kept::Yes);
+        assert_eq!(unhosted.keep(record("b", Phase::Pending, 2, half)), Kept::Yes);
+        assert_eq!(unhosted.keep(record("c", Phase::Pending, 3, 0)), Kept::NoRoom);
+        unhosted.follow([event("a", None, 1)]);
+        assert_eq!(unhosted.keep(record("c", Phase::Pending, 3, 0)), Kept::Yes);
+    }
+}

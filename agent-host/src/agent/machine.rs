@@ -100,6 +100,11 @@ impl Machine {
         matches!(self.state, State::Admitting)
     }
 
+    /// Whether the lease was lost since the store last acknowledged a write.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
     /// Restarts so far.
     pub fn restarts(&self) -> u32 {
         self.restarts

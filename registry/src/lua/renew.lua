@@ -10,5 +10,10 @@ local cordoned = redis.call('HGET', hkey, 'cordoned') == '1'
 redis.call('HSET', hkey, 'state', cordoned and 'DRAINING' or ARGV[4])
 redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[3]), ARGV[1])
 local gen = redis.call('GET', key('gen')) or ''
-if ARGV[6] == gen then has_told(ARGV[1], ARGV[2]) end
+if ARGV[6] == gen then
+  has_told(ARGV[1], ARGV[2])
+elseif is_held() and redis.call('SISMEMBER', key('awaited'), ARGV[1] .. '|' .. ARGV[2]) == 1 then
+  -- It lives on and has not told everything yet: nothing is decided without it, however long that takes.
+  redis.call('SET', key('held_until'), int(now_ms() + redis.call('GET', key('hold'))))
+end
 return {'held', gen}

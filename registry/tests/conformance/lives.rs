@@ -50,6 +50,7 @@ both! {
     a_late_write_changes_nothing
     what_no_host_runs_is_remembered_while_hosts_tell_and_not_later
     whoever_has_the_later_claim_is_right
+    a_host_that_lives_is_waited_for_however_long_it_takes_to_tell
 }
 
 /// A third of it is longer than a busy machine lets a test wait for its turn.
@@ -230,4 +231,18 @@ async fn whoever_has_the_later_claim_is_right(Run { store, restart, _redis }: Ru
 
 async fn used(store: &Arc<dyn Registry>) -> u64 {
     store.hosts().await.unwrap().hosts[0].used.milli("slots")
+}
+
+async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { store, restart, _redis }: Run) {
+    store.announce(&short("h-0", "i")).await.unwrap();
+    restart();
+    let generation = store.hosts().await.unwrap().generation.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < HOLD + HOLD / 2 {
+        store.renew(&renew("h-0", "i", LONG)).await.unwrap();
+        assert!(store.hosts().await.unwrap().held, "its agents may run unseen");
+        sleep(Duration::from_millis(50)).await;
+    }
+    store.renew(&Renew { told: Some(generation), ..renew("h-0", "i", LONG) }).await.unwrap();
+    assert!(!store.hosts().await.unwrap().held);
 }

@@ -1,13 +1,15 @@
-//! Who can do what, and what comes of it.
+//! Who can do what, and what comes of it. What a lost store makes of it is in `loss.rs`.
 //!
 //! Time goes in ticks. A lease lasts [`TTL`] ticks of the store's clock. A host's clock may be slow by [`DRIFT`] over that
 //! time; its fence falls [`MARGIN`] before the lease ends, by its own clock. Takeover needs the lease to be over for [`GRACE`].
 
-const HOSTS: usize = 2;
-const TTL: u8 = 3;
+use super::state::{Call, Here, Record, State};
+
+pub(crate) const HOSTS: usize = 2;
+pub(crate) const TTL: u8 = 3;
 const MARGIN: u8 = 1;
 const DRIFT: u8 = 1;
-const GRACE: u8 = 0;
+pub(crate) const GRACE: u8 = 0;
 
 /// How far the model is explored.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +20,8 @@ pub(crate) struct Bounds {
     pub(crate) crashes: u8,
     /// Calls of hosts under way at once.
     pub(crate) messages: usize,
+    /// Losses of everything in the store.
+    pub(crate) wipes: u8,
 }
 
 /// What is left out of the protocol, to see that the checker would notice.
@@ -32,6 +36,12 @@ pub(crate) enum Mutation {
     NoEpochs,
     /// Claims that were never accepted are nobody's business.
     NoSecondCall,
+    /// A lost store is one like any other: agents are placed at once.
+    NoHold,
+    /// Hosts that come late to tell are not waited for.
+    NoAwait,
+    /// An agent that was killed with the lease is started again by the claim that it told a lost store of.
+    TrustsWhatItTold,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,68 +49,6 @@ pub(crate) struct Protocol {
     pub(crate) agents: usize,
     pub(crate) bounds: Bounds,
     pub(crate) mutation: Mutation,
-}
-
-/// An agent in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Record {
-    Nothing,
-    Pending { epoch: u8 },
-    Claimed { epoch: u8, host: usize, life: u8, accepted: bool },
-}
-
-/// An agent on a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Here {
-    No,
-    /// The store has acknowledged the claim; no process yet.
-    Admitted {
-        epoch: u8,
-    },
-    Process {
-        epoch: u8,
-    },
-    /// Killed with the lease, or between two processes: to be admitted again.
-    Between {
-        epoch: u8,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Host {
-    pub(crate) up: bool,
-    pub(crate) life: u8,
-    /// When the watchdog kills, on the true clock; 0: no lease.
-    pub(crate) fence: u8,
-    /// When a renewal was sent that is not answered.
-    pub(crate) renewing: Option<u8>,
-    pub(crate) agents: Vec<Here>,
-    /// In the store: when its lease ends, and which life holds it.
-    pub(crate) deadline: u8,
-    pub(crate) known_life: u8,
-}
-
-/// A call on its way to a host: run this agent under this epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Call {
-    pub(crate) agent: usize,
-    pub(crate) host: usize,
-    pub(crate) life: u8,
-    pub(crate) epoch: u8,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct State {
-    pub(crate) now: u8,
-    pub(crate) crashes: u8,
-    pub(crate) next_epoch: u8,
-    pub(crate) records: Vec<Record>,
-    pub(crate) hosts: Vec<Host>,
-    pub(crate) calls: Vec<Call>,
-    taken_over: bool,
-    given_back: bool,
-    /// Faults have stopped.
-    calm: bool,
 }
 
 /// What may happen next. Engines are stateless: what any of them may do is a step of its own, and a call that is never
@@ -141,70 +89,17 @@ pub(crate) enum Step {
     },
     HostDies(usize),
     HostReturns(usize),
+    /// FLUSHALL.
+    Wipe,
+    /// A host tells a lost store of an agent.
+    Tell {
+        agent: usize,
+        host: usize,
+    },
+    HasTold(usize),
     /// From now on nothing is lost, nobody crashes and everybody acts, until there is nothing left to do. May happen in
     /// every state, and is the last step of a path.
     FaultsStop,
-}
-
-impl State {
-    pub(crate) fn new() -> Self {
-        let host = Host {
-            up: true,
-            life: 1,
-            fence: 0,
-            renewing: None,
-            agents: vec![Here::No; 2],
-            deadline: 0,
-            known_life: 1,
-        };
-        Self {
-            now: 1,
-            crashes: 0,
-            next_epoch: 1,
-            records: vec![Record::Nothing; 2],
-            hosts: vec![host; HOSTS],
-            calls: vec![],
-            taken_over: false,
-            given_back: false,
-            calm: false,
-        }
-    }
-
-    pub(crate) fn is_calm(&self) -> bool {
-        self.calm
-    }
-
-    pub(crate) fn processes(&self, agent: usize) -> usize {
-        self.hosts.iter().filter(|h| matches!(h.agents[agent], Here::Process { .. })).count()
-    }
-
-    pub(crate) fn at_most_one_process(&self) -> bool {
-        (0..self.records.len()).all(|agent| self.processes(agent) <= 1)
-    }
-
-    pub(crate) fn was_taken_over(&self) -> bool {
-        self.taken_over
-    }
-
-    pub(crate) fn was_given_back(&self) -> bool {
-        self.given_back
-    }
-
-    fn epoch(&mut self) -> u8 {
-        self.next_epoch += 1;
-        self.next_epoch - 1
-    }
-
-    /// The script `pick`: the host lives, by the store's clock.
-    fn takes_agents(&self, host: usize) -> bool {
-        self.hosts[host].deadline > self.now
-    }
-
-    fn send(&mut self, call: Call) {
-        self.calls.push(call);
-        self.calls.sort_unstable();
-        self.calls.dedup();
-    }
 }
 
 impl Protocol {
@@ -241,7 +136,9 @@ impl Protocol {
                 }
             }
         }
-        for agent in 0..self.agents {
+        self.possible_telling(s, steps);
+        let decided = !s.is_held() || self.mutation == Mutation::NoHold;
+        for agent in (0..self.agents).filter(|_| decided) {
             for host in (0..HOSTS).filter(|host| may_call && s.takes_agents(*host)) {
                 match s.records[agent] {
                     Record::Nothing => steps.push(Step::Claim { agent, host }),
@@ -249,8 +146,9 @@ impl Protocol {
                     Record::Claimed { .. } => {}
                 }
             }
-            if let Record::Claimed { host, accepted, .. } = s.records[agent] {
-                if s.hosts[host].deadline + GRACE <= s.now {
+            if let Record::Claimed { host, accepted, life, .. } = s.records[agent] {
+                // A former life whose agents were not given back has ended, as the lock on the host's name told.
+                if s.hosts[host].deadline + GRACE <= s.now || s.hosts[host].known_life > life {
                     steps.push(Step::TakeOver(agent));
                 }
                 if !accepted && may_call && self.mutation != Mutation::NoSecondCall {
@@ -273,7 +171,10 @@ impl Protocol {
                             Here::Process { epoch } | Here::Admitted { epoch }
                                 if h.fence <= s.now && self.mutation != Mutation::NoFence =>
                             {
-                                *here = Here::Between { epoch };
+                                *here = Here::Between { epoch, fenced: true };
+                            }
+                            Here::Between { epoch, .. } if h.fence <= s.now => {
+                                *here = Here::Between { epoch, fenced: true };
                             }
                             _ => {}
                         }
@@ -287,6 +188,7 @@ impl Protocol {
                 let margin = if self.mutation == Mutation::NoMargin { 0 } else { MARGIN };
                 // By a clock that is slow: the latest moment at which the fence may truly fall.
                 s.hosts[host].fence = s.hosts[host].fence.max(sent + TTL - margin + DRIFT);
+                s.hosts[host].knows = s.store;
             }
             Step::AnswerLost(host) => self.renewed(s, host),
             Step::RenewalLost(host) => s.hosts[host].renewing = None,
@@ -314,11 +216,14 @@ impl Protocol {
                 let h = &mut s.hosts[host];
                 if let Here::Admitted { epoch } = h.agents[agent] {
                     let leased = h.fence > s.now || self.mutation == Mutation::NoFence;
-                    h.agents[agent] = if leased { Here::Process { epoch } } else { Here::Between { epoch } };
+                    h.agents[agent] =
+                        if leased { Here::Process { epoch } } else { Here::Between { epoch, fenced: true } };
                 }
             }
             Step::AdmitAgain { agent, host } => {
-                if let Here::Between { epoch } = s.hosts[host].agents[agent] {
+                if s.hosts[host].acknowledged[agent] != s.store {
+                    self.admit_by_telling(s, agent, host);
+                } else if let Here::Between { epoch, .. } = s.hosts[host].agents[agent] {
                     s.hosts[host].agents[agent] = Here::No;
                     let life = s.hosts[host].life;
                     self.admit(s, Call { agent, host, life, epoch });
@@ -327,7 +232,7 @@ impl Protocol {
             Step::ProcessDies { agent, host } => {
                 s.crashes += 1;
                 if let Here::Process { epoch } = s.hosts[host].agents[agent] {
-                    s.hosts[host].agents[agent] = Here::Between { epoch };
+                    s.hosts[host].agents[agent] = Here::Between { epoch, fenced: false };
                 }
             }
             Step::HostDies(host) => {
@@ -340,6 +245,9 @@ impl Protocol {
                 h.agents.fill(Here::No);
             }
             Step::HostReturns(host) => self.announce(s, host),
+            Step::Wipe => s.wipe(),
+            Step::Tell { agent, host } => self.tell(s, agent, host),
+            Step::HasTold(host) => s.has_told(host),
             Step::FaultsStop => {
                 self.settle(s);
                 s.calm = true;
@@ -353,6 +261,12 @@ impl Protocol {
         let h = &mut s.hosts[host];
         h.renewing = None;
         h.deadline = h.deadline.max(now + TTL);
+        // A store that does not know the host any more says so, and the host announces itself.
+        let forgotten = h.known_life == 0;
+        h.known_life = h.life;
+        if forgotten || h.awaited {
+            self.await_telling(s, host);
+        }
     }
 
     /// A host is asked to run an agent, and the script `advance` acknowledges the claim or does not.
@@ -361,12 +275,7 @@ impl Protocol {
         let h = &s.hosts[host];
         let leased = h.fence > s.now;
         // What it has of an older epoch is void when the store gives it a newer one: ended first, then admitted.
-        let older = match h.agents[agent] {
-            Here::No => true,
-            Here::Admitted { epoch: here } | Here::Process { epoch: here } | Here::Between { epoch: here } => {
-                here < epoch
-            }
-        };
+        let older = h.agents[agent].epoch().is_none_or(|here| here < epoch);
         if !h.up || h.life != life || !leased || !older {
             return;
         }
@@ -381,6 +290,7 @@ impl Protocol {
         };
         if acknowledged {
             s.hosts[host].agents[agent] = Here::Admitted { epoch };
+            s.hosts[host].acknowledged[agent] = s.store;
         }
     }
 
@@ -394,7 +304,12 @@ impl Protocol {
         h.deadline = now + TTL;
         let margin = if self.mutation == Mutation::NoMargin { 0 } else { MARGIN };
         h.fence = now + TTL - margin + DRIFT;
+        (h.knows, h.told) = (s.store, s.store);
         let life = h.life;
+        s.has_told(host);
+        if s.is_held() {
+            return;
+        }
         for agent in 0..self.agents {
             if let Record::Claimed { host: on, .. } = s.records[agent]
                 && on == host

@@ -1,6 +1,9 @@
 //! What comes of a state when faults stop: messages arrive, hosts renew, engines and hosts do what they are there for.
 
-use super::protocol::{Here, Protocol, Record, State, Step};
+use super::{
+    protocol::{Protocol, Step},
+    state::{Here, Record, State},
+};
 
 /// Rounds after which everything must have found its place: a few leases.
 const ROUNDS: usize = 16;
@@ -38,7 +41,8 @@ impl Protocol {
             self.take(s, Step::SendRenewal(host));
             self.take(s, Step::RenewalAnswered(host));
         }
-        let unbounded = Self { bounds: super::Bounds { time: u8::MAX, crashes: 0, messages: usize::MAX }, ..*self };
+        let unbounded =
+            Self { bounds: super::Bounds { time: u8::MAX, crashes: 0, messages: usize::MAX, wipes: 0 }, ..*self };
         // Engines and hosts, until there is nothing left to do in this round.
         loop {
             let mut steps = vec![];
@@ -52,6 +56,8 @@ impl Protocol {
                         | Step::Deliver(_)
                         | Step::Spawn { .. }
                         | Step::AdmitAgain { .. }
+                        | Step::Tell { .. }
+                        | Step::HasTold(_)
                 )
             };
             match steps.into_iter().find(useful) {

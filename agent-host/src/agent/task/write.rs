@@ -54,7 +54,7 @@ impl AgentTask {
         let Some(write) = self.write.take() else { return };
         match written {
             Ok(event) => {
-                self.has_told(write.knows);
+                self.has_told(&write);
                 self.inbox.extend(event);
             }
             Err(error) => self.store_failed(&error, &write),
@@ -62,12 +62,17 @@ impl AgentTask {
     }
 
     /// The store has answered a write, whatever it was.
-    fn has_told(&mut self, store: Option<String>) {
+    fn has_told(&mut self, write: &StoreWrite) {
+        let store = &write.knows;
         self.status.send_if_modified(|s| {
             let mended = s.trouble.take().is_some();
-            std::mem::replace(&mut s.told, store.clone()) != store || mended
+            std::mem::replace(&mut s.told, store.clone()) != *store || mended
         });
-        self.record.told = store;
+        // A store that was lost and took what it was told cannot know whether the claim of an agent without a lease was given away
+        // before: its next start is told once more, and gets another claim then.
+        if write.write != Write::Again || !self.machine.is_fenced() {
+            self.record.told.clone_from(store);
+        }
         self.record.accepted = true;
     }
 

@@ -91,6 +91,9 @@ impl Store {
         let generation = self.life();
         if r.told.as_ref() == Some(&generation) {
             self.has_told(&r.host, &r.incarnation);
+        } else if self.is_held(now) && self.awaited.contains(&(r.host.clone(), r.incarnation.clone())) {
+            // It lives on and has not told everything yet: nothing is decided without it, however long that takes.
+            self.held_until = Some(after(now, self.hold));
         }
         Renewal::Held { generation }
     }

@@ -56,7 +56,10 @@ impl World {
             return;
         };
         if let Some(process) = there.processes.remove(&pid) {
-            let _ = process.tells.send(Told::Exit(status));
+            // A process may take long to be reaped, as when it waits for a disk: nothing of it runs any more, and its host does not know.
+            let reaped =
+                if self.healed || !self.rng.random_bool(0.03) { 0 } else { self.rng.random_range(20..3_000) };
+            self.at(self.now + reaped, Event::Reaped(process.tells, status));
             self.note(|| format!("process {pid} of {} ends: {status}", process.key));
         }
     }

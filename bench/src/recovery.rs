@@ -83,7 +83,7 @@ impl Drop for Again {
     }
 }
 
-/// Puts `count` agents on one of two hosts and a guild of the same kind on the other, ends the first, and watches its agents
+/// Puts `count` agents on one of two hosts and up to a guild of the same kind on the other, ends the first, and watches its agents
 /// come back.
 pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Value> {
     let host = Host::by_id(ENDS)?;
@@ -124,7 +124,7 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
     }]}))
 }
 
-/// Fills the host that ends while the other takes none, then gives that one a guild; tells all guilds.
+/// Fills the host that ends while the other takes none, then gives that one a guild, or half as many; tells all guilds.
 async fn fill(client: &Client, count: usize) -> Result<Vec<Guild>> {
     let mut engine = client.engine.clone();
     engine.drain_host(pb::DrainHostRequest { host_id: OTHER.to_owned(), force: false }).await?;
@@ -132,7 +132,7 @@ async fn fill(client: &Client, count: usize) -> Result<Vec<Guild>> {
     engine.undrain_host(pb::UndrainHostRequest { host_id: OTHER.to_owned() }).await?;
     // Until every engine has seen it; then the emptier host is preferred.
     sleep(SETTLED).await;
-    guilds.extend(create(client, GUILD_SIZE, OTHER).await?);
+    guilds.extend(create(client, GUILD_SIZE.min(count / 2), OTHER).await?);
     // Until the zygotes have learned what these agents import.
     sleep(SETTLED).await;
     Ok(guilds)

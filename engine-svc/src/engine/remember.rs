@@ -70,7 +70,17 @@ impl Engine {
         }
     }
 
+    /// What could not be read is read at the next pass: its events are looked at once more.
     async fn catch_up(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+        let before = unhosted.read_to.clone();
+        let read = self.read_on(unhosted).await;
+        if read.is_err() {
+            unhosted.read_to = before;
+        }
+        read
+    }
+
+    async fn read_on(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
         let events = self.events(unhosted).await?;
         if events.len() >= ALL_KEPT {
             let store = unhosted.store.take();

@@ -9,7 +9,7 @@ use crate::error::RegistryError;
 use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
 use deadpool_redis::{
     Manager, Runtime,
-    redis::{RedisError, aio::MultiplexedConnection},
+    redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection},
 };
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ pub(super) type Connection = Object<Connections>;
 
 /// A pool of at most `connections`; no step of getting one takes longer than `timeout`. Connects with the first use.
 pub(super) fn pool(url: &str, connections: usize, timeout: Duration) -> Result<Pool, RegistryError> {
-    let manager = Manager::new(url).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+    // The crate's own limits are shorter than ours, and would make every answer that takes half a second look like a cut line.
+    let unlimited = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let manager = Manager::new_with_config(url, unlimited).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
     let wait = Some(timeout);
     Pool::builder(Connections(manager))
         .max_size(connections)

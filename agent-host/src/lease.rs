@@ -281,11 +281,13 @@ impl LeaseKeeper {
                 None => {
                     failures += 1;
                     warn!(failures, "the lease could not be renewed in time");
+                    // The registry may be about to answer: it is asked again at once, and from now on as long as it takes.
+                    self.lose_lease();
+                    continue;
                 }
             }
             if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
-                error!("the lease is lost: agents that must not outlive it are killed");
-                self.lose(Lease::Lost);
+                self.lose_lease();
             }
             self.pause(sent, failures, fence_at).await;
         }
@@ -349,6 +351,11 @@ impl LeaseKeeper {
             lease.state = Lease::Held;
             changed
         });
+    }
+
+    fn lose_lease(&self) {
+        error!("the lease is lost: agents that must not outlive it are killed");
+        self.lose(Lease::Lost);
     }
 
     fn lose(&self, state: Lease) {

@@ -9,24 +9,36 @@ use rustic_registry::{
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
-/// The in-memory registry behind a line that can be cut.
+/// The in-memory registry behind a line that can be cut, or swallow what is sent.
 struct CutLine {
     inner: MemoryRegistry,
     cut: AtomicBool,
+    silent: AtomicBool,
 }
 
 impl CutLine {
     fn new() -> Arc<Self> {
         let start = Instant::now();
         let clock = move || UnixMillis(1_000_000 + start.elapsed().as_millis() as u64);
-        Arc::new(Self { inner: MemoryRegistry::new(clock), cut: AtomicBool::new(false) })
+        Arc::new(Self {
+            inner: MemoryRegistry::new(clock),
+            cut: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+        })
     }
 
     fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Relaxed);
     }
 
+    fn swallow(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
+    }
+
     async fn line(&self) -> Result<(), RegistryError> {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         match self.cut.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(RegistryError::Timeout(Duration::from_secs(2))),
@@ -107,6 +119,21 @@ async fn a_lease_is_lost_before_the_registry_calls_it_expired_and_comes_back() {
     assert!(view.hosts[0].deadline > view.now, "the host must give up first");
     registry.cut(false);
     assert_eq!(lease.changed().await.state, Lease::Held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_with_the_lease_is_made_again_at_once() {
+    let registry = CutLine::new();
+    let (mut lease, _stop) = keep(&registry, "i");
+    assert_eq!(lease.changed().await.state, Lease::Held);
+    let held_at = Instant::now();
+    registry.swallow(true);
+    // The renewal is on its way, and will never be answered; the next one would be.
+    tokio::time::sleep(TIMES.renew_every + Duration::from_secs(1)).await;
+    registry.swallow(false);
+    // Lost and held again, too quickly to be seen one after the other.
+    assert_eq!(lease.changed().await, LeaseView { state: Lease::Held, losses: 1 });
+    assert_eq!(held_at.elapsed(), TIMES.ttl - TIMES.margin);
 }
 
 #[tokio::test(start_paused = true)]

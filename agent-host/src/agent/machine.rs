@@ -56,7 +56,7 @@ pub struct Machine {
     rules: Rules,
     state: State,
     leased: bool,
-    /// The lease was lost since the store last acknowledged a write: the claim may have been given to another host.
+    /// The lease was lost since a store that knew the claim last acknowledged a write: it may have been given to another host.
     fenced: bool,
     /// Nobody waits for it any more.
     abandoned: bool,
@@ -100,7 +100,7 @@ impl Machine {
         matches!(self.state, State::Admitting)
     }
 
-    /// Whether the lease was lost since the store last acknowledged a write.
+    /// Whether the lease was lost since a store that knew the claim last acknowledged a write.
     pub fn is_fenced(&self) -> bool {
         self.fenced
     }
@@ -198,11 +198,16 @@ impl Machine {
     }
 
     /// A store that lost the agent cannot say whether its claim was given to another host while this one had no lease. It
-    /// gets a new claim then.
+    /// gets a new claim then, before its next start.
     fn restored(&mut self, now: Instant) -> Vec<Action> {
         match self.state {
             State::Admitting if self.fenced => self.without_process(After::Move, now, 0.0),
-            _ => self.recorded(now),
+            _ => {
+                let fenced = self.fenced;
+                let actions = self.recorded(now);
+                self.fenced = fenced;
+                actions
+            }
         }
     }
 

@@ -156,6 +156,20 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
 }
 
 #[test]
+fn an_agent_that_a_lost_store_is_told_of_after_a_lost_lease_starts_by_a_new_claim_only() {
+    let mut run = Run::running(rules());
+    // It crashed, and the store has not answered yet, when both are lost.
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Restarting)]);
+    run.all([Event::Fence, Event::LeaseBack]);
+    assert_eq!(run.on(Event::Restored), []);
+    assert!(run.machine.is_fenced(), "the store cannot know whether the claim was given away");
+    assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Restored), [Action::Release(Becomes::Pending)]);
+    run.on(Event::Released);
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
+}
+
+#[test]
 fn a_lost_lease_kills_and_its_return_starts_again() {
     let mut run = Run::running(rules());
     assert_eq!(run.on(Event::Fence), [Action::Kill]);

@@ -70,7 +70,7 @@ impl AgentTask {
         });
         // A store that was lost and took what it was told cannot know whether the claim of an agent without a lease was given away
         // before: its next start is told once more, and gets another claim then.
-        if write.write != Write::Again || !self.machine.is_fenced() {
+        if !self.machine.is_fenced() {
             self.record.told.clone_from(store);
         }
         self.record.accepted = true;

@@ -224,6 +224,8 @@ impl Supervisor {
             if_full: IfFull::Refuse,
             knew: self.home.lease.store(),
             hold: self.settings.hold,
+            // As long as for any answer; a caller who hangs up meanwhile finds the agent here.
+            patience: Duration::MAX,
         };
         let key = launch.key.clone();
         match self.home.registry.claim(&request).await? {

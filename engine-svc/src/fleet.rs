@@ -9,7 +9,8 @@ use crate::{
     placement::{self, Policy},
 };
 use rustic_registry::{
-    AgentRecord, HostId, HostRecord, HostsView, Index, Queue, Registry, RegistryError, Resources, UnixMillis, View,
+    AgentRecord, HostId, HostRecord, HostsView, Index, Queue, Registry, RegistryError, Resources, StoreClock,
+    UnixMillis, View,
 };
 use std::{
     collections::BTreeSet,
@@ -19,7 +20,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -43,15 +44,17 @@ pub struct Fleet {
 
 struct Known {
     view: HostsView,
-    read: Option<Instant>,
-    /// The latest life of the store that was known. A store that has none was lost, and is in none until a host comes.
-    store: Option<String>,
+    /// `None` before the first reading.
+    clock: Option<StoreClock>,
+    /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
+    /// store that has none was lost, and is in none until a host comes.
+    told: Option<String>,
 }
 
 impl Fleet {
     /// An empty view.
     pub fn new(registry: Arc<dyn Registry>, policy: Policy) -> Self {
-        let known = Known { view: HostsView::default(), read: None, store: None };
+        let known = Known { view: HostsView::default(), clock: None, told: None };
         Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::new(known) }
     }
 
@@ -75,8 +78,8 @@ impl Fleet {
             }
         }
         drop((before, after));
-        let store = view.generation.clone().or_else(|| known.store.take());
-        *known = Known { view, read: Some(Instant::now()), store };
+        let told = known.told.take().or_else(|| view.generation.clone());
+        *known = Known { clock: Some(StoreClock::told(view.now)), view, told };
         Ok(())
     }
 
@@ -115,16 +118,21 @@ impl Fleet {
         placement::place(self.policy, &known.view.hosts, known.store_time(), &request)
     }
 
-    /// Whether the registry was lost and hosts are telling it what they run, or will: asks anew.
+    /// Whether the registry was lost, and hosts or this engine are telling it what they know, or will: asks anew.
     pub async fn is_telling(&self) -> Result<bool, RegistryError> {
         self.refresh().await?;
         let known = self.known();
-        Ok(known.view.held || (known.store.is_some() && known.view.generation.is_none()))
+        Ok(known.view.held || known.told != known.view.generation)
     }
 
-    /// The latest life of the store that this engine knows of, even if that was lost since.
+    /// The life of the store that this engine has told what it remembers, even if that was lost since.
     pub fn store(&self) -> Option<String> {
-        self.known().store.clone()
+        self.known().told.clone()
+    }
+
+    /// This life of the store was told all that this engine remembers.
+    pub fn has_told(&self, store: String) {
+        self.known().told = Some(store);
     }
 
     /// Whether any host lives.
@@ -171,7 +179,7 @@ impl Fleet {
     /// What is known of one host, and the store's time now. `None` too when the view is too old to tell.
     pub fn host(&self, host: &HostId) -> Option<(HostRecord, UnixMillis)> {
         let known = self.known();
-        known.read.filter(|at| at.elapsed() <= TOO_OLD)?;
+        known.clock.filter(|clock| clock.age() <= TOO_OLD)?;
         let record = known.view.hosts.iter().find(|h| h.host == *host)?;
         Some((record.clone(), known.store_time()))
     }
@@ -180,8 +188,7 @@ impl Fleet {
 impl Known {
     /// The store's clock, as far as it went on since the last reading.
     fn store_time(&self) -> UnixMillis {
-        let passed = self.read.map_or(0, |at| at.elapsed().as_millis());
-        UnixMillis(self.view.now.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
+        self.clock.map_or(self.view.now, |clock| clock.now())
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`resources`] | room, as exact thousandths |
 //! | [`record`] | what is stored of an agent and of a host |
 //! | [`ops`] | the operations: requests and outcomes |
+//! | [`clock`] | the store's clock, as callers know it |
 //! | [`redis`] | the store over deadpool-redis and Lua |
 //! | [`memory`] | the deterministic twin, held to the same conformance tests |
 //! | [`dev_server`] | a private Redis for development and tests |
@@ -25,6 +26,7 @@
 //!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 
+pub mod clock;
 pub mod dev_server;
 pub mod ids;
 pub mod keys;
@@ -36,6 +38,7 @@ pub mod resources;
 
 mod error;
 
+pub use clock::StoreClock;
 pub use error::RegistryError;
 pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, RequestId, UnixMillis};
 pub use memory::MemoryRegistry;

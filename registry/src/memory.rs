@@ -61,6 +61,16 @@ impl MemoryRegistry {
         self.run.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A claim whose caller waits until then, on this store's clock.
+    pub fn claim_until(&self, request: &Claim, until: UnixMillis) -> Result<ClaimOutcome, RegistryError> {
+        let mut store = self.written();
+        let now = self.now();
+        if until < now {
+            return Err(RegistryError::Timeout(request.patience));
+        }
+        Ok(store.claim(request, now))
+    }
+
     /// The store, about to be written.
     fn written(&self) -> MutexGuard<'_, Store> {
         let (now, run) = (self.now(), self.run.load(Ordering::Relaxed));
@@ -99,7 +109,8 @@ impl Registry for MemoryRegistry {
     }
 
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError> {
-        Ok(self.written().claim(request, self.now()))
+        // Nobody waits for a store that is here.
+        self.claim_until(request, UnixMillis(u64::MAX))
     }
 
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError> {

@@ -102,10 +102,12 @@ pub struct Claim {
     pub candidates: Vec<HostId>,
     /// What happens when none of them has room.
     pub if_full: IfFull,
-    /// The store's life that the caller knows; another one means that the store was lost.
+    /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
     pub knew: Option<String>,
     /// How long nobody is placed after a loss.
     pub hold: Duration,
+    /// How long its caller waits, at most as long as for any answer: what the store gets to later it does not do.
+    pub patience: Duration,
 }
 
 /// What a claim does when no candidate has room.
@@ -145,7 +147,7 @@ pub enum ClaimOutcome {
     NoRoom,
     /// The agent waits for room, PENDING.
     Waits,
-    /// The store was lost, and hosts are telling what they run: nothing changed.
+    /// The store was lost, and hosts are telling what they run, or the caller has not told yet: nothing changed.
     Held,
 }
 
@@ -380,7 +382,8 @@ pub trait Registry: Send + Sync + 'static {
     async fn renew(&self, request: &Renew) -> Result<Renewal, RegistryError>;
     /// Takes a host off the list at the end of its life; void if another incarnation holds the name.
     async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError>;
-    /// See [`Claim`]. Idempotent by request id and digest. O(1) in agents and hosts.
+    /// See [`Claim`]. Idempotent by request id and digest. Fails with [`RegistryError::Timeout`], and changes nothing, when
+    /// the store gets to it after its caller's patience. O(1) in agents and hosts.
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;

@@ -8,6 +8,7 @@ mod read;
 mod scripts;
 
 use crate::{
+    clock::StoreClock,
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, UnixMillis},
     keys::{self, Keys},
@@ -22,7 +23,14 @@ use async_trait::async_trait;
 use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
 use pool::{Connection, Pool};
 use scripts::Scripts;
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long the store's clock, once read, is trusted to have gone on as ours has.
+const CLOCK_LASTS: Duration = Duration::from_secs(10);
 
 /// How to reach the store.
 #[derive(Debug, Clone)]
@@ -50,13 +58,40 @@ pub struct RedisRegistry {
     keys: Keys,
     scripts: Scripts,
     timeout: Duration,
+    /// The store's clock, as its answers told it last.
+    clock: Mutex<Option<StoreClock>>,
 }
 
 impl RedisRegistry {
     /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
     pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
-        Ok(Self { pool, keys: Keys::new(&settings.prefix), scripts: Scripts::load(), timeout: settings.timeout })
+        Ok(Self {
+            pool,
+            keys: Keys::new(&settings.prefix),
+            scripts: Scripts::load(),
+            timeout: settings.timeout,
+            clock: Mutex::new(None),
+        })
+    }
+
+    /// Replaced as a whole; a panic cannot leave it half-changed.
+    fn clock(&self) -> MutexGuard<'_, Option<StoreClock>> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store's clock, asked for if nobody has looked at it lately.
+    async fn store_clock(&self) -> Result<StoreClock, RegistryError> {
+        let known = *self.clock();
+        if let Some(clock) = known.filter(|clock| clock.age() <= CLOCK_LASTS) {
+            return Ok(clock);
+        }
+        let connection = self.connection().await?;
+        let (seconds, micros): (u64, u64) =
+            self.answer(connection, async |c| redis::cmd("TIME").query_async(c).await).await?;
+        let clock = StoreClock::told(UnixMillis(seconds * 1_000 + micros / 1_000));
+        *self.clock() = Some(clock);
+        Ok(clock)
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {
@@ -215,7 +250,7 @@ impl Registry for RedisRegistry {
         let demand = r.demand.to_string();
         let hold = millis(r.hold);
         let candidates: Vec<String> = r.candidates.iter().map(|h| keys::encode(h.as_str())).collect();
-        let mut args: Vec<&[u8]> = vec![
+        let args: Vec<&[u8]> = vec![
             guild.as_bytes(),
             member.as_bytes(),
             r.name.as_bytes(),
@@ -232,17 +267,23 @@ impl Registry for RedisRegistry {
             r.knew.as_deref().unwrap_or_default().as_bytes(),
             hold.as_bytes(),
         ];
-        args.extend(candidates.iter().map(String::as_bytes));
+        let asked = Instant::now();
         loop {
-            let answer: Vec<String> = self.run(&self.scripts.claim, &args).await?;
-            if answer.first().is_some_and(|word| word == "exists") {
-                // It may have gone since the script looked: then ask again.
-                if let Some(record) = self.get(&r.key, View::Basic).await? {
-                    return Ok(ClaimOutcome::Exists(Box::new(record)));
+            let clock = self.store_clock().await?;
+            let left = r.patience.saturating_sub(asked.elapsed()).min(self.timeout);
+            let until = clock.after(left).0.to_string();
+            let whole = args.iter().copied().chain([until.as_bytes()]).chain(candidates.iter().map(String::as_bytes));
+            let answer: Vec<String> = self.run(&self.scripts.claim, &whole.collect::<Vec<_>>()).await?;
+            match answer.first().map(String::as_str) {
+                Some("late") => return Err(RegistryError::Timeout(left)),
+                Some("exists") => {
+                    // It may have gone since the script looked: then ask again.
+                    if let Some(record) = self.get(&r.key, View::Basic).await? {
+                        return Ok(ClaimOutcome::Exists(Box::new(record)));
+                    }
                 }
-                continue;
+                _ => return read::claim(&answer),
             }
-            return read::claim(&answer);
         }
     }
 
@@ -414,7 +455,9 @@ impl Registry for RedisRegistry {
     }
 
     async fn hosts(&self) -> Result<HostsView, RegistryError> {
-        read::hosts(self.run(&self.scripts.hosts, &[]).await?)
+        let view = read::hosts(self.run(&self.scripts.hosts, &[]).await?)?;
+        *self.clock() = Some(StoreClock::told(view.now));
+        Ok(view)
     }
 
     async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {

@@ -120,6 +120,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         if_full: IfFull::Refuse,
         knew: None,
         hold: std::time::Duration::ZERO,
+        patience: rustic_tests::PATIENCE,
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();
     assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");

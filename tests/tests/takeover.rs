@@ -220,6 +220,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         if_full: IfFull::Refuse,
         knew: None,
         hold: std::time::Duration::ZERO,
+        patience: PATIENCE,
     };
     let ClaimOutcome::Claimed(claimed) = stack.registry().claim(&claim).await.unwrap() else { panic!("a claim") };
     let agent = stack.agent_is("the agent to run", "g", "a", runs_on("agent-host-0")).await;

@@ -72,6 +72,28 @@ async fn a_redis_that_is_slower_than_its_callers_wait_is_told_of_and_survived() 
 }
 
 #[tokio::test]
+async fn what_a_frozen_redis_received_too_late_is_not_carried_out() {
+    let stack = Stack::start().await;
+    stack.create(idle("g", "before")).await.unwrap();
+    stack.redis.pause();
+    let refused = stack.create(idle("g", "late")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    stack.redis.resume();
+    wait_until("the engine to see Redis again", async || {
+        stack.get("g", "before").await.map_err(|status| status.to_string())
+    })
+    .await;
+    // By now it has read what it was sent while it was frozen: that was there first.
+    let status = stack.get("g", "late").await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "whoever asked for it was told that it failed");
+    stack.create(idle("g", "late")).await.unwrap();
+    for agent in ["before", "late"] {
+        stack.stop("g", agent).await.unwrap();
+    }
+    stack.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_redis_that_loads_is_told_of() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", listener.local_addr().unwrap());

@@ -54,8 +54,13 @@ pub struct Creation {
 }
 
 impl Creation {
+    /// How long the caller still waits.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn is_given_up(&self) -> bool {
-        self.deadline <= Instant::now() || self.caller_gone.is_cancelled()
+        self.left().is_zero() || self.caller_gone.is_cancelled()
     }
 }
 
@@ -165,6 +170,7 @@ impl Engine {
             if_full: creation.if_full,
             knew: self.fleet.store(),
             hold: self.hold,
+            patience: creation.left(),
         };
         // Who waits in line is found room for by the keeper; all others look twice.
         let mut outcome = self.registry.claim(&request).await?;
@@ -172,6 +178,7 @@ impl Engine {
             // The view may be older than the room that was made since.
             self.fleet.refresh().await?;
             request.candidates = self.fleet.candidates(&launch.demand, excluded);
+            request.patience = creation.left();
             outcome = self.registry.claim(&request).await?;
         }
         match outcome {

@@ -9,6 +9,9 @@
 //!                                   tells every copy, until all are told
 //! ```
 //!
+//! Until it has told, it neither creates nor places agents, nor says that one is not known (`Fleet::is_telling`): what the store
+//! still has of them may be older than the copies.
+//!
 //! Every replica does so; who comes second changes nothing. What was stopped is not brought back as long as this engine heard of
 //! it before the loss: it looks at every pass of the keeper, a few times a second.
 
@@ -39,14 +42,16 @@ impl Engine {
             (None, None) => return Ok(()),
             (None, Some(store)) => {
                 self.look_through(unhosted).await?;
-                unhosted.store = Some(store);
+                unhosted.store = Some(store.clone());
+                self.fleet.has_told(store);
             }
             (Some(had), Some(now)) if had == now => {}
             (Some(had), now) => {
                 self.tell(unhosted, &had).await?;
                 // A store without a life has no host yet; it gets one with the first.
                 let Some(now) = now else { return Ok(()) };
-                unhosted.store = Some(now);
+                unhosted.store = Some(now.clone());
+                self.fleet.has_told(now);
                 unhosted.read_to = rustic_registry::EventId::default();
             }
         }
@@ -142,3 +147,6 @@ impl Engine {
         Remember { record, had: had.to_owned(), hold: self.hold }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,13 @@ if before[1] and before[1] ~= incarnation then
     -- Nobody knows whether that process has ended before its lease has; or it has, but hosts are telling whose its agents are.
     local until_then = ended and int(now_ms()) or redis.call('ZSCORE', key('hosts'), host) or '0'
     if tonumber(until_then) > tonumber(before[2] or '0') then redis.call('HSET', hkey, 'former_until', until_then) end
+    -- A life that had the name before, and lost it to one that is over now, has its claims still.
     redis.call('HSET', hkey, 'used', '')
+    local used = {}
+    for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
+      local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
+      if agent[1] == incarnation then reserve(host, used, parse_room(agent[2])) end
+    end
   end
 end
 if before[1] ~= incarnation then redis.call('HDEL', hkey, 'cordoned') end

@@ -9,7 +9,10 @@ local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', '
   'on_disconnect')
 local phase = old[1]
 if not phase then return {'gone'} end
-if old[2] ~= ARGV[3] then return {'stale', old[2]} end
+-- A host has had the agent since, in writes that were lost: what is known of it is over as well.
+local forgotten = guard == 'reaped' and tonumber(ARGV[3]) > tonumber(old[2])
+if old[2] ~= ARGV[3] and not forgotten then return {'stale', old[2]} end
+if forgotten then raise_epoch(ARGV[3]) end
 local holds_room = phase ~= 'PENDING' and phase ~= 'FAILED'
 if guard == 'unaccepted' and (old[6] or not holds_room) then return {'guarded', phase} end
 if guard == 'unhosted' and holds_room then return {'guarded', phase} end
@@ -19,7 +22,7 @@ if guard == 'expired' then
   local ended, another_life = has_ended(old[3], old[4], tonumber(ARGV[5]))
   if not (ended and (old[8] == 'stop' or another_life)) then return {'guarded', phase} end
 end
-if ARGV[6] == 'pending' and not holds_room and guard ~= 'failed' then return {'guarded', phase} end
+if ARGV[6] == 'pending' and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
 
 if holds_room then vacate(member, old[3], old[4], old[5]) end
 -- Stop wins: an agent that was being stopped does not come back.

@@ -6,9 +6,11 @@ if is_wiped(had) then hold(ARGV[6]) end
 -- Once hosts have told, what is not there was stopped or moved; before, nobody was.
 local known = redis.call('GET', key('known_epoch'))
 local forgotten = is_wiped(had) or (known and tonumber(ARGV[3]) > tonumber(known))
-if not (is_lost(had) and forgotten and is_held()) then return {'void'} end
 local akey = key('agent', member)
-local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id')
+local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id', 'accepted')
+-- An older claim that no host has accepted gives way at any time: now none ever will.
+local may_go = old[1] and not old[7]
+if not (is_lost(had) and forgotten and (is_held() or may_go)) then return {'void'} end
 if old[1] and tonumber(old[1]) >= tonumber(ARGV[3]) then return {'void'} end
 raise_epoch(ARGV[3])
 if old[1] then displace(guild, member, old[2], old[3], old[4], old[5], old[6]) end

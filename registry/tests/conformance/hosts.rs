@@ -15,6 +15,7 @@ promises!(
     a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew,
     a_store_that_was_lost_holds_claims_until_hosts_have_told_what_they_run,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
+    a_life_that_gets_its_name_back_has_its_claims_still,
     an_unknown_host_must_announce_and_a_superseded_one_must_end,
     a_departed_host_is_gone_unless_claims_hold_it,
 );
@@ -147,6 +148,15 @@ async fn announcing_again_in_the_same_life_keeps_what_is_reserved(store: Store) 
     claimed(&store, &key("g", "a"), "r", &["h-0"]).await;
     let again = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     assert_eq!((again.returned, again.generation), (0, first.generation));
+    assert_eq!(used_slots(&store, "h-0").await, 1000);
+}
+
+async fn a_life_that_gets_its_name_back_has_its_claims_still(store: Store) {
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    claimed(&store, &key("g", "a"), "r", &["h-0"]).await;
+    store.announce(&announce("h-0", "on another machine", 5.0)).await.unwrap();
+    assert_eq!(used_slots(&store, "h-0").await, 0);
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     assert_eq!(used_slots(&store, "h-0").await, 1000);
 }
 

@@ -3,8 +3,8 @@
 use crate::requests::*;
 use rustic_registry::{
     AdvanceOutcome, AgentRecord, Announce, Claim, ClaimOutcome, Cordon, Epoch, IfFull, MemoryRegistry, Phase,
-    PlaceOutcome, Queue, RedisRegistry, RedisSettings, Registry, RegistryError, ReleaseGuard, Remember, Remembered,
-    Renew, Restore, UnixMillis, View,
+    PlaceOutcome, Queue, RedisRegistry, RedisSettings, Registry, RegistryError, ReleaseGuard, ReleaseOutcome,
+    Remember, Remembered, Renew, Restore, UnixMillis, View,
 };
 use std::{
     sync::Arc,
@@ -51,6 +51,9 @@ both! {
     what_no_host_runs_is_remembered_while_hosts_tell_and_not_later
     whoever_has_the_later_claim_is_right
     a_host_that_lives_is_waited_for_however_long_it_takes_to_tell
+    a_claim_of_somebody_who_has_not_told_yet_waits
+    a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent
+    an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_told
 }
 
 /// A third of it is longer than a busy machine lets a test wait for its turn.
@@ -245,4 +248,80 @@ async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { sto
     }
     store.renew(&Renew { told: Some(generation), ..renew("h-0", "i", LONG) }).await.unwrap();
     assert!(!store.hosts().await.unwrap().held);
+}
+
+async fn a_claim_of_somebody_who_has_not_told_yet_waits(Run { store, restart, _redis }: Run) {
+    let before = store.announce(&short("h-0", "i")).await.unwrap().generation;
+    restart();
+    let after = store.hosts().await.unwrap().generation.unwrap();
+    store.renew(&Renew { told: Some(after.clone()), ..renew("h-0", "i", LONG) }).await.unwrap();
+    while store.hosts().await.unwrap().held {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let by = |knew: &str| Claim { knew: Some(knew.to_owned()), ..claim(&key("g", "a"), "r", "d", &["h-0"]) };
+    assert_eq!(store.claim(&by(&before)).await.unwrap(), ClaimOutcome::Held, "hosts have told; the caller has not");
+    assert!(matches!(store.claim(&by(&after)).await.unwrap(), ClaimOutcome::Claimed(_)));
+}
+
+async fn a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent(Run { store, restart, _redis }: Run) {
+    store.announce(&short("h-0", "i")).await.unwrap();
+    let (stopped, moved) = (key("g", "stopped"), key("g", "moved"));
+    for agent in [&stopped, &moved] {
+        let earlier = claimed(&store, agent, "r", &["h-0"]).await.epoch;
+        restart();
+        // What came after that claim was lost: its release, and another one, whose process has ended by now.
+        let later = Epoch(earlier.0 + 1_000_000);
+        let older = Epoch(earlier.0 - 1);
+        let too_old = store.release(agent, older, ReleaseGuard::Reaped).await.unwrap();
+        assert_eq!(too_old, ReleaseOutcome::Stale(earlier));
+        let released = if *agent == stopped {
+            store.release(agent, later, ReleaseGuard::Reaped).await.unwrap()
+        } else {
+            store.unplace(&unplace(agent, later, ReleaseGuard::Reaped, "it moves")).await.unwrap()
+        };
+        assert_eq!(released, ReleaseOutcome::Released);
+        let record = store.get(agent, View::Basic).await.unwrap();
+        if *agent == stopped {
+            assert_eq!(record, None);
+        } else {
+            let record = record.unwrap();
+            assert_eq!((record.phase, record.host), (Phase::Pending, None));
+            assert!(record.epoch > later, "epochs never go back");
+        }
+        assert_eq!(used(&store).await, 0, "its room is free again");
+        let generation = store.hosts().await.unwrap().generation;
+        store.renew(&Renew { told: generation, ..renew("h-0", "i", LONG) }).await.unwrap();
+        while store.hosts().await.unwrap().held {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_told(
+    Run { store, restart, _redis }: Run,
+) {
+    store.announce(&short("h-0", "i")).await.unwrap();
+    let [waits, _] = unhosted(&store).await;
+    store.release(&waits.key, waits.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    let older = claimed(&store, &waits.key, "r", &["h-0"]).await.epoch;
+    restart();
+    let generation = store.hosts().await.unwrap().generation;
+    store.renew(&Renew { told: generation, ..renew("h-0", "i", LONG) }).await.unwrap();
+    while store.hosts().await.unwrap().held {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let later = AgentRecord { epoch: Epoch(older.0 + 1), ..waits.clone() };
+    assert_eq!(store.remember(&remember(&later, "elsewhere.1")).await.unwrap(), Remembered::Done);
+    let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
+    assert_eq!((there.phase, there.epoch, used(&store).await), (Phase::Pending, later.epoch, 0));
+    let accepts = store.advance(&advance(&waits.key, older, Phase::Starting)).await.unwrap();
+    assert_eq!(accepts, AdvanceOutcome::Stale(later.epoch), "its host is too late");
+
+    // One that a host has accepted may run: it stays.
+    let PlaceOutcome::Placed(placed) = store.place(&waits.key, later.epoch, &[host("h-0")]).await.unwrap() else {
+        panic!("there is room")
+    };
+    store.advance(&advance(&waits.key, placed.epoch, Phase::Starting)).await.unwrap();
+    let latest = AgentRecord { epoch: Epoch(placed.epoch.0 + 1), ..waits };
+    assert_eq!(store.remember(&remember(&latest, "elsewhere.1")).await.unwrap(), Remembered::Void);
 }

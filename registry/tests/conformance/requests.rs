@@ -116,6 +116,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         if_full: IfFull::Refuse,
         knew: None,
         hold: LONG,
+        patience: LONG,
     }
 }
 

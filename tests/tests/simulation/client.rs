@@ -45,7 +45,7 @@ pub(crate) struct Client {
     doubted: u64,
     /// A stop was asked for and not answered: it may take effect at any time, so that it is asked for until it was.
     stopping: bool,
-    /// Until then a create may still be under way somewhere.
+    /// Until then a create may still be carried out: never after its deadline, wherever it is held up.
     creating_until: u64,
     /// The last answer that was no OK.
     pub(crate) trouble: String,
@@ -136,7 +136,7 @@ impl Client {
         self.has = None;
         Some(match want {
             Want::Run => {
-                self.creating_until = now + GIVES_UP;
+                self.creating_until = now + CREATES.as_millis() as u64;
                 let request_id: RequestId = format!("{}-{}", self.key.agent, self.request).parse().expect("an id");
                 let (launch, wait, if_full) = (Box::new(self.launch.clone()), self.wait, self.if_full);
                 (Wish::Create { launch, request_id, wait, if_full }, CREATES)

@@ -145,7 +145,7 @@ pub(crate) struct HostPlan {
 
 /// The main task of a host: what `agent_host::run` does, without sockets and processes.
 pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::UnboundedReceiver<Inbound>) {
-    let registry: Arc<dyn Registry> = Arc::new(FarStore(outbox.clone()));
+    let registry: Arc<dyn Registry> = Arc::new(FarStore::new(outbox.clone()));
     let mut capacity = Resources::default();
     capacity.set(SLOTS, plan.slots.into()).expect("a capacity");
     let announce = Announce {
@@ -229,7 +229,7 @@ async fn serve(service: &Service, call: HostCall) -> Result<HostReply, Status> {
 
 /// The main task of an engine: what `engine_svc::serve` does, without sockets.
 pub(crate) async fn engine(leases: Leases, outbox: Outbox, mut letters: mpsc::UnboundedReceiver<Inbound>) {
-    let registry: Arc<dyn Registry> = Arc::new(FarStore(outbox.clone()));
+    let registry: Arc<dyn Registry> = Arc::new(FarStore::new(outbox.clone()));
     let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
     let wake = Wake::default();
     let hosts = Arc::new(FarHosts(outbox.clone()));

@@ -140,8 +140,10 @@ impl Plan {
             plan.faults.retain(|(_, fault)| !matches!(fault, Fault::RollBack { .. }));
         }
         // An agent that outlives its lease lives on behind a partition, as it asked for: when another host gets its host's
-        // name meanwhile, or the store forgets it and somebody creates it anew, there are two. `docs/guarantees.md` says so.
-        if plan.any(|f| matches!(f, Fault::Replace { .. })) || (plan.forgets() && plan.silences()) {
+        // name meanwhile, or the store forgets it and somebody creates it anew, there are two. `docs/guarantees.md` says so. A
+        // host is silent as well when its messages are lost one after the other.
+        let silent = plan.silences() || plan.loss > 0.0;
+        if plan.any(|f| matches!(f, Fault::Replace { .. })) || (plan.forgets() && silent) {
             plan.keep = 0;
         }
         plan

@@ -13,7 +13,8 @@ use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Claim, ClaimOutcome, Cordon, Epoch, Event,
     EventId, HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Unplace, View,
+    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, StoreClock,
+    UnixMillis, Unplace, View,
 };
 use std::{
     collections::BTreeSet,
@@ -28,6 +29,9 @@ use tonic::Status;
 
 /// Longest wait for the store, as `--redis-timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long its clock, once read, is trusted.
+const CLOCK_LASTS: Duration = Duration::from_secs(10);
 
 /// One run of an engine or a host.
 pub(crate) type LifeId = usize;
@@ -84,9 +88,30 @@ impl Outbox {
 }
 
 /// The registry at the other end of the world's network.
-pub(crate) struct FarStore(pub(crate) Outbox);
+pub(crate) struct FarStore {
+    outbox: Outbox,
+    clock: Mutex<Option<StoreClock>>,
+}
 
 impl FarStore {
+    pub(crate) fn new(outbox: Outbox) -> Self {
+        Self { outbox, clock: Mutex::new(None) }
+    }
+
+    /// Until when a claim that is sent now is waited for, on the store's clock.
+    async fn until(&self, patience: Duration) -> Result<UnixMillis, RegistryError> {
+        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = match clock.filter(|clock| clock.age() <= CLOCK_LASTS) {
+            Some(clock) => clock,
+            None => StoreClock::told(self.hosts().await?.now),
+        };
+        Ok(clock.after(patience.min(STORE_TIMEOUT)))
+    }
+
+    fn tell(&self, now: UnixMillis) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(StoreClock::told(now));
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         name: &'static str,
@@ -97,7 +122,7 @@ impl FarStore {
             let result = run(store);
             Box::new(move || _ = reply.send(result))
         });
-        self.0.put(Outgoing::Store(StoreCall { name, run }));
+        self.outbox.put(Outgoing::Store(StoreCall { name, run }));
         match timeout(STORE_TIMEOUT, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_closed)) => Err(RegistryError::Unreachable("the connection broke".into())),
@@ -111,6 +136,17 @@ macro_rules! far {
     ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
         #[async_trait]
         impl Registry for FarStore {
+            async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError> {
+                let (request, until) = (request.clone(), self.until(request.patience).await?);
+                self.call("claim", move |store| store.claim_until(&request, until)).await
+            }
+
+            async fn hosts(&self) -> Result<HostsView, RegistryError> {
+                let view = self.call("hosts", |store| store.hosts().now_or_never().expect("it never waits")).await?;
+                self.tell(view.now);
+                Ok(view)
+            }
+
             $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
                 $(let $arg = Owned::own($arg);)*
                 self.call(stringify!($name), move |store| {
@@ -165,7 +201,6 @@ far! {
     announce(request: &Announce) -> Announced;
     renew(request: &Renew) -> Renewal;
     depart(host: &HostId, incarnation: &Incarnation) -> ();
-    claim(request: &Claim) -> ClaimOutcome;
     advance(request: &Advance) -> AdvanceOutcome;
     restore(request: &Restore) -> AdvanceOutcome;
     remember(request: &Remember) -> Remembered;
@@ -177,7 +212,6 @@ far! {
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
-    hosts() -> HostsView;
     events(after: &EventId, limit: usize) -> (Vec<Event>, EventId);
 }
 

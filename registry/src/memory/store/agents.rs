@@ -18,7 +18,7 @@ impl Store {
         if self.is_wiped(r.knew.as_ref()) {
             self.hold(r.hold, now);
         }
-        if self.is_held(now) {
+        if self.is_lost(r.knew.as_ref()) || self.is_held(now) {
             return ClaimOutcome::Held;
         }
         let member = keys::member(&r.key);
@@ -218,11 +218,13 @@ impl Store {
         }
         // Once hosts have told, what is not there was stopped or moved; before, nobody was.
         let forgotten = self.is_wiped(had) || self.known_epoch.is_some_and(|known| told.epoch > known);
-        if !(self.is_lost(had) && forgotten && self.is_held(now)) {
-            return Remembered::Void;
-        }
         let member = keys::member(&told.key);
         let old = self.agents.get(&member).cloned();
+        // An older claim that no host has accepted gives way at any time: now none ever will.
+        let may_go = old.as_ref().is_some_and(|old| old.accepted.is_none());
+        if !(self.is_lost(had) && forgotten && (self.is_held(now) || may_go)) {
+            return Remembered::Void;
+        }
         if old.as_ref().is_some_and(|old| old.epoch >= told.epoch) {
             return Remembered::Void;
         }
@@ -261,8 +263,13 @@ impl Store {
         }
         let member = keys::member(key);
         let Some(agent) = self.agents.get(&member).cloned() else { return Ok(ReleaseOutcome::Gone) };
-        if agent.epoch != epoch {
+        // A host has had the agent since, in writes that were lost: what is known of it is over as well.
+        let forgotten = guard == ReleaseGuard::Reaped && epoch > agent.epoch;
+        if agent.epoch != epoch && !forgotten {
             return Ok(ReleaseOutcome::Stale(agent.epoch));
+        }
+        if forgotten {
+            self.raise_epoch(epoch, now);
         }
         let holds_room = agent.phase.holds_room();
         let holds = match guard {
@@ -272,7 +279,8 @@ impl Store {
             ReleaseGuard::Unhosted => !holds_room,
             ReleaseGuard::Expired(grace) => self.has_expired(&agent, grace, now),
         };
-        if !holds || (pending.is_some() && !holds_room && guard != ReleaseGuard::Failed) {
+        let may_wait = holds_room || forgotten || guard == ReleaseGuard::Failed;
+        if !holds || (pending.is_some() && !may_wait) {
             return Ok(ReleaseOutcome::Guarded(agent.phase));
         }
         if holds_room {

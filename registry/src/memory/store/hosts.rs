@@ -40,7 +40,7 @@ impl Store {
                 used = self.hosts.get(&r.host).map(|h| h.used.clone()).unwrap_or_default();
             } else if before.incarnation != r.incarnation {
                 former_until = former_until.max(if ended { now } else { before.deadline });
-                used = Resources::default();
+                used = self.claimed_by(&r.host, &r.incarnation);
             }
         }
         let host = HostRecord {
@@ -59,6 +59,15 @@ impl Store {
         };
         self.hosts.insert(r.host.clone(), host);
         Announced { generation: self.life(), returned }
+    }
+
+    /// Room of the claims that a life has: one that had the name before, and lost it to one that is over now, has them still.
+    fn claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> Resources {
+        let mut used = Resources::default();
+        let here = self.on(host).into_iter().filter_map(|member| self.agents.get(&member));
+        here.filter(|agent| agent.incarnation.as_ref() == Some(incarnation))
+            .for_each(|agent| used.add(&agent.demand));
+        used
     }
 
     /// Gives the claims of a life that has ended to the next one.

@@ -73,7 +73,8 @@ impl World {
 
     pub(crate) fn store_acts(&mut self, from: LifeId, call: StoreCall) {
         if self.now < self.store_stopped_until {
-            let at = self.store_stopped_until;
+            // Every call may have come over a connection of its own: in no order.
+            let at = self.store_stopped_until + self.rng.random_range(0..20);
             return self.at(at, Event::Store(from, call));
         }
         if self.now < self.store_down_until {

@@ -1,0 +1,188 @@
+//! An engine's copies, over a registry whose reads can fail and that can lose everything.
+
+use super::*;
+use crate::{
+    channels::{Callee, HostCalls},
+    engine::Leases,
+    fleet::Fleet,
+    keeper::Wake,
+    placement::Policy,
+};
+use async_trait::async_trait;
+use rustic_proto::agent_host::v1 as pb;
+use rustic_registry::{
+    Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Claim, ClaimOutcome, Cordon, Documents, Epoch,
+    EventId, HostId, HostsView, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue,
+    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, SpecDigest,
+    UnixMillis, Unplace,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+use tonic::Status;
+
+const HOLD: Duration = Duration::from_secs(12);
+
+struct Unreliable {
+    inner: MemoryRegistry,
+    fails: AtomicBool,
+}
+
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
+        #[async_trait]
+        impl Registry for Unreliable {
+            async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {
+                if self.fails.load(Ordering::Relaxed) {
+                    return Err(RegistryError::Timeout(Duration::from_secs(2)));
+                }
+                self.inner.get(key, view).await
+            }
+
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
+                self.inner.$name($($arg),*).await
+            })+
+        }
+    };
+}
+
+forward! {
+    ping() -> ();
+    announce(request: &Announce) -> Announced;
+    renew(request: &Renew) -> Renewal;
+    depart(host: &HostId, incarnation: &Incarnation) -> ();
+    claim(request: &Claim) -> ClaimOutcome;
+    advance(request: &Advance) -> AdvanceOutcome;
+    restore(request: &Restore) -> AdvanceOutcome;
+    remember(request: &Remember) -> Remembered;
+    release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
+    unplace(request: &Unplace) -> ReleaseOutcome;
+    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    cordon(host: &HostId, cordon: Cordon) -> bool;
+    retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
+    oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
+    list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
+    hosts() -> HostsView;
+    events(after: &EventId, limit: usize) -> (Vec<Event>, EventId);
+}
+
+/// There are none that could be called.
+struct NoHosts;
+
+#[async_trait]
+impl HostCalls for NoHosts {
+    async fn create_agent(
+        &self,
+        host: &Callee,
+        _message: pb::CreateAgentRequest,
+        _deadline: Instant,
+    ) -> Result<pb::CreateAgentResponse, Status> {
+        panic!("{} is called", host.host)
+    }
+
+    async fn stop_agent(
+        &self,
+        host: &Callee,
+        _message: pb::StopAgentRequest,
+        _deadline: Instant,
+    ) -> Result<pb::StopAgentResponse, Status> {
+        panic!("{} is called", host.host)
+    }
+
+    fn retain(&self, _hosts: &BTreeSet<HostId>) {}
+}
+
+/// An engine that has seen a store with one host, full, and what it remembers.
+async fn engine() -> (Engine, Arc<Unreliable>, Unhosted) {
+    let start = Instant::now();
+    let clock = move || UnixMillis(1_000_000 + start.elapsed().as_millis() as u64);
+    let registry = Arc::new(Unreliable { inner: MemoryRegistry::new(clock), fails: AtomicBool::new(false) });
+    announce(&registry, "first").await;
+    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
+    let leases = Leases { longest: HOLD, grace: Duration::ZERO };
+    let engine = Engine::new(registry.clone(), fleet, Arc::new(NoHosts), leases, Wake::default());
+    let mut unhosted = Unhosted::default();
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    (engine, registry, unhosted)
+}
+
+/// What the engine does several times a second.
+async fn pass(engine: &Engine, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+    engine.fleet.refresh().await?;
+    engine.remember(unhosted).await
+}
+
+async fn announce(registry: &Unreliable, incarnation: &str) {
+    let host = Announce {
+        host: "h-0".parse().expect("an id"),
+        incarnation: incarnation.parse().expect("an id"),
+        address: "h-0:1".to_owned(),
+        dns_name: String::new(),
+        capacity: Resources::default(),
+        labels: BTreeMap::new(),
+        version: String::new(),
+        ttl: HOLD,
+        highest_epoch: Epoch(0),
+        succeeds: None,
+        knew: None,
+        hold: HOLD,
+    };
+    registry.announce(&host).await.expect("in memory");
+}
+
+/// An agent that waits for room.
+async fn waits(registry: &Unreliable) -> AgentRecord {
+    let key = AgentKey { guild: "g".parse().expect("an id"), agent: "a".parse().expect("an id") };
+    let claim = Claim {
+        key: key.clone(),
+        name: "a".to_owned(),
+        request_id: "r".parse().expect("an id"),
+        digest: SpecDigest("d".to_owned()),
+        demand: Resources::one_slot(),
+        on_disconnect: OnDisconnect::Stop,
+        documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
+        candidates: vec![],
+        if_full: IfFull::Wait,
+        knew: None,
+        hold: HOLD,
+        patience: HOLD,
+    };
+    assert_eq!(registry.claim(&claim).await.expect("in memory"), ClaimOutcome::Waits);
+    registry.inner.get(&key, View::Full).await.expect("in memory").expect("it waits")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_could_not_be_read_is_read_at_the_next_pass() {
+    let (engine, registry, mut unhosted) = engine().await;
+    let record = waits(&registry).await;
+    registry.fails.store(true, Ordering::Relaxed);
+    pass(&engine, &mut unhosted).await.expect_err("its record cannot be read");
+    assert_eq!(unhosted.copies().count(), 0);
+    registry.fails.store(false, Ordering::Relaxed);
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    assert_eq!(unhosted.copies().collect::<Vec<_>>(), [&record]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
+    let (engine, registry, mut unhosted) = engine().await;
+    let record = waits(&registry).await;
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    registry.inner.wipe();
+    // A host that knew nothing before comes first: to it the store is a new one, that has lost nothing.
+    announce(&registry, "second").await;
+    assert!(!registry.hosts().await.expect("in memory").held);
+    let early = engine.get(&record.key, View::Basic).await.expect_err("the store does not know it");
+    assert!(matches!(early, EngineError::Held(_)), "{early}");
+    let stopped = engine.stop(&record.key, Duration::ZERO, crate::engine::IfSilent::Refuse).await;
+    assert!(matches!(stopped, Err(EngineError::Held(_))), "{stopped:?}");
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    let told = engine.get(&record.key, View::Full).await.expect("it is known again");
+    assert_eq!((told.phase, told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
+}

@@ -69,8 +69,10 @@ impl AgentTask {
             std::mem::replace(&mut s.told, store.clone()) != *store || mended
         });
         // A store that was lost and took what it was told cannot know whether the claim of an agent without a lease was given away
-        // before: its next start is told once more, and gets another claim then.
-        if !self.machine.is_fenced() {
+        // before: its next start is told once more, and gets another claim then. What gives the claim up is not told again: by
+        // then the agent may have been stopped.
+        let gives_up = self.machine.is_admitting() && write.write != Write::Again;
+        if gives_up || !self.machine.is_fenced() {
             self.record.told.clone_from(store);
         }
         self.record.accepted = true;

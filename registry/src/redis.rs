@@ -275,7 +275,11 @@ impl Registry for RedisRegistry {
             let whole = args.iter().copied().chain([until.as_bytes()]).chain(candidates.iter().map(String::as_bytes));
             let answer: Vec<String> = self.run(&self.scripts.claim, &whole.collect::<Vec<_>>()).await?;
             match answer.first().map(String::as_str) {
-                Some("late") => return Err(RegistryError::Timeout(left)),
+                Some("late") => {
+                    // Or its clock was set, or is another one's: the next claim asks.
+                    *self.clock() = None;
+                    return Err(RegistryError::Timeout(left));
+                }
                 Some("exists") => {
                     // It may have gone since the script looked: then ask again.
                     if let Some(record) = self.get(&r.key, View::Basic).await? {

@@ -202,17 +202,16 @@ impl Machine {
     fn restored(&mut self, now: Instant) -> Vec<Action> {
         match self.state {
             State::Admitting if self.fenced => self.without_process(After::Move, now, 0.0),
-            _ => {
-                let fenced = self.fenced;
-                let actions = self.recorded(now);
-                self.fenced = fenced;
-                actions
-            }
+            _ => self.acknowledged(now),
         }
     }
 
     fn recorded(&mut self, now: Instant) -> Vec<Action> {
         self.fenced &= !self.leased;
+        self.acknowledged(now)
+    }
+
+    fn acknowledged(&mut self, now: Instant) -> Vec<Action> {
         match &mut self.state {
             State::Admitting if self.leased => {
                 self.state = State::Queued { until: now + self.rules.start_timeout };

@@ -168,6 +168,25 @@ async fn a_host_that_is_told_to_stop_gives_its_agents_away_first() {
     assert_eq!(hosts.len(), 1, "it left the registry");
 }
 
+#[tokio::test]
+async fn a_second_sigterm_does_not_wait_for_an_engine_to_move_agents() {
+    let mut host_arguments = short_lease();
+    host_arguments.extend(["--drain-timeout", "1h"].map(str::to_owned));
+    let mut stack = Stack::with(StackSettings { hosts: 2, host_arguments, ..StackSettings::default() }).await;
+    let agent = stack.create(idle("g", "a")).await.unwrap();
+    let (here, elsewhere) = if agent.host == "agent-host-0" { (0, "agent-host-1") } else { (1, "agent-host-0") };
+    stack.engine.signal(Signal::STOP);
+    stack.hosts[here].signal(Signal::TERM);
+    let drains = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("draining"));
+    stack.hosts[here].logged("the host to drain", drains).await;
+    stack.hosts[here].signal(Signal::TERM);
+    assert!(stack.hosts[here].ended().await.success());
+    assert!(!lives(agent.pid));
+    stack.engine.signal(Signal::CONT);
+    let now = stack.agent_is("the agent to run elsewhere", "g", "a", runs_on(elsewhere)).await;
+    assert!(now.epoch > agent.epoch);
+}
+
 async fn create_or_wait(stack: &Stack, agent: &str) -> host_pb::Agent {
     let launch = Some(idle("g", agent));
     let request = pb::CreateAgentRequest { launch, allow_pending: true, ..Default::default() };

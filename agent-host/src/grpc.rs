@@ -6,7 +6,7 @@ use crate::{
     process::usage::Usage,
     runtime::PythonStatus,
     supervisor::{Attached, Creation, GivenClaim, Supervisor},
-    zygote::ZygoteState,
+    zygote::{BranchStatus, ZygoteState},
 };
 use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
@@ -156,7 +156,17 @@ fn profile(python: PythonStatus) -> pb::RuntimeProfile {
         zygote: state,
         cold_starts,
         generation: zygote.as_ref().map_or(0, |zygote| zygote.generation),
-        learned_modules: zygote.map(|zygote| zygote.learned).unwrap_or_default(),
+        branches: zygote.iter().flat_map(|zygote| zygote.branches.iter().map(branch)).collect(),
+        not_shared: zygote.map(|zygote| zygote.refused.into_iter().collect()).unwrap_or_default(),
+    }
+}
+
+fn branch(branch: &BranchStatus) -> pb::ZygoteBranch {
+    pb::ZygoteBranch {
+        packages: branch.packages.clone(),
+        modules: u32::try_from(branch.modules).unwrap_or(u32::MAX),
+        private_bytes: branch.memory,
+        pid: branch.pid,
     }
 }
 

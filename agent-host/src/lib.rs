@@ -77,6 +77,7 @@ pub fn run(settings: Settings, requests: StopRequests) -> BoxFuture<'static, any
 }
 
 async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
+    process::keep_from_children().context("cannot look at the descriptors that this host was started with")?;
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
@@ -245,8 +246,8 @@ fn python_runtimes(
         let (spawner, orphans) = (spawner.clone(), orphans.clone());
         let nursery =
             Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
-        let notes = settings.notes(host, name)?;
-        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), settings.learning(), notes).start(stop.clone()))
+        let notes = settings.notes(host, name, &profile.python)?;
+        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), settings.sharing(), notes).start(stop.clone()))
     };
     let runtime = |(name, profile): (ProfileName, Profile)| {
         let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };

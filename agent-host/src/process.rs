@@ -4,10 +4,12 @@
 //! that a reused process id is never mistaken for it. This module knows nothing of agents.
 
 mod child;
+mod inherited;
 mod orphans;
 mod spawner;
 pub mod usage;
 
 pub use child::{Child, Signal};
+pub use inherited::keep_from_children;
 pub use orphans::{Expected, Orphans, RUN_VARIABLE};
 pub use spawner::{OnHostsEnd, SpawnError, Spawner, Started, output_pipe};

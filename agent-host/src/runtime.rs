@@ -21,6 +21,7 @@ use crate::{
     process::{Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
+    zygote::Imports,
 };
 use async_trait::async_trait;
 use process::{Asked, OwnProcess, Run};
@@ -80,8 +81,8 @@ pub struct Order {
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a process for `order`. It is not ready until its [`Report`] says so.
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError>;
-    /// An agent became ready, and told what it had to import itself.
-    fn learn(&self, order: &Order, imported: Vec<String>);
+    /// An agent became ready, and told what its class imports.
+    fn learn(&self, order: &Order, imports: Imports);
     /// The Python environments, in order of their names.
     fn profiles(&self) -> Vec<PythonStatus>;
     /// Moves the moment at which processes that must not outlive the lease are killed, whatever becomes of this host.
@@ -138,9 +139,9 @@ impl Runtime for Runtimes {
         Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, _run: run }))
     }
 
-    fn learn(&self, order: &Order, imported: Vec<String>) {
+    fn learn(&self, order: &Order, imports: Imports) {
         if let Ok(Some(python)) = self.python_of(&order.launch) {
-            python.learn(order, imported);
+            python.learn(order, imports, &self.environment(order, 0, Some(python)));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     profiles::{self, Profile},
     runtime::Workdirs,
     starts::Starts,
-    zygote::{LearningLimits, Notes},
+    zygote::{Notes, Share, Sharing},
 };
 use anyhow::{Context as _, ensure};
 use clap::Parser;
@@ -21,7 +21,7 @@ use std::{
     hash::{Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -94,18 +94,24 @@ pub struct Settings {
     /// Python interpreter of the python runtime
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: PathBuf,
-    /// Module that the zygote imports once for all agents, beside Rustic AI's own; may be given several times
+    /// Module that all agents share, used or not, beside Rustic AI's own, if it is proven to be safe; may be given several times
     #[arg(long, value_delimiter = ',', value_name = "MODULE")]
     pub preload: Vec<String>,
     /// File with further Python environments for launches to choose from, in TOML
     #[arg(long, value_name = "FILE")]
     pub runtime_profiles: Option<PathBuf>,
-    /// Modules that a zygote learns to preload from what agents import; 0: it learns none
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    pub learned_modules: usize,
-    /// Memory that a zygote may use beyond its base for what it learned
+    /// What agents share beyond Rustic AI itself, of what their classes import
+    #[arg(long, default_value = "proven", value_name = "WHAT")]
+    pub share: Share,
+    /// Package that agents share although it is not proven to be safe, with all that it imports; may be given several times
+    #[arg(long, value_delimiter = ',', value_name = "PACKAGE")]
+    pub share_unproven: Vec<String>,
+    /// Sets of packages that are kept ready at once, for each runtime profile; the least used goes first
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub share_branches: usize,
+    /// Memory that these may use beyond what all agents share
     #[arg(long, default_value_t = 512 << 20, value_name = "BYTES")]
-    pub learned_memory: u64,
+    pub share_memory: u64,
     /// Start every Python agent in a fresh interpreter
     #[arg(long)]
     pub no_zygote: bool,
@@ -216,9 +222,14 @@ impl Settings {
         profiles::read(default, self.runtime_profiles.as_deref())
     }
 
-    /// How much a zygote learns.
-    pub fn learning(&self) -> LearningLimits {
-        LearningLimits { modules: self.learned_modules, memory: self.learned_memory }
+    /// How much agents share.
+    pub fn sharing(&self) -> Sharing {
+        Sharing {
+            share: self.share,
+            branches: self.share_branches,
+            memory: self.share_memory,
+            vouched: self.share_unproven.clone(),
+        }
     }
 
     /// The queue of starts.
@@ -232,9 +243,9 @@ impl Settings {
         self.file(host, "lock")
     }
 
-    /// What the zygote of `profile` learned, for the next life of the host.
-    pub fn notes(&self, host: &HostId, profile: &ProfileName) -> anyhow::Result<Notes> {
-        self.file(host, &format!("{profile}.learned")).map(Notes::at)
+    /// What the zygote of a profile that runs `python` learned, for the next life of the host.
+    pub fn notes(&self, host: &HostId, profile: &ProfileName, python: &Path) -> anyhow::Result<Notes> {
+        Ok(Notes::at(self.file(host, &format!("{profile}.learned"))?, python.to_owned()))
     }
 
     /// A file that outlives this life of the host.

@@ -1,36 +1,69 @@
-//! The zygote: a warm Python process that forks a ready-imported child for every agent. One per runtime profile.
+//! The zygote: a warm Python process that forks a ready-imported child for every agent. One family per runtime profile.
 //!
 //! ```text
 //!              hello                    forks, one after the other
 //!  ▶ Starting ───────▶ Ready ◀──────────────────────────┐
 //!      ▲                 │ └────────────────────────────┘
-//!      │ backoff         │ it ended, hung, or said something that is no message
+//!      │ backoff         │ it ended, hung, said something that is no message, or its files have changed
 //!      └──────── Down ◀──┘   (Starting may end the same way)
 //! ```
 //!
 //! Whoever asks while it is Starting waits in line; while it is Down is told at once, and starts the agent cold. Running
 //! agents are not touched by any of this: they are children of this host, not of the zygote.
 //!
-//! **Learning.** A ready agent tells which modules it had to import itself. They are preloaded into the next
-//! *generation*: a branch, forked from the zygote, that imports them in the background, is a zygote too, and takes over
-//! when it has said hello. The base stays: next generations grow from it, and agents with an environment of their own
-//! are forked from it, because modules may read the environment while they are imported. A file keeps what was learned
-//! for the next life of the host, which builds that generation before it forks the first agent.
+//! **Sharing.** An agent finds nothing that it would not have made itself. The *base* has Rustic AI itself, and what the operator
+//! preloads. The first agent of a *kind* (`kind`) tells what its class imports (`closure`). What of that is proven to be safe is
+//! preloaded by a *branch* (`python/src/rustic_ai/k8s/runtime/proof`), a zygote that was forked from another one; agents
+//! are forked from a branch only if their class imports all that the branch has (`family`). Several branches live beside each other, bounded
+//! in number and memory. When a file changes, what was read from it is given up before the next fork (`files`). A file keeps
+//! what was learned for the next life of the host (`notes`).
 
-mod learned;
+mod closure;
+mod family;
+mod files;
+mod kind;
+mod known;
 mod notes;
 mod process;
 mod task;
 mod wire;
 
-pub use learned::LearningLimits;
+pub use closure::{Imports, Place, Unit};
+pub use kind::Kind;
 pub use notes::Notes;
 pub use process::Nursery;
 pub use task::ZygoteTask;
 
 use crate::process::Child;
+use clap::ValueEnum;
+use serde::Serialize;
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// What agents may share beyond the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Share {
+    /// Whatever passes the proof
+    Proven,
+    /// The same, but never a class's own package or source folder
+    ThirdParty,
+    /// Nothing
+    None,
+}
+
+/// How much agents share.
+#[derive(Debug, Clone)]
+pub struct Sharing {
+    /// What.
+    pub share: Share,
+    /// Branches at most.
+    pub branches: usize,
+    /// Memory that all branches may use beyond the base, in bytes.
+    pub memory: u64,
+    /// Packages that the operator shares without proof.
+    pub vouched: Vec<String>,
+}
 
 /// Why no child was forked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,6 +77,12 @@ pub enum ZygoteError {
     /// It ended, hung or talked nonsense during this fork.
     #[error("the zygote failed: {0}")]
     Failed(String),
+    /// The system has no room for another process.
+    #[error("the zygote could not fork: {0}")]
+    Exhausted(String),
+    /// What every zygote has loaded depends on this variable.
+    #[error("its environment sets {0}, which modules that all agents share read while they were imported")]
+    Environment(String),
 }
 
 /// How the zygote is.
@@ -57,30 +96,36 @@ pub enum ZygoteState {
     Down(String),
 }
 
+/// A branch, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchStatus {
+    /// Its process.
+    pub pid: u32,
+    /// Packages that it has imported.
+    pub packages: Vec<String>,
+    /// Modules that its children find loaded, beyond those of the base.
+    pub modules: usize,
+    /// Memory of its own, in bytes.
+    pub memory: u64,
+}
+
 /// What others see of a zygote.
 #[derive(Debug, Clone)]
 pub struct ZygoteStatus {
     /// How it is.
     pub state: ZygoteState,
-    /// Branches that took over so far.
+    /// Branches that were grown so far.
     pub generation: u32,
-    /// What the branch of now has preloaded; empty when there is none.
-    pub learned: Vec<String>,
-}
-
-/// The process to fork an agent from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ancestor {
-    /// The newest generation.
-    Newest,
-    /// The base, which has imported nothing but what the operator asked for.
-    Base,
+    /// The branches of now.
+    pub branches: Vec<BranchStatus>,
+    /// Packages and modules that are not shared, and why.
+    pub refused: BTreeMap<String, String>,
 }
 
 /// A child to fork.
 pub struct ForkRequest {
-    /// Where from.
-    pub ancestor: Ancestor,
+    /// Which agents import the same; none: nobody knows.
+    pub kind: Option<Kind>,
     /// Title of its process.
     pub title: String,
     /// Its working directory.
@@ -101,9 +146,17 @@ pub struct Descriptors {
     pub stderr: OwnedFd,
 }
 
+/// What an agent told after it was forked.
+struct Lesson {
+    kind: Kind,
+    imports: Imports,
+    /// Its whole environment.
+    environment: BTreeMap<String, String>,
+}
+
 enum Order {
     Fork(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>),
-    Learn(Vec<String>),
+    Learn(Lesson),
 }
 
 /// Handle to the zygote's task.
@@ -125,11 +178,10 @@ impl ZygoteHandle {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Tells which modules a child had to import itself. What cannot be told now will be told by the next child.
-    pub fn learn(&self, modules: Vec<String>) {
-        if !modules.is_empty() {
-            let _ = self.orders.try_send(Order::Learn(modules));
-        }
+    /// Tells what the class of an agent imports, and in which environment it did. What cannot be told now will be told by the next
+    /// agent.
+    pub fn learn(&self, kind: Kind, imports: Imports, environment: BTreeMap<String, String>) {
+        let _ = self.orders.try_send(Order::Learn(Lesson { kind, imports, environment }));
     }
 
     /// How the zygote is now.

@@ -1,4 +1,4 @@
-//! Zygotes that learn what agents import, and the Python environments that they live in.
+//! Zygotes that learn what agents import, and the Python environments that they live in. What they must not share is in `sharing`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -9,10 +9,10 @@ use rustic_tests::{Modules, Stack, launches::python, processes::lives, wait_unti
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
-/// Tells which process imported it, and in which one its agent lives.
-const HEAVY: &str = "import os\nfrom rustic_ai.core.guild.agent import Agent\nIMPORTER = os.getpid()\n\
+/// Tells whether its agent has inherited it: what was shared is immortal.
+const HEAVY: &str = "import sys\nfrom rustic_ai.core.guild.agent import Agent\nMARK = object()\n\
     class Heavy(Agent):\n    def __init__(self):\n\
-    \x20       print('IMPORTED HERE' if IMPORTER == os.getpid() else 'INHERITED', flush=True)\n";
+    \x20       print('INHERITED' if sys.getrefcount(MARK) > 1 << 30 else 'IMPORTED HERE', flush=True)\n";
 
 async fn profile(stack: &Stack, name: &str) -> RuntimeProfile {
     let health = stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner();
@@ -23,6 +23,20 @@ async fn generation(stack: &Stack, at_least: u32) -> RuntimeProfile {
     wait_until("a new zygote generation", async || match profile(stack, "default").await {
         profile if profile.generation >= at_least => Ok(profile),
         profile => Err(profile),
+    })
+    .await
+}
+
+/// Packages of each branch.
+fn packages(profile: &RuntimeProfile) -> Vec<Vec<String>> {
+    profile.branches.iter().map(|branch| branch.packages.clone()).collect()
+}
+
+/// Waits until it is told that a module is not shared, and why.
+async fn not_shared(stack: &Stack, module: &str) -> String {
+    wait_until("the refusal", async || {
+        let profile = profile(stack, "default").await;
+        profile.not_shared.get(module).cloned().ok_or(profile)
     })
     .await
 }
@@ -40,15 +54,15 @@ async fn what_one_agent_had_to_import_the_next_one_inherits() {
     stack.create(python("g", "first", "heavy.Heavy")).await.unwrap();
     assert_eq!(said(&stack, "first").await, "IMPORTED HERE");
     let learned = generation(&stack, 1).await;
-    assert_eq!(learned.learned_modules, ["heavy"]);
+    assert_eq!(packages(&learned), [["heavy"]]);
     stack.create(python("g", "second", "heavy.Heavy")).await.unwrap();
     assert_eq!(said(&stack, "second").await, "INHERITED");
 
-    // An agent with an environment of its own imports for itself: the module may read the environment.
-    let mut launch = python("g", "third", "heavy.Heavy");
+    // A variable that nobody asked for while it was imported makes no difference.
+    let mut launch = python("another guild", "third", "heavy.Heavy");
     launch.environment.insert("KEY".to_owned(), "mine".to_owned());
     stack.create(launch).await.unwrap();
-    assert_eq!(said(&stack, "third").await, "IMPORTED HERE");
+    assert_eq!(said(&stack, "third").await, "INHERITED");
     assert_eq!(profile(&stack, "default").await.cold_starts, 0);
 }
 
@@ -63,19 +77,16 @@ async fn what_a_host_learned_its_next_life_has_before_its_agents_come_back() {
     stack.restart_host(0);
     stack.agent_is("the agent to run again", "g", "a", |a| a.epoch > before.epoch && a.pid != 0).await;
     assert_eq!(said(&stack, "a").await, "INHERITED");
-    assert_eq!(profile(&stack, "default").await.learned_modules, ["heavy"]);
+    assert_eq!(packages(&profile(&stack, "default").await), [["heavy"]]);
 }
 
 #[tokio::test]
-async fn a_generation_that_dies_is_built_anew_and_agents_start_meanwhile() {
+async fn a_branch_that_dies_is_grown_anew_and_agents_start_meanwhile() {
     let modules = Modules::new(&[("heavy", HEAVY)]);
     let stack = modules.stack(&[]).await;
     stack.create(python("g", "first", "heavy.Heavy")).await.unwrap();
-    generation(&stack, 1).await;
-    let ready = |l: &serde_json::Value| l["message"] == "a new zygote generation is ready";
-    let branch = stack.hosts[0].logged("the generation", ready).await["pid"].as_u64().unwrap();
-    let branch = Pid::from_raw(i32::try_from(branch).unwrap()).unwrap();
-    kill_process(branch, Signal::KILL).unwrap();
+    let branch = generation(&stack, 1).await.branches[0].pid;
+    kill_process(Pid::from_raw(i32::try_from(branch).unwrap()).unwrap(), Signal::KILL).unwrap();
     stack.create(python("g", "meanwhile", "heavy.Heavy")).await.unwrap();
     generation(&stack, 2).await;
     stack.create(python("g", "after", "heavy.Heavy")).await.unwrap();
@@ -84,7 +95,7 @@ async fn a_generation_that_dies_is_built_anew_and_agents_start_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_module_that_must_not_be_shared_is_not_learned_and_spoils_nothing() {
+async fn a_module_that_must_not_be_shared_is_told_and_spoils_nothing() {
     let threaded = format!(
         "{HEAVY}import threading, time\n\
          threading.Thread(target=time.sleep, args=(1000,), name='meddler', daemon=True).start()\n"
@@ -92,28 +103,68 @@ async fn a_module_that_must_not_be_shared_is_not_learned_and_spoils_nothing() {
     let modules = Modules::new(&[("heavy", HEAVY), ("threaded", &threaded)]);
     let stack = modules.stack(&[]).await;
     stack.create(python("g", "odd", "threaded.Heavy")).await.unwrap();
-    let refused = |l: &serde_json::Value| {
-        l["message"] == "a module cannot be preloaded"
-            && l["module"] == "threaded"
-            && l["why"].as_str().is_some_and(|why| why.contains("meddler"))
-    };
-    stack.hosts[0].logged("the refusal", refused).await;
+    let why = not_shared(&stack, "threaded").await;
+    assert!(why.contains("meddler"), "{why}");
     stack.create(python("g", "plain", "heavy.Heavy")).await.unwrap();
-    assert_eq!(generation(&stack, 1).await.learned_modules, ["heavy"]);
+    assert_eq!(packages(&generation(&stack, 1).await), [["heavy"]]);
     stack.create(python("g", "odd again", "threaded.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "odd again").await, "IMPORTED HERE");
     assert_eq!(profile(&stack, "default").await.cold_starts, 0);
 }
 
 #[tokio::test]
-async fn a_generation_that_would_use_too_much_memory_does_not_take_over() {
-    let fat = format!("{HEAVY}FAT = bytearray(os.urandom(1 << 20)) * 200\n");
+async fn a_branch_that_would_use_too_much_memory_is_not_used() {
+    let fat = format!("{HEAVY}FAT = [bytes(1 << 20)[:] + bytes([n]) for n in range(50)]\n");
     let modules = Modules::new(&[("fat", &fat)]);
-    let stack = modules.stack(&["--learned-memory", "100000000"]).await;
+    let stack = modules.stack(&["--share-memory", "40000000"]).await;
     stack.create(python("g", "a", "fat.Heavy")).await.unwrap();
-    let refused = |l: &serde_json::Value| l["why"].as_str().is_some_and(|why| why.contains("--learned-memory"));
-    stack.hosts[0].logged("the refusal", refused).await;
+    let why = not_shared(&stack, "fat").await;
+    assert!(why.contains("MemoryError") || why.contains("--share-memory"), "{why}");
     stack.create(python("g", "b", "fat.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "b").await, "IMPORTED HERE");
     assert_eq!(profile(&stack, "default").await.generation, 0);
+}
+
+#[tokio::test]
+async fn branches_are_bounded_and_the_least_used_goes_first() {
+    let names = ["one", "two", "three"];
+    let modules = Modules::new(&names.map(|name| (name, HEAVY)));
+    let stack = modules.stack(&["--share-branches", "2"]).await;
+    for (grown, name) in (1..).zip(names) {
+        stack.create(python("g", name, &format!("{name}.Heavy"))).await.unwrap();
+        generation(&stack, grown).await;
+    }
+    let left: Vec<_> = packages(&profile(&stack, "default").await);
+    assert_eq!(left, [["two"], ["three"]]);
+    // One that comes back is grown again, and agents start meanwhile.
+    stack.create(python("g", "again", "one.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "again").await, "IMPORTED HERE");
+    generation(&stack, 4).await;
+    stack.create(python("g", "once more", "one.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "once more").await, "INHERITED");
+    assert_eq!(profile(&stack, "default").await.branches.len(), 2);
+}
+
+#[tokio::test]
+async fn how_much_is_shared_is_the_operators_choice() {
+    let impure = format!("import uuid\nID = uuid.uuid4()\n{HEAVY}");
+    let modules = Modules::new(&[("heavy", HEAVY), ("impure", &impure)]);
+    let stack = modules.stack(&["--share", "none"]).await;
+    for agent in ["first", "second"] {
+        stack.create(python("g", agent, "heavy.Heavy")).await.unwrap();
+        assert_eq!(said(&stack, agent).await, "IMPORTED HERE");
+    }
+    assert_eq!(profile(&stack, "default").await.generation, 0);
+
+    let stack = modules.stack(&["--share", "third-party"]).await;
+    stack.create(python("g", "first", "heavy.Heavy")).await.unwrap();
+    stack.create(python("g", "second", "heavy.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "second").await, "IMPORTED HERE", "a class's own module never");
+
+    // A package that the operator vouches for is shared though it is not proven.
+    let stack = modules.stack(&["--preload", "impure", "--share-unproven", "impure"]).await;
+    stack.create(python("g", "first", "impure.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "first").await, "INHERITED");
 }
 
 fn in_profile(agent: &str, profile: &str) -> AgentLaunch {

@@ -289,9 +289,11 @@ impl AgentTask {
 
     fn reported(&mut self, report: Report) {
         let event = match report {
-            Report::Ready(times, imported) => {
+            Report::Ready(times, imports) => {
                 self.turn = None;
-                self.runtime.learn(&self.order, imported);
+                if let Some(imports) = imports {
+                    self.runtime.learn(&self.order, imports);
+                }
                 self.step("advance", |s, took| {
                     (s.import, s.initialize, s.start) = (times.import, times.initialize, Some(took));
                 });

@@ -5,7 +5,7 @@ use super::{Feed, Order, StartError, document::document};
 use crate::{
     process::{Started, output_pipe},
     profiles::Profile,
-    zygote::{Ancestor, Descriptors, ForkRequest, ZygoteError, ZygoteHandle, ZygoteStatus},
+    zygote::{Descriptors, ForkRequest, Imports, Kind, ZygoteError, ZygoteHandle, ZygoteStatus},
 };
 use rustic_proto::profile::ProfileName;
 use rustic_telemetry::metrics;
@@ -22,8 +22,10 @@ use tracing::warn;
 
 /// Module of the distribution `rusticai-k8s` that runs one agent.
 const MODULE: &str = "rustic_ai.k8s.runtime";
-/// Variables that only work when an interpreter starts with them.
-const START_ONLY: [&str; 2] = ["PYTHON", "LD_"];
+/// Variables that only act when a program starts, by the beginning of their names: Python's own, those of the dynamic linker, of the C
+/// library's allocator and locales, and of libraries that every zygote has loaded.
+const START_ONLY: [&str; 10] =
+    ["PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG", "OPENSSL_", "FSSPEC_", "LOCPATH", "GCONV_PATH"];
 
 /// Starts agents in one profile's environment.
 pub struct PythonRuntime {
@@ -105,36 +107,32 @@ impl PythonRuntime {
         Ok((command, Feed::Socket(ours, document(order))))
     }
 
-    /// Learns from an agent that became ready. What an agent with an environment of its own imported is its own: modules
-    /// may read the environment while they are imported.
-    pub fn learn(&self, order: &Order, imported: Vec<String>) {
-        if let Some(zygote) = self.zygote.as_ref().filter(|_| order.launch.message.environment.is_empty()) {
-            zygote.learn(imported);
+    /// Learns from an agent that became ready in this environment.
+    pub fn learn(&self, order: &Order, imports: Imports, environment: &BTreeMap<OsString, OsString>) {
+        if let (Some(zygote), Some(kind)) = (&self.zygote, Kind::of(&order.launch)) {
+            zygote.learn(kind, imports, as_text(environment));
         }
     }
 }
 
-/// Asks the newest generation, and the base where that one fails.
+/// Asks for a fork, and once more where a branch fails: from what is left.
 async fn fork(
     zygote: &ZygoteHandle,
     order: &Order,
     environment: &BTreeMap<OsString, OsString>,
     directory: &Path,
 ) -> Result<Warm, StartError> {
-    let plain = order.launch.message.environment.is_empty();
-    let ancestor = if plain { Ancestor::Newest } else { Ancestor::Base };
-    let warm = fork_from(zygote, ancestor, order, environment, directory).await?;
-    if let (Err(ColdReason::Zygote(why @ ZygoteError::Failed(_))), Ancestor::Newest) = (&warm, ancestor) {
+    let warm = fork_once(zygote, order, environment, directory).await?;
+    if let Err(ColdReason::Zygote(why @ ZygoteError::Failed(_))) = &warm {
         warn!(%why, "the agent is forked anew");
-        return fork_from(zygote, Ancestor::Base, order, environment, directory).await;
+        return fork_once(zygote, order, environment, directory).await;
     }
     Ok(warm)
 }
 
 /// Every try has descriptors of its own: a child that a broken zygote may have left finds its socket closed, and ends.
-async fn fork_from(
+async fn fork_once(
     zygote: &ZygoteHandle,
-    ancestor: Ancestor,
     order: &Order,
     environment: &BTreeMap<OsString, OsString>,
     directory: &Path,
@@ -142,17 +140,21 @@ async fn fork_from(
     let (ours, theirs) = UnixStream::pair()?;
     let (stdout, their_stdout) = output_pipe()?;
     let (stderr, their_stderr) = output_pipe()?;
-    // Names and values that are no UTF-8 cannot come from a caller; the host's own are passed as well as JSON can.
-    let text = |text: &OsString| text.to_string_lossy().into_owned();
     let request = ForkRequest {
-        ancestor,
+        kind: Kind::of(&order.launch),
         title: format!("rustic-agent {}", order.launch.key),
         directory: directory.to_owned(),
-        environment: environment.iter().map(|(name, value)| (text(name), text(value))).collect(),
+        environment: as_text(environment),
         descriptors: Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr },
     };
     let child = zygote.fork(request).await;
     Ok(child
         .map(|child| (Started { child, stdout, stderr }, Feed::Socket(ours, document(order))))
         .map_err(Into::into))
+}
+
+/// Names and values that are no UTF-8 cannot come from a caller; the host's own are passed as well as JSON can.
+fn as_text(environment: &BTreeMap<OsString, OsString>) -> BTreeMap<String, String> {
+    let text = |text: &OsString| text.to_string_lossy().into_owned();
+    environment.iter().map(|(name, value)| (text(name), text(value))).collect()
 }

@@ -3,12 +3,13 @@
 //! A Python agent writes one JSON object and a line end to the socket that is its standard input:
 //!
 //! ```json
-//! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03, "imported": ["my.agents"]}
+//! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03, "imports": {"own": "my.agents", ...}}
 //! {"event": "failed", "stage": "import", "error": "ModuleNotFoundError: ...", "traceback": "..."}
 //! ```
 //!
 //! A command tells nothing and counts as ready once it was executed.
 
+use crate::zygote::Imports;
 use serde::Deserialize;
 use std::{io, os::unix::net::UnixStream as StdUnixStream, time::Duration};
 use tokio::{
@@ -20,8 +21,8 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Longest report; a traceback is cut by the runtime before.
-const MAX_REPORT: usize = 1 << 20;
+/// Longest report; a traceback is cut by the runtime before, and so are long lists of modules.
+const MAX_REPORT: usize = 8 << 20;
 
 /// Where a start failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -72,8 +73,8 @@ pub struct StartTimes {
 /// What a process tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// It is ready; the modules are those that it had to import itself, though a zygote forked it.
-    Ready(StartTimes, Vec<String>),
+    /// It is ready; also what its class imports, if it was asked.
+    Ready(StartTimes, Option<Imports>),
     /// It will not become ready.
     Failed(InitFailure),
     /// It said something that is no report.
@@ -87,7 +88,7 @@ enum Wire {
         import_seconds: f64,
         initialize_seconds: f64,
         #[serde(default)]
-        imported: Vec<String>,
+        imports: Option<Imports>,
     },
     Failed(InitFailure),
 }
@@ -148,7 +149,7 @@ impl Reports {
             return std::future::pending().await;
         }
         let report = match &mut self.socket {
-            None => Some(Report::Ready(StartTimes::default(), vec![])),
+            None => Some(Report::Ready(StartTimes::default(), None)),
             Some(socket) => read(socket, &mut self.line).await,
         };
         self.told = true;
@@ -181,10 +182,10 @@ async fn read(socket: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> Opti
 
 fn parse(line: &[u8]) -> Report {
     match serde_json::from_slice(line) {
-        Ok(Wire::Ready { import_seconds, initialize_seconds, imported }) => {
+        Ok(Wire::Ready { import_seconds, initialize_seconds, imports }) => {
             let import = Duration::try_from_secs_f64(import_seconds).ok();
             let initialize = Duration::try_from_secs_f64(initialize_seconds).ok();
-            Report::Ready(StartTimes { import, initialize }, imported)
+            Report::Ready(StartTimes { import, initialize }, imports)
         }
         Ok(Wire::Failed(failure)) => Report::Failed(failure),
         Err(error) => Report::Garbled(error.to_string()),
@@ -194,13 +195,17 @@ fn parse(line: &[u8]) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn reports_are_read_and_nonsense_is_told_apart() {
-        let ready = parse(br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25,"imported":["m"]}"#);
+        let ready = parse(
+            br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25,"imports":{"own":"m","units":[]}}"#,
+        );
         let times =
             StartTimes { import: Some(Duration::from_millis(500)), initialize: Some(Duration::from_millis(250)) };
-        assert_eq!(ready, Report::Ready(times, vec!["m".to_owned()]));
+        let imports = Imports { own: "m".to_owned(), units: vec![], reads: BTreeSet::new() };
+        assert_eq!(ready, Report::Ready(times, Some(imports)));
         let failed = parse(br#"{"event":"failed","stage":"client_type","error":"unknown"}"#);
         assert!(matches!(failed, Report::Failed(InitFailure { stage: Stage::ClientType, .. })));
         assert!(matches!(parse(b"{}"), Report::Garbled(_)));

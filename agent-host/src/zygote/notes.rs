@@ -1,9 +1,17 @@
-//! What a profile's zygote learned, kept on disk for the next life of this host: after a restart in place its agents
+//! What a profile's zygotes learned, kept on disk for the next life of this host: after a restart in place its agents
 //! come back all at once, and none of them should have to import again what the one before it just imported.
 //!
-//! One name of a module on a line. The file is *taken* when it is read and written again when a generation with these
-//! modules has taken over, so that a module that brings the whole host down is not tried a second time.
+//! Proofs are not repeated if nothing that they rest on has changed: neither this program, nor the interpreter, nor any file. A
+//! file of another version is not believed at all. It is *taken* when it is read and written again when a branch with
+//! these modules is there, so that a module that brings the whole host down is not tried a second time.
 
+use super::{
+    closure::Imports,
+    files::{Files, Stamp},
+    kind::Kind,
+    known::Knowledge,
+};
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::{self, Read as _, Write as _},
@@ -12,22 +20,50 @@ use std::{
 };
 use tracing::warn;
 
-/// Longest file that is read, in bytes.
-const MAX_SIZE: u64 = 64 << 10;
+/// Longest file that is read or written, in bytes.
+const MAX_SIZE: u64 = 16 << 20;
+/// What a file must have been written by to be believed.
+const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), " form 1");
+
+/// One kind, as a former life knew it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The kind.
+    pub(super) kind: Kind,
+    /// What it imports.
+    pub(super) imports: Imports,
+    /// What of it is shared.
+    pub(super) shared: Vec<String>,
+    /// How the files of its imports were, in their order.
+    stamps: Vec<Option<Stamp>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    writer: String,
+    interpreter: Option<Stamp>,
+    kinds: Vec<Note>,
+}
 
 /// The file. Losing it costs time, never an agent: what goes wrong with it is told and survived.
 #[derive(Debug)]
-pub struct Notes(PathBuf);
+pub struct Notes {
+    path: PathBuf,
+    /// The interpreter that imports.
+    python: PathBuf,
+}
 
 impl Notes {
-    /// Notes kept in the file `path`.
-    pub fn at(path: PathBuf) -> Self {
-        Self(path)
+    /// Notes kept in the file `path`, for agents that run in `python`.
+    pub fn at(path: PathBuf, python: PathBuf) -> Self {
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&search).map(|folder| folder.join(&python)).find(|path| path.is_file());
+        Self { path, python: found.unwrap_or(python) }
     }
 
-    /// The modules of the last generation of the former life; none when there was none. Removes the file.
-    pub(super) fn take(&self) -> Vec<String> {
-        let text = match read(&self.0) {
+    /// What the former life knew and still holds; nothing when there was none. Removes the file.
+    pub(super) fn take(&self) -> Vec<Note> {
+        let text = match read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return vec![],
             Err(error) => {
@@ -35,23 +71,48 @@ impl Notes {
                 String::new()
             }
         };
-        if let Err(error) = fs::remove_file(&self.0) {
+        if let Err(error) = fs::remove_file(&self.path) {
             // A file that stays would be read in every life, whatever it did to the last one.
             self.tell(&error, "the notes of what the zygote learned cannot be removed; they are not used");
             return vec![];
         }
-        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        let Ok(document) = serde_json::from_str::<Document>(&text) else { return vec![] };
+        if document.writer != WRITER || document.interpreter != Stamp::of(&self.python) {
+            return vec![];
+        }
+        document.kinds.into_iter().filter(Note::holds).collect()
     }
 
-    /// Keeps `modules` for the next life, in place of what was kept before.
-    pub(super) fn keep(&self, modules: &[String]) {
-        if let Err(error) = write(&self.0, modules) {
+    /// Keeps what is known for the next life, in place of what was kept before.
+    pub(super) fn keep(&self, knowledge: &Knowledge, files: &Files) {
+        let kinds = knowledge.settled().into_iter().map(|(kind, known)| Note {
+            kind: kind.clone(),
+            imports: known.imports.clone(),
+            shared: known.shared.clone().unwrap_or_default(),
+            stamps: known.imports.files().map(|file| files.stamp(file)).collect(),
+        });
+        let mut document =
+            Document { writer: WRITER.to_owned(), interpreter: Stamp::of(&self.python), kinds: kinds.collect() };
+        let mut text = serde_json::to_vec(&document).unwrap_or_default();
+        while text.len() as u64 > MAX_SIZE && !document.kinds.is_empty() {
+            // Those that were used last stand first.
+            document.kinds.truncate(document.kinds.len() / 2);
+            text = serde_json::to_vec(&document).unwrap_or_default();
+        }
+        if let Err(error) = write(&self.path, &text) {
             self.tell(&error, "what the zygote learned cannot be kept for the next start of this host");
         }
     }
 
     fn tell(&self, error: &io::Error, what: &str) {
-        warn!(file = %self.0.display(), %error, "{what}");
+        warn!(file = %self.path.display(), %error, "{what}");
+    }
+}
+
+impl Note {
+    fn holds(&self) -> bool {
+        let now = self.imports.files().map(|file| Stamp::of(file));
+        self.imports.is_bounded() && now.eq(self.stamps.iter().copied()) && self.stamps.iter().all(Option::is_some)
     }
 }
 
@@ -69,7 +130,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// In one step: a host that dies meanwhile leaves the old file or the new one.
-fn write(path: &Path, modules: &[String]) -> io::Result<()> {
+fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     // Left by a life that died here.
     match fs::remove_file(&new) {
@@ -77,7 +138,7 @@ fn write(path: &Path, modules: &[String]) -> io::Result<()> {
         _ => {}
     }
     let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(modules.join("\n").as_bytes())?;
+    file.write_all(text)?;
     drop(file);
     fs::rename(new, path)
 }
@@ -85,21 +146,72 @@ fn write(path: &Path, modules: &[String]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::zygote::closure::{Place, Unit};
+    use std::{collections::BTreeSet, time::SystemTime};
+    use tokio::time::Instant;
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(ToString::to_string).collect()
+    struct Life {
+        dir: tempfile::TempDir,
+        knowledge: Knowledge,
+        files: Files,
+    }
+
+    impl Life {
+        /// One that knows a kind whose class is in `m.py`.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let file = dir.path().join("m.py");
+            fs::write(&file, "1").expect("written");
+            let (name, modules) = ("m".to_owned(), vec!["m".to_owned()]);
+            let unit = Unit { name: name.clone(), place: Place::Own, modules, files: vec![file.clone()] };
+            let imports = Imports { own: name, units: vec![unit], reads: BTreeSet::new() };
+            let (mut knowledge, mut files) = (Knowledge::default(), Files::new());
+            assert!(files.watch([&file], SystemTime::now()));
+            knowledge.recall(Kind::named("m.C"), imports, vec!["m".to_owned()], Instant::now());
+            Self { dir, knowledge, files }
+        }
+
+        fn notes(&self) -> Notes {
+            Notes::at(self.dir.path().join("host.default.learned"), "/bin/sh".into())
+        }
+
+        fn kept(&self) -> Notes {
+            let notes = self.notes();
+            notes.keep(&self.knowledge, &self.files);
+            notes
+        }
     }
 
     #[test]
     fn what_one_life_kept_the_next_one_takes_once() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let notes = Notes::at(dir.path().join("host.default.learned"));
-        assert!(notes.take().is_empty(), "the first life");
-        notes.keep(&names(&["a"]));
-        notes.keep(&names(&["a", "b.c"]));
-        assert_eq!(notes.take(), names(&["a", "b.c"]));
-        assert!(notes.take().is_empty(), "whoever dies of them does not meet them again");
-        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0);
+        let life = Life::new();
+        assert!(life.notes().take().is_empty(), "the first life");
+        let taken = life.kept().take();
+        assert_eq!(taken.len(), 1);
+        assert_eq!((&taken[0].kind, taken[0].shared.as_slice()), (&Kind::named("m.C"), &["m".to_owned()][..]));
+        assert!(life.notes().take().is_empty(), "whoever dies of them does not meet them again");
+        assert_eq!(fs::read_dir(life.dir.path()).expect("a folder").count(), 1, "nothing but the module");
+    }
+
+    #[test]
+    fn what_rests_on_a_file_that_has_changed_is_not_believed() {
+        let life = Life::new();
+        let notes = life.kept();
+        fs::write(life.dir.path().join("m.py"), "22").expect("written");
+        assert!(notes.take().is_empty());
+    }
+
+    #[test]
+    fn what_another_version_or_another_interpreter_wrote_is_not_believed() {
+        let life = Life::new();
+        life.kept();
+        assert!(Notes { python: "/bin/cat".into(), ..life.notes() }.take().is_empty());
+        let notes = life.kept();
+        let text = fs::read_to_string(&notes.path).expect("it is there");
+        fs::write(&notes.path, text.replace(WRITER, "0.0.1 form 1")).expect("written");
+        assert!(notes.take().is_empty());
+        fs::write(&notes.path, "heavy\nlight").expect("written");
+        assert!(notes.take().is_empty(), "nor what is no document");
     }
 
     #[test]
@@ -108,14 +220,14 @@ mod tests {
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         fs::write(&target, "os").expect("it can be written");
         std::os::unix::fs::symlink(&target, &link).expect("a link");
-        assert!(Notes::at(link).take().is_empty());
+        assert!(Notes::at(link, "/bin/sh".into()).take().is_empty());
         assert!(target.exists());
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_to_costs_nothing_but_the_notes() {
-        let notes = Notes::at("/proc/no/such/folder".into());
-        notes.keep(&names(&["a"]));
+        let notes = Notes::at("/proc/no/such/folder".into(), "/bin/sh".into());
+        notes.keep(&Knowledge::default(), &Files::new());
         assert!(notes.take().is_empty());
     }
 }

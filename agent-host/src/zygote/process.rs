@@ -2,7 +2,7 @@
 
 use super::{
     Descriptors, ForkRequest, ZygoteError,
-    wire::{self, FailedPreload, Reply, Request, Wire},
+    wire::{self, Preload, Reply, Request, Told, Wire},
 };
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
@@ -21,10 +21,8 @@ use tokio::time::timeout;
 
 /// Module of the distribution `rusticai-k8s` that is the zygote.
 const MODULE: &str = "rustic_ai.k8s.runtime.zygote";
-/// Longest wait for the zygote's imports.
-const HELLO: Duration = Duration::from_secs(60);
-/// Longest wait until its memory can be shared.
-const SHARE: Duration = Duration::from_secs(30);
+/// Longest wait for the zygote's imports, proofs included.
+const HELLO: Duration = Duration::from_secs(300);
 /// Longest wait for a fork; one takes milliseconds.
 const FORK: Duration = Duration::from_secs(5);
 /// What a zygote may log.
@@ -55,21 +53,9 @@ pub(super) struct Newborn {
 pub(super) struct Live {
     child: Child,
     wire: Wire,
-    /// Whether its memory can be shared with agents.
-    shared: bool,
     forks: u64,
     orphans: Arc<Orphans>,
     _output: Output,
-}
-
-/// What a zygote said about itself.
-pub(super) struct Hello {
-    pub(super) live: Live,
-    pub(super) failed: Vec<FailedPreload>,
-    /// Why it will refuse to fork; empty: it will not.
-    pub(super) obstacle: String,
-    /// The module that is to blame.
-    pub(super) culprit: String,
 }
 
 /// A fork that was answered, or a zygote that is of no more use.
@@ -101,31 +87,25 @@ impl Nursery {
         Ok(Newborn { child, wire: Wire::new(socket)?, output })
     }
 
-    /// Has `base` fork a zygote.
-    pub(super) async fn branch(&self, base: &mut Live) -> Result<Newborn, ForkError> {
+    /// Has a zygote fork another one.
+    pub(super) async fn branch(&self, ancestor: &mut Live) -> Result<Newborn, ForkError> {
         let broken = |e: std::io::Error| ForkError::Broken(e.to_string());
         let (ours, theirs) = UnixStream::pair().map_err(broken)?;
         let (stdout, their_stdout) = output_pipe().map_err(broken)?;
         let (stderr, their_stderr) = output_pipe().map_err(broken)?;
         let descriptors = Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr };
-        let child = base.ask(|id| Request::Branch { id }, &descriptors).await?;
+        let child = ancestor.ask(|id| Request::Branch { id }, &descriptors).await?;
         self.newborn(Started { child, stdout, stderr }, ours).map_err(broken)
     }
 }
 
 impl Newborn {
-    /// Tells it what to import and waits until it has.
-    pub(super) async fn hello(mut self, modules: &[String], orphans: Arc<Orphans>) -> Result<Hello, String> {
-        let preload = Request::Preload { version: wire::VERSION, modules };
-        match timeout(HELLO, self.wire.ask(&preload, None)).await {
-            Ok(Ok(Reply::Hello { version: wire::VERSION, failed_preloads: failed, obstacle, culprit })) => {
+    /// Tells it what to import and waits until it has; also what it tells of itself.
+    pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Told), String> {
+        match timeout(HELLO, self.wire.ask(&Request::Preload(preload), None)).await {
+            Ok(Ok(Reply::Hello(told))) if told.version == wire::VERSION => {
                 let Self { child, wire, output } = self;
-                Ok(Hello {
-                    live: Live { child, wire, shared: false, forks: 0, orphans, _output: output },
-                    failed,
-                    obstacle,
-                    culprit,
-                })
+                Ok((Live { child, wire, forks: 0, orphans, _output: output }, *told))
             }
             Ok(Ok(other)) => Err(format!("it said {other:?} instead of hello; install the same release of both")),
             Ok(Err(error)) => Err(format!("it ended before it was ready: {error}")),
@@ -139,26 +119,10 @@ impl Live {
         self.child.pid()
     }
 
-    /// Makes its memory fit to be shared with agents, once. It takes a tenth of a second or two, which a base that only
-    /// grows generations can do without. `Err` tells why it must be replaced.
-    pub(super) async fn share(&mut self) -> Result<(), String> {
-        if self.shared {
-            return Ok(());
-        }
-        match timeout(SHARE, self.wire.ask(&Request::Share, None)).await {
-            Ok(Ok(Reply::Shared)) => self.shared = true,
-            Ok(Ok(other)) => return Err(format!("it was to share its memory and answered with {other:?}")),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_elapsed) => return Err(format!("its memory could not be shared within {SHARE:?}")),
-        }
-        Ok(())
-    }
-
-    /// Forks an agent.
-    pub(super) async fn fork(&mut self, request: &ForkRequest) -> Result<Child, ForkError> {
-        self.share().await.map_err(ForkError::Broken)?;
+    /// Forks an agent. `learn`: it shall tell what its class imports.
+    pub(super) async fn fork(&mut self, request: &ForkRequest, learn: bool) -> Result<Child, ForkError> {
         let ForkRequest { title, directory, environment, .. } = request;
-        self.ask(|id| Request::Fork { id, title, directory, environment }, &request.descriptors).await
+        self.ask(|id| Request::Fork { id, title, directory, environment, learn }, &request.descriptors).await
     }
 
     async fn ask<'a>(
@@ -174,6 +138,9 @@ impl Live {
             }
             Ok(Ok(Reply::Refused { id: answered, reason })) if answered == id => {
                 Err(ForkError::Refused(ZygoteError::Refused(reason)))
+            }
+            Ok(Ok(Reply::Exhausted { id: answered, reason })) if answered == id => {
+                Err(ForkError::Refused(ZygoteError::Exhausted(reason)))
             }
             Ok(Ok(other)) => Err(ForkError::Broken(format!("it answered a fork with {other:?}"))),
             Ok(Err(error)) => Err(ForkError::Broken(error.to_string())),

@@ -1,171 +1,221 @@
-//! Keeps one profile's zygote alive, forks from it in order, and grows its next generations.
+//! Keeps one profile's zygotes alive, forks from them in order, and grows branches.
 
 use super::{
-    Ancestor, ForkRequest, LearningLimits, Notes, Order, ZygoteError, ZygoteHandle, ZygoteState, ZygoteStatus,
-    learned::Learned,
-    process::{ForkError, Hello, Live, Nursery},
-    wire::FailedPreload,
+    BranchStatus, ForkRequest, Lesson, Notes, Order, Share, Sharing, ZygoteError, ZygoteHandle, ZygoteState,
+    ZygoteStatus,
+    closure::Unit,
+    family::{Branch, Building, Built, Family, Member, differing},
+    files::Files,
+    known::{Knowledge, Wish},
+    process::{ForkError, Live, Nursery},
+    wire::{self, FailedPreload, Preload, Told},
 };
-use crate::{agent::backoff, process::usage};
-use futures_util::future::{BoxFuture, FutureExt as _, pending};
+use crate::{
+    agent::backoff,
+    process::{Child, usage},
+};
+use futures_util::future::{FutureExt as _, pending};
 use rustic_proto::restart::RestartPolicy;
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, SystemTime},
+};
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Forks that may wait in line. More callers start cold.
 const LINE: usize = 256;
-/// Longest wait of the first forks for the modules that a former zygote had learned; after it they start without.
-const FIRST_GENERATION: Duration = Duration::from_secs(5);
+/// Longest wait of the first forks for branches that a former life had; after it they start without.
+const FORMER_BRANCHES: Duration = Duration::from_secs(5);
 
 /// What a zygote is kept alive with.
 pub struct ZygoteTask {
     nursery: Nursery,
     preload: Vec<String>,
-    limits: LearningLimits,
+    sharing: Sharing,
     notes: Notes,
+    /// Environment of the zygotes, as far as it is text.
+    environment: BTreeMap<String, String>,
     status: watch::Sender<ZygoteStatus>,
 }
 
-/// A branch that is being built: what it preloads, and the wait for its hello.
-struct Building {
-    modules: Vec<String>,
-    hello: BoxFuture<'static, Result<Hello, String>>,
-}
-
-/// The processes of now.
-struct Family {
-    base: Live,
-    branch: Option<Live>,
-    building: Option<Building>,
+/// What the task knows and has to do, from zygote to zygote.
+struct Work {
+    queue: mpsc::Receiver<Order>,
+    /// Forks that came when the base had to be replaced.
+    held: VecDeque<(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>)>,
+    knowledge: Knowledge,
+    files: Files,
 }
 
 impl ZygoteTask {
     /// Prepares the zygote of a profile.
-    pub fn new(nursery: Nursery, preload: Vec<String>, limits: LearningLimits, notes: Notes) -> Self {
-        let status = ZygoteStatus { state: ZygoteState::Starting, generation: 0, learned: vec![] };
-        Self { nursery, preload, limits, notes, status: watch::Sender::new(status) }
+    pub fn new(nursery: Nursery, preload: Vec<String>, sharing: Sharing, notes: Notes) -> Self {
+        let environment = nursery.environment.iter();
+        let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
+        let environment = environment.map(|(name, value)| (text(name), text(value))).collect();
+        let state = ZygoteState::Starting;
+        let status = ZygoteStatus { state, generation: 0, branches: vec![], refused: BTreeMap::new() };
+        Self { nursery, preload, sharing, notes, environment, status: watch::Sender::new(status) }
     }
 
     /// Starts the task; it ends with `stop`, and the zygote with it.
     pub fn start(self, stop: CancellationToken) -> ZygoteHandle {
         let (orders, queue) = mpsc::channel(LINE);
         let handle = ZygoteHandle { orders, status: self.status.subscribe() };
-        // On cancel the zygote's handle is dropped, which kills it; children already forked live on.
+        // On cancel the zygotes' handles are dropped, which kills them; children already forked live on.
         tokio::spawn(async move { stop.run_until_cancelled(self.run(queue)).await });
         handle
     }
 
-    fn show(&self, state: ZygoteState) {
-        self.status.send_modify(|status| status.state = state);
-    }
-
-    async fn run(self, mut queue: mpsc::Receiver<Order>) {
+    async fn run(self, queue: mpsc::Receiver<Order>) {
         let profile = &self.nursery.profile;
         let policy = RestartPolicy { max_backoff: Duration::from_secs(30), ..RestartPolicy::default() };
-        let mut learned = Learned::new(self.limits);
-        learned.saw(self.notes.take());
+        let knowledge = self.recalled();
+        let mut work = Work { queue, held: VecDeque::new(), knowledge, files: Files::new() };
         let mut failures: u32 = 0;
         loop {
-            self.show(ZygoteState::Starting);
-            let why = match self.base().await {
-                Ok(base) => {
+            self.status.send_modify(|status| status.state = ZygoteState::Starting);
+            let end = match self.base(&mut work).await {
+                Ok(family) => {
                     failures = 0;
-                    self.serve(base, &mut learned, &mut queue).await
+                    self.serve(family, &mut work).await
                 }
-                Err(why) => why,
+                Err(why) => End::Broken(why),
             };
-            failures += 1;
-            warn!(profile, why, failures, "the zygote is replaced; agents start cold meanwhile");
-            learned.lost();
-            self.status.send_modify(|status| {
-                status.state = ZygoteState::Down(why.clone());
-                status.learned.clear();
-            });
-            // Whoever waits in line starts cold.
-            while let Ok(order) = queue.try_recv() {
-                match order {
-                    Order::Fork(_, reply) => _ = reply.send(Err(ZygoteError::Down(why.clone()))),
-                    Order::Learn(modules) => learned.saw(modules),
+            self.status.send_modify(|status| status.branches.clear());
+            work.knowledge.lost(self.sharing.branches);
+            match end {
+                End::Outdated(file) => info!(profile, file, "a file has changed; the zygote is replaced"),
+                End::Broken(why) => {
+                    failures += 1;
+                    warn!(profile, why, failures, "the zygote is replaced; agents start cold meanwhile");
+                    self.refuse_all(&why, &mut work);
+                    sleep(backoff::delay(&policy, failures, rand::random())).await;
                 }
             }
-            sleep(backoff::delay(&policy, failures, rand::random())).await;
         }
     }
 
-    async fn base(&self) -> Result<Live, String> {
-        let newborn = self.nursery.start().await.map_err(|e| e.to_string())?;
-        let hello = newborn.hello(&self.preload, self.nursery.orphans.clone()).await?;
-        for FailedPreload { module, error, traceback } in &hello.failed {
-            warn!(module, error, traceback, "a module could not be preloaded");
+    /// What a former life of this host has learned.
+    fn recalled(&self) -> Knowledge {
+        let mut knowledge = Knowledge::default();
+        // The latest stands first.
+        for note in self.notes.take().into_iter().rev().filter(|_| self.sharing.share != Share::None) {
+            knowledge.recall(note.kind, note.imports, note.shared, Instant::now());
         }
-        let (profile, pid) = (&self.nursery.profile, hello.live.pid());
-        if hello.obstacle.is_empty() {
+        knowledge
+    }
+
+    /// Whoever waits in line starts cold.
+    fn refuse_all(&self, why: &str, work: &mut Work) {
+        self.status.send_modify(|status| status.state = ZygoteState::Down(why.to_owned()));
+        let refuse = |reply: oneshot::Sender<_>| _ = reply.send(Err(ZygoteError::Down(why.to_owned())));
+        work.held.drain(..).for_each(|(_, reply)| refuse(reply));
+        while let Ok(order) = work.queue.try_recv() {
+            match order {
+                Order::Fork(_, reply) => refuse(reply),
+                Order::Learn(lesson) => self.learn(lesson, work),
+            }
+        }
+    }
+
+    async fn base(&self, work: &mut Work) -> Result<Family, String> {
+        let began = SystemTime::now();
+        let newborn = self.nursery.start().await.map_err(|e| e.to_string())?;
+        let units = self.preload.iter().map(|module| Unit::named(module)).collect();
+        let preload = self.preload(units, String::new(), vec![], vec![]);
+        let (live, told) = newborn.hello(&preload, self.nursery.orphans.clone()).await?;
+        for FailedPreload { module, error, traceback } in &told.failed_preloads {
+            warn!(module, error, traceback, "a module of Rustic AI could not be imported");
+        }
+        for (module, why) in &told.refused {
+            warn!(module, why, "a module is not preloaded, because it is not safe to share; --share-unproven would");
+        }
+        let (profile, pid) = (&self.nursery.profile, live.pid());
+        if told.obstacle.is_empty() {
             info!(profile, pid, "the zygote is ready");
         } else {
-            warn!(profile, pid, why = hello.obstacle, "the zygote is ready, but cannot fork; agents start cold");
+            let Told { obstacle, culprit, .. } = &told;
+            warn!(profile, pid, why = obstacle, culprit, "the zygote is ready, but cannot fork; agents start cold");
         }
-        Ok(hello.live)
+        if !work.files.watch(&told.files, began) {
+            warn!(profile, pid, "files changed while the zygote imported them; it may be replaced soon");
+        }
+        Ok(Family::new(live, &told))
+    }
+
+    fn preload(&self, units: Vec<Unit>, own: String, proven: Vec<String>, refused: Vec<String>) -> Preload {
+        // Without sharing only an operator's own modules come here, which are proven.
+        let share = if self.sharing.share == Share::None { Share::Proven } else { self.sharing.share };
+        let Sharing { memory, vouched, .. } = self.sharing.clone();
+        Preload { version: wire::VERSION, units, own, share, proven, refused, vouched, memory }
     }
 
     /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.
-    async fn serve(&self, base: Live, learned: &mut Learned, queue: &mut mpsc::Receiver<Order>) -> String {
-        let mut family = Family { base, branch: None, building: None };
-        if let Err(why) = self.make_ready(&mut family, learned).await {
-            family.base.kill();
-            return why;
-        }
-        self.show(ZygoteState::Ready);
-        let why = loop {
-            let due = learned.due(Instant::now()).filter(|_| family.building.is_none());
-            // Cancel-safe: neither the queue, the pidfds nor the kept future lose anything.
-            tokio::select! {
-                order = queue.recv() => match order {
-                    Some(Order::Learn(modules)) => learned.saw(modules),
-                    Some(Order::Fork(_, reply)) if reply.is_closed() => {}
-                    Some(Order::Fork(request, reply)) => {
-                        let (answer, broken) = self.fork(&mut family, &request, learned).await;
-                        // A caller that is gone drops the child, which kills it.
-                        let _ = reply.send(answer);
-                        if let Some(why) = broken {
-                            break why;
-                        }
+    async fn serve(&self, mut family: Family, work: &mut Work) -> End {
+        let end = match self.regrow(&mut family, work).await {
+            Ok(()) => {
+                self.status.send_modify(|status| status.state = ZygoteState::Ready);
+                self.serve_always(&mut family, work).await
+            }
+            Err(why) => End::Broken(why),
+        };
+        family.base.kill();
+        end
+    }
+
+    async fn serve_always(&self, family: &mut Family, work: &mut Work) -> End {
+        loop {
+            match next(family, work).await {
+                Happened::Asked(Order::Learn(lesson)) => self.learn(lesson, work),
+                Happened::Asked(Order::Fork(_, reply)) if reply.is_closed() => {}
+                Happened::Asked(Order::Fork(request, reply)) => {
+                    if let Some(file) = self.heed_changes(family, work) {
+                        work.held.push_front((request, reply));
+                        return End::Outdated(file);
                     }
-                    None => break "the host is stopping".to_owned(),
-                },
-                why = family.base.ended() => return why,
-                why = ended(&mut family.branch) => self.branch_lost(&mut family, learned, &why),
-                hello = built(&mut family.building) => self.take_over(&mut family, hello, learned).await,
-                () = until(due) => {
-                    let modules = learned.begin(Instant::now());
-                    if let Err(why) = self.grow(&mut family, modules).await {
-                        break why;
+                    let (answer, broken) = self.fork(family, &request, &mut work.knowledge).await;
+                    // A caller that is gone drops the child, which kills it.
+                    let _ = reply.send(answer);
+                    if let Some(why) = broken {
+                        return End::Broken(why);
+                    }
+                }
+                Happened::Closed => return End::Broken("the host is stopping".to_owned()),
+                Happened::BaseEnded(why) => return End::Broken(why),
+                Happened::BranchEnded(number, why) => self.branch_lost(family, number, &why),
+                Happened::Built(built) => self.take_in(family, *built, work).await,
+                Happened::Due => {
+                    if let Err(why) = self.grow(family, &mut work.knowledge).await {
+                        return End::Broken(why);
                     }
                 }
             }
-        };
-        family.base.kill();
-        why
+        }
     }
 
-    /// Makes ready what the first agents are forked from: the generation with all that former zygotes had learned, if there
-    /// is something, for when a host comes back, all its agents start at once; else the base. `Err` tells why the base must
-    /// be replaced.
-    async fn make_ready(&self, family: &mut Family, learned: &mut Learned) -> Result<(), String> {
-        let now = Instant::now();
-        if learned.due(now).is_none_or(|due| due > now) {
-            return family.base.share().await;
-        }
-        self.grow(family, learned.begin(now)).await?;
-        // Not built in time, it takes over later.
-        if family.building.is_some()
-            && let Ok(hello) = timeout(FIRST_GENERATION, built(&mut family.building)).await
-        {
-            self.take_over(family, hello, learned).await;
+    /// Grows the branches that a former life had: when a host comes back, all its agents start at once. `Err` tells why the
+    /// base must be replaced.
+    async fn regrow(&self, family: &mut Family, work: &mut Work) -> Result<(), String> {
+        let give_up = Instant::now() + FORMER_BRANCHES;
+        for _ in 0..self.sharing.branches {
+            if work.knowledge.settled().is_empty() || work.knowledge.due(Instant::now()).is_none() {
+                return Ok(());
+            }
+            self.grow(family, &mut work.knowledge).await?;
+            if family.building.is_none() {
+                return Ok(());
+            }
+            match timeout_at(give_up, Family::built(&mut family.building)).await {
+                Ok(done) => self.take_in(family, done, work).await,
+                // It goes on; agents that come meanwhile import for themselves.
+                Err(_elapsed) => return Ok(()),
+            }
         }
         Ok(())
     }
@@ -175,120 +225,202 @@ impl ZygoteTask {
         &self,
         family: &mut Family,
         request: &ForkRequest,
-        learned: &mut Learned,
-    ) -> (Result<crate::process::Child, ZygoteError>, Option<String>) {
-        let branch = family.branch.as_mut().filter(|_| request.ancestor == Ancestor::Newest);
-        let from_branch = branch.is_some();
-        match branch.unwrap_or(&mut family.base).fork(request).await {
-            Ok(child) => (Ok(child), None),
-            Err(ForkError::Refused(why)) => (Err(why), None),
-            Err(ForkError::Broken(why)) if from_branch => {
-                self.branch_lost(family, learned, &why);
+        knowledge: &mut Knowledge,
+    ) -> (Result<Child, ZygoteError>, Option<String>) {
+        let now = Instant::now();
+        let differing = differing(&request.environment, &self.environment);
+        if let Some(name) = family.base_has.reads_one_of(&differing) {
+            return (Err(ZygoteError::Environment(name.to_owned())), None);
+        }
+        let known = request.kind.as_ref().and_then(|kind| knowledge.of(kind, now));
+        let member = family.best(known, &differing);
+        let learn = known.is_none() && request.kind.is_some() && self.sharing.share != Share::None;
+        let shared = known.and_then(|known| known.shared.clone());
+        let has_branch = shared.as_ref().is_some_and(|shared| family.branches.iter().any(|b| b.has.has_all(shared)));
+        let (live, has) = family.use_member(member, now);
+        // Nothing is missed by an agent whose environment keeps it from the branch of its kind.
+        if let (Some(kind), Some(shared)) = (&request.kind, shared)
+            && !has.has_all(&shared)
+            && !has_branch
+        {
+            knowledge.miss(kind);
+        }
+        match (live.fork(request, learn).await, member) {
+            (Ok(child), _) => (Ok(child), None),
+            (Err(ForkError::Refused(why)), _) => (Err(why), None),
+            (Err(ForkError::Broken(why)), Member::Branch(number)) => {
+                self.branch_lost(family, number, &why);
                 (Err(ZygoteError::Failed(why)), None)
             }
-            Err(ForkError::Broken(why)) => (Err(ZygoteError::Failed(why.clone())), Some(why)),
+            (Err(ForkError::Broken(why)), Member::Base) => (Err(ZygoteError::Failed(why.clone())), Some(why)),
         }
     }
 
-    /// Begins the next generation; `Err` tells why the base must be replaced.
-    async fn grow(&self, family: &mut Family, modules: Vec<String>) -> Result<(), String> {
-        match self.nursery.branch(&mut family.base).await {
-            Ok(newborn) => {
-                let (wanted, orphans) = (modules.clone(), self.nursery.orphans.clone());
-                let hello = async move {
-                    let mut hello = newborn.hello(&wanted, orphans).await?;
-                    hello.live.share().await?;
-                    Ok(hello)
-                }
-                .boxed();
-                family.building = Some(Building { modules, hello });
-                Ok(())
+    /// An agent told what its class imports: known from now on, if it was seen in the same environment as that of the zygotes, as
+    /// far as that matters.
+    fn learn(&self, lesson: Lesson, work: &mut Work) {
+        let Lesson { kind, imports, environment } = lesson;
+        let other = differing(&environment, &self.environment).into_iter().any(|name| imports.reads.contains(name));
+        if other || !work.files.watch(imports.files(), SystemTime::now()) {
+            return;
+        }
+        work.knowledge.saw(kind, imports, Instant::now());
+    }
+
+    /// Gives up what rests on files that have changed; tells the file if the base does.
+    fn heed_changes(&self, family: &mut Family, work: &mut Work) -> Option<String> {
+        let changed = work.files.changed();
+        if changed.is_empty() {
+            return None;
+        }
+        work.knowledge.heed(&changed);
+        if let Some(file) = family.base_has.rests_on(&changed) {
+            return Some(file.display().to_string());
+        }
+        if family.building.as_ref().is_some_and(|building| building.has.rests_on(&changed).is_some()) {
+            family.building = None;
+        }
+        let outdated = |branch: &&Branch| branch.has.rests_on(&changed).is_some();
+        let numbers: Vec<u64> = family.branches.iter().filter(outdated).map(|branch| branch.number).collect();
+        numbers.into_iter().for_each(|number| self.branch_lost(family, number, "its files have changed"));
+        None
+    }
+
+    /// Begins a branch; `Err` tells why the base must be replaced.
+    async fn grow(&self, family: &mut Family, knowledge: &mut Knowledge) -> Result<(), String> {
+        let Some(wish) = knowledge.begin() else { return Ok(()) };
+        let now = Instant::now();
+        let ancestor = family.best(knowledge.of(&wish.kind, now), &[]);
+        let Wish { units, own, proven, refused, .. } = wish.clone();
+        let preload = self.preload(units, own, proven, refused);
+        let began = (now, SystemTime::now());
+        let (live, has) = family.use_member(ancestor, now);
+        let has = has.clone();
+        match (self.nursery.branch(live).await, ancestor) {
+            (Ok(newborn), _) => {
+                let orphans = self.nursery.orphans.clone();
+                let hello = async move { newborn.hello(&preload, orphans).await }.boxed();
+                family.building = Some(Building { has, wish, began, hello });
             }
-            // Agents start cold from such a base, and it has said why; it learns nothing.
-            Err(ForkError::Refused(_)) => Ok(()),
-            Err(ForkError::Broken(why)) => Err(why),
+            // Agents start cold from such a zygote, and it has said why; it learns nothing.
+            (Err(ForkError::Refused(_)), _) => {}
+            (Err(ForkError::Broken(why)), Member::Base) => return Err(why),
+            (Err(ForkError::Broken(why)), Member::Branch(number)) => {
+                self.branch_lost(family, number, &why);
+                knowledge.miss(&wish.kind);
+            }
         }
+        Ok(())
     }
 
-    /// A generation is ready: it takes over if it is fit to.
-    async fn take_over(&self, family: &mut Family, built: Built, learned: &mut Learned) {
+    /// A branch has said hello, or never will: it becomes a member of the family if it is fit to.
+    async fn take_in(&self, family: &mut Family, built: Built, work: &mut Work) {
         let profile = &self.nursery.profile;
-        let Built { modules, hello } = built;
-        let new: Vec<_> = {
-            let before = self.status.borrow();
-            modules.iter().filter(|module| !before.learned.contains(module)).cloned().collect()
-        };
-        // Whatever it is that makes a generation unfit came with what it has more than the one before.
-        let refuse_new = |learned: &mut Learned, why: &str| {
-            warn!(profile, why, modules = ?new, "what agents import cannot be preloaded");
-            new.iter().for_each(|module| learned.refuse(module, why));
-            learned.lost();
-        };
-        let hello = match hello {
-            Ok(hello) => hello,
-            Err(why) => return refuse_new(learned, &why),
-        };
-        for FailedPreload { module, error, .. } in &hello.failed {
-            info!(profile, module, error, "a module that an agent imported cannot be preloaded");
-            learned.refuse(module, error);
+        let Built { has, wish, began, hello } = built;
+        let kind = &wish.kind;
+        work.knowledge.rest(Instant::now(), began.0.elapsed());
+        match self.examine(hello).await {
+            Err((why, mut refused)) => {
+                warn!(profile, %kind, why, "what agents import cannot be shared");
+                refused.insert(wish.own.clone(), why);
+                work.knowledge.tried(kind, vec![], refused);
+            }
+            // Files have changed meanwhile: the next agent of the kind begins anew.
+            Ok((_, told, _)) if !work.files.watch(&told.files, began.1) => work.knowledge.miss(kind),
+            Ok((live, told, memory)) => {
+                for (unit, why) in &told.refused {
+                    info!(profile, %kind, unit, why, "agents import this themselves");
+                }
+                let has = has.and(&told);
+                work.knowledge.tried(kind, has.units.clone(), told.refused);
+                if !told.modules.is_empty() {
+                    let (pid, packages) = (live.pid(), &has.units);
+                    info!(profile, pid, %kind, ?packages, modules = has.modules.len(), "a branch is ready");
+                    family.adopt(live, has, memory, self.sharing.branches, self.sharing.memory);
+                    self.status.send_modify(|status| status.generation += 1);
+                }
+                self.notes.keep(&work.knowledge, &work.files);
+            }
         }
-        if !hello.obstacle.is_empty() {
-            warn!(profile, why = hello.obstacle, module = hello.culprit, "a module cannot be preloaded");
-            learned.refuse(&hello.culprit, &hello.obstacle);
-            return learned.lost();
+        self.show(family, &work.knowledge);
+    }
+
+    /// A branch that can fork and does not use too much, and how much it uses; or why it is of no use, and what it refused.
+    async fn examine(&self, hello: Result<(Live, Told), String>) -> Result<(Live, Told, u64), (String, Refusals)> {
+        let (live, told) = hello.map_err(|why| (why, Refusals::new()))?;
+        if !told.obstacle.is_empty() {
+            return Err((told.obstacle, told.refused));
         }
-        let used = usage::private_memory(hello.live.pid()).await.unwrap_or(0);
-        if used > self.limits.memory {
-            let limit = self.limits.memory;
-            return refuse_new(learned, &format!("the zygote would use {used} bytes; --learned-memory is {limit}"));
+        let memory = usage::private_memory(live.pid()).await.unwrap_or(0);
+        if memory > self.sharing.memory {
+            let why = format!("it would use {memory} bytes; --share-memory is {}", self.sharing.memory);
+            return Err((why, told.refused));
         }
-        let kept = |module: &String| !hello.failed.iter().any(|failed| failed.module == *module);
-        let modules: Vec<_> = modules.into_iter().filter(kept).collect();
-        let pid = hello.live.pid();
-        self.notes.keep(&modules);
+        Ok((live, told, memory))
+    }
+
+    fn show(&self, family: &Family, knowledge: &Knowledge) {
+        let refused = knowledge.refusals();
         self.status.send_modify(|status| {
-            status.generation += 1;
-            status.learned.clone_from(&modules);
+            status.branches = branches(family);
+            status.refused = refused;
         });
-        info!(
-            profile,
-            pid,
-            generation = self.status.borrow().generation,
-            ?modules,
-            "a new zygote generation is ready"
-        );
-        // The one before is dropped, which kills it.
-        family.branch = Some(hello.live);
     }
 
-    fn branch_lost(&self, family: &mut Family, learned: &mut Learned, why: &str) {
-        warn!(profile = self.nursery.profile, why, "a zygote generation is replaced; agents start from its base");
-        family.branch = None;
-        learned.lost();
-        self.status.send_modify(|status| status.learned.clear());
+    fn branch_lost(&self, family: &mut Family, number: u64, why: &str) {
+        if let Some(branch) = family.remove(number) {
+            warn!(profile = self.nursery.profile, pid = branch.live.pid(), why, "a branch is given up");
+        }
+        self.status.send_modify(|status| status.branches = branches(family));
     }
 }
 
-/// What became of a generation.
-struct Built {
-    modules: Vec<String>,
-    hello: Result<Hello, String>,
+/// Units that are not shared, and why.
+type Refusals = BTreeMap<String, String>;
+
+/// Why a base is of no more use.
+enum End {
+    /// A file that it was made from has changed.
+    Outdated(String),
+    /// It ended, hung or talked nonsense.
+    Broken(String),
 }
 
-/// Waits for the generation that is being built. Cancel-safe: it is kept until it is there.
-async fn built(building: &mut Option<Building>) -> Built {
-    let Some(b) = building else { return pending().await };
-    let hello = (&mut b.hello).await;
-    let modules = std::mem::take(&mut b.modules);
-    *building = None;
-    Built { modules, hello }
+/// What a family waits for.
+enum Happened {
+    Asked(Order),
+    /// Nobody will ask any more.
+    Closed,
+    BaseEnded(String),
+    BranchEnded(u64, String),
+    Built(Box<Built>),
+    /// The next branch may be begun.
+    Due,
 }
 
-async fn ended(branch: &mut Option<Live>) -> String {
-    match branch {
-        Some(branch) => branch.ended().await,
-        None => pending().await,
+/// The next thing to happen. Cancel-safe: neither the queue, the pidfds nor the kept future lose anything.
+async fn next(family: &mut Family, work: &mut Work) -> Happened {
+    if let Some((request, reply)) = work.held.pop_front() {
+        return Happened::Asked(Order::Fork(request, reply));
     }
+    let due = work.knowledge.due(Instant::now()).filter(|_| family.building.is_none());
+    tokio::select! {
+        order = work.queue.recv() => order.map_or(Happened::Closed, Happened::Asked),
+        why = family.base.ended() => Happened::BaseEnded(why),
+        (number, why) = Family::branch_ended(&mut family.branches) => Happened::BranchEnded(number, why),
+        built = Family::built(&mut family.building) => Happened::Built(Box::new(built)),
+        () = until(due) => Happened::Due,
+    }
+}
+
+fn branches(family: &Family) -> Vec<BranchStatus> {
+    let status = |branch: &Branch| BranchStatus {
+        pid: branch.live.pid(),
+        packages: branch.has.units.clone(),
+        modules: branch.has.modules.len(),
+        memory: branch.memory,
+    };
+    family.branches.iter().map(status).collect()
 }
 
 async fn until(at: Option<Instant>) {

@@ -2,15 +2,15 @@
 //! `python/src/rustic_ai/k8s/runtime/wire.py`: four bytes of length, big-endian, and a JSON object; descriptors ride on
 //! the length.
 
-use super::Descriptors;
+use super::{Descriptors, Share, closure::Unit};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -18,9 +18,9 @@ use tokio::{
 };
 
 /// Version of the messages.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// Longest reply.
-const MAX_REPLY: usize = 4 << 20;
+const MAX_REPLY: usize = 16 << 20;
 
 /// A module that could not be imported.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,23 +30,57 @@ pub(super) struct FailedPreload {
     pub(super) traceback: String,
 }
 
+/// What a zygote tells once it has imported what may be shared.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Told {
+    pub(super) version: u32,
+    /// Units that it has imported.
+    pub(super) shared: Vec<String>,
+    /// Modules that its children find loaded, beyond those of its ancestor.
+    pub(super) modules: Vec<String>,
+    /// Units that it has not, and why.
+    pub(super) refused: BTreeMap<String, String>,
+    /// What the modules came from.
+    pub(super) files: Vec<PathBuf>,
+    /// Variables of the environment that they asked for.
+    pub(super) reads: BTreeSet<String>,
+    pub(super) failed_preloads: Vec<FailedPreload>,
+    /// Why it will refuse to fork; empty: it will not.
+    pub(super) obstacle: String,
+    /// The module that is to blame.
+    pub(super) culprit: String,
+}
+
 /// What the zygote says.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Reply {
-    Hello { version: u32, failed_preloads: Vec<FailedPreload>, obstacle: String, culprit: String },
-    Shared,
+    Hello(Box<Told>),
     Forked { id: u64, pid: u32 },
     Refused { id: u64, reason: String },
+    Exhausted { id: u64, reason: String },
+}
+
+/// What may be preloaded.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Preload {
+    pub(super) version: u32,
+    pub(super) units: Vec<Unit>,
+    /// Module of the class; empty: an operator names the units.
+    pub(super) own: String,
+    pub(super) share: Share,
+    pub(super) proven: Vec<String>,
+    pub(super) refused: Vec<String>,
+    pub(super) vouched: Vec<String>,
+    pub(super) memory: u64,
 }
 
 /// What the host asks for.
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(super) enum Request<'a> {
-    Preload { version: u32, modules: &'a [String] },
-    Share,
-    Fork { id: u64, title: &'a str, directory: &'a Path, environment: &'a BTreeMap<String, String> },
+    Preload(&'a Preload),
+    Fork { id: u64, title: &'a str, directory: &'a Path, environment: &'a BTreeMap<String, String>, learn: bool },
     Branch { id: u64 },
 }
 

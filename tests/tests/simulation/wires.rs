@@ -5,6 +5,7 @@ use agent_host::{
     process::Signal,
     runtime::{Order, Process, PythonStatus, Runtime, StartError, Told},
     watchdog::BootTime,
+    zygote::Imports,
 };
 use async_trait::async_trait;
 use engine_svc::channels::{Callee, HostCalls};
@@ -278,7 +279,7 @@ impl Runtime for FarRuntime {
         Ok(Box::new(FarProcess { pid, tells, outbox: self.0.clone() }))
     }
 
-    fn learn(&self, _order: &Order, _imported: Vec<String>) {}
+    fn learn(&self, _order: &Order, _imports: Imports) {}
 
     fn profiles(&self) -> Vec<PythonStatus> {
         vec![]

@@ -109,15 +109,36 @@ class HealthResponse(_message.Message):
     def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ...) -> None: ...
 
 class RuntimeProfile(_message.Message):
-    __slots__ = ("name", "zygote", "cold_starts", "generation", "learned_modules")
+    __slots__ = ("name", "zygote", "cold_starts", "generation", "branches", "not_shared")
+    class NotSharedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     ZYGOTE_FIELD_NUMBER: _ClassVar[int]
     COLD_STARTS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
-    LEARNED_MODULES_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    NOT_SHARED_FIELD_NUMBER: _ClassVar[int]
     name: str
     zygote: str
     cold_starts: int
     generation: int
-    learned_modules: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., zygote: _Optional[str] = ..., cold_starts: _Optional[int] = ..., generation: _Optional[int] = ..., learned_modules: _Optional[_Iterable[str]] = ...) -> None: ...
+    branches: _containers.RepeatedCompositeFieldContainer[ZygoteBranch]
+    not_shared: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., zygote: _Optional[str] = ..., cold_starts: _Optional[int] = ..., generation: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[ZygoteBranch, _Mapping]]] = ..., not_shared: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ZygoteBranch(_message.Message):
+    __slots__ = ("packages", "modules", "private_bytes", "pid")
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    packages: _containers.RepeatedScalarFieldContainer[str]
+    modules: int
+    private_bytes: int
+    pid: int
+    def __init__(self, packages: _Optional[_Iterable[str]] = ..., modules: _Optional[int] = ..., private_bytes: _Optional[int] = ..., pid: _Optional[int] = ...) -> None: ...

@@ -1,6 +1,7 @@
 """Builds the agent of a launch document and runs it until SIGTERM."""
 
 import contextlib
+import importlib
 import json
 import logging
 import sys
@@ -17,6 +18,8 @@ from rustic_ai.core.messaging import Client, MessagingConfig
 from rustic_ai.core.utils.class_utils import get_agent_class
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.host import describe
+from rustic_ai.k8s.runtime.proof import closure
+from rustic_ai.k8s.runtime.proof.watch import Environment
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +28,6 @@ _POLL_SECONDS = 1.0
 # Time between two nudges of threads that listen for messages while the agent is shut down.
 _NUDGE_SECONDS = 0.01
 _PING = b"PING\r\n"
-# Names told to the host.
-_MAX_MISSED = 64
 
 
 class StartFailure(Exception):
@@ -51,34 +52,46 @@ class K8sAgentWrapper(AgentWrapper):
         return self.initialize_agent()
 
 
-def import_class(document: LaunchDocument) -> None:
-    """Imports the agent's class.
-
-    Raises:
-        StartFailure: It cannot be imported.
-    """
-    class_name = _class_name(document)
-    try:
-        get_agent_class(class_name)
-    except Exception as error:
-        # Whatever a module raises while it is imported is its author's to read.
-        raise StartFailure("import", f"cannot import {class_name!r}: {describe(error)}") from error
-
-
-def missed_imports(document: LaunchDocument, inherited: frozenset[str], before_build: int) -> list[str]:
-    """Modules that this process had to import itself and that the next zygote should import, in this order.
-
-    The class's own module stands first: what it imports comes with it. What follows was imported while the agent was
-    built, by functions.
+def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> dict[str, Any] | None:
+    """Imports the agent's class, and those of the dependencies that it will be given.
 
     Args:
         document: The launch.
-        inherited: Modules that were there when this process was forked.
-        before_build: Number of modules once the class was imported.
+        inherited: Modules that were there when this process was forked, if its host wants to know what the class imports.
+
+    Returns:
+        What the host wants to know: the class's module, units of modules (see `proof.closure`), and variables of the environment
+        that were asked for meanwhile.
+
+    Raises:
+        StartFailure: The class cannot be imported.
     """
-    own = _class_name(document).rpartition(".")[0]
-    by_functions = [name for name in list(sys.modules)[before_build:] if name not in inherited]
-    return [own] * (own not in inherited) + by_functions[:_MAX_MISSED]
+    class_name = _class_name(document)
+    environment = None if inherited is None else Environment.watch()
+    try:
+        agent_class = get_agent_class(class_name)
+        _import_dependencies(document, agent_class)
+    except Exception as error:
+        # Whatever a module raises while it is imported is its author's to read.
+        raise StartFailure("import", f"cannot import {class_name!r}: {describe(error)}") from error
+    finally:
+        if environment is not None:
+            environment.stop()
+    if inherited is None or environment is None:
+        return None
+    own = class_name.rpartition(".")[0]
+    return {"own": own, "units": closure.units(inherited, own), "reads": sorted(environment.reads)}
+
+
+def _import_dependencies(document: LaunchDocument, agent_class: type[Agent]) -> None:
+    """Imports what resolves the agent's dependencies. One that cannot be imported is told when the agent is built."""
+    agent_spec, guild_spec = json.loads(document.agent_spec), json.loads(document.guild_spec)
+    specs = {**(guild_spec.get("dependency_map") or {}), **(agent_spec.get("dependency_map") or {})}
+    keys = {dependency.dependency_key for dependency in agent_class.list_all_dependencies()}
+    for key in sorted({*keys, *(agent_spec.get("additional_dependencies") or ())} & specs.keys()):
+        name = specs[key].get("class_name", "")
+        with contextlib.suppress(Exception):
+            importlib.import_module(name.rpartition(".")[0])
 
 
 def build(document: LaunchDocument) -> K8sAgentWrapper:

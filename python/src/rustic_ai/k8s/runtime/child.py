@@ -21,28 +21,41 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def detach(descriptors: list[int], host_pid: int) -> None:
     """Makes this process a session of its own with its own three descriptors, that ends when the host ends.
 
+    Closes nothing but what it was given: a zygote that has anything else open does not fork.
+
     Args:
         descriptors: Socket to the host, standard output, standard error.
         host_pid: Process id of the host.
     """
     os.setsid()
     _yield_as_a_session()
-    control, out, err = descriptors
-    # The child's own descriptors go to their places; everything else was somebody else's.
-    if control != CONTROL:
-        os.dup2(control, CONTROL)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
+    for descriptor, place in zip(descriptors, (CONTROL, 1, 2), strict=True):
+        if descriptor != place:
+            os.dup2(descriptor, place)
+    for descriptor in descriptors:
+        if descriptor != CONTROL:
+            os.close(descriptor)
     null_stdin()
-    os.closerange(CONTROL + 1, 1 << 16)
     _die_with(host_pid)
 
 
-def become(title: str, directory: str, environment: dict[str, str]) -> None:
-    """Takes on a title, a working directory, an environment, and randomness of its own."""
+def become(title: str, directory: str, environment: dict[str, str], sets: dict[str, str | None]) -> None:
+    """Takes on a title, a working directory, an environment, and randomness of its own.
+
+    Args:
+        title: What `ps` shows.
+        directory: Working directory.
+        environment: The whole environment.
+        sets: What modules that it inherits have set in the environment, and would have set in this one; None: removed.
+    """
     os.umask(0o022)
     os.environ.clear()
     os.environ.update(environment)
+    for name, value in sets.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     if directory:
         os.chdir(directory)
     time.tzset()

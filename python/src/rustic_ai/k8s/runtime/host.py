@@ -40,16 +40,16 @@ class HostSocket:
         with self._socket.makefile("rb") as stream:
             return stream.read()
 
-    def ready(self, import_seconds: float, initialize_seconds: float, imported: list[str]) -> None:
+    def ready(self, import_seconds: float, initialize_seconds: float, imports: dict[str, Any] | None) -> None:
         """Reports that the agent has subscribed.
 
         Args:
             import_seconds: From the start of the process to all imports done.
             initialize_seconds: Building and subscribing the agent.
-            imported: Modules that a zygote should have imported for the next agent of this kind.
+            imports: What the agent's class imports, see `agent.import_class`; None: nobody wants to know.
         """
         self._report(
-            event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds, imported=imported
+            event="ready", import_seconds=import_seconds, initialize_seconds=initialize_seconds, imports=imports
         )
 
     def failed(self, stage: str, error: str, traceback: str, field: str = "") -> None:

@@ -29,7 +29,8 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     Args:
         host: Socket to agent-host.
         began: When the process began, on `time.monotonic`.
-        inherited: Modules that a zygote had imported before this process was forked; None after a cold start.
+        inherited: Modules that a zygote had imported before this process was forked, if the host wants to know what the agent's
+            class imports.
 
     Returns:
         Exit code: 0 after SIGTERM, 1 when the agent could not start.
@@ -50,8 +51,8 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         host.failed("import", describe(error), traceback.format_exc())
         return 1
     try:
-        agent.import_class(document)
-        imported, modules = time.monotonic(), len(sys.modules)
+        imports = agent.import_class(document, inherited)
+        imported = time.monotonic()
         wrapper = agent.build(document)
         wrapper.run()
         sigterm.hold()
@@ -69,7 +70,7 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     host.ready(
         import_seconds=imported - began,
         initialize_seconds=time.monotonic() - imported,
-        imported=[] if inherited is None else agent.missed_imports(document, inherited, modules),
+        imports=imports,
     )
     sigterm.wait()
     agent.shut_down(wrapper, _SHUTDOWN)

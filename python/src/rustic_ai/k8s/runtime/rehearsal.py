@@ -25,8 +25,6 @@ from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, build, import_class
 from rustic_ai.k8s.runtime.document import VERSION, LaunchDocument
 from rustic_ai.k8s.runtime.stub_redis import StubRedis
 
-# Code is specialised once it has run a few times.
-_TIMES = 1
 # Seconds, for everything.
 _LONGEST = 5.0
 _MEMBERS = ("first", "second")
@@ -69,8 +67,7 @@ def rehearse() -> None:
     gc.freeze()
     try:
         with _deadline(), _quiet(), StubRedis() as bus:
-            for count in range(_TIMES):
-                _play(f"rehearsal-{count}", bus.port)
+            _play("rehearsal", bus.port)
             # None waits for anything any more.
             for thread in set(threading.enumerate()) - before - {bus.thread}:
                 thread.join()
@@ -87,7 +84,7 @@ def _play(guild_id: str, port: int) -> None:
     try:
         for number, name in enumerate(_MEMBERS, 1):
             document = LaunchDocument.parse(_document(guild_id, name, number, port))
-            import_class(document)
+            import_class(document, None)
             wrappers.append(build(document))
             wrappers[-1].run()
         players = [wrapper.agent for wrapper in wrappers]

@@ -1,27 +1,42 @@
 """Forks a process whose parent is our own parent.
 
-agent-host must be the parent of its agents: only a parent learns an exit status, and only a parent's end can be the end
-of its children (PDEATHSIG). Linux can do so in one step (clone with CLONE_PARENT). Where it refuses, or on machines
-whose calling convention we do not know, the child is forked twice: when the process in the middle ends, the nearest
-subreaper, agent-host, adopts its child. That costs a second copy of the page tables, several milliseconds.
+agent-host must be the parent of its agents: only a parent learns an exit status. So the child is forked by a process in the
+middle that ends at once; the nearest subreaper, agent-host, adopts it then.
+
+    zygote ──clone──▶ middle ──fork──▶ child
+                        └ ends: the child is agent-host's
+
+The fork is the C library's own, so that everything that was registered to happen at a fork happens, in Python and in C: generators of
+random numbers seed anew, threads of libraries are put in order. The middle shares the zygote's memory and runs while
+the zygote waits for it (clone(2) with CLONE_VM and CLONE_VFORK), on a stack of its own: it costs next to nothing, where a
+second fork would copy the page tables twice. The child goes on on a copy of that stack. Where this is not known to work the middle is
+forked too.
 """
 
 from collections.abc import Callable
 import ctypes
+import errno
+import mmap
 import os
 import platform
 import signal
+import sys
 from typing import NoReturn
 
-# From linux/sched.h and linux/prctl.h.
-_CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x00008000, 0x00200000, 0x01000000
-_PR_GET_TID_ADDRESS = 40
-# Number of clone(2), and the place of its argument `child_tid`, which differ from machine to machine.
-_CLONE = {"x86_64": (56, 3), "aarch64": (220, 4)}
+# From linux/sched.h and asm-generic/mman-common.h.
+_CLONE_VM, _CLONE_VFORK = 0x00000100, 0x00004000
+_MAP_NORESERVE, _MAP_STACK = 0x04000, 0x20000
+_MADV_NOHUGEPAGE = 15
+_PROT_NONE = 0
+# As large as that of a main thread usually may become; only what is used takes memory.
+_STACK, _GUARD = 8 << 20, 64 << 10
+_ALIGNMENT = 16
+# Machines whose stacks grow downwards, which is where the C library's `clone` wants the end of one.
+_KNOWN = ("x86_64", "aarch64")
 
 # Calls that keep the interpreter's lock, as a fork must.
 _libc = ctypes.PyDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_Function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 
 
 def fork_sibling(work: Callable[[], NoReturn]) -> int:
@@ -29,49 +44,98 @@ def fork_sibling(work: Callable[[], NoReturn]) -> int:
 
     Returns:
         Its process id. When this returns, our parent is its parent.
+
+    Raises:
+        OSError: The system has no room for another process.
     """
-    tid = _tid_address()
-    if tid and platform.machine() in _CLONE:
-        pid = _clone(tid, work)
-        if pid > 0:
-            return pid
+    if platform.machine() in _KNOWN and sys.version_info < (3, 14):
+        # Later interpreters look where the main thread's stack ends.
+        return _by_clone(work)
     return _fork_twice(work)
 
 
-def _tid_address() -> int | None:
-    """Where the C library keeps this thread's id: the kernel writes the child's there, as it does for `fork`."""
-    address = ctypes.c_void_p()
-    failed = _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0)
-    return None if failed else address.value
+class _Stack:
+    """A stack for the middle process, and so for the child. One for each process: the child's own lies in its parent's."""
+
+    _of: tuple[int, "_Stack"] | None = None
+
+    def __init__(self) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_STACK | _MAP_NORESERVE
+        self._memory = mmap.mmap(-1, _GUARD + _STACK, flags=flags)
+        self._begin = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        _libc.mprotect(ctypes.c_void_p(self._begin), ctypes.c_size_t(_GUARD), _PROT_NONE)
+        _libc.madvise(ctypes.c_void_p(self._begin), ctypes.c_size_t(_GUARD + _STACK), _MADV_NOHUGEPAGE)
+
+    @classmethod
+    def mine(cls) -> "_Stack":
+        if cls._of is None or cls._of[0] != os.getpid():
+            cls._of = (os.getpid(), cls())
+        return cls._of[1]
+
+    def end(self) -> int:
+        return (self._begin + _GUARD + _STACK) & -_ALIGNMENT
 
 
-def _clone(tid: int, work: Callable[[], NoReturn]) -> int:
-    number, place = _CLONE[platform.machine()]
-    flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | signal.SIGCHLD
-    arguments = [ctypes.c_ulong(flags), *[ctypes.c_void_p()] * 4]
-    arguments[place] = ctypes.c_void_p(tid)
-    # What `os.fork` does around its system call: https://docs.python.org/3/c-api/sys.html#c.PyOS_AfterFork_Child
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = _libc.syscall(ctypes.c_long(number), *arguments)
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-        work()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
-    return pid
+def _by_clone(work: Callable[[], NoReturn]) -> int:
+    # Written by the middle process, whose memory is ours.
+    forked: list[int] = []
+    failed: list[OSError] = []
+
+    def middle(_argument: object) -> int:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            failed.append(error)
+            return 1
+        if pid == 0:
+            work()
+        forked.append(pid)
+        return 0
+
+    function = _Function(middle)
+    flags = _CLONE_VM | _CLONE_VFORK | signal.SIGCHLD
+    pid = _libc.clone(function, ctypes.c_void_p(_Stack.mine().end()), ctypes.c_int(flags), None)
+    if pid < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    os.waitpid(pid, 0)
+    if failed:
+        raise failed[0]
+    if not forked:
+        raise OSError(errno.ECHILD, "the process in the middle ended early")
+    return forked[0]
 
 
 def _fork_twice(work: Callable[[], NoReturn]) -> int:
     reader, writer = os.pipe()
-    middle = os.fork()
+    try:
+        middle = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if middle == 0:
-        pid = os.fork()
-        if pid == 0:
-            work()
-        os.write(writer, str(pid).encode())
-        os._exit(0)
+        _be_the_middle(work, reader, writer)
     os.close(writer)
     with open(reader, "rb") as stream:
-        pid = int(stream.read())
+        told = stream.read()
     # When the middle process is gone, the subreaper is the parent.
     os.waitpid(middle, 0)
+    pid = int(told or 0)
+    if pid <= 0:
+        raise OSError(-pid or errno.ECHILD, os.strerror(-pid) if pid else "the process in the middle ended early")
     return pid
+
+
+def _be_the_middle(work: Callable[[], NoReturn], reader: int, writer: int) -> NoReturn:
+    """Forks, tells the process id or, as a negative number, why not, and ends."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        pid = -(error.errno or errno.EAGAIN)
+    if pid == 0:
+        os.close(reader)
+        os.close(writer)
+        work()
+    os.write(writer, str(pid).encode())
+    os._exit(0)

@@ -3,21 +3,26 @@
 The zygote's standard input is a Unix socket to agent-host. A message, in both directions, is four bytes of length,
 big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands in the first message of each side:
 
-    host -> zygote  {"op": "preload", "version": 3, "modules": ["..."]}
-    zygote -> host  {"event": "hello", "version": 3, "failed_preloads": [{"module", "error", "traceback"}],
+    host -> zygote  {"op": "preload", "version": 4, "units": [{"name", "place", "modules", "files"}], "own": "my.agents",
+                     "share": "proven", "proven": ["..."], "refused": ["..."], "vouched": ["..."], "memory": 536870912}
+                    units: what may be preloaded, see `proof.closure`; own: the class's own module, empty for what an operator
+                    names; the rest is described in `proof.prover`
+    zygote -> host  {"event": "hello", "version": 4, "shared": ["..."], "modules": ["..."], "refused": {"...": "why"},
+                     "files": ["..."], "reads": ["..."], "failed_preloads": [{"module", "error", "traceback"}],
                      "obstacle": "...", "culprit": "..."}
-                    why it is unsafe to fork already, and the module that is to blame; empty: it is safe
+                    shared, refused: units; modules: all that a fork finds loaded beyond what its ancestor has; files and reads:
+                    what these came from, and variables of the environment that they asked for; obstacle: why it is unsafe to
+                    fork already, and the module that is to blame; empty: it is safe
 
-    host -> zygote  {"op": "share"}
-                    before the first agent is forked: its memory is made fit to be shared
-    zygote -> host  {"event": "shared"}
-
-    host -> zygote  {"op": "fork", "id": 7, "title": "...", "directory": "...", "environment": {...}}
-                    with three descriptors: the child's socket to the host, its standard output, its standard error
+    host -> zygote  {"op": "fork", "id": 7, "title": "...", "directory": "...", "environment": {...}, "learn": true}
+                    with three descriptors: the child's socket to the host, its standard output, its standard error; learn:
+                    the child shall tell what its class imports
     host -> zygote  {"op": "branch", "id": 8}
                     with the same three descriptors; the child is a zygote too and waits for its own "preload"
     zygote -> host  {"event": "forked", "id": 7, "pid": 4711}
                     {"event": "refused", "id": 7, "reason": "..."}
+                    {"event": "exhausted", "id": 7, "reason": "..."}
+                    the system has no room for another process
 
 The other end is `agent-host/src/zygote/wire.rs`.
 """
@@ -27,7 +32,7 @@ import socket
 import struct
 from typing import Any
 
-VERSION = 3
+VERSION = 4
 # Descriptors that come with "fork" and "branch".
 DESCRIPTORS = 3
 _LENGTH = struct.Struct(">I")
@@ -43,6 +48,17 @@ class Wire:
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()
+
+    def leave(self, place: int) -> None:
+        """Closes this process's copy of the socket, unless its descriptor has become another's.
+
+        Args:
+            place: The descriptor that now belongs to somebody else.
+        """
+        if self._socket.fileno() == place:
+            self._socket.detach()
+        else:
+            self._socket.close()
 
     def close(self) -> None:
         """Closes this process's copy of the socket."""

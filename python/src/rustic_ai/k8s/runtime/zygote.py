@@ -1,12 +1,13 @@
 """The zygote: a warm, single-threaded process that forks one single-use child per agent.
 
     python -m rustic_ai.k8s.runtime.zygote        standard input: a Unix socket to agent-host, see `wire`
-      └─ branch                                   a zygote too, forked from the first: it has also imported what
-           └─ agent                               agents on this host turned out to need
+      └─ branch                                   a zygote too, forked from another one: it has also imported what agents of
+           ├─ agent                               certain classes import, as far as that was proven to be safe (`proof`)
+           └─ branch …
 
 A child is a child of agent-host, which learns its exit status and ends it with itself (`sibling`). A fork with threads
-or foreign sockets open would copy locks that nobody unlocks: it is refused, with the module that is to blame, and the
-host starts that agent cold.
+would copy locks that nobody unlocks, and one with descriptors that somebody else opened would share them: it is refused, with the
+module that is to blame, and the host starts that agent cold.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,18 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import threading
 import time
 import traceback
+from types import ModuleType
 from typing import Any, NoReturn
 
 from rustic_ai.k8s.runtime import child, shared
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
+from rustic_ai.k8s.runtime.proof import facts
+from rustic_ai.k8s.runtime.proof.closure import Unit
+from rustic_ai.k8s.runtime.proof.inert import settle
+from rustic_ai.k8s.runtime.proof.prover import Outcome, Prover, Share, Wish
+from rustic_ai.k8s.runtime.proof.watch import Environment
 from rustic_ai.k8s.runtime.sibling import fork_sibling
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
@@ -34,6 +40,7 @@ _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.agent")
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
 _PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND)
 _TITLE = "rustic-zygote"
+_STANDARD = frozenset({0, 1, 2})
 
 
 class Then(Enum):
@@ -46,24 +53,37 @@ class Then(Enum):
 class Zygote:
     """Serves one host until the socket closes."""
 
-    def __init__(self, wire: Wire, host_pid: int) -> None:
-        """Takes over the socket to the host."""
+    def __init__(self, wire: Wire, host_pid: int, ancestor: "Zygote | None" = None) -> None:
+        """Takes over the socket to the host.
+
+        Args:
+            wire: The socket.
+            host_pid: Process id of the host.
+            ancestor: What it was forked from; None: it is the first.
+        """
         self._wire = wire
         self._host_pid = host_pid
         self._culprit = ""
         self._failed: list[dict[str, str]] = []
-        self._known: frozenset[str] = frozenset()
+        self._reads: set[str] = set()
+        # What vouched modules have set in the environment: an agent that imports them itself has that too.
+        self._sets: dict[str, str | None] = {} if ancestor is None else dict(ancestor._sets)
+        self._inherited = frozenset(sys.modules) if ancestor else frozenset()
+        self._memory = shared.memory() if ancestor else []
 
     def warm_up(self, then: Then) -> None:
         """Imports what every agent needs, and has it run once. A branch has both already.
 
         Args:
-            then: What follows the imports. A rehearsal that leaves threads or sockets behind begins everything anew, without.
+            then: What follows the imports. A rehearsal that leaves threads or descriptors behind begins everything anew, without.
         """
         # Imports leave next to no garbage, and to look for it takes a fifth of their time. Until memory is shared there is
         # nothing else to look at either.
         gc.disable()
-        self._failed = self._preload(_own_list())
+        environment = Environment.watch()
+        self._preload(_own_list())
+        environment.stop()
+        self._reads |= environment.reads_by_name
         _remember_versions()
         if then is Then.SERVE or self._failed or not _is_installed(_REDIS_BACKEND):
             return
@@ -80,87 +100,115 @@ class Zygote:
             self._begin_anew(Then.SERVE)
 
     def run(self) -> None:
-        """Imports what the host asks for, says hello and does what it is told, until the host closes the socket."""
+        """Imports what may be shared of what the host names, says hello and does what it is told, until the socket closes."""
         first = self._wire.receive()
         if first is None:
             return
         gc.disable()
-        failed = [*self._failed, *self._preload(first[0]["modules"])]
-        self._known = frozenset(sys.modules)
+        outcome = self._import(first[0])
         obstacle = self._obstacle([])
         if obstacle:
             # It may be garbage.
             gc.collect()
             obstacle = self._obstacle([])
-        self._wire.send(
-            {
-                "event": "hello",
-                "version": VERSION,
-                "failed_preloads": failed,
-                "obstacle": obstacle,
-                "culprit": self._culprit,
-            }
-        )
+        shared.share()
+        shared.collapse(self._memory)
+        gc.enable()
+        self._wire.send(self._hello(outcome, obstacle))
         while (request := self._wire.receive()) is not None:
-            message, descriptors = request
-            if message["op"] == "share":
-                shared.share()
-                shared.collapse()
-                gc.enable()
-                self._wire.send({"event": "shared"})
-            else:
-                self._fork(message, descriptors)
+            self._fork(*request)
+
+    def _import(self, wish: dict[str, Any]) -> Outcome:
+        prover = Prover(
+            Wish(
+                units=[Unit.parse(unit) for unit in wish["units"]],
+                own=wish["own"],
+                share=Share(wish["share"]),
+                proven=frozenset(wish["proven"]),
+                refused=frozenset(wish["refused"]),
+                vouched=frozenset(wish["vouched"]),
+                memory=wish["memory"],
+            )
+        )
+        outcome = prover.run()
+        self._reads |= outcome.reads
+        self._sets.update(outcome.sets)
+        if outcome.shared:
+            # Threads that end themselves at a fork have ended before the first one.
+            settle()
+            self._culprit = ", ".join(outcome.shared[-1:])
+        return outcome
+
+    def _hello(self, outcome: Outcome, obstacle: str) -> dict[str, Any]:
+        new = {name: module for name, module in list(sys.modules.items()) if name not in self._inherited}
+        code = {file for module in new.values() if (file := _file_of(module))}
+        return {
+            "event": "hello",
+            "version": VERSION,
+            "shared": outcome.shared,
+            "modules": list(new),
+            "refused": outcome.refused,
+            "files": sorted(code | outcome.data),
+            "reads": sorted(self._reads),
+            "failed_preloads": self._failed,
+            "obstacle": obstacle,
+            "culprit": self._culprit if obstacle else "",
+        }
 
     def _begin_anew(self, then: Then) -> NoReturn:
         os.dup2(self._wire.fileno(), 0)
         os.execv(sys.executable, [*sys.orig_argv, then.value])
 
     def _fork(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        obstacle = self._obstacle(descriptors)
-        if obstacle:
-            self._wire.send({"event": "refused", "id": message["id"], "reason": obstacle})
-        else:
-            pid = fork_sibling(lambda: _never_return(lambda: self._become(message, descriptors)))
-            self._wire.send({"event": "forked", "id": message["id"], "pid": pid})
-        for descriptor in descriptors:
-            os.close(descriptor)
+        answer = {"id": message["id"]}
+        try:
+            if obstacle := self._obstacle(descriptors):
+                self._wire.send({"event": "refused", **answer, "reason": obstacle})
+                return
+            try:
+                pid = fork_sibling(lambda: _never_return(lambda: self._become(message, descriptors)))
+            except OSError as error:
+                self._wire.send({"event": "exhausted", **answer, "reason": f"it cannot fork: {error.strerror}"})
+                return
+            self._wire.send({"event": "forked", **answer, "pid": pid})
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _preload(self, modules: list[str]) -> list[dict[str, str]]:
+    def _preload(self, modules: list[str]) -> None:
         """Imports everything; one that fails is told and does not stop the rest."""
-        failed = []
         for module in modules:
             try:
                 importlib.import_module(module)
             except BaseException as error:
                 trace = traceback.format_exc(limit=-20)
-                failed.append({"module": module, "error": describe(error), "traceback": trace})
-            if not self._culprit and self._obstacle([]):
-                self._culprit = module
-        return failed
+                self._failed.append({"module": module, "error": describe(error), "traceback": trace})
 
     def _obstacle(self, expected: list[int]) -> str:
         """Why forking would be unsafe now, apart from the `expected` descriptors; empty when it is safe."""
         since = f", since {self._culprit} was imported" if self._culprit else ""
-        threads = len(os.listdir("/proc/self/task"))
-        if threads != 1:
-            names = ", ".join(thread.name for thread in threading.enumerate())
-            return f"the zygote has {threads} threads ({names}){since}"
-        for entry in os.listdir("/proc/self/fd"):
-            if int(entry) not in (self._wire.fileno(), *expected) and _is_socket(int(entry)):
-                return f"the zygote has an open socket, descriptor {entry}{since}"
+        names = facts.threads()
+        if len(names) != 1:
+            return f"the zygote has {len(names)} threads ({', '.join(names)}){since}"
+        own = _STANDARD | {self._wire.fileno(), *expected}
+        for descriptor, what in facts.descriptors().items():
+            if descriptor not in own:
+                return f"the zygote has a descriptor open that is not its own, {descriptor} ({what}){since}"
         return ""
 
     def _become(self, message: dict[str, Any], descriptors: list[int]) -> int:
         """Lives the life of a forked child; returns its exit code."""
         began = time.monotonic()
         child.detach(descriptors, self._host_pid)
+        self._wire.leave(child.CONTROL)
         if message["op"] == "branch":
-            Zygote(Wire(child.CONTROL), self._host_pid).run()
+            Zygote(Wire(child.CONTROL), self._host_pid, self).run()
             return 0
-        child.become(message["title"], message["directory"], message["environment"])
+        child.become(message["title"], message["directory"], message["environment"], self._sets)
         from rustic_ai.k8s.runtime import life
 
-        return life.run(HostSocket(child.CONTROL), began, self._known)
+        inherited = frozenset(sys.modules) if message["learn"] else None
+        return life.run(HostSocket(child.CONTROL), began, inherited)
 
 
 def _never_return(work: Callable[[], int]) -> NoReturn:
@@ -184,19 +232,15 @@ def _remember_versions() -> None:
     """Keeps versions of installed packages once they were read.
 
     redis-py looks up its own version for every connection pool, and each look parses the package's metadata anew: a
-    sixth of the time in which an agent is built. What is installed does not change under a running interpreter.
+    sixth of the time in which an agent is built. A zygote is given up when what is installed changes.
     """
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     if _is_installed("redis"):
         importlib.metadata.version("redis")
 
 
-def _is_socket(descriptor: int) -> bool:
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
-    except OSError:
-        # The descriptor of the listing itself is gone by now.
-        return False
+def _file_of(module: object) -> str | None:
+    return getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
 
 
 def _is_installed(module: str) -> bool:

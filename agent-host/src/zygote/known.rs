@@ -1,0 +1,286 @@
+//! What is known of what agents import, and which branch is due. Pure: told the time.
+//!
+//! ```text
+//!  unknown ──an agent tells──▶ Imported ──a branch was tried──▶ Settled ──its branch is gone, and it is used──▶ due again
+//!                                 ▲                               │
+//!                                 └─────── files have changed ────┘
+//! ```
+//!
+//! Bounded in kinds, refusals and rate: a proof costs processor time, so that the next one waits the longer the longer the last one
+//! took, and whoever invents names of modules cannot make a host prove all day.
+
+use super::{
+    closure::{Imports, Unit},
+    kind::Kind,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::PathBuf,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Kinds that are remembered; the one that was not used for the longest time goes.
+const MAX_KINDS: usize = 128;
+/// Units that are remembered as refused.
+const MAX_REFUSED: usize = 1024;
+/// Longest reason of a refusal, in bytes.
+const MAX_REASON: usize = 2048;
+/// Shortest time between the beginnings of two proofs, and how many times as long as the last one took.
+const EVERY: Duration = Duration::from_millis(500);
+const REST: u32 = 5;
+
+/// What is known of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// What its class imports.
+    pub(super) imports: Imports,
+    /// Units of it that are shared, in this order; none as long as nobody tried.
+    pub(super) shared: Option<Vec<String>>,
+    modules: HashSet<String>,
+    used: Instant,
+    /// Its agents have been forked since its branch was lost.
+    wanted: bool,
+}
+
+impl Known {
+    /// Whether its class imports all of these.
+    pub(super) fn imports_all(&self, modules: &[String]) -> bool {
+        modules.len() <= self.modules.len() && modules.iter().all(|module| self.modules.contains(module))
+    }
+}
+
+/// A unit that is not shared.
+#[derive(Debug, Clone)]
+struct Refused {
+    why: String,
+    files: Vec<PathBuf>,
+}
+
+/// What a new branch should preload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// For whom.
+    pub(super) kind: Kind,
+    /// Module of the class.
+    pub(super) own: String,
+    /// What it imports.
+    pub(super) units: Vec<Unit>,
+    /// Units whose proof is known to hold.
+    pub(super) proven: Vec<String>,
+    /// Units that are known to fail.
+    pub(super) refused: Vec<String>,
+}
+
+/// Everything that is known.
+#[derive(Debug, Default)]
+pub(super) struct Knowledge {
+    kinds: BTreeMap<Kind, Known>,
+    refused: BTreeMap<String, Refused>,
+    not_before: Option<Instant>,
+}
+
+impl Knowledge {
+    /// What is known of a kind; it is being used.
+    pub(super) fn of(&mut self, kind: &Kind, now: Instant) -> Option<&Known> {
+        let known = self.kinds.get_mut(kind)?;
+        known.used = now;
+        Some(known)
+    }
+
+    /// All kinds whose branch was tried, the latest used first.
+    pub(super) fn settled(&self) -> Vec<(&Kind, &Known)> {
+        let mut settled: Vec<_> = self.kinds.iter().filter(|(_, known)| known.shared.is_some()).collect();
+        settled.sort_by_key(|(_, known)| std::cmp::Reverse(known.used));
+        settled
+    }
+
+    /// An agent told what its class imports. The first to tell is believed until files change.
+    pub(super) fn saw(&mut self, kind: Kind, imports: Imports, now: Instant) {
+        if self.kinds.contains_key(&kind) || !imports.is_bounded() {
+            return;
+        }
+        let oldest = self.kinds.iter().min_by_key(|(_, known)| known.used).map(|(kind, _)| kind.clone());
+        if let Some(oldest) = oldest.filter(|_| self.kinds.len() >= MAX_KINDS) {
+            self.kinds.remove(&oldest);
+        }
+        let modules = imports.modules().into_iter().map(str::to_owned).collect();
+        self.kinds.insert(kind, Known { imports, shared: None, modules, used: now, wanted: true });
+    }
+
+    /// A former life of this host knew this already.
+    pub(super) fn recall(&mut self, kind: Kind, imports: Imports, shared: Vec<String>, now: Instant) {
+        self.saw(kind.clone(), imports, now);
+        if let Some(known) = self.kinds.get_mut(&kind) {
+            known.shared = Some(shared);
+        }
+    }
+
+    /// Its branch is gone, and an agent of the kind has just been forked from somewhere else.
+    pub(super) fn miss(&mut self, kind: &Kind) {
+        if let Some(known) = self.kinds.get_mut(kind) {
+            known.wanted = true;
+        }
+    }
+
+    /// All branches are gone. Those that were used last are made anew.
+    pub(super) fn lost(&mut self, most: usize) {
+        let latest: Vec<Kind> = self.settled().into_iter().take(most).map(|(kind, _)| kind.clone()).collect();
+        latest.iter().for_each(|kind| self.miss(kind));
+    }
+
+    /// When the next branch may be begun; none while nothing is missing.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let missing = self.kinds.values().any(Known::is_missing);
+        missing.then(|| self.not_before.unwrap_or(now))
+    }
+
+    /// Begins with the kind that was used last.
+    pub(super) fn begin(&mut self) -> Option<Wish> {
+        let missing = self.kinds.iter_mut().filter(|(_, known)| known.is_missing());
+        let (kind, known) = missing.max_by_key(|(_, known)| known.used)?;
+        known.wanted = false;
+        let wish = Wish {
+            kind: kind.clone(),
+            own: known.imports.own.clone(),
+            units: known.imports.units.clone(),
+            proven: known.shared.clone().unwrap_or_default(),
+            refused: vec![],
+        };
+        let names: BTreeSet<&str> = wish.units.iter().map(|unit| unit.name.as_str()).chain(wish.imports()).collect();
+        let refused = self.refused.keys().filter(|name| names.contains(name.as_str())).cloned().collect();
+        Some(Wish { refused, ..wish })
+    }
+
+    /// A branch was tried: what is shared of it, what is not and why.
+    pub(super) fn tried(&mut self, kind: &Kind, shared: Vec<String>, refused: BTreeMap<String, String>) {
+        let Some(known) = self.kinds.get_mut(kind) else { return };
+        for (name, mut why) in refused {
+            why.truncate(why.floor_char_boundary(MAX_REASON));
+            // What a unit does depends on its own files; those of what it imports are told of by what they make of it.
+            let own = |unit: &&Unit| unit.name == name || unit.modules.contains(&name);
+            let files = known.imports.units.iter().filter(own).flat_map(|unit| unit.files.clone()).collect();
+            if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&name) {
+                self.refused.insert(name, Refused { why, files });
+            }
+        }
+        known.shared = Some(shared);
+    }
+
+    /// A proof took so long: the next one waits.
+    pub(super) fn rest(&mut self, now: Instant, took: Duration) {
+        self.not_before = Some(now + EVERY.max(took * REST));
+    }
+
+    /// What is not shared, and why.
+    pub(super) fn refusals(&self) -> BTreeMap<String, String> {
+        self.refused.iter().map(|(name, refused)| (name.clone(), refused.why.clone())).collect()
+    }
+
+    /// These files have changed: what was known of those who read them is known no more.
+    pub(super) fn heed(&mut self, changed: &BTreeSet<PathBuf>) {
+        self.kinds.retain(|_, known| !known.imports.files().any(|file| changed.contains(file)));
+        self.refused.retain(|_, refused| !refused.files.iter().any(|file| changed.contains(file)));
+    }
+}
+
+impl Known {
+    fn is_missing(&self) -> bool {
+        self.wanted && self.shared.as_ref().is_none_or(|shared| !shared.is_empty())
+    }
+}
+
+impl Wish {
+    fn imports(&self) -> impl Iterator<Item = &str> {
+        self.units.iter().flat_map(|unit| unit.modules.iter().map(String::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zygote::closure::Place;
+
+    fn imports(own: &str, others: &[&str]) -> Imports {
+        let unit = |name: &str, place| Unit {
+            name: name.to_owned(),
+            place,
+            modules: vec![name.to_owned()],
+            files: vec![format!("/{name}.py").into()],
+        };
+        let others = others.iter().map(|name| unit(name, Place::Installed));
+        let units = others.chain([unit(own, Place::Own)]).collect();
+        Imports { own: own.to_owned(), units, reads: BTreeSet::new() }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_branch_is_due_when_a_kind_is_new_and_when_its_branch_is_missed() {
+        let (mut known, now, kind) = (Knowledge::default(), Instant::now(), Kind::named("m.C"));
+        assert_eq!(known.due(now), None);
+        known.saw(kind.clone(), imports("m", &["numpy"]), now);
+        assert_eq!(known.due(now), Some(now), "the first one at once");
+        let wish = known.begin().expect("one is due");
+        assert_eq!((wish.kind, wish.own.as_str(), wish.units.len()), (kind.clone(), "m", 2));
+        assert_eq!(known.due(now), None, "it has begun");
+        known.tried(&kind, names(&["m"]), BTreeMap::new());
+        assert_eq!(known.due(now), None);
+        known.miss(&kind);
+        assert_eq!(known.begin().expect("due again").proven, names(&["m"]), "and proven already");
+    }
+
+    #[test]
+    fn a_kind_of_which_nothing_can_be_shared_is_tried_once() {
+        let (mut known, now, kind) = (Knowledge::default(), Instant::now(), Kind::named("m.C"));
+        known.saw(kind.clone(), imports("m", &[]), now);
+        known.begin();
+        known.tried(&kind, vec![], BTreeMap::from([("m".to_owned(), "it starts threads".to_owned())]));
+        known.miss(&kind);
+        assert_eq!(known.due(now), None);
+        assert_eq!(known.refusals()["m"], "it starts threads");
+        known.heed(&BTreeSet::from(["/m.py".into()]));
+        assert!(known.refusals().is_empty(), "until its file changes");
+        assert!(known.of(&kind, now).is_none());
+    }
+
+    #[test]
+    fn what_was_refused_for_one_kind_is_not_tried_for_another() {
+        let (mut known, now) = (Knowledge::default(), Instant::now());
+        let (one, two) = (Kind::named("m.C"), Kind::named("n.C"));
+        known.saw(one.clone(), imports("m", &["bad"]), now);
+        known.begin();
+        known.tried(&one, vec![], BTreeMap::from([("bad".to_owned(), "it differs".to_owned())]));
+        known.saw(two, imports("n", &["bad", "good"]), now);
+        assert_eq!(known.begin().expect("due").refused, names(&["bad"]));
+    }
+
+    #[test]
+    fn proofs_keep_their_distance_the_more_the_longer_they_take() {
+        let (mut known, now) = (Knowledge::default(), Instant::now());
+        known.saw(Kind::named("m.C"), imports("m", &[]), now);
+        known.rest(now, Duration::from_secs(2));
+        assert_eq!(known.due(now), Some(now + Duration::from_secs(10)));
+        known.rest(now, Duration::ZERO);
+        assert_eq!(known.due(now), Some(now + EVERY));
+    }
+
+    #[test]
+    fn kinds_and_refusals_are_bounded_however_many_names_are_invented() {
+        let (mut known, now) = (Knowledge::default(), Instant::now());
+        for n in 0..2000 {
+            let kind = Kind::named(&format!("m{n}.C"));
+            known.saw(kind.clone(), imports(&format!("m{n}"), &[]), now + Duration::from_millis(n));
+            let why = BTreeMap::from([(format!("m{n}"), "é".repeat(5000))]);
+            known.tried(&kind, vec![], why);
+        }
+        assert_eq!((known.kinds.len(), known.refused.len()), (MAX_KINDS, MAX_REFUSED));
+        assert!(known.of(&Kind::named("m1999.C"), now).is_some(), "the latest are kept");
+        assert!(known.refusals().values().all(|why| why.len() <= MAX_REASON));
+        let endless = Imports { own: "m".repeat(5000), ..imports("m", &[]) };
+        known.saw(Kind::named("long"), endless, now);
+        assert!(known.of(&Kind::named("long"), now).is_none());
+    }
+}

@@ -1,0 +1,186 @@
+"""One trial: a throwaway fork imports modules and tells what it saw.
+
+    prover ──fork──▶ trial with identity A ─┐
+       └─────fork──▶ trial with identity B ─┴─▶ a report each, over a pipe; nothing else of them stays
+
+They differ in process id, working directory, randomness and a mark in the environment. What they were forked from has one thread.
+"""
+
+from dataclasses import asdict, dataclass, field
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from types import ModuleType
+from typing import NoReturn
+
+from rustic_ai.k8s.runtime.host import describe
+from rustic_ai.k8s.runtime.proof.inert import Snapshot, settle
+from rustic_ai.k8s.runtime.proof.pure import Walker, existing
+from rustic_ai.k8s.runtime.proof.watch import Environment, Events, Finding, Imports, names_in_libraries
+
+# Seconds for one trial, of its processor and of the clock.
+_LONGEST = 60
+_MARK = "RUSTIC_TRIAL"
+_CHUNK = 1 << 16
+
+
+@dataclass
+class Report:
+    """What one trial saw.
+
+    Attributes:
+        findings: What they did that memory alone does not show, or why they could not be imported.
+        modules: What was imported, in the order in which it began.
+        imports: Which of them imported which.
+        digests: What they hold, by name.
+        reads: Names of variables of the environment that were asked for.
+        files: Files that were read, code and data of installed distributions.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    imports: dict[str, list[str]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    reads: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+class TrialFailed(Exception):
+    """A trial ended without a report."""
+
+
+def twice(modules: list[str], memory: int) -> tuple[Report, Report]:
+    """Imports modules in two forks.
+
+    Args:
+        modules: What to import, in this order.
+        memory: Bytes that a fork may use beyond what it has now.
+
+    Raises:
+        TrialFailed: One of them crashed, took too long, or ran out of memory.
+    """
+    with tempfile.TemporaryDirectory(prefix="trial-") as one, tempfile.TemporaryDirectory(prefix="other-trial-") as other:
+        forks = [_Fork(modules, place, memory) for place in (one, other)]
+        try:
+            first, second = (fork.report() for fork in forks)
+        finally:
+            for fork in forks:
+                fork.end()
+    return first, second
+
+
+class _Fork:
+    def __init__(self, modules: list[str], directory: str, memory: int) -> None:
+        self._reader, writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._reader)
+            _be_a_trial(modules, directory, memory, writer)
+        os.close(writer)
+        self._deadline = time.monotonic() + _LONGEST
+
+    def report(self) -> Report:
+        """Waits for the report."""
+        data = bytearray()
+        while True:
+            left = self._deadline - time.monotonic()
+            if left <= 0 or not select.select([self._reader], [], [], left)[0]:
+                raise TrialFailed(f"its import took longer than {_LONGEST} s")
+            chunk = os.read(self._reader, _CHUNK)
+            if not chunk:
+                break
+            data += chunk
+        if not data:
+            raise TrialFailed(f"its import ends the process ({self._how_it_ended()})")
+        told = json.loads(data)
+        told["findings"] = [Finding(**finding) for finding in told["findings"]]
+        return Report(**told)
+
+    def _how_it_ended(self) -> str:
+        _pid, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        code = os.waitstatus_to_exitcode(status)
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def end(self) -> None:
+        """Leaves nothing of it."""
+        os.close(self._reader)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+def _be_a_trial(modules: list[str], directory: str, memory: int, writer: int) -> NoReturn:
+    try:
+        report = _try(modules, directory, memory)
+    except BaseException as error:
+        report = Report([Finding(f"it cannot be looked at: {describe(error)} ({traceback.format_exc(limit=-3)})")])
+    try:
+        with open(writer, "w") as stream:
+            json.dump(asdict(report), stream)
+    finally:
+        os._exit(0)
+
+
+def _try(modules: list[str], directory: str, memory: int) -> Report:
+    _silence()
+    _limit(memory)
+    os.chdir(directory)
+    os.environ[_MARK] = directory
+    names, before = frozenset(sys.modules), existing()
+    snapshot = Snapshot()
+    environment, events, imports = Environment.watch(), Events(), Imports()
+    report = Report()
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    except BaseException as error:
+        report.findings.append(Finding(f"it cannot be imported by itself: {describe(error)}"))
+    for listener in (events, environment, imports):
+        listener.stop()
+    settle()
+    report.findings += [*events.findings, *environment.findings, *map(Finding, snapshot.changes())]
+    new = {name: module for name, module in list(sys.modules.items()) if name not in names}
+    found = [module for module in new.values() if isinstance(module, ModuleType)]
+    # What has no spec is no module that could be imported: others put it there.
+    report.modules = [name for name, module in new.items() if getattr(module, "__spec__", None)]
+    report.imports = {name: sorted(edges & new.keys()) for name, edges in imports.edges.items() if name in new}
+    walker = Walker(before, _reseeded())
+    report.digests = dict(walker.digests(found))
+    report.findings += walker.findings
+    code = [file for module in found if (file := getattr(module, "__file__", None))]
+    report.files = sorted({*code, *events.data})
+    libraries = [file for file in code if ".so" in file]
+    report.reads = sorted({*environment.reads, *names_in_libraries(libraries)})
+    return report
+
+
+def _silence() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _limit(memory: int) -> None:
+    """An import that uses up memory, or the processor, ends itself and nobody else."""
+    with open("/proc/self/statm") as statm:
+        data = int(statm.read().split()[5]) * resource.getpagesize()
+    for limit, value in ((resource.RLIMIT_DATA, data + memory), (resource.RLIMIT_CPU, _LONGEST)):
+        _soft, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _reseeded() -> frozenset[int]:
+    """Generators that `child.become` seeds anew in every agent."""
+    mtrand = sys.modules.get("numpy.random.mtrand")
+    rand = getattr(mtrand, "_rand", None)
+    bits = getattr(rand, "_bit_generator", None)
+    return frozenset(id(thing) for thing in (rand, bits) if thing is not None)

@@ -15,7 +15,7 @@ mod show;
 mod write;
 
 use super::{
-    handle::{AgentHandle, AgentStatus},
+    handle::{AgentHandle, AgentStatus, Callers},
     machine::{Action, Event, FirstStart, Machine, Rules, State},
     record::{Record, Write, Written},
     steps::Steps,
@@ -81,6 +81,8 @@ pub struct AgentTask {
     lease: LeaseHandle,
     ambient: Ambient,
     commands: mpsc::Receiver<Event>,
+    /// Who waits for it to run.
+    callers: Callers,
     status: watch::Sender<AgentStatus>,
     tail: Tail,
     process: Option<Box<dyn Process>>,
@@ -164,6 +166,7 @@ impl AgentTask {
             runtime,
             ambient,
             commands,
+            callers: handle.callers(),
             status,
             tail: handle.tail.clone(),
             process: None,
@@ -245,6 +248,8 @@ impl AgentTask {
 
     async fn take_in(&mut self, happened: Happened) {
         match happened {
+            // A hint: what counts is what is so now.
+            Happened::Asked(Event::Awaited(_)) => self.inbox.push_back(Event::Awaited(self.callers.any())),
             Happened::Asked(event) => self.inbox.push_back(event),
             Happened::Wrote(written) => self.wrote(written),
             Happened::Turn(turn) => {

@@ -4,6 +4,7 @@
 //! that a reused process id is never mistaken for it. This module knows nothing of agents.
 
 mod child;
+pub mod memory;
 mod orphans;
 mod spawner;
 pub mod usage;

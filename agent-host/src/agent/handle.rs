@@ -3,22 +3,29 @@
 use super::{
     machine::{Ending, Event, StopKind},
     steps::StepTimes,
+    unwanted::MemorySeen,
 };
 use crate::{
     output::Tail,
-    process::usage::{self, Usage},
+    process::{
+        memory,
+        usage::{self, Usage},
+    },
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 /// How an agent is, as its task sees it.
 #[derive(Debug, Clone)]
@@ -86,6 +93,26 @@ pub struct AgentHandle {
     commands: mpsc::Sender<Event>,
     status: watch::Receiver<AgentStatus>,
     callers: Callers,
+    memory: LastMemory,
+}
+
+/// Memory of an agent's process as it was seen last: what is left to tell of one that the kernel killed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastMemory(Arc<Mutex<Option<(u64, Instant)>>>);
+
+impl LastMemory {
+    pub(super) fn saw(&self, bytes: u64) {
+        *self.lock() = Some((bytes, Instant::now()));
+    }
+
+    /// What was seen, and forgets it: the next process has memory of its own.
+    pub(super) fn take(&self) -> Option<MemorySeen> {
+        self.lock().take().map(|(bytes, at)| MemorySeen { bytes, ago: at.elapsed() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How many wait for an agent to run. Its task is told that the number went to or from none, and reads it then: what it was
@@ -131,6 +158,7 @@ impl AgentHandle {
             commands,
             status: shown,
             callers: Callers::default(),
+            memory: LastMemory::default(),
         };
         (handle, inbox, status)
     }
@@ -159,6 +187,21 @@ impl AgentHandle {
     /// For its task, to see whether anybody waits.
     pub(super) fn callers(&self) -> Callers {
         self.callers.clone()
+    }
+
+    /// For its task, to tell of a process that was killed.
+    pub(super) fn memory(&self) -> LastMemory {
+        self.memory.clone()
+    }
+
+    /// Notes how much memory its process has now.
+    pub fn look_at_memory(&self) {
+        let Some(pid) = self.status().pid else { return };
+        let bytes = memory::resident(pid);
+        // A process that was reaped meanwhile may have given its id to another.
+        if let Some(bytes) = bytes.filter(|_| self.status().pid == Some(pid)) {
+            self.memory.saw(bytes);
+        }
     }
 
     fn tell_awaited(&self, awaited: bool) {

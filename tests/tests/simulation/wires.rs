@@ -280,6 +280,14 @@ impl Runtime for FarRuntime {
 
     fn learn(&self, _order: &Order, _imported: Vec<String>) {}
 
+    fn refusal(&self) -> Option<StartError> {
+        None
+    }
+
+    fn killed_for_memory(&self) -> bool {
+        false
+    }
+
     fn profiles(&self) -> Vec<PythonStatus> {
         vec![]
     }
@@ -299,6 +307,10 @@ struct FarProcess {
 impl Process for FarProcess {
     fn pid(&self) -> u32 {
         self.pid
+    }
+
+    fn resident(&self) -> Option<u64> {
+        None
     }
 
     fn signal(&self, signal: Signal) {

@@ -25,6 +25,16 @@ pub enum Purpose {
     Start,
 }
 
+/// The descriptors that are left are this host's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{taken} of {limit} are in use, and the others are its own")]
+pub struct TooFew {
+    /// Descriptors in use.
+    pub taken: u64,
+    /// Most that may be.
+    pub limit: u64,
+}
+
 /// The limits that this process had when it was started.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
@@ -57,22 +67,22 @@ pub fn raise_descriptors() {
     let _ = raise_one(Resource::Nofile);
 }
 
-/// Whether an agent may have descriptors of this host. Errors: too few would be left. A small limit is shared half and half.
+/// Whether an agent may have descriptors of this host. A small limit is shared half and half.
 ///
 /// The lowest free number is given first, so the number of a new descriptor says that all below it are taken.
-pub fn descriptors_for(purpose: Purpose) -> io::Result<()> {
+pub fn descriptors_for(purpose: Purpose) -> Result<(), TooFew> {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
-    let probe = match fcntl_dupfd_cloexec(io::stderr(), 0) {
-        // There is nothing to make a copy of.
-        Err(Errno::BADF) => return Ok(()),
-        probe => probe?,
-    };
-    let taken = u64::from(probe.as_raw_fd().unsigned_abs());
     let kept = match purpose {
         Purpose::Admission => (RESERVED + FOR_RESTARTS).min(limit / 2),
         Purpose::Start => RESERVED.min(limit / 4),
     };
-    if taken + kept < limit { Ok(()) } else { Err(Errno::MFILE.into()) }
+    let taken = match fcntl_dupfd_cloexec(io::stderr(), 0) {
+        Ok(probe) => u64::from(probe.as_raw_fd().unsigned_abs()),
+        Err(Errno::MFILE) => limit,
+        // There is nothing to make a copy of.
+        Err(_) => return Ok(()),
+    };
+    if taken + kept < limit { Ok(()) } else { Err(TooFew { taken, limit }) }
 }
 
 fn raise_one(resource: Resource) -> io::Result<()> {

@@ -137,7 +137,7 @@ impl Runtime for Runtimes {
     }
 
     fn refusal(&self) -> Option<StartError> {
-        limits::descriptors_for(Purpose::Admission).err().map(StartError::Pipe)
+        limits::descriptors_for(Purpose::Admission).err().map(StartError::Descriptors)
     }
 
     fn killed_for_memory(&self) -> bool {

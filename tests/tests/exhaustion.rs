@@ -3,12 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{AgentPhase, WaitMode},
+    agent_host::v1::{self as host_pb, AgentPhase, WaitMode},
     engine::v1 as pb,
     status::{HOST_EXHAUSTED, reason},
 };
 use rustic_registry::Registry as _;
-use rustic_tests::{Stack, StackSettings, launches::idle, processes::lives, wait_until};
+use rustic_tests::{
+    Stack, StackSettings, Zygote,
+    launches::{RESPONDER, idle, python},
+    processes::lives,
+    wait_until,
+};
 use std::{fs, os::unix::fs::PermissionsExt as _};
 use tonic::{Code, Status};
 
@@ -152,13 +157,32 @@ async fn an_agent_that_may_wait_waits_for_an_exhausted_host() {
     stack.agent_is("it to run", "g", "waits", |found| found.phase() == AgentPhase::Running).await;
 }
 
+#[tokio::test]
+async fn warm_agents_that_do_not_fit_are_refused_as_well_and_none_starts_cold() {
+    let stack = Stack::with(StackSettings { zygote: Zygote::On, ..with_descriptors(1, "128:128") }).await;
+    let (mut running, mut refused) = (vec![], vec![]);
+    while refused.is_empty() {
+        assert!(running.len() < MANY, "a host with 128 descriptors took {} agents", running.len());
+        let agent = running.len().to_string();
+        match stack.create(python("g", &agent, RESPONDER)).await {
+            Ok(_) => running.push(agent),
+            Err(status) => refused.push((agent, status)),
+        }
+    }
+    assert_told_and_forgotten(&stack, &refused, "no descriptors left").await;
+    assert_all_run(&stack, &running).await;
+    let health = stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner();
+    assert_eq!((health.profiles[0].zygote.as_str(), health.profiles[0].cold_starts), ("ready", 0));
+}
+
 /// Who may have few processes only: the limit counts those of one user, and the user root is exempt.
 const NOBODY_ELSE: u32 = 54_321;
 
 #[tokio::test]
 async fn a_host_at_its_limit_of_processes_refuses_what_does_not_fit_and_lives_on() {
     if !rustix::process::geteuid().is_root() {
-        return println!("not tried: only root can start a host as another user");
+        // Only root can start a host as another user.
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();

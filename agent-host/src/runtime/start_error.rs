@@ -1,7 +1,7 @@
 //! Why no process came to be, and who is to blame.
 
 use super::lack::Lack;
-use crate::process::SpawnError;
+use crate::{limits::TooFew, process::SpawnError};
 use rustic_proto::profile::ProfileName;
 use rustix::io::Errno;
 use std::{io, path::PathBuf};
@@ -12,6 +12,9 @@ pub enum StartError {
     /// Fork or exec failed.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// Its pipes could be made, and this host would have too few descriptors for itself.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// Its pipes could not be made.
     #[error("cannot make the pipes of the process: {0}")]
     Pipe(#[from] io::Error),
@@ -53,6 +56,7 @@ impl StartError {
             | Self::Pipe(source)
             | Self::Unwatched(source) => Lack::of(source),
             Self::Workdir { source, .. } => Lack::of_disk(source),
+            Self::Descriptors(_) => Some(Lack::Descriptors),
             Self::Exhausted(_) => Some(Lack::Fork),
             Self::Spawn(SpawnError::Stopping) | Self::Profile(_) => None,
         }
@@ -64,9 +68,12 @@ impl StartError {
             _ if self.lack().is_some() => Blame::Exhausted,
             Self::Spawn(SpawnError::Exec { source, .. }) if is_of_the_program(source) => Blame::Launch,
             Self::Profile(_) => Blame::Launch,
-            Self::Spawn(_) | Self::Pipe(_) | Self::Workdir { .. } | Self::Unwatched(_) | Self::Exhausted(_) => {
-                Blame::Host
-            }
+            Self::Spawn(_)
+            | Self::Descriptors(_)
+            | Self::Pipe(_)
+            | Self::Workdir { .. }
+            | Self::Unwatched(_)
+            | Self::Exhausted(_) => Blame::Host,
         }
     }
 }
@@ -122,6 +129,7 @@ mod tests {
             (exec(Errno::NOMEM), Lack::Memory),
             (exec(Errno::MFILE), Lack::Descriptors),
             (StartError::Spawn(SpawnError::Watch(Errno::MFILE.into())), Lack::Descriptors),
+            (TooFew { taken: 208, limit: 256 }.into(), Lack::Descriptors),
             (StartError::Pipe(Errno::NFILE.into()), Lack::OpenFiles),
             (StartError::Pipe(Errno::NOSPC.into()), Lack::Watches),
             (StartError::Unwatched(Errno::MFILE.into()), Lack::Descriptors),

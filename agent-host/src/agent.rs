@@ -8,6 +8,7 @@ pub mod machine;
 mod record;
 pub mod steps;
 pub mod task;
+mod unwanted;
 
 pub use handle::{AgentHandle, AgentStatus, Caller};
 pub use machine::{Ending, FirstStart, StartFailure, StopKind};

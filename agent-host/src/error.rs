@@ -4,12 +4,12 @@
 
 use crate::{
     agent::StartFailure,
-    runtime::{InitFailure, Stage},
+    runtime::{Blame, InitFailure, Stage},
 };
 use rustic_proto::{
     launch::PROFILE_FIELD,
     profile::ProfileName,
-    status::{with_reason, with_trace},
+    status::{HOST_EXHAUSTED, HOST_FULL, with_reason, with_trace},
     violation::Violations,
 };
 use rustic_registry::{AgentKey, Epoch, HostId, Phase, RegistryError};
@@ -147,8 +147,15 @@ impl HostError {
             | Self::StoppedMeanwhile(_)
             | Self::StaleEpoch { .. }
             | Self::Superseded(_)
-            | Self::UnknownProfile { .. }
-            | Self::StartFailed { .. } => false,
+            | Self::UnknownProfile { .. } => false,
+            Self::StartFailed { failure, .. } => match &**failure {
+                StartFailure::Spawn(error) => error.blame() != Blame::Launch,
+                StartFailure::Init(_)
+                | StartFailure::Exited(..)
+                | StartFailure::Timeout(_)
+                | StartFailure::Queued(_)
+                | StartFailure::Abandoned => false,
+            },
         }
     }
 }
@@ -172,7 +179,7 @@ impl From<HostError> for Status {
                 with_reason(Code::Aborted, "EPOCH_STALE", text, &[])
             }
             HostError::Full(host) => {
-                with_reason(Code::ResourceExhausted, "HOST_FULL", text, &[("host", host.as_str())])
+                with_reason(Code::ResourceExhausted, HOST_FULL, text, &[("host", host.as_str())])
             }
             HostError::StartFailed { failure, last_lines, .. } => start_failed(text, &failure, &last_lines),
             HostError::Stopping(host) => {
@@ -199,14 +206,18 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
         lines => format!("{text}; its last output:\n{}", lines.join("\n")),
     };
     match failure {
-        StartFailure::Spawn(_) => bad_field("launch.runtime", text),
+        StartFailure::Spawn(error) => match error.blame() {
+            Blame::Launch => bad_field("launch.runtime", text),
+            Blame::Exhausted => with_reason(Code::ResourceExhausted, HOST_EXHAUSTED, text, &[]),
+            Blame::Host => with_reason(Code::Unavailable, "HOST_CANNOT_START", text, &[]),
+        },
         StartFailure::Init(InitFailure { stage, traceback, field, .. }) => match stage {
             Stage::Spec => bad_field(&format!("launch.{field}"), text),
             Stage::Import => bad_field("launch.agent_spec.class_name", text),
             Stage::ClientType => bad_field("launch.client_type", text),
             Stage::Initialize => with_trace(Code::FailedPrecondition, "AGENT_INIT_FAILED", text, &[], traceback),
         },
-        StartFailure::Exited(_) => {
+        StartFailure::Exited(..) => {
             with_reason(Code::FailedPrecondition, "AGENT_EXITED_BEFORE_READY", with_output(&text), &[])
         }
         StartFailure::Timeout(limit) => too_slow(&with_output(&text), *limit),

@@ -19,6 +19,8 @@ pub mod error;
 pub mod grpc;
 pub mod health;
 pub mod lease;
+pub mod limits;
+pub mod memory_watch;
 pub mod metrics;
 pub mod output;
 pub mod process;
@@ -37,7 +39,8 @@ use crate::{
     agent::Home,
     ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseKeeper},
-    process::{Orphans, Spawner},
+    limits::Inherited,
+    process::{Orphans, Spawner, memory::MemoryKills},
     profiles::Profile,
     runtime::{PythonRuntime, Runtimes, profile_environment},
     succession::Succession,
@@ -78,6 +81,7 @@ pub fn run(settings: Settings, requests: StopRequests) -> BoxFuture<'static, any
 
 async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
     process::keep_from_children().context("cannot look at the descriptors that this host was started with")?;
+    let limits = limits::raise();
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
@@ -86,7 +90,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
 
     let (host, incarnation) = (settings.host()?, settings.incarnation()?);
     // Zygotes warm up while the agents of a former life end.
-    let processes = Processes::start(&settings, &host, &everything)?;
+    let processes = Processes::start(&settings, &host, limits, &everything)?;
     let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
     let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
     let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &everything)?;
@@ -186,11 +190,16 @@ struct Processes {
 }
 
 impl Processes {
-    fn start(settings: &Settings, host: &HostId, stop: &CancellationToken) -> anyhow::Result<Self> {
+    fn start(
+        settings: &Settings,
+        host: &HostId,
+        limits: Inherited,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let orphans = Arc::new(Orphans::default());
         orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
-        let spawner =
-            Spawner::start(orphans.clone(), settings.agent_nice).context("cannot start the spawner thread")?;
+        let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits)
+            .context("cannot start the spawner thread")?;
         let python = python_runtimes(settings, host, &spawner, &orphans, stop)?;
         Ok(Self { orphans, spawner, python })
     }
@@ -208,6 +217,7 @@ fn supervisor(
     let host = settings.host()?;
     let Processes { orphans, spawner, python } = processes;
     let watchdog = Watchdog::start(spawner.clone(), succession.into(), stop.clone());
+    let memory_kills = Arc::new(MemoryKills::watch());
     let runtimes = Runtimes {
         python,
         spawner,
@@ -217,6 +227,7 @@ fn supervisor(
         engine_address: settings.engine_address.clone(),
         host: host.clone(),
         output_limit: settings.output_limit(),
+        memory_kills: memory_kills.clone(),
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
@@ -230,7 +241,10 @@ fn supervisor(
         ambient: Ambient::MACHINE,
     };
     let host = HostSettings { max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
-    Ok(Supervisor::new(host, home))
+    let supervisor = Supervisor::new(host, home);
+    let looks = memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(looks));
+    Ok(supervisor)
 }
 
 /// The Python environments, each with its zygote.

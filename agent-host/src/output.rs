@@ -1,7 +1,8 @@
 //! Output of agents: drained as fast as it comes, whatever it is, into bounded log lines.
 //!
-//! An agent never waits for us: its pipe is read until it is empty, lines over [`MAX_LINE`] are cut into pieces, bytes
-//! that are no UTF-8 are replaced, and what is over the agent's budget is counted instead of written.
+//! An agent never waits for us: its pipe is read until it is empty, lines over [`MAX_LINE`] are cut into pieces, a line
+//! that does not end is shown after a second, bytes that are no UTF-8 are replaced, and what is over the agent's budget is
+//! counted instead of written.
 
 mod budget;
 mod lines;
@@ -16,7 +17,7 @@ use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -26,6 +27,8 @@ pub const MAX_LINE: usize = 8 * 1024;
 const DRAIN: Duration = Duration::from_millis(500);
 /// What a log line costs beyond its text: names, time, braces.
 const LINE_COST: u64 = 256;
+/// Longest time for which the beginning of a line waits for the rest of it.
+const HELD: Duration = Duration::from_secs(1);
 /// Time between two counts of what was left out.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -94,16 +97,36 @@ impl Output {
 async fn drain(mut pipe: Receiver, mut log: LineLog) {
     let mut chunk = vec![0; 64 * 1024];
     let mut splitter = LineSplitter::new(MAX_LINE);
+    // When what is held is shown; nothing is waited for while nothing is held.
+    let mut due = None;
     loop {
-        match pipe.read(&mut chunk).await {
+        let Some(read) = before(due, pipe.read(&mut chunk)).await else {
+            splitter.show(|piece| log.write(piece));
+            due = None;
+            continue;
+        };
+        let given = match read {
             Ok(0) | Err(_) => break,
             Ok(n) => splitter.feed(&chunk[..n], |piece| log.write(piece)),
-        }
+        };
+        due = match due {
+            _ if !splitter.is_holding() => None,
+            Some(due) if !given => Some(due),
+            _ => Some(Instant::now() + HELD),
+        };
         // One flooding agent must not keep the others' readers from their turn.
         tokio::task::yield_now().await;
     }
     splitter.finish(|piece| log.write(piece));
     log.tell_suppressed();
+}
+
+/// What a read gives before `due`; `None` when it gave nothing by then, and has taken nothing from its pipe.
+async fn before<T>(due: Option<Instant>, read: impl Future<Output = T>) -> Option<T> {
+    match due {
+        Some(due) => timeout_at(due, read).await.ok(),
+        None => Some(read.await),
+    }
 }
 
 struct LineLog {
@@ -129,6 +152,7 @@ impl LineLog {
                 pid,
                 stream = self.stream,
                 partial = piece.partial,
+                continues = piece.continues,
                 "{text}"
             );
         } else if self.told.is_none_or(|told| now - told >= TELL_EVERY) {

@@ -5,6 +5,7 @@
 
 mod child;
 mod inherited;
+pub mod memory;
 mod orphans;
 mod spawner;
 pub mod usage;

@@ -5,20 +5,25 @@
 
 mod command;
 mod document;
+mod lack;
 mod process;
 mod python;
 mod report;
+mod start_error;
 mod workdir;
 
+pub use lack::Lack;
 pub use process::{Process, Told};
 pub use python::{PythonRuntime, PythonStatus};
 pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
+pub use start_error::{Blame, StartError};
 
 use crate::{
+    limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
-    process::{Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
+    process::{Orphans, RUN_VARIABLE, Spawner, Started, memory::MemoryKills},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
     zygote::Imports,
@@ -35,7 +40,6 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -44,26 +48,6 @@ use std::{
 
 /// Settings of the host itself; agents do not get them.
 const HOST_VARIABLES: &str = "AGENT_HOST_";
-
-/// Why no process came to be.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Fork or exec failed.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    /// Its pipes could not be made.
-    #[error("cannot make the pipes of the process: {0}")]
-    Pipe(#[from] io::Error),
-    /// Its working directory could not be made.
-    #[error("{0}; does the disk of --work-dir have room?")]
-    Workdir(#[source] io::Error),
-    /// The watchdog cannot watch it; it was killed.
-    #[error("the agent cannot be watched: {0}")]
-    Unwatched(#[source] io::Error),
-    /// Its runtime profile is not one of this host's.
-    #[error("this host has no runtime profile {0}")]
-    Profile(ProfileName),
-}
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -83,6 +67,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError>;
     /// An agent became ready, and told what its class imports.
     fn learn(&self, order: &Order, imports: Imports);
+    /// Why this host should take no agent now, if it lacks something that can be told before it is tried.
+    fn refusal(&self) -> Option<StartError>;
+    /// A process was ended by SIGKILL that this host did not send: whether the kernel sent it, because memory ran out.
+    fn killed_for_memory(&self) -> bool;
     /// The Python environments, in order of their names.
     fn profiles(&self) -> Vec<PythonStatus>;
     /// Moves the moment at which processes that must not outlive the lease are killed, whatever becomes of this host.
@@ -107,6 +95,8 @@ pub struct Runtimes {
     pub host: HostId,
     /// How much of their output is logged.
     pub output_limit: OutputLimit,
+    /// What the kernel killed.
+    pub memory_kills: Arc<MemoryKills>,
     /// Numbers the runs.
     pub runs: AtomicU64,
 }
@@ -114,9 +104,11 @@ pub struct Runtimes {
 #[async_trait]
 impl Runtime for Runtimes {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
+        limits::descriptors_for(Purpose::Start)?;
         self.watchdog.alive().await;
         let run = self.begin_run()?;
-        let (Started { child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
+        let (Started { mut child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
+        child.watch().map_err(StartError::Unwatched)?;
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
@@ -145,6 +137,14 @@ impl Runtime for Runtimes {
         }
     }
 
+    fn refusal(&self) -> Option<StartError> {
+        limits::descriptors_for(Purpose::Admission).err().map(StartError::Descriptors)
+    }
+
+    fn killed_for_memory(&self) -> bool {
+        self.memory_kills.explains_one()
+    }
+
     fn profiles(&self) -> Vec<PythonStatus> {
         self.python.values().map(PythonRuntime::status).collect()
     }
@@ -157,7 +157,7 @@ impl Runtime for Runtimes {
 impl Runtimes {
     fn begin_run(&self) -> Result<Run, StartError> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
-        let workdir = self.workdirs.make(number).map_err(StartError::Workdir)?;
+        let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
         self.orphans.run_began(number);
         Ok(Run { number, workdir, orphans: self.orphans.clone() })
     }

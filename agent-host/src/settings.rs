@@ -16,9 +16,9 @@ use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
 };
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
-    hash::{Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -252,10 +252,18 @@ impl Settings {
     fn file(&self, host: &HostId, name: &str) -> anyhow::Result<PathBuf> {
         let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
         std::fs::create_dir_all(&parent).with_context(|| format!("--work-dir {}", parent.display()))?;
-        // Hosts of other registries have files of their own.
-        let mut hasher = std::hash::DefaultHasher::new();
-        (&self.redis_url, &self.redis_prefix).hash(&mut hasher);
-        Ok(parent.join(format!("agent-host.{host}.{:016x}.{name}", hasher.finish())))
+        Ok(parent.join(format!("agent-host.{host}.{}.{name}", self.registry_mark())))
+    }
+
+    /// Hosts of other registries have files of their own. The same in every build: the next life may be another version.
+    fn registry_mark(&self) -> String {
+        let prefix_length = self.redis_prefix.len().to_be_bytes();
+        let digest = Sha256::new()
+            .chain_update(prefix_length)
+            .chain_update(&self.redis_prefix)
+            .chain_update(&self.redis_url)
+            .finalize();
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Where agents get their working directories in this life of the host.
@@ -329,6 +337,25 @@ mod tests {
         let amounts: Vec<_> = capacity.iter().collect();
         assert_eq!(amounts, [("cpus", 3000), ("gpus", 500), ("slots", 7000)]);
         assert!(settings(&["--resource", "slots=3"]).capacity().is_err());
+    }
+
+    #[test]
+    fn files_of_a_host_have_names_that_no_build_changes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().display().to_string();
+        let host = "agent-host-0".parse().expect("valid");
+        let name = |more: &[&str]| {
+            let settings = settings(&[&["--work-dir", &folder], more].concat());
+            let path = settings.lock_file(&host).expect("a path");
+            path.file_name().expect("a name").to_string_lossy().into_owned()
+        };
+        assert_eq!(name(&["--redis-url", "redis://r:1/0"]), "agent-host.agent-host-0.0b3662b9dfac1633.lock");
+        let names = [
+            name(&[]),
+            name(&["--redis-url", "redis://r:1/0"]),
+            name(&["--redis-url", "redis://r:1/0", "--redis-prefix", "other"]),
+        ];
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{names:?}");
     }
 
     #[test]

@@ -8,13 +8,16 @@
 use anyhow::{Context as _, bail};
 use rustic_registry::Incarnation;
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FlockOperation, OFlags, flock},
     io::Errno,
 };
 use std::{
     fs::File,
-    io::{Read as _, Seek as _, Write as _},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     time::Duration,
 };
@@ -23,6 +26,8 @@ use tokio::time::{Instant, sleep};
 /// Longest wait for a former life to end: its watchdog kills its agents at once, but they must be reaped.
 const WAIT: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Longest file that is read, in bytes: an incarnation is much shorter.
+const LONGEST: u64 = 4096;
 
 /// The lock, held until it is dropped and every copy of its descriptor is closed.
 #[derive(Debug)]
@@ -36,8 +41,7 @@ impl Succession {
     /// Takes the lock for a new life. Errors: another process has this name, or the file cannot be used.
     pub async fn take(path: &Path, incarnation: &Incarnation) -> anyhow::Result<Self> {
         let context = || format!("cannot use the lock file {}", path.display());
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let mut lock = file.with_context(context)?;
+        let mut lock = open(path).with_context(context)?;
         let give_up = Instant::now() + WAIT;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -51,12 +55,26 @@ impl Succession {
             }
         }
         let mut text = String::new();
-        lock.read_to_string(&mut text).with_context(context)?;
+        (&lock).take(LONGEST).read_to_string(&mut text).with_context(context)?;
         lock.set_len(0).with_context(context)?;
         lock.rewind().with_context(context)?;
         lock.write_all(incarnation.as_str().as_bytes()).with_context(context)?;
         Ok(Self { lock, former: text.trim().parse().ok() })
     }
+}
+
+/// Only a plain file of this user counts: the folder may be one that others can write to, and what a link leads to would be
+/// overwritten.
+fn open(path: &Path) -> io::Result<File> {
+    let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).expect("a flag of open(2) fits an int");
+    let mut options = File::options();
+    let file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_links).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a file of this user; remove it"));
+    }
+    Ok(file)
 }
 
 /// The lock itself, to be handed to the watchdog.
@@ -94,5 +112,20 @@ mod tests {
         drop(copy);
         let next = Succession::take(&path, &life("two")).await.expect("a lock");
         assert_eq!(next.former, Some(life("one")));
+    }
+
+    #[tokio::test]
+    async fn a_link_in_place_of_the_lock_file_is_refused_and_what_it_leads_to_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (precious, path) = (dir.path().join("precious"), dir.path().join("lock"));
+        std::fs::write(&precious, "somebody's text").expect("a file");
+        std::os::unix::fs::symlink(&precious, &path).expect("a link");
+        let refused = Succession::take(&path, &life("one")).await.expect_err("it is a link");
+        assert!(refused.to_string().contains(&*path.to_string_lossy()), "{refused:#}");
+        assert_eq!(std::fs::read_to_string(&precious).expect("it is there"), "somebody's text");
+        // Neither is a link to nowhere a way to have a file made elsewhere.
+        std::fs::remove_file(&precious).expect("it was there");
+        Succession::take(&path, &life("one")).await.expect_err("it is a link");
+        assert!(!precious.exists());
     }
 }

@@ -5,7 +5,10 @@
 mod told;
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Caller, Ending, FirstStart, Home, Launching, StopKind, task::AgentTask},
+    agent::{
+        AgentHandle, AgentStatus, Caller, Ending, FirstStart, Home, Launching, StartFailure, StopKind,
+        task::AgentTask,
+    },
     error::HostError,
     lease::Lease,
     runtime::{Order, Runtime},
@@ -286,6 +289,11 @@ impl Supervisor {
             }
             Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
             Entry::Vacant(place) => {
+                // Refused before it is accepted: another host may have what this one lacks.
+                if let Some(lack) = self.home.runtime.refusal() {
+                    let failure = Box::new(StartFailure::Spawn(Arc::new(lack)));
+                    return Err(HostError::StartFailed { key: place.into_key(), failure, last_lines: vec![] });
+                }
                 let (task, handle) = AgentTask::new(launching, self.home.clone());
                 place.insert(handle.clone());
                 let attached = Attached::to(handle);

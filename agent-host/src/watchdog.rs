@@ -10,6 +10,9 @@
 //!         everything, and starts no agent meanwhile
 //! ```
 //!
+//! A watchdog that was told of an agent without getting the descriptor that stands for it, because it or the system has too
+//! many open, cannot watch that agent. It ends, which harms no agent, and its replacement is told everything anew.
+//!
 //! To a watchdog the end of its socket means that the host is gone. So the socket of one that is to be replaced stays open
 //! until it has ended: its replacement must not cost the agents their lives.
 //!
@@ -87,6 +90,13 @@ pub enum Outlives {
     Lease,
 }
 
+/// A process that is watched.
+struct Watchee {
+    pid: u32,
+    pidfd: OwnedFd,
+    outlives: Outlives,
+}
+
 /// What the watchdog knows, or must be told when it is replaced.
 #[derive(Default)]
 struct Known {
@@ -94,7 +104,10 @@ struct Known {
     socket: Option<OwnedFd>,
     /// To one that is told nothing more, and has not ended yet.
     given_up: Option<OwnedFd>,
-    agents: BTreeMap<u32, (OwnedFd, Outlives)>,
+    /// By numbers of our own, which grow: the id of a process may be another one's before we are told that it was reaped.
+    agents: BTreeMap<u64, Watchee>,
+    /// The latest number.
+    last: u64,
     deadline: Option<BootTime>,
     /// When the oldest deadline that is not confirmed was told.
     unconfirmed: Option<Instant>,
@@ -109,14 +122,14 @@ pub struct Watchdog {
 /// An agent that is watched until this is dropped.
 pub struct Watched {
     watchdog: Arc<Watchdog>,
-    pid: u32,
+    number: u64,
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut known = self.watchdog.known();
-        known.agents.remove(&self.pid);
-        self.watchdog.tell(&mut known, &Message::Forget { pid: self.pid }, None);
+        known.agents.remove(&self.number);
+        self.watchdog.tell(&mut known, &Message::Forget { number: self.number }, None);
     }
 }
 
@@ -148,12 +161,13 @@ impl Watchdog {
         if over && outlives == Outlives::Nothing {
             return Err(io::Error::other("the lease is over"));
         }
-        let told = self.tell(&mut known, &Message::Watch { pid, outlives }, Some(&pidfd));
-        if !told {
+        known.last += 1;
+        let number = known.last;
+        if !self.tell(&mut known, &Message::Watch { number, pid, outlives }, Some(&pidfd)) {
             return Err(io::Error::other("the watchdog is being replaced"));
         }
-        known.agents.insert(pid, (pidfd, outlives));
-        Ok(Watched { watchdog: self.clone(), pid })
+        known.agents.insert(number, Watchee { pid, pidfd, outlives });
+        Ok(Watched { watchdog: self.clone(), number })
     }
 
     /// Moves the moment at which agents that must not outlive the lease are killed.
@@ -260,16 +274,16 @@ async fn end(child: &mut Child) -> io::Result<String> {
 impl Known {
     /// Tells a watchdog of the agents that `told` does not name yet, has it forget those that were reaped since, and tells
     /// it the deadline. Errors: `WouldBlock` when its socket is full; `told` says how far it came.
-    fn tell_of_agents(&self, socket: &OwnedFd, told: &mut BTreeSet<u32>) -> io::Result<()> {
-        for (pid, (pidfd, outlives)) in &self.agents {
-            if !told.contains(pid) {
-                Message::Watch { pid: *pid, outlives: *outlives }.send(socket, Some(pidfd))?;
-                told.insert(*pid);
+    fn tell_of_agents(&self, socket: &OwnedFd, told: &mut BTreeSet<u64>) -> io::Result<()> {
+        for (number, Watchee { pid, pidfd, outlives }) in &self.agents {
+            if !told.contains(number) {
+                Message::Watch { number: *number, pid: *pid, outlives: *outlives }.send(socket, Some(pidfd))?;
+                told.insert(*number);
             }
         }
-        while let Some(pid) = told.iter().find(|pid| !self.agents.contains_key(pid)).copied() {
-            Message::Forget { pid }.send(socket, None)?;
-            told.remove(&pid);
+        while let Some(number) = told.iter().find(|number| !self.agents.contains_key(number)).copied() {
+            Message::Forget { number }.send(socket, None)?;
+            told.remove(&number);
         }
         match self.deadline {
             Some(deadline) => Message::Deadline(deadline).send(socket, None),
@@ -286,3 +300,6 @@ impl Known {
         self.unconfirmed.is_none_or(|since| since.elapsed() < CONFIRMS)
     }
 }
+
+#[cfg(test)]
+mod tests;

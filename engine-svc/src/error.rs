@@ -3,7 +3,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use rustic_proto::{
-    status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
+    status::{DOMAIN, MAX_MESSAGE, has_no_room, middle_cut, with_reason},
     violation::Violations,
 };
 use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
@@ -133,7 +133,7 @@ impl EngineError {
             | Self::SomeLeft(_)
             | Self::Stopping => true,
             Self::Registry(error) => error.is_retryable(),
-            Self::Host { status, .. } => status.code() == Code::Unavailable,
+            Self::Host { status, .. } => status.code() == Code::Unavailable || has_no_room(status),
             Self::Bad(_)
             | Self::Unknown(_)
             | Self::UnknownHost(_)

@@ -4,10 +4,13 @@
 //! The view may be stale: the registry's claim decides, the view only proposes. What this engine claimed since the last
 //! reading is added to it, so that a burst does not land on one host.
 
+mod avoided;
+
 use crate::{
     backoff,
     placement::{self, Policy},
 };
+use avoided::Avoided;
 use rustic_registry::{
     AgentRecord, HostId, HostRecord, HostsView, Index, Queue, Registry, RegistryError, Resources, StoreClock,
     UnixMillis, View,
@@ -40,6 +43,7 @@ pub struct Fleet {
     policy: Policy,
     turn: AtomicUsize,
     known: Mutex<Known>,
+    avoided: Mutex<Avoided>,
 }
 
 struct Known {
@@ -55,7 +59,7 @@ impl Fleet {
     /// An empty view.
     pub fn new(registry: Arc<dyn Registry>, policy: Policy) -> Self {
         let known = Known { view: HostsView::default(), clock: None, told: None };
-        Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::new(known) }
+        Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::new(known), avoided: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -110,12 +114,33 @@ impl Fleet {
         alive(&self.known().view).cloned().collect()
     }
 
-    /// Hosts to offer a claim, best first.
+    /// Hosts to offer a claim, best first; those that lacked something a moment ago come last.
     pub fn candidates(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
+        self.place(demand, excluded, &self.avoided().now())
+    }
+
+    /// The same without those that lacked something a moment ago: for an agent that can wait.
+    pub fn willing(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
+        let avoided = self.avoided().now();
+        let mut hosts = self.place(demand, excluded, &avoided);
+        hosts.retain(|host| !avoided.contains(host));
+        hosts
+    }
+
+    fn place(&self, demand: &Resources, excluded: &BTreeSet<HostId>, avoided: &BTreeSet<HostId>) -> Vec<HostId> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let request = placement::Request { demand, excluded, turn, limit: CANDIDATES };
+        let request = placement::Request { demand, excluded, avoided, turn, limit: CANDIDATES };
         let known = self.known();
         placement::place(self.policy, &known.view.hosts, known.store_time(), &request)
+    }
+
+    /// A host said that it lacks what every process needs: others are preferred for a while.
+    pub fn avoid(&self, host: &HostId) {
+        self.avoided().add(host);
+    }
+
+    fn avoided(&self) -> MutexGuard<'_, Avoided> {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the registry was lost, and hosts or this engine are telling it what they know, or will: asks anew.

@@ -21,6 +21,8 @@ pub struct Request<'a> {
     pub demand: &'a Resources,
     /// Hosts that were tried in vain.
     pub excluded: &'a BTreeSet<HostId>,
+    /// Hosts to try after all others.
+    pub avoided: &'a BTreeSet<HostId>,
     /// Number of this placement, for round robin.
     pub turn: usize,
     /// Most hosts to return.
@@ -30,6 +32,7 @@ pub struct Request<'a> {
 /// How good a host is; smaller is better. The order of the fields is the policy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
+    avoided: bool,
     /// Largest share of any resource in use with the agent on it, in millionths.
     load: u64,
     ordinal: u32,
@@ -48,12 +51,18 @@ pub fn place(policy: Policy, hosts: &[HostRecord], now: UnixMillis, request: &Re
         Policy::LeastLoaded => load(h, request.demand),
         Policy::RoundRobin | Policy::Packed => 0,
     };
-    let score = |h: &HostRecord| Score { load: load(h), ordinal: h.host.ordinal(), host: h.host.clone() };
+    let avoided = |h: &HostRecord| request.avoided.contains(&h.host);
+    let score = |h: &HostRecord| Score {
+        avoided: avoided(h),
+        load: load(h),
+        ordinal: h.host.ordinal(),
+        host: h.host.clone(),
+    };
     let mut scores: Vec<_> = hosts.iter().filter(open).map(score).collect();
     scores.sort_unstable();
-    if policy == Policy::RoundRobin && !scores.is_empty() {
-        let turn = request.turn % scores.len();
-        scores.rotate_left(turn);
+    let preferred = scores.partition_point(|score| !score.avoided);
+    if policy == Policy::RoundRobin && preferred > 0 {
+        scores[..preferred].rotate_left(request.turn % preferred);
     }
     scores.truncate(request.limit);
     scores.into_iter().map(|score| score.host).collect()
@@ -92,8 +101,13 @@ mod tests {
     }
 
     fn order(policy: Policy, hosts: &[HostRecord], turn: usize) -> Vec<String> {
+        order_without(&[], policy, hosts, turn)
+    }
+
+    fn order_without(avoided: &[&str], policy: Policy, hosts: &[HostRecord], turn: usize) -> Vec<String> {
         let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
-        let request = Request { demand: &demand, excluded: &excluded, turn, limit: 10 };
+        let avoided = avoided.iter().map(|host| host.parse().expect("valid")).collect();
+        let request = Request { demand: &demand, excluded: &excluded, avoided: &avoided, turn, limit: 10 };
         place(policy, hosts, NOW, &request).into_iter().map(|h| h.to_string()).collect()
     }
 
@@ -127,6 +141,14 @@ mod tests {
         let hosts = [host("h-1", 10, 9), host("h-0", 10, 0), host("h-2", 10, 3)];
         assert_eq!(order(Policy::RoundRobin, &hosts, 0), ["h-0", "h-1", "h-2"]);
         assert_eq!(order(Policy::RoundRobin, &hosts, 4), ["h-1", "h-2", "h-0"]);
+    }
+
+    #[test]
+    fn hosts_that_lacked_something_come_after_all_others() {
+        let hosts = [host("h-0", 10, 0), host("h-1", 10, 3), host("h-2", 10, 5)];
+        assert_eq!(order_without(&["h-0"], Policy::LeastLoaded, &hosts, 0), ["h-1", "h-2", "h-0"]);
+        assert_eq!(order_without(&["h-0"], Policy::RoundRobin, &hosts, 1), ["h-2", "h-1", "h-0"]);
+        assert_eq!(order_without(&["h-0", "h-1", "h-2"], Policy::Packed, &hosts, 1), ["h-0", "h-1", "h-2"]);
     }
 
     proptest! {

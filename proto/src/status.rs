@@ -13,6 +13,11 @@ const MAX_TRACEBACK: usize = 2000;
 /// Domain of every `ErrorInfo` of this system.
 pub const DOMAIN: &str = "rustic-ai.k8s";
 
+/// Reason of a host that has as many agents as it takes, or no room for what this one needs.
+pub const HOST_FULL: &str = "HOST_FULL";
+/// Reason of a host that has room by its own count, and lacks what every process needs: descriptors, process ids, memory or disk.
+pub const HOST_EXHAUSTED: &str = "HOST_EXHAUSTED";
+
 /// A status with an `ErrorInfo`: `reason` in UPPER_SNAKE_CASE, and what it is about, by name.
 pub fn with_reason(code: Code, reason: &str, message: impl Into<String>, about: &[(&str, &str)]) -> Status {
     with_trace(code, reason, message, about, "")
@@ -48,6 +53,17 @@ pub fn middle_cut(text: &str, max: usize) -> Cow<'_, str> {
 /// The `ErrorInfo` reason of a status, if it has one.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Whether a host that answered so has no room for the agent, by its own count or for lack of something that every process
+/// needs: another host may have some.
+pub fn has_no_room(status: &Status) -> bool {
+    matches!(reason(status).as_deref(), Some(HOST_FULL | HOST_EXHAUSTED))
+}
+
+/// Whether a host that answered so lacks what every process needs.
+pub fn is_exhausted(status: &Status) -> bool {
+    reason(status).as_deref() == Some(HOST_EXHAUSTED)
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ pub mod ops;
 pub mod record;
 pub mod redis;
 pub mod resources;
+pub mod signal;
 
 mod error;
 

@@ -3,6 +3,7 @@
 use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation, RequestId, UnixMillis},
     resources::Resources,
+    signal,
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, fmt};
@@ -103,7 +104,10 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Signal(signal) => match signal::name(*signal) {
+                Some(name) => write!(f, "signal {signal} ({name})"),
+                None => write!(f, "signal {signal}"),
+            },
         }
     }
 }

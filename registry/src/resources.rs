@@ -32,12 +32,16 @@ impl Resources {
         Self(BTreeMap::from([(SLOTS.to_owned(), 1000)]))
     }
 
-    /// Sets one resource, rounded up to a thousandth.
+    /// Sets one resource, rounded up to a thousandth. An amount that was written with three decimals is that amount, though
+    /// no double holds it exactly.
     pub fn set(&mut self, name: &str, amount: f64) -> Result<(), AmountError> {
         if !(0.0..=MAX_AMOUNT).contains(&amount) {
             return Err(AmountError { name: name.to_owned(), amount });
         }
-        let milli = (amount * 1000.0).ceil() as u64;
+        // A product of doubles is off by a little in either direction: 4.03 * 1000 is more than 4030. A quotient is not: the
+        // double nearest to n / 1000 is the one that the text of n thousandths is read as.
+        let nearest = (amount * 1000.0).round();
+        let milli = if nearest / 1000.0 < amount { nearest + 1.0 } else { nearest } as u64;
         if milli == 0 {
             self.0.remove(name);
         } else {
@@ -128,6 +132,29 @@ mod tests {
             used.take(&demand);
             prop_assert_eq!(used, before);
         }
+
+        #[test]
+        fn an_amount_with_three_decimals_is_that_amount(units in 0u64..1_000_000_000, thousandths in 0u64..1000) {
+            let mut resources = Resources::default();
+            let text = format!("{units}.{thousandths:03}");
+            resources.set("cpus", text.parse().expect("a number")).expect("in range");
+            prop_assert_eq!(resources.milli("cpus"), units * 1000 + thousandths);
+        }
+
+        #[test]
+        fn any_other_amount_is_rounded_up_by_less_than_a_thousandth(amount in 0.0..1e9f64) {
+            let mut resources = Resources::default();
+            resources.set("cpus", amount).expect("in range");
+            let set = resources.milli("cpus") as f64;
+            prop_assert!(set / 1000.0 >= amount && (set - 1.0) / 1000.0 < amount, "{} became {}", amount, set);
+        }
+
+        #[test]
+        fn a_whole_amount_is_exact_up_to_the_largest(amount in 0u64..=9_000_000_000_000) {
+            let mut resources = Resources::default();
+            resources.set("memory", amount as f64).expect("in range");
+            prop_assert_eq!(resources.milli("memory"), amount * 1000);
+        }
     }
 
     #[test]
@@ -142,6 +169,15 @@ mod tests {
             used.add(&tenth);
         }
         assert!(!capacity.fits(&used, &tenth));
+    }
+
+    #[test]
+    fn what_is_less_than_a_thousandth_is_not_nothing() {
+        let mut resources = Resources::default();
+        for (amount, milli) in [(4.03, 4030), (0.000_1, 1), (0.0, 0), (2.000_000_001, 2001)] {
+            resources.set("cpus", amount).expect("in range");
+            assert_eq!(resources.milli("cpus"), milli, "{amount}");
+        }
     }
 
     #[test]

@@ -29,8 +29,15 @@ impl Program {
 
     /// The same with environment variables.
     pub fn start_with(name: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(binary(name))
-            .args(arguments)
+        Self::start_under(&[], name, arguments, environment)
+    }
+
+    /// The same by another program, such as `prlimit`, which becomes the one that it is given.
+    pub fn start_under(starter: &[String], name: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
+        let words = starter.iter().map(Into::into).chain([binary(name)]);
+        let mut words = words.chain(arguments.iter().map(Into::into));
+        let mut child = Command::new(words.next().expect("the program itself, at least"))
+            .args(words)
             .env("RUST_BACKTRACE", "1")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

@@ -24,6 +24,8 @@ pub struct StackSettings {
     pub host_arguments: Vec<String>,
     /// More environment of every agent-host.
     pub host_environment: Vec<(String, String)>,
+    /// Program that becomes every agent-host, with its arguments; none: they are started as they are.
+    pub host_starter: Vec<String>,
     /// Whether Python agents are forked from a zygote; most tests do without, to start quickly.
     pub zygote: Zygote,
 }
@@ -44,6 +46,7 @@ impl Default for StackSettings {
             engine_arguments: vec![],
             host_arguments: vec![],
             host_environment: vec![],
+            host_starter: vec![],
             zygote: Zygote::Off,
         }
     }
@@ -62,6 +65,7 @@ pub struct Stack {
     engine_address: String,
     host_arguments: Vec<String>,
     host_environment: Vec<(String, String)>,
+    host_starter: Vec<String>,
     dir: TempDir,
 }
 
@@ -82,11 +86,20 @@ impl Stack {
         let redis = DevServer::start(dir.path(), Durability::None).expect("a Redis");
         let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &settings.engine_arguments));
         let engine_address = engine.address().await;
-        let StackSettings { hosts, mut host_arguments, host_environment, zygote, .. } = settings;
+        let StackSettings { hosts, mut host_arguments, host_environment, host_starter, zygote, .. } = settings;
         host_arguments.extend((zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
         let client = client(&engine_address);
-        let mut stack =
-            Self { redis, engine, hosts: vec![], client, engine_address, host_arguments, host_environment, dir };
+        let mut stack = Self {
+            redis,
+            engine,
+            hosts: vec![],
+            client,
+            engine_address,
+            host_arguments,
+            host_environment,
+            host_starter,
+            dir,
+        };
         stack.hosts = (0..hosts).map(|n| stack.start_host(n)).collect();
         stack.wait_for_hosts().await;
         stack
@@ -132,7 +145,7 @@ impl Stack {
 
     fn start_host(&self, n: usize) -> Program {
         let environment: Vec<_> = self.host_environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        Program::start_with("agent-host", &self.host_arguments(n), &environment)
+        Program::start_under(&self.host_starter, "agent-host", &self.host_arguments(n), &environment)
     }
 
     /// Creates an agent through the engine.

@@ -39,3 +39,35 @@ async fn an_endless_flood_is_cut_to_its_budget_and_the_rest_is_counted() {
     stack.stop("g", "quiet").await.unwrap();
     stack.assert_nothing_left().await;
 }
+
+#[tokio::test]
+async fn a_line_that_does_not_end_is_shown_and_goes_on_when_the_rest_comes() {
+    let stack = Stack::start().await;
+    let host = &stack.hosts[0];
+    let asks = "printf 'name? '; until [ -e $GATE ]; do sleep 0.05; done; echo Bob; exec sleep 1000";
+    let dir = tempfile::tempdir().unwrap();
+    let mut launch = script("g", "asks", asks);
+    launch.environment.insert("GATE".to_owned(), format!("{}/open", dir.path().display()));
+    stack.create(launch).await.unwrap();
+    let asked = host.logged("the question", says("name? ")).await;
+    assert_eq!((&asked["partial"], &asked["continues"]), (&true.into(), &false.into()));
+    std::fs::write(dir.path().join("open"), "").unwrap();
+    let answered = host.logged("the answer", says("Bob")).await;
+    assert_eq!((&answered["partial"], &answered["continues"]), (&false.into(), &true.into()));
+    stack.stop("g", "asks").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_frames_of_a_progress_bar_are_lines_while_it_is_drawn() {
+    let stack = Stack::start().await;
+    let host = &stack.hosts[0];
+    let bar = "printf '10%%\\r20%%\\r\\n30%%\\r'; exec sleep 1000";
+    stack.create(script("g", "bar", bar)).await.unwrap();
+    host.logged("the last frame", says("30%")).await;
+    let log = host.log();
+    let lines: Vec<_> = log.iter().filter(|line| line["agent_id"] == "bar" && line["stream"] == "stdout").collect();
+    let texts: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["10%", "20%", "30%"]);
+    assert!(lines.iter().all(|line| line["partial"] == false), "{lines:?}");
+    stack.stop("g", "bar").await.unwrap();
+}

@@ -3,22 +3,29 @@
 use super::{
     machine::{Ending, Event, StopKind},
     steps::StepTimes,
+    unwanted::MemorySeen,
 };
 use crate::{
     output::Tail,
-    process::usage::{self, Usage},
+    process::{
+        memory,
+        usage::{self, Usage},
+    },
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 /// How an agent is, as its task sees it.
 #[derive(Debug, Clone)]
@@ -85,7 +92,39 @@ pub struct AgentHandle {
     pub tail: Tail,
     commands: mpsc::Sender<Event>,
     status: watch::Receiver<AgentStatus>,
-    callers: Arc<AtomicUsize>,
+    callers: Callers,
+    memory: LastMemory,
+}
+
+/// Memory of an agent's process as it was seen last: what is left to tell of one that the kernel killed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastMemory(Arc<Mutex<Option<(u64, Instant)>>>);
+
+impl LastMemory {
+    pub(super) fn saw(&self, bytes: u64) {
+        *self.lock() = Some((bytes, Instant::now()));
+    }
+
+    /// What was seen, and forgets it: the next process has memory of its own.
+    pub(super) fn take(&self) -> Option<MemorySeen> {
+        self.lock().take().map(|(bytes, at)| MemorySeen { bytes, ago: at.elapsed() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many wait for an agent to run. Its task is told that the number went to or from none, and reads it then: what it was
+/// told may be older than the latest caller.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Callers(Arc<AtomicUsize>);
+
+impl Callers {
+    /// Whether anybody waits now.
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
 }
 
 /// Somebody who waits for an agent to run. When the last one is dropped, a start that has not begun is given up.
@@ -95,7 +134,7 @@ pub struct Caller {
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        if self.handle.callers.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.handle.callers.0.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.handle.tell_awaited(false);
         }
     }
@@ -118,7 +157,8 @@ impl AgentHandle {
             tail: Tail::default(),
             commands,
             status: shown,
-            callers: Arc::default(),
+            callers: Callers::default(),
+            memory: LastMemory::default(),
         };
         (handle, inbox, status)
     }
@@ -138,14 +178,35 @@ impl AgentHandle {
 
     /// Waits for the agent to run, from the task's point of view, until the caller is dropped.
     pub fn call(&self) -> Caller {
-        if self.callers.fetch_add(1, Ordering::SeqCst) == 0 {
+        if self.callers.0.fetch_add(1, Ordering::SeqCst) == 0 {
             self.tell_awaited(true);
         }
         Caller { handle: self.clone() }
     }
 
+    /// For its task, to see whether anybody waits.
+    pub(super) fn callers(&self) -> Callers {
+        self.callers.clone()
+    }
+
+    /// For its task, to tell of a process that was killed.
+    pub(super) fn memory(&self) -> LastMemory {
+        self.memory.clone()
+    }
+
+    /// Notes how much memory its process has now.
+    pub fn look_at_memory(&self) {
+        let Some(pid) = self.status().pid else { return };
+        let bytes = memory::resident(pid);
+        // A process that was reaped meanwhile may have given its id to another.
+        if let Some(bytes) = bytes.filter(|_| self.status().pid == Some(pid)) {
+            self.memory.saw(bytes);
+        }
+    }
+
     fn tell_awaited(&self, awaited: bool) {
-        // A task that has ended, or has more to do than it can take, needs no such hint: it only saves work.
+        // A task that has ended needs no such hint. One that has more to do than it can take reads the number of callers at
+        // an earlier one, or does not give up a start that it could: the hint only saves work.
         let _ = self.commands.try_send(Event::Awaited(awaited));
     }
 
@@ -166,5 +227,69 @@ impl AgentHandle {
     /// Tells the agent that its claim is not this host's any more.
     pub async fn supersede(&self) {
         let _ = self.commands.send(Event::Lost).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustic_proto::agent_host::v1::{AgentLaunch, CommandRuntime, Runtime, runtime::Kind};
+    use std::thread;
+
+    fn handle() -> (AgentHandle, mpsc::Receiver<Event>) {
+        let command = CommandRuntime { argv: vec!["true".to_owned()] };
+        let message = AgentLaunch {
+            agent_spec: r#"{"id": "a", "name": "A"}"#.to_owned(),
+            guild_spec: r#"{"id": "g"}"#.to_owned(),
+            runtime: Some(Runtime { kind: Some(Kind::Command(command)) }),
+            ..AgentLaunch::default()
+        };
+        let launch = Arc::new(Launch::check(Some(message)).expect("a valid launch"));
+        let order = Order { launch, epoch: Epoch(1), machine_id: 1 };
+        let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
+        (handle, inbox)
+    }
+
+    #[test]
+    fn a_caller_that_comes_while_the_last_one_leaves_is_awaited() {
+        let (handle, mut inbox) = handle();
+        let callers = handle.callers();
+        drop(handle.call());
+        let _stays = handle.call();
+        // The task reads only now that the former caller left.
+        while inbox.try_recv().is_ok() {
+            assert!(callers.any(), "the second one waits");
+        }
+    }
+
+    #[test]
+    fn whatever_callers_do_the_last_hint_says_what_is_so() {
+        for stays in [true, false] {
+            let (handle, mut inbox) = handle();
+            let callers = handle.callers();
+            let mut believes = None;
+            thread::scope(|scope| {
+                let coming_and_going = |stays: bool| {
+                    let handle = handle.clone();
+                    move || {
+                        (0..2_000).for_each(|_| drop(handle.call()));
+                        stays.then(|| handle.call())
+                    }
+                };
+                let threads = [scope.spawn(coming_and_going(stays)), scope.spawn(coming_and_going(false))];
+                while threads.iter().any(|thread| !thread.is_finished()) {
+                    if inbox.try_recv().is_ok() {
+                        believes = Some(callers.any());
+                    }
+                }
+                let last = threads.map(|thread| thread.join().expect("it does not panic"));
+                while inbox.try_recv().is_ok() {
+                    believes = Some(callers.any());
+                }
+                assert_eq!(callers.any(), stays);
+                drop(last);
+            });
+            assert_eq!(believes, Some(stays));
+        }
     }
 }

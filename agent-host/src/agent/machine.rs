@@ -69,6 +69,8 @@ pub struct Machine {
     streak: u32,
     reason: String,
     last_exit: Option<ExitStatus>,
+    /// What is to be said of the next exit beside its status.
+    explanation: String,
 }
 
 impl Machine {
@@ -86,6 +88,7 @@ impl Machine {
             streak: 0,
             reason: String::new(),
             last_exit: None,
+            explanation: String::new(),
         };
         (machine, vec![Action::Record(Phase::Starting)])
     }
@@ -183,6 +186,10 @@ impl Machine {
                 State::Starting { .. } => self.kill(After::StartFailed(StartFailure::Init(failure))),
                 _ => vec![],
             },
+            Event::Explained(explanation) => {
+                self.explanation = explanation;
+                vec![]
+            }
             Event::Exited(status) => self.exited(status, now, chance),
             Event::Stop(kind, grace) => {
                 let after = match kind {
@@ -286,13 +293,14 @@ impl Machine {
 
     fn exited(&mut self, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
         self.last_exit = Some(status);
+        let explanation = std::mem::take(&mut self.explanation);
         match &self.state {
-            State::Starting { .. } => self.start_failed(StartFailure::Exited(status), now, chance),
+            State::Starting { .. } => self.start_failed(StartFailure::Exited(status, explanation), now, chance),
             State::Running { since, .. } => {
                 if now.saturating_duration_since(*since) >= self.rules.restart.reset_after {
                     self.streak = 0;
                 }
-                self.crashed(format!("its process ended with {status}"), status, now, chance)
+                self.crashed(format!("its process ended with {status}{explanation}"), status, now, chance)
             }
             State::Stopping { after, .. } => {
                 let after = after.clone();
@@ -333,7 +341,7 @@ impl Machine {
             return self.release(Ending::StartFailed(failure));
         }
         let status = match &failure {
-            StartFailure::Exited(status) => *status,
+            StartFailure::Exited(status, _) => *status,
             _ => ExitStatus::Code(1),
         };
         self.crashed(format!("its start failed: {failure}"), status, now, chance)

@@ -15,10 +15,11 @@ mod show;
 mod write;
 
 use super::{
-    handle::{AgentHandle, AgentStatus},
+    handle::{AgentHandle, AgentStatus, Callers, LastMemory},
     machine::{Action, Event, FirstStart, Machine, Rules, State},
     record::{Record, Write, Written},
     steps::Steps,
+    unwanted::{Killer, explain, is_unwanted_kill},
 };
 use crate::{
     ambient::Ambient,
@@ -81,9 +82,14 @@ pub struct AgentTask {
     lease: LeaseHandle,
     ambient: Ambient,
     commands: mpsc::Receiver<Event>,
+    /// Who waits for it to run.
+    callers: Callers,
     status: watch::Sender<AgentStatus>,
     tail: Tail,
     process: Option<Box<dyn Process>>,
+    /// The process was sent SIGKILL.
+    killed: bool,
+    memory: LastMemory,
     starts: Starts,
     /// Held from the turn to start until the agent is ready.
     turn: Option<Turn>,
@@ -164,9 +170,12 @@ impl AgentTask {
             runtime,
             ambient,
             commands,
+            callers: handle.callers(),
             status,
             tail: handle.tail.clone(),
             process: None,
+            killed: false,
+            memory: handle.memory(),
             starts,
             turn: None,
             began: now,
@@ -218,7 +227,10 @@ impl AgentTask {
             Action::Queue => self.begin_queue(),
             Action::Spawn => self.begin_spawn(),
             Action::Terminate => self.signal(Signal::Terminate),
-            Action::Kill => self.signal(Signal::Kill),
+            Action::Kill => {
+                self.killed = true;
+                self.signal(Signal::Kill);
+            }
         }
     }
 
@@ -245,6 +257,8 @@ impl AgentTask {
 
     async fn take_in(&mut self, happened: Happened) {
         match happened {
+            // A hint: what counts is what is so now.
+            Happened::Asked(Event::Awaited(_)) => self.inbox.push_back(Event::Awaited(self.callers.any())),
             Happened::Asked(event) => self.inbox.push_back(event),
             Happened::Wrote(written) => self.wrote(written),
             Happened::Turn(turn) => {
@@ -279,7 +293,7 @@ impl AgentTask {
         let event = match made {
             Ok(process) => {
                 self.step("initialize", |s, took| s.spawn = Some(took));
-                self.process = Some(process);
+                (self.process, self.killed) = (Some(process), false);
                 Event::Spawned
             }
             Err(error) => Event::SpawnFailed(Arc::new(error)),
@@ -291,6 +305,9 @@ impl AgentTask {
         let event = match report {
             Report::Ready(times, imports) => {
                 self.turn = None;
+                if let Some(bytes) = self.process.as_ref().and_then(|p| p.resident()) {
+                    self.memory.saw(bytes);
+                }
                 if let Some(imports) = imports {
                     self.runtime.learn(&self.order, imports);
                 }
@@ -310,17 +327,32 @@ impl AgentTask {
     }
 
     async fn exited(&mut self, status: ExitStatus) {
-        self.reaped(status).await;
         // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
         // yet that the lease is lost.
-        if self.lease.is_over((self.ambient.boot)()) {
+        let watchdog = self.lease.is_over((self.ambient.boot)());
+        let explanation = self.explain(status, watchdog);
+        self.reaped(status, &explanation).await;
+        if watchdog || self.lease.is_over((self.ambient.boot)()) {
             self.inbox.push_back(Event::Fence);
+        }
+        if !explanation.is_empty() {
+            self.inbox.push_back(Event::Explained(explanation));
         }
         self.inbox.push_back(Event::Exited(status));
         // The lease may be renewed after all: then nobody will say that it is back.
         if self.lease.current().state == Lease::Held {
             self.inbox.push_back(Event::LeaseBack);
         }
+    }
+
+    /// What is to be said of the end of the process beside its status.
+    fn explain(&self, status: ExitStatus, watchdog: bool) -> String {
+        let killer = match is_unwanted_kill(status, self.killed || watchdog) {
+            false => Killer::Host,
+            true if self.runtime.killed_for_memory() => Killer::Kernel,
+            true => Killer::Unknown,
+        };
+        explain(status, killer, self.memory.take())
     }
 
     fn lease_changed(&mut self, lease: LeaseView) {
@@ -344,10 +376,10 @@ impl AgentTask {
         }
     }
 
-    async fn reaped(&mut self, status: ExitStatus) {
+    async fn reaped(&mut self, status: ExitStatus, explanation: &str) {
         self.turn = None;
         if let Some(process) = self.process.take() {
-            info!(pid = process.pid(), %status, "process ended");
+            info!(pid = process.pid(), %status, "process ended{explanation}");
             process.finish().await;
         }
         let at = (self.ambient.wall)();

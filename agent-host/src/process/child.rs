@@ -63,14 +63,20 @@ impl Child {
         }
     }
 
+    /// Begins to watch for its end. Not done at birth: the spawner thread has no reactor. Errors: this host may watch no more
+    /// descriptors.
+    pub fn watch(&mut self) -> io::Result<()> {
+        if let Some(pidfd) = self.pidfd.take() {
+            self.watch = Some(watch(pidfd)?);
+        }
+        Ok(())
+    }
+
     /// Waits for its end, ends what is left of its group, and reaps it.
     ///
     /// Cancel-safe: nothing is reaped until the last await is over.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
-        if let Some(pidfd) = self.pidfd.take() {
-            // Registered here and not at birth: the spawner thread has no reactor.
-            self.watch = Some(watch(pidfd)?);
-        }
+        self.watch()?;
         let watch = self.watch.as_ref().ok_or_else(|| io::Error::other("the process is not watched"))?;
         // Readable means that the leader is a zombie: its id, and so that of its group, is still taken.
         let _readable = watch.readable().await?;

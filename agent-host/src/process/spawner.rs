@@ -4,6 +4,7 @@
 //! this one lives as long as the program.
 
 use super::{child::Child, orphans::Orphans};
+use crate::limits::Inherited;
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -72,14 +73,14 @@ pub struct Spawner {
 
 impl Spawner {
     /// Starts the thread. It ends with the last handle. What it starts yields the processor to this host by `nice`
-    /// levels.
-    pub fn start(orphans: Arc<Orphans>, nice: i32) -> io::Result<Self> {
+    /// levels, and has the limits that this host was started with.
+    pub fn start(orphans: Arc<Orphans>, nice: i32, limits: Inherited) -> io::Result<Self> {
         // As many orders as may ever wait: each belongs to one agent, and the caller awaits its reply.
         let (orders, queue) = mpsc::sync_channel::<Order>(1024);
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
-                let _ = order.reply.send(start(order.command, order.end, &orphans, nice));
+                let _ = order.reply.send(start(order.command, order.end, &orphans, nice, limits));
             }
         })?;
         Ok(Self { orders })
@@ -119,8 +120,9 @@ fn start(
     end: OnHostsEnd,
     orphans: &Arc<Orphans>,
     nice: i32,
+    limits: Inherited,
 ) -> Result<(Child, Pipes), SpawnError> {
-    prepare(&mut command, end, nice);
+    prepare(&mut command, end, nice, limits);
     let program = command.get_program().to_string_lossy().into_owned();
     // The lock keeps the orphan reaper away until the new process is known to be ours.
     let mut managed = orphans.lock();
@@ -147,7 +149,7 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
-fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32) {
+fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32, limits: Inherited) {
     let host = rustix::process::getpid();
     let session_nice = nice.to_string();
     let before_exec = move || {
@@ -156,6 +158,7 @@ fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32) {
         if end == OnHostsEnd::Outlives {
             return Ok(());
         }
+        limits.give_back()?;
         rustix::process::nice(nice)?;
         yield_as_a_session(&session_nice);
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;

@@ -3,7 +3,7 @@
 use super::{Report, Reports, Workdir};
 use crate::{
     output::Output,
-    process::{Child, Orphans, Signal},
+    process::{Child, Orphans, Signal, memory},
     watchdog::Watched,
 };
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ pub enum Told {
 pub trait Process: Send {
     /// Its process id.
     fn pid(&self) -> u32;
+    /// Its resident memory now, in bytes; `None` when that cannot be told.
+    fn resident(&self) -> Option<u64>;
     /// Signals it: SIGKILL with all it started.
     fn signal(&self, signal: Signal);
     /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
@@ -70,6 +72,10 @@ impl Drop for Run {
 impl Process for OwnProcess {
     fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    fn resident(&self) -> Option<u64> {
+        memory::resident(self.child.pid())
     }
 
     fn signal(&self, signal: Signal) {

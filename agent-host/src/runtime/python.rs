@@ -88,6 +88,8 @@ impl PythonRuntime {
             Some(name) => ColdReason::Environment(name.clone()),
             None => match fork(zygote, order, environment, directory).await? {
                 Ok(warm) => return Ok(Some(warm)),
+                // A cold start needs a process as well.
+                Err(ColdReason::Zygote(ZygoteError::Exhausted(why))) => return Err(StartError::Exhausted(why)),
                 Err(why) => why,
             },
         };

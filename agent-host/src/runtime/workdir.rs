@@ -22,15 +22,19 @@ pub struct Workdir(PathBuf);
 impl Workdirs {
     /// Makes `root`, which belongs to this life of the host alone.
     pub fn new(root: PathBuf) -> io::Result<Self> {
-        private_dir(&root, true)?;
+        private_dir(&root, true).map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot make the working directory {}: {e}", root.display()))
+        })?;
         Ok(Self { root })
     }
 
-    /// Makes the directory of a run.
-    pub fn make(&self, run: u64) -> io::Result<Workdir> {
+    /// Makes the directory of a run. Errors: which it would have been, and what the system said.
+    pub fn make(&self, run: u64) -> Result<Workdir, (PathBuf, io::Error)> {
         let path = self.root.join(run.to_string());
-        private_dir(&path, false)?;
-        Ok(Workdir(path))
+        match private_dir(&path, false) {
+            Ok(()) => Ok(Workdir(path)),
+            Err(error) => Err((path, error)),
+        }
     }
 }
 
@@ -42,8 +46,7 @@ impl Drop for Workdirs {
 }
 
 fn private_dir(path: &Path, with_parents: bool) -> io::Result<()> {
-    let made = fs::DirBuilder::new().mode(0o700).recursive(with_parents).create(path);
-    made.map_err(|e| io::Error::new(e.kind(), format!("cannot make the working directory {}: {e}", path.display())))
+    fs::DirBuilder::new().mode(0o700).recursive(with_parents).create(path)
 }
 
 impl Workdir {

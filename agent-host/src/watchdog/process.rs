@@ -17,6 +17,7 @@ use std::{
 const NAME: &std::ffi::CStr = c"rustic-watchdog";
 
 struct Agent {
+    pid: u32,
     pidfd: OwnedFd,
     outlives: Outlives,
 }
@@ -25,12 +26,16 @@ struct Guard<'a> {
     host: BorrowedFd<'a>,
     timer: OwnedFd,
     deadline: Option<BootTime>,
-    agents: BTreeMap<u32, Agent>,
+    /// By the host's numbers.
+    agents: BTreeMap<u64, Agent>,
 }
 
-/// Watches until the host closes its end, then kills all agents, waits for their end, and returns.
+/// Watches until the host closes its end, then kills all agents, waits for their end, and returns. Errors: it cannot do its work
+/// and has to be replaced by its host, which lives; no agent was harmed.
 pub fn run(host: BorrowedFd<'_>) -> io::Result<()> {
     rustix::thread::set_name(NAME)?;
+    // A descriptor for every agent.
+    crate::limits::raise_descriptors();
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     let mut guard = Guard { host, timer, deadline: None, agents: BTreeMap::new() };
     while guard.wait_and_act()? {}
@@ -49,21 +54,27 @@ impl Guard<'_> {
             match Message::receive(self.host) {
                 Ok(Some((message, descriptor))) => self.heed(message, descriptor)?,
                 Ok(None) => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                // Whatever it is, nobody can tell us anything any more.
-                Err(_) => return Ok(false),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(true),
+                    io::ErrorKind::Interrupted => {}
+                    // It ended with answers of ours unread.
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return Ok(false),
+                    _ => return Err(error),
+                },
             }
         }
     }
 
     fn heed(&mut self, message: Message, descriptor: Option<OwnedFd>) -> io::Result<()> {
         match (message, descriptor) {
-            (Message::Watch { pid, outlives }, Some(pidfd)) => {
-                self.agents.insert(pid, Agent { pidfd, outlives });
+            (Message::Watch { number, pid, outlives }, Some(pidfd)) => {
+                self.agents.insert(number, Agent { pid, pidfd, outlives });
                 self.kill_what_is_due();
             }
-            (Message::Watch { .. }, None) => {}
-            (Message::Forget { pid }, _) => _ = self.agents.remove(&pid),
+            (Message::Watch { pid, .. }, None) => {
+                return Err(io::Error::other(format!("the descriptor of process {pid} did not arrive")));
+            }
+            (Message::Forget { number }, _) => _ = self.agents.remove(&number),
             (Message::Deadline(deadline), _) => {
                 self.deadline = Some(deadline);
                 self.set_timer(deadline)?;
@@ -92,18 +103,14 @@ impl Guard<'_> {
         let mut count = [0; 8];
         // Reading is what quietens the timer; it fails when the timer has not fired, which is as well.
         let _ = rustix::io::read(&self.timer, &mut count);
-        for (pid, agent) in &self.agents {
-            if agent.outlives == Outlives::Nothing {
-                kill(*pid, agent);
-            }
+        for agent in self.agents.values().filter(|agent| agent.outlives == Outlives::Nothing) {
+            kill(agent);
         }
     }
 
     /// The host is gone: no agent may be left when the next life of it begins.
     fn end_all(self) -> io::Result<()> {
-        for (pid, agent) in &self.agents {
-            kill(*pid, agent);
-        }
+        self.agents.values().for_each(kill);
         for agent in self.agents.values() {
             // Readable means ended, whoever reaps it.
             let mut descriptor = [PollFd::from_borrowed_fd(agent.pidfd.as_fd(), PollFlags::IN)];
@@ -114,9 +121,9 @@ impl Guard<'_> {
 }
 
 /// Kills a process and its group. The pidfd says whether the id is still that of the process.
-fn kill(pid: u32, agent: &Agent) {
+fn kill(agent: &Agent) {
     let lives = process::pidfd_send_signal(&agent.pidfd, Signal::KILL).is_ok();
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| lives) {
+    if let Some(pid) = i32::try_from(agent.pid).ok().and_then(Pid::from_raw).filter(|_| lives) {
         let _ = process::kill_process_group(pid, Signal::KILL);
     }
 }

@@ -18,18 +18,18 @@ use std::{
 /// One packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// Watch this process; its pidfd comes along.
-    Watch { pid: u32, outlives: Outlives },
-    /// It was reaped.
-    Forget { pid: u32 },
+    /// Watch this process, under this number; its pidfd comes along.
+    Watch { number: u64, pid: u32, outlives: Outlives },
+    /// The process of this number was reaped.
+    Forget { number: u64 },
     /// When those that must not outlive the lease are killed.
     Deadline(BootTime),
     /// The watchdog's answer to a deadline.
     Heard,
 }
 
-/// Length of a packet: a letter and a number.
-const LENGTH: usize = 9;
+/// Length of a packet: a letter, a number, and the id of a process or 0.
+const LENGTH: usize = 13;
 
 /// A connected pair of packet sockets. Sending to a full one is an error: a watchdog that does not read is of no use.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -40,26 +40,27 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 impl Message {
     fn encode(&self) -> [u8; LENGTH] {
-        let (letter, number) = match self {
-            Self::Watch { pid, outlives: Outlives::Nothing } => (b'w', u64::from(*pid)),
-            Self::Watch { pid, outlives: Outlives::Lease } => (b'k', u64::from(*pid)),
-            Self::Forget { pid } => (b'f', u64::from(*pid)),
-            Self::Deadline(BootTime(at)) => (b'd', u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)),
-            Self::Heard => (b'h', 0),
+        let (letter, number, pid) = match self {
+            Self::Watch { number, pid, outlives: Outlives::Nothing } => (b'w', *number, *pid),
+            Self::Watch { number, pid, outlives: Outlives::Lease } => (b'k', *number, *pid),
+            Self::Forget { number } => (b'f', *number, 0),
+            Self::Deadline(BootTime(at)) => (b'd', u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), 0),
+            Self::Heard => (b'h', 0, 0),
         };
         let mut packet = [letter; LENGTH];
-        packet[1..].copy_from_slice(&number.to_be_bytes());
+        packet[1..9].copy_from_slice(&number.to_be_bytes());
+        packet[9..].copy_from_slice(&pid.to_be_bytes());
         packet
     }
 
     fn decode(packet: &[u8]) -> Option<Self> {
-        let (letter, number) = packet.split_first()?;
-        let number = u64::from_be_bytes(number.try_into().ok()?);
-        let pid = u32::try_from(number);
+        let (letter, rest) = packet.split_first()?;
+        let (number, pid) = rest.split_at_checked(8)?;
+        let (number, pid) = (u64::from_be_bytes(number.try_into().ok()?), u32::from_be_bytes(pid.try_into().ok()?));
         Some(match letter {
-            b'w' => Self::Watch { pid: pid.ok()?, outlives: Outlives::Nothing },
-            b'k' => Self::Watch { pid: pid.ok()?, outlives: Outlives::Lease },
-            b'f' => Self::Forget { pid: pid.ok()? },
+            b'w' => Self::Watch { number, pid, outlives: Outlives::Nothing },
+            b'k' => Self::Watch { number, pid, outlives: Outlives::Lease },
+            b'f' => Self::Forget { number },
             b'd' => Self::Deadline(BootTime(Duration::from_nanos(number))),
             b'h' => Self::Heard,
             _ => return None,
@@ -79,7 +80,8 @@ impl Message {
         Ok(())
     }
 
-    /// The next packet and its descriptor; `None` when the other end is closed. Errors: `WouldBlock` when there is none.
+    /// The next packet and its descriptor; `None` when the other end is closed. A descriptor for which there is no room, here or
+    /// in the whole system, does not arrive: the packet comes without it. Errors: `WouldBlock` when there is none.
     pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Option<OwnedFd>)>> {
         let mut packet = [0; LENGTH];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -107,9 +109,9 @@ mod tests {
     fn packets_come_out_as_they_went_in_and_a_closed_end_is_seen() {
         let (ours, theirs) = pair().expect("a pair");
         let messages = [
-            Message::Watch { pid: 7, outlives: Outlives::Nothing },
-            Message::Watch { pid: 8, outlives: Outlives::Lease },
-            Message::Forget { pid: 7 },
+            Message::Watch { number: 1 << 40, pid: 7, outlives: Outlives::Nothing },
+            Message::Watch { number: 2, pid: u32::MAX, outlives: Outlives::Lease },
+            Message::Forget { number: 1 << 40 },
             Message::Deadline(BootTime(Duration::from_nanos(123_456_789_012))),
             Message::Heard,
         ];

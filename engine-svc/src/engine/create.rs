@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  claim ──Claimed──▶ call host ──OK──▶ done
-//!    │                   │ full, stopping, unreachable
+//!    │                   │ full, exhausted, stopping, unreachable
 //!    │ Exists            ▼
 //!    │            release if never accepted ──▶ claim elsewhere
 //!    ▼                   │ accepted: it has the agent, or had it
@@ -20,7 +20,7 @@ use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
     convert,
     launch::Launch,
-    status::reason,
+    status::{has_no_room, is_exhausted},
 };
 use rustic_registry::{
     AgentRecord, Claim, ClaimOutcome, Epoch, HostId, IfFull, Incarnation, Phase, ReleaseGuard, ReleaseOutcome,
@@ -269,7 +269,10 @@ impl Engine {
         if status.code() == Code::Aborted {
             return Ok((host_error(status), Next::Again));
         }
-        let elsewhere = is_unanswered(&status) || reason(&status).as_deref() == Some("HOST_FULL");
+        let elsewhere = is_unanswered(&status) || has_no_room(&status);
+        if is_exhausted(&status) {
+            self.fleet.avoid(&place.host);
+        }
         // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the
         // release it never will be: the host's first write under this epoch fails.
         match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {

@@ -8,7 +8,7 @@ use crate::{
     takeover::{self, Cause, Loss, Settled},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_proto::{agent_host::v1 as pb, launch::Launch};
+use rustic_proto::{agent_host::v1 as pb, launch::Launch, status::is_exhausted};
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Claimed, Epoch, HostId, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue,
     ReleaseGuard, ReleaseOutcome, UnixMillis, Unplace, View,
@@ -94,7 +94,7 @@ impl Engine {
         let not_below: BTreeSet<_> = not_below.map(|h| h.host.clone()).collect();
         let moves = |r: &&AgentRecord| {
             let runs = r.phase == Phase::Running && r.accepted.is_some();
-            runs && !self.fleet.candidates(&r.demand, &not_below).is_empty()
+            runs && !self.fleet.willing(&r.demand, &not_below).is_empty()
         };
         if let Some(record) = agents.iter().find(moves) {
             info!(%host, agent = %record.key, "moving it to a lower host, so that this one is empty before it goes");
@@ -110,7 +110,7 @@ impl Engine {
         let drains = self.fleet.host(host).is_some_and(|(host, now)| drains(&host, now));
         if !drains
             || record.phase == Phase::Stopping
-            || self.fleet.candidates(&record.demand, &BTreeSet::new()).is_empty()
+            || self.fleet.willing(&record.demand, &BTreeSet::new()).is_empty()
         {
             return Ok(());
         }
@@ -236,7 +236,8 @@ impl Engine {
         record: &AgentRecord,
         not_on: &BTreeSet<HostId>,
     ) -> Result<Option<Place>, EngineError> {
-        let candidates = self.fleet.candidates(&record.demand, not_on);
+        // It waits rather than go from one exhausted host to the next.
+        let candidates = self.fleet.willing(&record.demand, not_on);
         if candidates.is_empty() {
             return Ok(None);
         }
@@ -274,6 +275,9 @@ impl Engine {
         };
         let Err(status) = self.ask_to_take(&creation, &place).await? else { return Ok(()) };
         warn!(agent = %key, host = %place.host, %status, "host could not take the agent");
+        if is_exhausted(&status) {
+            self.fleet.avoid(&place.host);
+        }
         if status.code() == Code::InvalidArgument {
             return self.fail(&full, &format!("host {} refuses it: {}", place.host, status.message())).await;
         }

@@ -281,6 +281,14 @@ impl Runtime for FarRuntime {
 
     fn learn(&self, _order: &Order, _imports: Imports) {}
 
+    fn refusal(&self) -> Option<StartError> {
+        None
+    }
+
+    fn killed_for_memory(&self) -> bool {
+        false
+    }
+
     fn profiles(&self) -> Vec<PythonStatus> {
         vec![]
     }
@@ -300,6 +308,10 @@ struct FarProcess {
 impl Process for FarProcess {
     fn pid(&self) -> u32 {
         self.pid
+    }
+
+    fn resident(&self) -> Option<u64> {
+        None
     }
 
     fn signal(&self, signal: Signal) {

@@ -97,6 +97,24 @@ fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
 }
 
 #[test]
+fn what_is_to_be_said_of_an_exit_stands_in_its_reason_and_in_no_later_one() {
+    let mut run = Run::running(rules());
+    run.on(Event::Explained(", which nobody sent".to_owned()));
+    run.on(Event::Exited(ExitStatus::Signal(9)));
+    assert_eq!(run.machine.reason(), "its process ended with signal 9 (SIGKILL), which nobody sent");
+    run.wake();
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+    run.on(Event::Explained(", once more".to_owned()));
+    run.on(Event::Exited(ExitStatus::Signal(9)));
+    let reason = "its start failed: its process ended before it was ready, with signal 9 (SIGKILL), once more";
+    assert_eq!(run.machine.reason(), reason);
+    run.wake();
+    run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
+    run.on(Event::Exited(ExitStatus::Code(3)));
+    assert_eq!(run.machine.reason(), "its process ended with exit code 3, after 2 restarts");
+}
+
+#[test]
 fn the_restart_budget_ends_in_failed_and_health_renews_it() {
     let crash_and_return = |run: &mut Run| {
         run.on(Event::Exited(ExitStatus::Code(1)));
@@ -272,6 +290,7 @@ fn event() -> impl Strategy<Value = Event> {
         Event::SpawnFailed(error),
         Event::Ready,
         Event::InitFailed(failure),
+        Event::Explained(", for a reason".to_owned()),
         Event::Exited(ExitStatus::Code(1)),
         Event::Exited(ExitStatus::Code(0)),
         Event::Stop(StopKind::Asked, GRACE),
@@ -302,7 +321,7 @@ impl World {
             Event::Spawned | Event::SpawnFailed(_) => self.spawning,
             Event::Ready | Event::InitFailed(_) | Event::Exited(_) => self.process,
             Event::Timer => machine.wake_at().is_some(),
-            Event::Stop(..) | Event::Fence | Event::LeaseBack | Event::Awaited(_) => true,
+            Event::Stop(..) | Event::Fence | Event::LeaseBack | Event::Awaited(_) | Event::Explained(_) => true,
         }
     }
 }

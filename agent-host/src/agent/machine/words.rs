@@ -21,8 +21,8 @@ pub enum StartFailure {
     Spawn(Arc<StartError>),
     /// The agent said why.
     Init(InitFailure),
-    /// It ended before it was ready.
-    Exited(ExitStatus),
+    /// It ended before it was ready; and what is to be said of that beside its status.
+    Exited(ExitStatus, String),
     /// It was not ready in time.
     Timeout(Duration),
     /// It got no turn to start in time.
@@ -34,9 +34,14 @@ pub enum StartFailure {
 impl fmt::Display for StartFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Spawn(error) => write!(f, "{error}"),
+            Self::Spawn(error) => match error.lack() {
+                Some(lack) => write!(f, "{lack} ({error}); {}", lack.remedy()),
+                None => write!(f, "{error}"),
+            },
             Self::Init(failure) => f.write_str(&failure.error),
-            Self::Exited(status) => write!(f, "its process ended before it was ready, with {status}"),
+            Self::Exited(status, explanation) => {
+                write!(f, "its process ended before it was ready, with {status}{explanation}")
+            }
             Self::Timeout(limit) => write!(f, "it was not ready within {limit:?}"),
             Self::Queued(limit) => write!(f, "too many agents start on its host: it got no turn within {limit:?}"),
             Self::Abandoned => f.write_str("nobody waited for it any more, and it had not begun to start"),
@@ -152,6 +157,8 @@ pub enum Event {
     Ready,
     /// The process will not become ready.
     InitFailed(InitFailure),
+    /// What is to be said of the exit that comes next, beside its status.
+    Explained(String),
     /// The process was reaped.
     Exited(ExitStatus),
     /// End it, with this much time between TERM and KILL.

@@ -1,6 +1,7 @@
 """One gRPC channel per engine address and process, and calls with deadlines and safe retries."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import logging
 import os
 import random
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.engine.v1.engine_service_pb2_grpc import EngineServiceStub
 
 logger = logging.getLogger(__name__)
@@ -18,9 +20,11 @@ logger = logging.getLogger(__name__)
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE})
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
-# Seconds of unavailability to sit out: longer than a rolling restart takes, shorter than anybody wants to wait for an
-# address that is wrong.
+# Seconds of unavailability to sit out: longer than a rolling restart takes.
 _PATIENCE = 20.0
+# Seconds for the first connection to an address, which may be wrong; together with those to learn what is wrong less than 5.
+_CONNECT_PATIENCE = 4.0
+_OBSTACLE_PATIENCE = 0.5
 _CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -33,26 +37,88 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_retries", 0),
 ]
 
+
+
+class Unreachable(Exception):
+    """No connection to the engine's address came to be; the text says why."""
+
+
+@dataclass
+class Connection:
+    """One channel to an engine, shared by all guilds of this process.
+
+    Attributes:
+        channel: The channel; connects when it is first needed.
+        stub: The engine's methods over it.
+        reached: Whether it was connected once.
+    """
+
+    channel: grpc.Channel
+    stub: EngineServiceStub
+    reached: bool = False
+
+    def reach(self, timeout: float) -> None:
+        """Waits for the first connection. One that was there before is left to `call`, which sits out a restart.
+
+        Args:
+            timeout: Seconds that the caller has; no more than a few are used.
+
+        Raises:
+            Unreachable: There was none: the name cannot be resolved, nobody listens, or nobody who speaks gRPC.
+        """
+        if self.reached:
+            return
+        ready = grpc.channel_ready_future(self.channel)
+        try:
+            ready.result(timeout=min(timeout, _CONNECT_PATIENCE))
+        except grpc.FutureTimeoutError:
+            ready.cancel()
+            raise Unreachable(self._obstacle()) from None
+        self.reached = True
+
+    def _obstacle(self) -> str:
+        """What gRPC says of a channel that does not connect: it tells only a call."""
+        try:
+            self.stub.GetAgent(pb.GetAgentRequest(), timeout=_OBSTACLE_PATIENCE)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                return error.details() or error.code().name
+        return f"no connection within {_CONNECT_PATIENCE:.0f} s"
+
+
 _lock = threading.Lock()
-_stubs: dict[str, EngineServiceStub] = {}
+_connections: dict[tuple[str, bool], Connection] = {}
 
 
-def stub(address: str) -> EngineServiceStub:
-    """The stub for an engine; its channel connects with the first call and is shared by all guilds."""
+def connection(address: str, proxy: bool = False) -> Connection:
+    """The connection to an engine.
+
+    Args:
+        address: `host:port` of engine-svc.
+        proxy: Whether to go through the proxy that the environment names. An engine is in the same cluster or network as its
+            callers as a rule, where a proxy for the outside world does not lead.
+    """
     with _lock:
-        if address not in _stubs:
-            _stubs[address] = EngineServiceStub(grpc.insecure_channel(address, options=_CHANNEL_OPTIONS))
-        return _stubs[address]
+        if (address, proxy) not in _connections:
+            options = [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(proxy))]
+            channel = grpc.insecure_channel(address, options=options)
+            _connections[address, proxy] = Connection(channel, EngineServiceStub(channel))
+        return _connections[address, proxy]
 
 
-def _forget_channels() -> None:
+def stub(address: str, proxy: bool = False) -> EngineServiceStub:
+    """The stub of `connection`."""
+    return connection(address, proxy).stub
+
+
+def _forget_connections() -> None:
     # A channel does not survive a fork: the child makes its own.
     global _lock
     _lock = threading.Lock()
-    _stubs.clear()
+    _connections.clear()
 
 
-os.register_at_fork(after_in_child=_forget_channels)
+os.register_at_fork(after_in_child=_forget_connections)
 
 
 def call(method: Callable[..., Any], request: Any, timeout: float) -> Any:

@@ -49,6 +49,13 @@ class NoRoomError(K8sEngineError):
     """No host has room for the agent."""
 
 
+class HostExhaustedError(NoRoomError):
+    """The hosts with room for the agent lack what every process needs: descriptors, process ids, memory or disk.
+
+    The message says what, and what can be done about it. The same call may succeed later.
+    """
+
+
 class EngineUnavailableError(K8sEngineError):
     """engine-svc, the registry or the agent's host cannot be reached."""
 
@@ -58,8 +65,14 @@ _CLASSES: dict[grpc.StatusCode, type[K8sEngineError]] = {
     grpc.StatusCode.ALREADY_EXISTS: AgentConflictError,
     grpc.StatusCode.FAILED_PRECONDITION: AgentStartError,
     grpc.StatusCode.DEADLINE_EXCEEDED: AgentTimeoutError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: NoRoomError,
     grpc.StatusCode.UNAVAILABLE: EngineUnavailableError,
+}
+
+# What RESOURCE_EXHAUSTED means, by reason. Without one of ours it is something else, such as a message that is too large.
+_NO_ROOM: dict[str, type[NoRoomError]] = {
+    "NO_ROOM": NoRoomError,
+    "HOST_FULL": NoRoomError,
+    "HOST_EXHAUSTED": HostExhaustedError,
 }
 
 
@@ -105,6 +118,22 @@ def failed(agent: str, reason: str, address: str) -> K8sEngineError:
     return AgentStartError(message, agent, grpc.StatusCode.FAILED_PRECONDITION, Details(reason="AGENT_FAILED"))
 
 
+def unreachable(why: Exception, action: str, agent: str, address: str) -> EngineUnavailableError:
+    """No connection to engine-svc came to be: most often its address is wrong.
+
+    Args:
+        why: What stood in the way.
+        action: What was tried, such as `create`.
+        agent: `guild/agent`, or the guild.
+        address: Address of engine-svc.
+    """
+    message = (
+        f"cannot {action} {agent}: engine-svc cannot be reached at {address} ({why}); "
+        "set RUSTIC_ENGINE_ADDRESS to its host:port, or wait until it runs"
+    )
+    return EngineUnavailableError(message, agent, grpc.StatusCode.UNAVAILABLE, Details(reason="ENGINE_UNREACHABLE"))
+
+
 def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8sEngineError:
     """Turns a gRPC error into the exception a guild's author can act on.
 
@@ -119,4 +148,10 @@ def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8
     message = f"cannot {action} {agent}: {error.details()} [{code.name} from engine-svc at {address}]"
     if details.traceback:
         message = f"{message}\n{details.traceback}"
-    return _CLASSES.get(code, K8sEngineError)(message, agent, code, details)
+    return _class(code, details.reason)(message, agent, code, details)
+
+
+def _class(code: grpc.StatusCode, reason: str) -> type[K8sEngineError]:
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and reason in _NO_ROOM:
+        return _NO_ROOM[reason]
+    return _CLASSES.get(code, K8sEngineError)

@@ -189,9 +189,13 @@ class K8sExecutionEngine(ExecutionEngine):
             request.page_token = response.next_page_token
 
     def _call(self, method: str, request: Any, action: str, subject: str, timeout: Optional[float] = None) -> Any:
-        address = self._settings.address
+        address, timeout = self._settings.address, timeout or self._settings.call_timeout
+        connection = client.connection(address, self._settings.proxy)
         try:
-            return client.call(getattr(client.stub(address), method), request, timeout or self._settings.call_timeout)
+            connection.reach(timeout)
+            return client.call(getattr(connection.stub, method), request, timeout)
+        except client.Unreachable as error:
+            raise errors.unreachable(error, action, subject, address) from error
         except grpc.RpcError as error:
             raise errors.translate(error, action, subject, address) from error
 

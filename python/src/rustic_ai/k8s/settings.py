@@ -14,6 +14,7 @@ class EngineSettings:
         call_timeout: Seconds every other call gets.
         detach: Whether `shutdown` leaves the agents running.
         profile: Runtime profile of the hosts in which agents run; empty: the hosts' own.
+        proxy: Whether calls go through the proxy that the environment names.
     """
 
     address: str
@@ -21,6 +22,7 @@ class EngineSettings:
     call_timeout: float
     detach: bool
     profile: str
+    proxy: bool = False
 
     @classmethod
     def read(
@@ -41,6 +43,7 @@ class EngineSettings:
             call_timeout=_seconds("RUSTIC_CALL_TIMEOUT", 20.0),
             detach=detach,
             profile=profile or os.environ.get("RUSTIC_RUNTIME_PROFILE", ""),
+            proxy=_flag("RUSTIC_ENGINE_PROXY"),
         )
 
 

@@ -71,8 +71,10 @@ class AgentHostServiceServicer(object):
         Without an epoch the host claims the agent for itself through the registry.
         Errors: INVALID_ARGUMENT (field violations; or the agent's class cannot be imported), ALREADY_EXISTS (same id,
         other spec), FAILED_PRECONDITION (runs on another host, is stopping, or its initialisation failed), ABORTED
-        (stale epoch), RESOURCE_EXHAUSTED (no room), DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry
-        unreachable, or the host is stopping: nothing was started, retry).
+        (stale epoch), RESOURCE_EXHAUSTED (no room: reason HOST_FULL; or this host lacks descriptors, process ids, memory
+        or disk: reason HOST_EXHAUSTED; nothing was started, another host may have what this one lacks),
+        DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry unreachable, the host is stopping, or it cannot start
+        processes: nothing was started, retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

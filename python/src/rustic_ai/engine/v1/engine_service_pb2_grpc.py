@@ -91,7 +91,8 @@ class EngineServiceServicer(object):
         the agent that runs, however often and from wherever it is called; retrying is always safe.
         Errors: INVALID_ARGUMENT (field violations; or the agent's class cannot be imported), ALREADY_EXISTS (same id,
         other launch), FAILED_PRECONDITION (is stopping, or its initialisation failed), RESOURCE_EXHAUSTED (no room on
-        any host and allow_pending not set), DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry or host unreachable: retry).
+        any host and allow_pending not set: reason NO_ROOM; or the hosts with room lack descriptors, process ids, memory
+        or disk: reason HOST_EXHAUSTED, retry), DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry or host unreachable: retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -4,10 +4,15 @@
 //! that a reused process id is never mistaken for it. This module knows nothing of agents.
 
 mod child;
+pub mod kin;
+mod mark;
 mod orphans;
+mod scratch;
 mod spawner;
+mod table;
 pub mod usage;
 
 pub use child::{Child, Signal};
-pub use orphans::{Expected, Orphans, RUN_VARIABLE};
+pub use mark::{Life, Mark};
+pub use orphans::{Expected, Kin, Orphans};
 pub use spawner::{OnHostsEnd, SpawnError, Spawner, Started, output_pipe};

@@ -7,18 +7,20 @@ mod command;
 mod document;
 mod process;
 mod python;
+mod removal;
 mod report;
 mod workdir;
 
 pub use process::{Process, Told};
 pub use python::{PythonRuntime, PythonStatus};
+pub use removal::remove;
 pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
-    process::{Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
+    process::{Orphans, SpawnError, Spawner, Started},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
 };
@@ -116,6 +118,10 @@ impl Runtime for Runtimes {
         self.watchdog.alive().await;
         let run = self.begin_run()?;
         let (Started { child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
+        if let Some(mark) = run.kin.mark() {
+            // Once more for one that was executed with it; one that was forked for us has not run a line of the agent's yet.
+            child.mark(mark).map_err(StartError::Unwatched)?;
+        }
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
@@ -135,7 +141,7 @@ impl Runtime for Runtimes {
             RuntimeKind::Python(_) => Asked::Process,
             RuntimeKind::Command(_) => Asked::Group,
         };
-        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, _run: run }))
+        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, run }))
     }
 
     fn learn(&self, order: &Order, imported: Vec<String>) {
@@ -157,8 +163,7 @@ impl Runtimes {
     fn begin_run(&self) -> Result<Run, StartError> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let workdir = self.workdirs.make(number).map_err(StartError::Workdir)?;
-        self.orphans.run_began(number);
-        Ok(Run { number, workdir, orphans: self.orphans.clone() })
+        Ok(Run { kin: self.orphans.begin(number), workdir })
     }
 
     /// The Python environment of a launch; none for a command.
@@ -174,7 +179,7 @@ impl Runtimes {
 
     async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed), StartError> {
         let python = self.python_of(&order.launch)?;
-        let environment = self.environment(order, run.number, python);
+        let environment = self.environment(order, &run.workdir, python);
         let directory = run.workdir.path();
         if let Some(python) = python
             && let Some(warm) = python.warm(order, &environment, directory).await?
@@ -187,14 +192,20 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        Ok((self.spawner.spawn(command).await?, feed))
+        Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed))
     }
 
-    /// The host's environment without the host's own settings, then the profile's, then the caller's, then what the
-    /// system tells.
-    fn environment(&self, order: &Order, run: u64, python: Option<&PythonRuntime>) -> BTreeMap<OsString, OsString> {
+    /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then the
+    /// caller's, then what the system tells.
+    fn environment(
+        &self,
+        order: &Order,
+        workdir: &Workdir,
+        python: Option<&PythonRuntime>,
+    ) -> BTreeMap<OsString, OsString> {
         let launch = &order.launch;
         let mut environment = profile_environment(python.map(|python| &python.profile));
+        environment.insert("TMPDIR".into(), workdir.temporary().into());
         let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
         if let Some(address) = &self.engine_address {
             set("RUSTIC_ENGINE_ADDRESS", address);
@@ -206,7 +217,6 @@ impl Runtimes {
         set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
         set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
         set("RUSTIC_AGENT_HOST", self.host.as_str());
-        set(RUN_VARIABLE, &run.to_string());
         environment
     }
 }

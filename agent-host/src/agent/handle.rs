@@ -12,6 +12,7 @@ use crate::{
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,6 +30,8 @@ pub struct AgentStatus {
     pub admitted: bool,
     /// Its process.
     pub pid: Option<u32>,
+    /// The directory that belongs to its process.
+    pub directory: Option<Arc<Path>>,
     /// Restarts so far.
     pub restarts: u32,
     /// Why it is in this phase.
@@ -57,6 +60,7 @@ impl AgentStatus {
             phase: Phase::Starting,
             admitted: false,
             pid: None,
+            directory: None,
             restarts: 0,
             reason: String::new(),
             last_exit: None,
@@ -169,8 +173,9 @@ impl AgentHandle {
 
     /// What its process uses now; `None` while it has none.
     pub async fn usage(&self) -> Option<Usage> {
-        let pid = self.status().pid?;
-        let usage = usage::of(pid).await?;
+        let AgentStatus { pid, directory, .. } = self.status();
+        let pid = pid?;
+        let usage = usage::of(pid, directory).await?;
         // A process that was reaped meanwhile may have given its id to another.
         (self.status().pid == Some(pid)).then_some(usage)
     }

@@ -1,10 +1,17 @@
-//! Working directories: every process of an agent begins in an empty one of its own, which goes when the process has
-//! ended.
+//! Directories of agents: every process begins in an empty one of its own and has another, as empty, for what is temporary
+//! (TMPDIR). Both go when the process, and whatever it started, has ended.
+//!
+//! ```text
+//!  <--work-dir>/agent-host.<name>.<life>/<run>/work   where the process begins
+//!                                             /tmp    its TMPDIR
+//! ```
 
+use super::remove;
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -15,9 +22,13 @@ pub struct Workdirs {
     root: PathBuf,
 }
 
-/// The directory of one process. Dropping it removes it with all that is in it.
+/// The directories of one process. Dropping it removes them with all that is in them.
 #[derive(Debug)]
-pub struct Workdir(PathBuf);
+pub struct Workdir {
+    whole: Arc<Path>,
+    work: PathBuf,
+    temporary: PathBuf,
+}
 
 impl Workdirs {
     /// Makes `root`, which belongs to this life of the host alone.
@@ -26,11 +37,15 @@ impl Workdirs {
         Ok(Self { root })
     }
 
-    /// Makes the directory of a run.
+    /// Makes the directories of a run.
     pub fn make(&self, run: u64) -> io::Result<Workdir> {
-        let path = self.root.join(run.to_string());
-        private_dir(&path, false)?;
-        Ok(Workdir(path))
+        let whole = self.root.join(run.to_string());
+        private_dir(&whole, false)?;
+        let workdir =
+            Workdir { work: whole.join("work"), temporary: whole.join("tmp"), whole: Arc::from(whole.as_path()) };
+        private_dir(&workdir.work, false)?;
+        private_dir(&workdir.temporary, false)?;
+        Ok(workdir)
     }
 }
 
@@ -47,29 +62,40 @@ fn private_dir(path: &Path, with_parents: bool) -> io::Result<()> {
 }
 
 impl Workdir {
-    /// Where it is.
+    /// Where the process begins.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.work
+    }
+
+    /// Its TMPDIR.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// What holds both.
+    pub fn whole(&self) -> Arc<Path> {
+        self.whole.clone()
     }
 }
 
 impl Drop for Workdir {
     fn drop(&mut self) {
         // Usually empty, and then gone at once; what an agent filled is removed where it holds up nobody.
-        if fs::remove_dir(&self.0).is_err() {
-            let path = std::mem::take(&mut self.0);
-            let remove = move || match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    warn!(path = %path.display(), %error, "a working directory could not be removed");
-                }
-                _ => {}
-            };
-            if tokio::runtime::Handle::try_current().is_ok() {
-                // Nobody waits for it: the host ends without it in the worst case, and tells.
-                drop(spawn_blocking(remove));
-            } else {
-                remove();
+        let parts = [&*self.work, &*self.temporary, &*self.whole];
+        if parts.into_iter().all(|part| fs::remove_dir(part).is_ok()) {
+            return;
+        }
+        let path = self.whole.clone();
+        let remove = move || {
+            if let Err(error) = remove(&path) {
+                warn!(path = %path.display(), %error, "a working directory could not be removed");
             }
+        };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            // Nobody waits for it: the next life of the host removes it in the worst case.
+            drop(spawn_blocking(remove));
+        } else {
+            remove();
         }
     }
 }
@@ -84,10 +110,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let root = dir.path().join("deep/root");
         let workdirs = Workdirs::new(root.clone()).expect("a root");
-        let run = workdirs.make(7).expect("a directory");
-        assert_eq!(fs::metadata(run.path()).expect("it is there").permissions().mode() & 0o777, 0o700);
+        let run = workdirs.make(7).expect("directories");
+        for path in [run.path(), run.temporary(), &run.whole()] {
+            assert_eq!(fs::metadata(path).expect("it is there").permissions().mode() & 0o777, 0o700);
+        }
         fs::write(run.path().join("file"), "text").expect("it can be written");
-        assert!(workdirs.make(7).is_err(), "a run has one directory");
+        fs::write(run.temporary().join("file"), "text").expect("it can be written");
+        assert!(workdirs.make(7).is_err(), "a run has its directories once");
         drop(run);
         drop(workdirs);
         assert!(!root.exists());

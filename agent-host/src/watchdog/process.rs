@@ -1,6 +1,7 @@
 //! The watchdog's own program: no threads, no runtime, no allocation that matters. Waits for packets and for its timer.
 
 use super::{BootTime, Outlives, wire::Message};
+use crate::process::{Life, Mark, kin};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::OwnedFd,
@@ -8,7 +9,7 @@ use rustix::{
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, BorrowedFd},
 };
@@ -19,20 +20,24 @@ const NAME: &std::ffi::CStr = c"rustic-watchdog";
 struct Agent {
     pidfd: OwnedFd,
     outlives: Outlives,
+    /// That of whatever it starts; noted early, as it may have ended when that is looked for.
+    mark: Option<Mark>,
 }
 
 struct Guard<'a> {
     host: BorrowedFd<'a>,
+    life: Life,
     timer: OwnedFd,
     deadline: Option<BootTime>,
     agents: BTreeMap<u32, Agent>,
 }
 
-/// Watches until the host closes its end, then kills all agents, waits for their end, and returns.
-pub fn run(host: BorrowedFd<'_>) -> io::Result<()> {
+/// Watches until the host closes its end, then kills all agents and whatever they started in this `life` of the host, waits
+/// for their end, and returns.
+pub fn run(host: BorrowedFd<'_>, life: Life) -> io::Result<()> {
     rustix::thread::set_name(NAME)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    let mut guard = Guard { host, timer, deadline: None, agents: BTreeMap::new() };
+    let mut guard = Guard { host, life, timer, deadline: None, agents: BTreeMap::new() };
     while guard.wait_and_act()? {}
     guard.end_all()
 }
@@ -59,7 +64,8 @@ impl Guard<'_> {
     fn heed(&mut self, message: Message, descriptor: Option<OwnedFd>) -> io::Result<()> {
         match (message, descriptor) {
             (Message::Watch { pid, outlives }, Some(pidfd)) => {
-                self.agents.insert(pid, Agent { pidfd, outlives });
+                let mark = pid_of(pid).and_then(Mark::of);
+                self.agents.insert(pid, Agent { pidfd, outlives, mark });
                 self.kill_what_is_due();
             }
             (Message::Watch { .. }, None) => {}
@@ -92,10 +98,12 @@ impl Guard<'_> {
         let mut count = [0; 8];
         // Reading is what quietens the timer; it fails when the timer has not fired, which is as well.
         let _ = rustix::io::read(&self.timer, &mut count);
-        for (pid, agent) in &self.agents {
-            if agent.outlives == Outlives::Nothing {
-                kill(*pid, agent);
-            }
+        let due = || self.agents.iter().filter(|(_, agent)| agent.outlives == Outlives::Nothing);
+        // The agents first, all of them: of those there must never be two.
+        let killed = due().filter(|(pid, agent)| kill(**pid, agent)).count();
+        if killed > 0 {
+            let marks: BTreeSet<_> = due().filter_map(|(_, agent)| agent.mark).collect();
+            kin::end(|mark| marks.contains(&mark));
         }
     }
 
@@ -109,16 +117,22 @@ impl Guard<'_> {
             let mut descriptor = [PollFd::from_borrowed_fd(agent.pidfd.as_fd(), PollFlags::IN)];
             retry(|| poll(&mut descriptor, None))?;
         }
+        kin::end_life(self.life);
         Ok(())
     }
 }
 
-/// Kills a process and its group. The pidfd says whether the id is still that of the process.
-fn kill(pid: u32, agent: &Agent) {
+/// Kills a process and its group; tells whether it was there. The pidfd says whether the id is still that of the process.
+fn kill(pid: u32, agent: &Agent) -> bool {
     let lives = process::pidfd_send_signal(&agent.pidfd, Signal::KILL).is_ok();
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| lives) {
+    if let Some(pid) = pid_of(pid).filter(|_| lives) {
         let _ = process::kill_process_group(pid, Signal::KILL);
     }
+    lives
+}
+
+fn pid_of(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {

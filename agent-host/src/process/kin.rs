@@ -8,9 +8,9 @@ use super::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Longest wait for the end of what was killed before it is looked for again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
@@ -26,25 +26,26 @@ pub fn end_life(life: Life) -> (usize, bool) {
 /// Kills every process whose mark is meant, and what it starts meanwhile, until a look finds none that lives.
 pub fn end(meant: impl Fn(Mark) -> bool) -> (usize, bool) {
     let began = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let mut killed = 0;
+    let mut killed = BTreeSet::new();
     loop {
         let living = kill_once(&meant);
-        killed += living.len();
+        // One that takes its time to end is met again.
+        killed.extend(living.iter().map(|(pid, _)| pid.as_raw_nonzero()));
         if living.is_empty() {
-            return (killed, true);
+            return (killed.len(), true);
         }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         if now - began > Timespec::try_from(LONGEST).unwrap_or(LOOK_AGAIN) {
-            return (killed, false);
+            return (killed.len(), false);
         }
-        let mut ends: Vec<_> = living.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
+        let mut ends: Vec<_> = living.iter().map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)).collect();
         // Interrupted or over: the next look tells.
         let _ = poll(&mut ends, Some(&LOOK_AGAIN));
     }
 }
 
-/// Kills who lives and is meant; their pidfds.
-fn kill_once(meant: impl Fn(Mark) -> bool) -> Vec<OwnedFd> {
+/// Kills who lives and is meant.
+fn kill_once(meant: impl Fn(Mark) -> bool) -> Vec<(Pid, OwnedFd)> {
     let mut living = vec![];
     for pid in table::everybody().unwrap_or_default() {
         if !Mark::of(pid).is_some_and(&meant) {
@@ -58,7 +59,7 @@ fn kill_once(meant: impl Fn(Mark) -> bool) -> Vec<OwnedFd> {
         };
         // A zombie that nobody has reaped has its mark still.
         if !ended && Mark::of(pid).is_some_and(&meant) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
-            living.push(pidfd);
+            living.push((pid, pidfd));
         }
     }
     living
@@ -67,7 +68,6 @@ fn kill_once(meant: impl Fn(Mark) -> bool) -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::Pid;
     use std::{
         io::{BufRead as _, BufReader},
         process::{Command, Stdio},

@@ -32,7 +32,7 @@ fn what_carries_the_mark_of_a_run_that_lives_is_spared_and_so_is_what_has_none()
 #[test]
 fn only_what_was_born_since_the_oldest_expectation_may_be_what_is_expected() {
     let orphans = orphans("expected");
-    let before = Ticks::of_birth(process::getpid());
+    let before = Ticks::of_birth(Pid::INIT);
     assert!(!orphans.lock().is_expected(Some(Ticks::now()), None), "nothing is");
     let first = orphans.expect();
     assert!(!orphans.lock().is_expected(before, None), "it was there before");

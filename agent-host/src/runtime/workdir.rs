@@ -19,8 +19,12 @@ use tracing::warn;
 /// Where the directories are.
 #[derive(Debug)]
 pub struct Workdirs {
-    root: PathBuf,
+    root: Arc<Root>,
 }
+
+/// The directory of all; it goes with the last one in it.
+#[derive(Debug)]
+struct Root(PathBuf);
 
 /// The directories of one process. Dropping it removes them with all that is in them.
 #[derive(Debug)]
@@ -28,31 +32,38 @@ pub struct Workdir {
     whole: Arc<Path>,
     work: PathBuf,
     temporary: PathBuf,
+    root: Arc<Root>,
+}
+
+/// Directories that an agent has filled. Dropping it removes them, whether its turn to do so comes or the host ends before.
+struct Filled {
+    whole: Arc<Path>,
+    _root: Arc<Root>,
 }
 
 impl Workdirs {
     /// Makes `root`, which belongs to this life of the host alone.
     pub fn new(root: PathBuf) -> io::Result<Self> {
         private_dir(&root, true)?;
-        Ok(Self { root })
+        Ok(Self { root: Arc::new(Root(root)) })
     }
 
     /// Makes the directories of a run.
     pub fn make(&self, run: u64) -> io::Result<Workdir> {
-        let whole = self.root.join(run.to_string());
+        let whole = self.root.0.join(run.to_string());
         private_dir(&whole, false)?;
-        let workdir =
-            Workdir { work: whole.join("work"), temporary: whole.join("tmp"), whole: Arc::from(whole.as_path()) };
+        let (work, temporary, root) = (whole.join("work"), whole.join("tmp"), self.root.clone());
+        let workdir = Workdir { work, temporary, root, whole: Arc::from(whole) };
         private_dir(&workdir.work, false)?;
         private_dir(&workdir.temporary, false)?;
         Ok(workdir)
     }
 }
 
-impl Drop for Workdirs {
+impl Drop for Root {
     fn drop(&mut self) {
         // Fails when a directory could not be removed, which was told then.
-        let _ = fs::remove_dir(&self.root);
+        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -85,17 +96,18 @@ impl Drop for Workdir {
         if parts.into_iter().all(|part| fs::remove_dir(part).is_ok()) {
             return;
         }
-        let path = self.whole.clone();
-        let remove = move || {
-            if let Err(error) = remove(&path) {
-                warn!(path = %path.display(), %error, "a working directory could not be removed");
-            }
-        };
+        let filled = Filled { whole: self.whole.clone(), _root: self.root.clone() };
         if tokio::runtime::Handle::try_current().is_ok() {
-            // Nobody waits for it: the next life of the host removes it in the worst case.
-            drop(spawn_blocking(remove));
-        } else {
-            remove();
+            // Nobody waits for it.
+            drop(spawn_blocking(move || drop(filled)));
+        }
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.whole) {
+            warn!(path = %self.whole.display(), %error, "a working directory could not be removed");
         }
     }
 }

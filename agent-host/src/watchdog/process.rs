@@ -29,6 +29,8 @@ struct Guard<'a> {
     life: Life,
     timer: OwnedFd,
     deadline: Option<BootTime>,
+    /// The deadline at which what agents had started was ended.
+    kin_ended: Option<BootTime>,
     agents: BTreeMap<u32, Agent>,
 }
 
@@ -37,7 +39,7 @@ struct Guard<'a> {
 pub fn run(host: BorrowedFd<'_>, life: Life) -> io::Result<()> {
     rustix::thread::set_name(NAME)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    let mut guard = Guard { host, life, timer, deadline: None, agents: BTreeMap::new() };
+    let mut guard = Guard { host, life, timer, deadline: None, kin_ended: None, agents: BTreeMap::new() };
     while guard.wait_and_act()? {}
     guard.end_all()
 }
@@ -101,7 +103,8 @@ impl Guard<'_> {
         let due = || self.agents.iter().filter(|(_, agent)| agent.outlives == Outlives::Nothing);
         // The agents first, all of them: of those there must never be two.
         let killed = due().filter(|(pid, agent)| kill(**pid, agent)).count();
-        if killed > 0 {
+        if killed > 0 && self.kin_ended != self.deadline {
+            self.kin_ended = self.deadline;
             let marks: BTreeSet<_> = due().filter_map(|(_, agent)| agent.mark).collect();
             kin::end(|mark| marks.contains(&mark));
         }

@@ -8,6 +8,7 @@ fn orphans(test: &str) -> Arc<Orphans> {
 }
 
 /// A child that no task has, with a mark from before it does anything.
+#[allow(clippy::zombie_processes, reason = "who reaps it is what is tested")]
 fn child(mark: Option<Mark>, script: &str) -> Pid {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("read line; {script}")]).stdin(Stdio::piped());
@@ -86,6 +87,7 @@ async fn a_run_is_over_when_nothing_of_it_is_left_and_others_are_not_touched() {
 /// What a look and an end cost a host with many agents: `cargo test -p agent-host -- --ignored --nocapture thousand`.
 #[test]
 #[ignore = "measures, and starts a thousand processes"]
+#[allow(clippy::print_stdout, reason = "figures are what it is for")]
 fn a_look_among_a_thousand_children() {
     let orphans = orphans("thousand");
     let run = orphans.begin(1);

@@ -229,6 +229,45 @@ async fn a_process_that_has_tampered_with_its_mark_ends_with_its_agent() {
     assert_eq!(with_word(&word), [0; 0]);
 }
 
+/// Uses a server for MCP, by the SDK itself.
+const CLIENT: &str = "import asyncio, os, sys, threading\nfrom mcp import ClientSession, StdioServerParameters\n\
+    from mcp.client.stdio import stdio_client\nfrom rustic_ai.core.guild.agent import Agent\n\
+    async def serve(word):\n\
+    \x20   server = os.path.join(os.path.dirname(__file__), 'server.py')\n\
+    \x20   # One that does not end when nobody writes to it any more.\n\
+    \x20   script = f'{sys.executable} {server} {word}; exec sleep {word}'\n\
+    \x20   async with stdio_client(StdioServerParameters(command='/bin/sh', args=['-c', script])) as (reader, writer):\n\
+    \x20       async with ClientSession(reader, writer) as session:\n\
+    \x20           await session.initialize()\n\
+    \x20           print('TOOLS', [tool.name for tool in (await session.list_tools()).tools], flush=True)\n\
+    \x20           await asyncio.Event().wait()\n\
+    class Client(Agent):\n    def __init__(self):\n\
+    \x20       work = lambda: asyncio.run(serve(os.environ['WORD']))\n\
+    \x20       threading.Thread(target=work, daemon=True).start()\n";
+const SERVER: &str = "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('for a test')\n\
+    @server.tool()\ndef answer() -> int:\n    return 42\nserver.run()\n";
+
+#[tokio::test]
+async fn a_server_that_the_sdk_for_mcp_started_ends_with_its_agent_and_serves_its_next_life() {
+    let modules = Modules::new(&[("client", CLIENT), ("server", SERVER)]);
+    let stack = modules.stack(&[]).await;
+    let word = word();
+    let mut launch = python("g", "a", "client.Client");
+    launch.environment.insert("WORD".to_owned(), word.clone());
+    let agent = stack.create(launch).await.unwrap();
+    let served = |pid: u32| move |l: &serde_json::Value| l["message"] == "TOOLS ['answer']" && l["pid"] == pid;
+    stack.hosts[0].logged("the server's answer", served(agent.pid)).await;
+    let before = with_word(&word);
+    assert!(!before.is_empty());
+    kill(agent.pid, Signal::KILL);
+    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let agent = stack.agent_is("the agent's next life", "g", "a", back).await;
+    assert!(!before.iter().any(|pid| lives(*pid)), "it began when the one before was over");
+    stack.hosts[0].logged("the next server's answer", served(agent.pid)).await;
+    stack.stop("g", "a").await.unwrap();
+    assert_eq!(with_word(&word), [0; 0]);
+}
+
 /// Starts a hundred daemons that end; then tells how a process ended that another thread had started.
 const DAEMONS: &str = "import subprocess, threading\nfrom rustic_ai.core.guild.agent import Agent\n\
     class Starter(Agent):\n    def __init__(self):\n\

@@ -116,7 +116,7 @@ pub struct Settings {
     /// Niceness of agents, 0 to 19: the more, the more of the processor is left to this host when there is too little
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(0..=19), value_name = "N")]
     pub agent_nice: i32,
-    /// Folder for the working directories of agents; default: one in the system's temporary folder
+    /// Folder for the directories of agents, where each begins and its TMPDIR; default: the system's temporary folder
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// Time between two looks at what the agents use, for the metrics

@@ -140,6 +140,7 @@ fn usage(usage: Usage) -> pb::AgentUsage {
         private_bytes: usage.private,
         cpu_time: Some(convert::duration(usage.cpu)),
         threads: usage.threads,
+        scratch_bytes: usage.scratch,
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod ambient;
 pub mod error;
+mod former;
 pub mod grpc;
 pub mod health;
 pub mod lease;
@@ -40,7 +41,7 @@ use crate::{
     ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseKeeper},
     limits::Inherited,
-    process::{Orphans, Spawner, memory::MemoryKills},
+    process::{Life, Orphans, Spawner, memory::MemoryKills},
     profiles::Profile,
     runtime::{PythonRuntime, Runtimes, profile_environment},
     succession::Succession,
@@ -90,8 +91,10 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
 
     let (host, incarnation) = (settings.host()?, settings.incarnation()?);
     // Zygotes warm up while the agents of a former life end.
-    let processes = Processes::start(&settings, &host, limits, &everything)?;
+    let life = Life::of(&incarnation);
+    let processes = Processes::start(&settings, &host, life, limits, &everything)?;
     let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
+    former::clear_up(succession.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
     let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
     let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &everything)?;
     let keeper = tokio::spawn(keeper.run(everything.clone()));
@@ -193,10 +196,11 @@ impl Processes {
     fn start(
         settings: &Settings,
         host: &HostId,
+        life: Life,
         limits: Inherited,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let orphans = Arc::new(Orphans::default());
+        let orphans = Orphans::new(life);
         orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
         let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits)
             .context("cannot start the spawner thread")?;
@@ -216,14 +220,15 @@ fn supervisor(
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
     let Processes { orphans, spawner, python } = processes;
-    let watchdog = Watchdog::start(spawner.clone(), succession.into(), stop.clone());
+    let life = Life::of(&incarnation);
+    let watchdog = Watchdog::start(spawner.clone(), life, succession.into(), stop.clone());
     let memory_kills = Arc::new(MemoryKills::watch());
     let runtimes = Runtimes {
         python,
         spawner,
         orphans,
         watchdog,
-        workdirs: settings.workdirs(&host, &incarnation)?,
+        workdirs: settings.workdirs(&host, life)?,
         engine_address: settings.engine_address.clone(),
         host: host.clone(),
         output_limit: settings.output_limit(),

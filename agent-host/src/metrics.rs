@@ -23,6 +23,7 @@ pub const ALL: &[Metric] = &[
     Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
     Metric::Gauge("rustic_host_zygote_generation", "Zygote generations that took over, by runtime profile"),
     Metric::Gauge("rustic_host_agents_pss_bytes", "Proportional set size of all agents, at the last look"),
+    Metric::Gauge("rustic_host_agents_scratch_bytes", "What directories of agents take on disk, at the last look"),
     Metric::Gauge("rustic_host_agents_cpu_seconds", "Processor time of the agents that live now, at the last look"),
 ];
 
@@ -59,15 +60,17 @@ pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration, stop: Can
             rounds.tick().await;
             let handles = supervisor.list(None, None, usize::MAX);
             let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
-            let (mut pss, mut cpu) = (0, Duration::ZERO);
+            let (mut pss, mut scratch, mut cpu) = (0, 0, Duration::ZERO);
             for handle in handles {
                 if let Some(usage) = handle.usage().await {
                     pss += usage.pss;
+                    scratch += usage.scratch;
                     cpu += usage.cpu;
                 }
                 sleep(pause).await;
             }
             gauge("rustic_host_agents_pss_bytes", &[], pss as f64);
+            gauge("rustic_host_agents_scratch_bytes", &[], scratch as f64);
             gauge("rustic_host_agents_cpu_seconds", &[], cpu.as_secs_f64());
         }
     };

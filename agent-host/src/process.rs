@@ -5,12 +5,17 @@
 
 mod child;
 mod inherited;
+pub mod kin;
+mod mark;
 pub mod memory;
 mod orphans;
+mod scratch;
 mod spawner;
+mod table;
 pub mod usage;
 
 pub use child::{Child, Signal};
 pub use inherited::keep_from_children;
-pub use orphans::{Expected, Orphans, RUN_VARIABLE};
+pub use mark::{Life, Mark};
+pub use orphans::{Expected, Kin, Orphans};
 pub use spawner::{OnHostsEnd, SpawnError, Spawner, Started, output_pipe};

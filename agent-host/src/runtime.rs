@@ -8,6 +8,7 @@ mod document;
 mod lack;
 mod process;
 mod python;
+mod removal;
 mod report;
 mod start_error;
 mod workdir;
@@ -15,6 +16,7 @@ mod workdir;
 pub use lack::Lack;
 pub use process::{Process, Told};
 pub use python::{PythonRuntime, PythonStatus};
+pub use removal::remove;
 pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
@@ -23,7 +25,7 @@ pub use start_error::{Blame, StartError};
 use crate::{
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
-    process::{Orphans, RUN_VARIABLE, Spawner, Started, memory::MemoryKills},
+    process::{Orphans, Spawner, Started, memory::MemoryKills},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
     zygote::Imports,
@@ -40,6 +42,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -109,6 +112,10 @@ impl Runtime for Runtimes {
         let run = self.begin_run()?;
         let (Started { mut child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
         child.watch().map_err(StartError::Unwatched)?;
+        if let Some(mark) = run.kin.mark() {
+            // Once more for one that was executed with it; one that was forked for us has not run a line of the agent's yet.
+            child.mark(mark).map_err(StartError::Unwatched)?;
+        }
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
@@ -128,12 +135,13 @@ impl Runtime for Runtimes {
             RuntimeKind::Python(_) => Asked::Process,
             RuntimeKind::Command(_) => Asked::Group,
         };
-        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, _run: run }))
+        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, run }))
     }
 
     fn learn(&self, order: &Order, imports: Imports) {
         if let Ok(Some(python)) = self.python_of(&order.launch) {
-            python.learn(order, imports, &self.environment(order, 0, Some(python)));
+            // Where it keeps what is temporary differs from process to process, whatever it is called.
+            python.learn(order, imports, &self.environment(order, Path::new("/"), Some(python)));
         }
     }
 
@@ -158,8 +166,7 @@ impl Runtimes {
     fn begin_run(&self) -> Result<Run, StartError> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
-        self.orphans.run_began(number);
-        Ok(Run { number, workdir, orphans: self.orphans.clone() })
+        Ok(Run { kin: self.orphans.begin(number), workdir })
     }
 
     /// The Python environment of a launch; none for a command.
@@ -175,7 +182,7 @@ impl Runtimes {
 
     async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed), StartError> {
         let python = self.python_of(&order.launch)?;
-        let environment = self.environment(order, run.number, python);
+        let environment = self.environment(order, run.workdir.temporary(), python);
         let directory = run.workdir.path();
         if let Some(python) = python
             && let Some(warm) = python.warm(order, &environment, directory).await?
@@ -188,14 +195,20 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        Ok((self.spawner.spawn(command).await?, feed))
+        Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed))
     }
 
-    /// The host's environment without the host's own settings, then the profile's, then the caller's, then what the
-    /// system tells.
-    fn environment(&self, order: &Order, run: u64, python: Option<&PythonRuntime>) -> BTreeMap<OsString, OsString> {
+    /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then the
+    /// caller's, then what the system tells.
+    fn environment(
+        &self,
+        order: &Order,
+        temporary: &Path,
+        python: Option<&PythonRuntime>,
+    ) -> BTreeMap<OsString, OsString> {
         let launch = &order.launch;
         let mut environment = profile_environment(python.map(|python| &python.profile));
+        environment.insert("TMPDIR".into(), temporary.into());
         let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
         if let Some(address) = &self.engine_address {
             set("RUSTIC_ENGINE_ADDRESS", address);
@@ -207,7 +220,6 @@ impl Runtimes {
         set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
         set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
         set("RUSTIC_AGENT_HOST", self.host.as_str());
-        set(RUN_VARIABLE, &run.to_string());
         environment
     }
 }

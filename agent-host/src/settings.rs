@@ -3,6 +3,7 @@
 use crate::{
     lease::LeaseTimes,
     output::OutputLimit,
+    process::Life,
     profiles::{self, Profile},
     runtime::Workdirs,
     starts::Starts,
@@ -121,7 +122,7 @@ pub struct Settings {
     /// Niceness of agents, 0 to 19: the more, the more of the processor is left to this host when there is too little
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(0..=19), value_name = "N")]
     pub agent_nice: i32,
-    /// Folder for the working directories of agents; default: one in the system's temporary folder
+    /// Folder for the directories of agents, where each begins and its TMPDIR; default: the system's temporary folder
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// Time between two looks at what the agents use, for the metrics
@@ -266,11 +267,31 @@ impl Settings {
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Where agents get their working directories in this life of the host.
-    pub fn workdirs(&self, host: &HostId, incarnation: &Incarnation) -> anyhow::Result<Workdirs> {
-        let parent = self.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let root = std::path::absolute(parent)?.join(format!("agent-host.{host}.{incarnation}"));
-        Workdirs::new(root).context("--work-dir")
+    /// Where agents get their directories in this life of the host.
+    pub fn workdirs(&self, host: &HostId, life: Life) -> anyhow::Result<Workdirs> {
+        let (parent, prefix) = self.workdir_names(host)?;
+        Workdirs::new(parent.join(format!("{prefix}{life}"))).context("--work-dir")
+    }
+
+    /// Where they got them in all lives of the host that have left something.
+    pub fn workdirs_of_all_lives(&self, host: &HostId) -> anyhow::Result<Vec<PathBuf>> {
+        let (parent, prefix) = self.workdir_names(host)?;
+        let entries = match std::fs::read_dir(&parent) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.with_context(|| format!("--work-dir {}", parent.display()))?,
+        };
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+        let is_life = |name: &String| name.strip_prefix(&prefix).is_some_and(|life| life.parse::<Life>().is_ok());
+        Ok(entries.filter_map(name).filter(is_life).map(|name| parent.join(name)).collect())
+    }
+
+    /// The folder, and how names in it begin. Short, since a Unix socket in an agent's TMPDIR has 108 bytes for its path; and no
+    /// other host's, of this registry or another.
+    fn workdir_names(&self, host: &HostId) -> anyhow::Result<(PathBuf, String)> {
+        let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
+        let digest = Sha256::new().chain_update(self.registry_mark()).chain_update(host.as_str()).finalize();
+        let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        Ok((parent, format!("agent-host.{name}.")))
     }
 
     /// How long nobody is placed after the registry was lost: by then every host that runs agents has told it, or its lease

@@ -5,7 +5,8 @@
 //!       │                                            │
 //!       │ stopped, wedged: the deadline passes ──────┤ kills those that must not outlive the lease
 //!       │ gone: the socket closes ───────────────────┘ kills all, waits for their end, ends; only then is the lock of
-//!       │                                              the host's name free (`succession`)
+//!       │                                              the host's name free (`succession`). In both cases what they
+//!       │                                              started goes with them, by its mark (`process::kin`)
 //!       └ loses its watchdog, or one that does not listen: kills what is left of it, starts another at once, tells it
 //!         everything, and starts no agent meanwhile
 //! ```
@@ -22,7 +23,7 @@
 pub mod process;
 mod wire;
 
-use crate::process::{Child, OnHostsEnd, Signal, Spawner};
+use crate::process::{Child, Life, OnHostsEnd, Signal, Spawner};
 use rustix::time::ClockId;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,6 +116,7 @@ struct Known {
 
 /// Handle to the watchdog.
 pub struct Watchdog {
+    life: Life,
     known: Mutex<Known>,
     alive: watch::Sender<bool>,
 }
@@ -134,9 +136,10 @@ impl Drop for Watched {
 }
 
 impl Watchdog {
-    /// Starts a watchdog and keeps one alive until `stop`. `lock` stays locked as long as it lives.
-    pub fn start(spawner: Spawner, lock: OwnedFd, stop: CancellationToken) -> Arc<Self> {
-        let watchdog = Arc::new(Self { known: Mutex::default(), alive: watch::Sender::new(false) });
+    /// Starts a watchdog for this `life` of the host and keeps one alive until `stop`. `lock` stays locked as long as it
+    /// lives.
+    pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, stop: CancellationToken) -> Arc<Self> {
+        let watchdog = Arc::new(Self { life, known: Mutex::default(), alive: watch::Sender::new(false) });
         let kept = watchdog.clone();
         // On cancel the socket is closed with the last handle, which ends the watchdog.
         tokio::spawn(async move { stop.run_until_cancelled(kept.keep(spawner, lock)).await });
@@ -214,7 +217,7 @@ impl Watchdog {
         let (ours, theirs) = wire::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
         // The lock travels as standard output: nothing else of ours is open in the watchdog.
-        command.arg(WORD).stdin(Stdio::from(theirs)).env_clear();
+        command.args([WORD, &self.life.to_string()]).stdin(Stdio::from(theirs)).env_clear();
         let mut child = spawner.spawn_with(command, Stdio::from(lock.try_clone()?), OnHostsEnd::Outlives).await?;
         let served = match self.brief(ours).await {
             Ok(()) => self.serve(&mut child).await,

@@ -40,6 +40,24 @@ pub fn parent_and_session(pid: u32) -> Option<(u32, u32)> {
     Some((stat(pid, 4)?, stat(pid, 6)?))
 }
 
+/// Processes that live and have `word` in their command line.
+pub fn with_word(word: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("there is a process table").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has_word = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(word)
+    };
+    pids.filter(has_word).filter(|pid| lives(*pid)).collect()
+}
+
+/// The mark by which a host knows whose a process is.
+pub fn mark(pid: u32) -> Option<String> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    line.split_whitespace().nth(1).map(str::to_owned)
+}
+
 /// Niceness of a process.
 pub fn niceness(pid: u32) -> Option<i32> {
     stat(pid, 19)

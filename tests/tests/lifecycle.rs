@@ -199,7 +199,7 @@ async fn orphans_of_a_living_agent_are_reaped_and_agents_die_with_their_host() {
     let mut stack = Stack::start().await;
     // A daemon whose parent ends at once becomes the host's child; when it ends it must be reaped.
     let body = "(sleep 0.2 & exec true); (sleep 1003 & exec true); exec sleep 1000";
-    let agent = stack.create(script("g", "a", body)).await.unwrap();
+    stack.create(script("g", "a", body)).await.unwrap();
     let host = stack.hosts[0].pid();
     let family = wait_until("one orphan to live on and one to be reaped", async || {
         let children = agents(host);
@@ -209,10 +209,11 @@ async fn orphans_of_a_living_agent_are_reaped_and_agents_die_with_their_host() {
     .await;
     stack.hosts[0].signal(Signal::KILL);
     stack.hosts[0].ended().await;
-    wait_until("the agent to die with its host", async || if lives(agent.pid) { Err(agent.pid) } else { Ok(()) })
-        .await;
-    // Its daemon outlives a killed host outside a container (see ARCHITECTURE.md); a test must not leave it.
-    family.into_iter().filter(|pid| lives(*pid)).for_each(kill);
+    wait_until("the agent and its daemon to die with their host", async || {
+        let left: Vec<_> = family.iter().filter(|pid| lives(**pid)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crate::{
 use rustic_proto::launch::Launch;
 use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
 use std::{
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -36,6 +37,8 @@ pub struct AgentStatus {
     pub admitted: bool,
     /// Its process.
     pub pid: Option<u32>,
+    /// The directory that belongs to its process.
+    pub directory: Option<Arc<Path>>,
     /// Restarts so far.
     pub restarts: u32,
     /// Why it is in this phase.
@@ -64,6 +67,7 @@ impl AgentStatus {
             phase: Phase::Starting,
             admitted: false,
             pid: None,
+            directory: None,
             restarts: 0,
             reason: String::new(),
             last_exit: None,
@@ -212,8 +216,9 @@ impl AgentHandle {
 
     /// What its process uses now; `None` while it has none.
     pub async fn usage(&self) -> Option<Usage> {
-        let pid = self.status().pid?;
-        let usage = usage::of(pid).await?;
+        let AgentStatus { pid, directory, .. } = self.status();
+        let pid = pid?;
+        let usage = usage::of(pid, directory).await?;
         // A process that was reaped meanwhile may have given its id to another.
         (self.status().pid == Some(pid)).then_some(usage)
     }

@@ -1,6 +1,6 @@
 //! One process: its signals and its end.
 
-use super::orphans::Orphans;
+use super::{mark::Mark, orphans::Orphans};
 use rustic_registry::ExitStatus;
 use rustix::process::{self, Pid, WaitId, WaitIdOptions};
 use std::{
@@ -43,6 +43,11 @@ impl Child {
         Ok(process::pidfd_open(self.pid, process::PidfdFlags::NONBLOCK)?)
     }
 
+    /// Marks it, and with it whatever it starts from now on. Errors: the kernel does not let us.
+    pub fn mark(&self, mark: Mark) -> io::Result<()> {
+        Ok(mark.put_on(self.pid)?)
+    }
+
     /// Signals its whole process group. The group keeps its id until we reap the leader, so this cannot hit another.
     pub fn signal(&self, signal: Signal) {
         let signal = match signal {
@@ -81,10 +86,16 @@ impl Child {
         // Readable means that the leader is a zombie: its id, and so that of its group, is still taken.
         let _readable = watch.readable().await?;
         self.signal(Signal::Kill);
-        let id = WaitId::PidFd(watch.get_ref().as_fd());
-        let status = process::waitid(id, WaitIdOptions::EXITED)?;
-        self.reaped = true;
-        self.orphans.forget(self.pid);
+        let status = {
+            // Under the lock: whoever lists our children meanwhile would miss one.
+            let mut orphans = self.orphans.lock();
+            let id = WaitId::PidFd(watch.get_ref().as_fd());
+            let status = process::waitid(id, WaitIdOptions::EXITED)?;
+            self.reaped = true;
+            orphans.forget(self.pid);
+            status
+        };
+        self.orphans.look();
         let status = status.ok_or_else(|| io::Error::other("the process ended without a status"))?;
         let code = status.exit_status().map(ExitStatus::Code);
         let signal = status.terminating_signal().map(ExitStatus::Signal);
@@ -102,7 +113,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.signal(Signal::Kill);
         if !self.reaped {
-            self.orphans.adopt(self.pid);
+            self.orphans.lock().forget(self.pid);
+            self.orphans.look();
         }
     }
 }

@@ -1,119 +1,292 @@
-//! Reaps what agents leave behind.
+//! Ends what agents leave behind, and reaps it.
 //!
-//! This process is a child subreaper: when an agent's own children lose their parent, they become ours. Those that end
-//! are reaped; those that outlive their agent are killed even if they escaped its session, because they carry the number
-//! of the run they belong to in their environment. One that escapes its session *and* clears its environment lives on
-//! until this host ends: only a cgroup of its own would hold it.
+//! This process is a child subreaper: what loses its parent below an agent becomes ours. Whose it is, its mark tells
+//! ([`super::mark`]), whatever it did to its session, its parents and its environment.
+//!
+//! ```text
+//!                        ┌ run lives ──────▶ spared: a daemon of an agent that lives
+//!  child of ours that    │ run has ended ──▶ killed with all below it, until a look finds none
+//!  no agent task has ────┤ no run's mark ──▶ killed as well: it has tampered with its mark
+//!                        │ no mark ────────▶ spared: nothing of an agent's
+//!                        └ ended ──────────▶ reaped, unless it may be a child that is just being made for us
+//! ```
+//!
+//! All of a run hangs below us at any time: what is killed gives us its children before it is a zombie, and those are found
+//! by the next look. So a run is over when a look finds nothing of it; only then does its agent start again ([`Kin::end`]).
+//!
+//! What it costs: an end that is nobody's is found by the kernel (`reap`), children are listed once for each end of a run or
+//! for many at once (`sweep`), and only marks of children that no agent task has are read.
 
-use super::child::Child;
-use rustix::process::{self, Pid, PidfdFlags, WaitOptions, pidfd_open};
-use std::{
-    collections::HashSet,
-    fs, io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use super::{
+    child::Child,
+    mark::{self, Life, Mark},
+    table::{self, Fate, Ticks},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{self, Pid, PidfdFlags, pidfd_open};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, watch},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
-/// Environment variable that holds the number of the run a process belongs to.
-pub const RUN_VARIABLE: &str = "RUSTIC_AGENT_RUN";
+/// Longest wait for the end of what was killed. It takes milliseconds, or it hangs in the kernel.
+const GONE: Duration = Duration::from_secs(1);
+/// Shortest and longest pause before what should be gone is looked for again; an end is noticed at once.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
-/// Which processes are looked after by an agent task, and the runs that still live.
-#[derive(Debug, Default)]
+/// Who is looked after by an agent task, and the runs that live.
 pub struct Orphans {
-    managed: Mutex<HashSet<Pid>>,
-    /// Children that somebody else is just making for us. While there are any, no ended child is reaped: it may be one
-    /// of them, and its exit status is wanted.
-    expected: AtomicUsize,
-    runs: Mutex<HashSet<u64>>,
+    life: Life,
+    /// Without it nothing that outlives its agent can be told apart.
+    can_mark: bool,
+    state: Mutex<State>,
+    /// There is something to do for the sweeper.
+    wake: Notify,
+    swept: watch::Sender<Swept>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    managed: HashSet<Pid>,
+    /// When somebody began to make a child for us, by number. One that ended since may be that child, and its exit status is
+    /// wanted.
+    expected: BTreeMap<u64, Ticks>,
+    expectations: u64,
+    living: HashSet<Mark>,
+    /// A run ended that the last look has not seen.
+    run_ended: bool,
+    looks: u64,
+}
+
+/// What a look at our children found.
+#[derive(Debug, Default)]
+struct Swept {
+    look: u64,
+    /// Marks of what was there and must not be.
+    left: HashSet<Mark>,
+    killed: usize,
+}
+
+impl State {
+    /// Forgets a process that its handle has reaped, or gives up.
+    pub(super) fn forget(&mut self, pid: Pid) {
+        self.managed.remove(&pid);
+    }
+
+    fn is_spared(&self, mark: Option<Mark>) -> bool {
+        mark.is_none_or(|mark| self.living.contains(&mark))
+    }
+
+    /// Whether an ended child, which no task has, may be one that is just being made.
+    fn is_expected(&self, born: Option<Ticks>, mark: Option<Mark>) -> bool {
+        // Of the same tick as the expectation: nobody knows.
+        let born_since = |begun: &Ticks| born.is_none_or(|born| born >= *begun);
+        self.is_spared(mark) && self.expected.values().next().is_some_and(born_since)
+    }
 }
 
 impl Orphans {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashSet<Pid>> {
-        self.managed.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nobody's children so far.
+    pub fn new(life: Life) -> Arc<Self> {
+        let can_mark = mark::possible();
+        if !can_mark {
+            warn!(
+                "this system does not let processes be marked (RLIMIT_LOCKS); what leaves an agent's session may outlive it"
+            );
+        }
+        let (state, wake, swept) = (Mutex::default(), Notify::new(), watch::Sender::default());
+        Arc::new(Self { life, can_mark, state, wake, swept })
     }
 
-    fn runs(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn forget(&self, pid: Pid) {
-        self.lock().remove(&pid);
+    /// Something became nobody's.
+    pub(super) fn look(&self) {
+        self.wake.notify_one();
     }
 
-    /// From now on nobody else reaps `pid`.
-    pub(super) fn adopt(self: &Arc<Self>, pid: Pid) {
-        self.lock().remove(&pid);
-        self.sweep();
-    }
-
-    /// Announces that a child of ours is about to appear that we did not start ourselves.
+    /// Announces that a child of ours is about to appear that nobody manages yet.
     pub fn expect(self: &Arc<Self>) -> Expected {
-        self.expected.fetch_add(1, Ordering::SeqCst);
-        Expected { orphans: self.clone() }
+        let mut state = self.lock();
+        state.expectations += 1;
+        let number = state.expectations;
+        state.expected.insert(number, Ticks::now());
+        Expected { orphans: self.clone(), number }
     }
 
-    /// A run begins: what carries its number may live.
-    pub fn run_began(&self, run: u64) {
-        self.runs().insert(run);
+    /// A run begins: what carries its mark may live.
+    pub fn begin(self: &Arc<Self>, run: u64) -> Kin {
+        let mark = self.can_mark.then(|| self.life.mark(run));
+        self.lock().living.extend(mark);
+        Kin { orphans: self.clone(), mark }
     }
 
-    /// A run ended: what still carries its number is killed.
-    pub fn run_ended(&self, run: u64) {
-        self.runs().remove(&run);
-        self.sweep();
-    }
-
-    /// Becomes the subreaper and reaps orphans whenever a child ends, until `stop`.
+    /// Becomes the subreaper and looks after orphans until `stop`.
     pub fn start(self: &Arc<Self>, stop: CancellationToken) -> io::Result<()> {
         process::set_child_subreaper(Some(process::getpid()))?;
-        let mut child_ended = signal(SignalKind::child())?;
+        let ended = signal(SignalKind::child())?;
         let orphans = self.clone();
-        tokio::spawn(async move {
-            // Both arms are cancel-safe: a signal that is missed here is still pending at the next turn.
-            while let Some(Some(())) = stop.run_until_cancelled(child_ended.recv()).await {
-                orphans.sweep();
-            }
-        });
+        tokio::spawn(async move { stop.run_until_cancelled(orphans.look_after(ended)).await });
         Ok(())
     }
 
-    /// Reaps ended orphans and kills those of ended runs.
-    fn sweep(&self) {
-        let managed = self.lock();
-        let children = match children() {
-            Ok(children) => children,
-            Err(error) => return warn!(%error, "cannot list child processes; orphans are not reaped"),
-        };
-        if self.expected.load(Ordering::SeqCst) > 0 {
-            return;
-        }
-        for pid in children.into_iter().filter(|pid| !managed.contains(pid)) {
-            match process::waitpid(Some(pid), WaitOptions::NOHANG) {
-                Ok(Some(_)) => debug!(pid = pid.as_raw_nonzero(), "reaped an orphan"),
-                Ok(None) => self.kill_if_left_over(pid),
-                // Not our child after all: it was listed by a thread that is just starting it.
-                Err(_) => {}
+    async fn look_after(self: Arc<Self>, mut ended: Signal) {
+        let mut again: Option<Duration> = None;
+        loop {
+            let pause = async {
+                match again {
+                    Some(pause) => sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // All arms are cancel-safe: a signal or a wake that is missed here is still there at the next turn.
+            tokio::select! {
+                _ = ended.recv() => {}
+                () = self.wake.notified() => {}
+                () = pause => {}
             }
+            self.reap();
+            if again.is_none() && !std::mem::take(&mut self.lock().run_ended) {
+                continue;
+            }
+            let orphans = self.clone();
+            // Where reading the marks of an agent's thousand daemons holds up nobody.
+            let swept = match spawn_blocking(move || orphans.sweep()).await {
+                Ok(Ok(swept)) => swept,
+                Ok(Err(error)) => {
+                    warn!(%error, "child processes cannot be listed; what agents leave is not ended");
+                    again = Some(LOOK_AGAIN.1);
+                    continue;
+                }
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            };
+            again = match (swept.left.is_empty(), again) {
+                (true, _) => None,
+                (false, None) => Some(LOOK_AGAIN.0),
+                (false, Some(pause)) => Some((pause * 2).min(LOOK_AGAIN.1)),
+            };
+            self.swept.send_replace(swept);
         }
     }
 
-    fn kill_if_left_over(&self, pid: Pid) {
-        let Some(run) = run_of(pid) else { return };
-        if !self.runs().contains(&run) {
-            warn!(pid = pid.as_raw_nonzero(), run, "killing a process that outlived its agent");
-            let _ = process::kill_process(pid, process::Signal::KILL);
+    /// Reaps what has ended and is nobody's. It stops at one that somebody else reaps: who does looks again.
+    fn reap(&self) {
+        while let Some(pid) = table::ended_child() {
+            let (born, mark) = (Ticks::of_birth(pid), Mark::of(pid));
+            let state = self.lock();
+            if state.managed.contains(&pid) || state.is_expected(born, mark) {
+                return;
+            }
+            table::reap(pid);
         }
+    }
+
+    /// Looks once at all children that no task has, and kills those that must not be there, with what is below them.
+    fn sweep(&self) -> io::Result<Swept> {
+        let (look, nobodys) = {
+            // Under the lock, so that nobody is reaped meanwhile and no child is missed.
+            let mut state = self.lock();
+            state.looks += 1;
+            let children = table::own_children()?;
+            let nobodys: Vec<_> = children.into_iter().filter(|pid| !state.managed.contains(pid)).collect();
+            (state.looks, nobodys)
+        };
+        let mut swept = Swept { look, ..Swept::default() };
+        for pid in nobodys {
+            let Some(mark) = Mark::of(pid).filter(|mark| !self.lock().is_spared(Some(*mark))) else { continue };
+            match table::reap(pid) {
+                // Listed while a task had it, which has reaped it since: whoever has its id now is not meant.
+                Fate::Gone => {}
+                // Its children may have come after the list was read.
+                Fate::Reaped => _ = swept.left.insert(mark),
+                Fate::Lives => {
+                    swept.left.insert(mark);
+                    swept.killed += self.kill_with_all_below(pid);
+                }
+            }
+        }
+        if swept.killed > 0 {
+            info!(processes = swept.killed, "killed what an ended agent had left");
+        }
+        Ok(swept)
+    }
+
+    /// Kills a child and what is below it, as far as it can be seen; what cannot becomes ours with its parent's end.
+    fn kill_with_all_below(&self, child: Pid) -> usize {
+        let (mut next, mut killed) = (vec![child], 0);
+        while let Some(pid) = next.pop() {
+            // Whoever has the id when its mark is read is who is killed, or nobody.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let mark = Mark::of(pid);
+            if mark.is_some() && !self.lock().is_spared(mark) {
+                killed += usize::from(process::pidfd_send_signal(&pidfd, process::Signal::KILL).is_ok());
+            }
+            next.extend(table::children(pid));
+        }
+        killed
+    }
+}
+
+/// All processes of one run, whatever became of their parents. Dropping it ends them.
+pub struct Kin {
+    orphans: Arc<Orphans>,
+    mark: Option<Mark>,
+}
+
+impl Kin {
+    /// By what its processes are known; `None` where that is not possible.
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    /// Ends what is left of a run whose first process was reaped, and waits until it is gone: for a second, as what hangs in
+    /// the kernel must not hold up the agent for ever.
+    pub async fn end(&self) {
+        let Some((mark, begun)) = self.give_up() else { return };
+        let strange = |left: &Mark| *left == mark || left.life() != mark.life();
+        let mut swept = self.orphans.swept.subscribe();
+        let gone = swept.wait_for(|swept| swept.look > begun && !swept.left.iter().any(strange));
+        if timeout(GONE, gone).await.is_err() {
+            warn!("what an agent had started cannot be killed within {GONE:?}; its next life may meet it");
+        }
+    }
+
+    /// Its processes may not live any more; tells how many looks had begun before. `None` when that was said already.
+    fn give_up(&self) -> Option<(Mark, u64)> {
+        let mark = self.mark?;
+        let mut state = self.orphans.lock();
+        if !state.living.remove(&mark) {
+            return None;
+        }
+        state.run_ended = true;
+        let looks = state.looks;
+        drop(state);
+        self.orphans.look();
+        Some((mark, looks))
+    }
+}
+
+impl Drop for Kin {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
 /// A child that is about to appear. Dropping it lets the reaper go on.
 pub struct Expected {
     orphans: Arc<Orphans>,
+    number: u64,
 }
 
 impl Expected {
@@ -121,33 +294,17 @@ impl Expected {
     pub fn adopt(self, pid: u32) -> io::Result<Child> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        self.orphans.lock().insert(pid);
+        self.orphans.lock().managed.insert(pid);
         Ok(Child::new(pid, pidfd, self.orphans.clone()))
     }
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        self.orphans.expected.fetch_sub(1, Ordering::SeqCst);
-        self.orphans.sweep();
+        self.orphans.lock().expected.remove(&self.number);
+        self.orphans.look();
     }
 }
 
-/// Process ids of our children, whichever thread they hang on.
-fn children() -> io::Result<Vec<Pid>> {
-    let mut pids = vec![];
-    for task in fs::read_dir("/proc/self/task")? {
-        // A thread that ended meanwhile has given its children to another one, which is listed too.
-        let Ok(text) = fs::read_to_string(task?.path().join("children")) else { continue };
-        pids.extend(text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
-    }
-    Ok(pids)
-}
-
-fn run_of(pid: Pid) -> Option<u64> {
-    let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
-    environment.split(|byte| *byte == 0).find_map(|variable| {
-        let text = std::str::from_utf8(variable).ok()?;
-        text.strip_prefix(RUN_VARIABLE)?.strip_prefix('=')?.parse().ok()
-    })
-}
+#[cfg(test)]
+mod tests;

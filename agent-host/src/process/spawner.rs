@@ -3,11 +3,11 @@
 //! PDEATHSIG fires when the *thread* that forked ends, not the process. Worker threads of an async runtime may end;
 //! this one lives as long as the program.
 
-use super::{child::Child, orphans::Orphans};
+use super::{child::Child, mark::Mark, orphans::Orphans};
 use crate::limits::Inherited;
 use rustix::{
     fs::{Mode, OFlags},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::Pid,
 };
 use std::{
     io,
@@ -50,6 +50,7 @@ pub struct Started {
 struct Order {
     command: Command,
     end: OnHostsEnd,
+    mark: Option<Mark>,
     reply: oneshot::Sender<Result<(Child, Pipes), SpawnError>>,
 }
 
@@ -80,16 +81,21 @@ impl Spawner {
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
-                let _ = order.reply.send(start(order.command, order.end, &orphans, nice, limits));
+                let _ = order.reply.send(start(order.command, order.end, order.mark, &orphans, nice, limits));
             }
         })?;
         Ok(Self { orders })
     }
 
     /// Starts `command` as the leader of a new session, with its output piped to us.
-    pub async fn spawn(&self, mut command: Command) -> Result<Started, SpawnError> {
+    pub async fn spawn(&self, command: Command) -> Result<Started, SpawnError> {
+        self.spawn_marked(command, None).await
+    }
+
+    /// The same, with a mark that it hands down to whatever it starts.
+    pub async fn spawn_marked(&self, mut command: Command, mark: Option<Mark>) -> Result<Started, SpawnError> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (child, pipes) = self.order(command, OnHostsEnd::Dies).await?;
+        let (child, pipes) = self.order(command, OnHostsEnd::Dies, mark).await?;
         match pipes {
             (Some(stdout), Some(stderr)) => Ok(Started { child, stdout, stderr }),
             // Dropping the child kills it.
@@ -105,12 +111,17 @@ impl Spawner {
         end: OnHostsEnd,
     ) -> Result<Child, SpawnError> {
         command.stdout(stdout).stderr(Stdio::null());
-        self.order(command, end).await.map(|(child, _)| child)
+        self.order(command, end, None).await.map(|(child, _)| child)
     }
 
-    async fn order(&self, command: Command, end: OnHostsEnd) -> Result<(Child, Pipes), SpawnError> {
+    async fn order(
+        &self,
+        command: Command,
+        end: OnHostsEnd,
+        mark: Option<Mark>,
+    ) -> Result<(Child, Pipes), SpawnError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(Order { command, end, reply }).map_err(|_| SpawnError::Stopping)?;
+        self.orders.try_send(Order { command, end, mark, reply }).map_err(|_| SpawnError::Stopping)?;
         answer.await.map_err(|_| SpawnError::Stopping)?
     }
 }
@@ -118,28 +129,23 @@ impl Spawner {
 fn start(
     mut command: Command,
     end: OnHostsEnd,
+    mark: Option<Mark>,
     orphans: &Arc<Orphans>,
     nice: i32,
     limits: Inherited,
 ) -> Result<(Child, Pipes), SpawnError> {
-    prepare(&mut command, end, nice, limits);
+    prepare(&mut command, end, mark, nice, limits);
     let program = command.get_program().to_string_lossy().into_owned();
-    // The lock keeps the orphan reaper away until the new process is known to be ours.
-    let mut managed = orphans.lock();
+    // Keeps the orphan reaper away until the new process is known to be ours.
+    let expected = orphans.expect();
     let mut child = command.spawn().map_err(|source| SpawnError::Exec { program, source })?;
-    let pid = Pid::from_child(&child);
-    managed.insert(pid);
-    drop(managed);
-    let unwatched = |error: io::Error| {
-        // Both fail only when it has ended already.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-        orphans.lock().remove(&pid);
-        SpawnError::Watch(error)
-    };
     let pipes = (child.stdout.take().map(Into::into), child.stderr.take().map(Into::into));
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| unwatched(e.into()))?;
-    Ok((Child::new(pid, pidfd, orphans.clone()), pipes))
+    let adopted = expected.adopt(child.id()).map_err(|error| {
+        // Fails only when it has ended already.
+        let _ = rustix::process::kill_process_group(Pid::from_child(&child), rustix::process::Signal::KILL);
+        SpawnError::Watch(error)
+    })?;
+    Ok((adopted, pipes))
 }
 
 /// A pipe for the output of a process that somebody else starts for us: our end, and the child's.
@@ -149,7 +155,7 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
-fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32, limits: Inherited) {
+fn prepare(command: &mut Command, end: OnHostsEnd, mark: Option<Mark>, nice: i32, limits: Inherited) {
     let host = rustix::process::getpid();
     let session_nice = nice.to_string();
     let before_exec = move || {
@@ -161,6 +167,9 @@ fn prepare(command: &mut Command, end: OnHostsEnd, nice: i32, limits: Inherited)
         limits.give_back()?;
         rustix::process::nice(nice)?;
         yield_as_a_session(&session_nice);
+        if let Some(mark) = mark {
+            mark.put_on_self()?;
+        }
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         if rustix::process::getppid() != Some(host) {
             // The host died between fork and prctl; nobody will signal us any more.

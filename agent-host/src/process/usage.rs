@@ -1,7 +1,8 @@
-//! What a process uses, read from /proc.
+//! What a process uses, read from /proc, and from the directory that is its own.
 
+use super::scratch;
 use rustix::{param::clock_ticks_per_second, process::Pid};
-use std::{fs, io, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 
 /// Memory and processor time of a process.
@@ -15,6 +16,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Threads.
     pub threads: u32,
+    /// Bytes that its directory takes on disk, at least.
+    pub scratch: u64,
 }
 
 /// Reads what a process uses. Walks its page table: about a millisecond for an agent. Errors: it has ended.
@@ -38,18 +41,23 @@ fn parse(memory: &str, stat: &str) -> Option<Usage> {
         private: bytes("Private_Clean")? + bytes("Private_Dirty")?,
         cpu: Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64),
         threads: fields.get(17)?.parse().ok()?,
+        scratch: 0,
     })
 }
 
 /// Memory of its own that a process uses, in bytes; `None` when it has ended.
 pub async fn private_memory(pid: u32) -> Option<u64> {
-    of(pid).await.map(|usage| usage.private)
+    of(pid, None).await.map(|usage| usage.private)
 }
 
-/// What a process uses, read where waiting for the kernel holds up nobody; `None` when it has ended.
-pub async fn of(pid: u32) -> Option<Usage> {
+/// What a process and its directory use, read where waiting for the kernel holds up nobody; `None` when it has ended.
+pub async fn of(pid: u32, directory: Option<Arc<Path>>) -> Option<Usage> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-    spawn_blocking(move || read(pid)).await.ok()?.ok()
+    let read = move || {
+        let usage = read(pid)?;
+        Ok::<_, io::Error>(Usage { scratch: directory.map_or(0, |directory| scratch::bytes(&directory)), ..usage })
+    };
+    spawn_blocking(read).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -67,7 +75,7 @@ mod tests {
         let memory = "Pss:  12 kB\nPss_Dirty: 3 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: 2 kB\n";
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100";
         let usage = parse(memory, stat).expect("well-formed");
-        let expected = Usage { pss: 12 << 10, private: 3 << 10, cpu: usage.cpu, threads: 4 };
+        let expected = Usage { pss: 12 << 10, private: 3 << 10, cpu: usage.cpu, threads: 4, scratch: 0 };
         assert_eq!(usage, expected);
         assert_eq!(usage.cpu.as_secs_f64(), 200.0 / clock_ticks_per_second() as f64);
         assert_eq!(parse("", stat), None);

@@ -3,12 +3,12 @@
 use super::{Report, Reports, Workdir};
 use crate::{
     output::Output,
-    process::{Child, Orphans, Signal, memory},
+    process::{Child, Kin, Signal, memory},
     watchdog::Watched,
 };
 use async_trait::async_trait;
 use rustic_registry::ExitStatus;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 use tracing::warn;
 
 /// The next thing a process tells or does.
@@ -27,11 +27,16 @@ pub trait Process: Send {
     fn pid(&self) -> u32;
     /// Its resident memory now, in bytes; `None` when that cannot be told.
     fn resident(&self) -> Option<u64>;
-    /// Signals it: SIGKILL with all it started.
+    /// Signals it; SIGKILL with its group.
     fn signal(&self, signal: Signal);
     /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
     async fn told(&mut self) -> Told;
-    /// Takes the rest of its output after its end.
+    /// The directory that is its own, with all that is in it; `None` where there is nothing to look at.
+    fn directory(&self) -> Option<Arc<Path>> {
+        None
+    }
+    /// After its end: ends whatever it has started, and takes the rest of its output. When this is over, it may be started
+    /// again.
     async fn finish(self: Box<Self>);
 }
 
@@ -52,20 +57,14 @@ pub(super) struct OwnProcess {
     pub(super) reports: Reports,
     pub(super) output: Output,
     pub(super) _watched: Watched,
-    pub(super) _run: Run,
+    pub(super) run: Run,
 }
 
-/// One run of an agent: a number by which what it leaves behind is found, and a working directory. Both end with it.
+/// One run of an agent: all processes that it ever consists of, and the directories that are theirs. Both end with it, in
+/// this order.
 pub(super) struct Run {
-    pub(super) number: u64,
+    pub(super) kin: Kin,
     pub(super) workdir: Workdir,
-    pub(super) orphans: Arc<Orphans>,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.orphans.run_ended(self.number);
-    }
 }
 
 #[async_trait]
@@ -100,7 +99,12 @@ impl Process for OwnProcess {
         }
     }
 
+    fn directory(&self) -> Option<Arc<Path>> {
+        Some(self.run.workdir.whole())
+    }
+
     async fn finish(mut self: Box<Self>) {
+        self.run.kin.end().await;
         std::mem::take(&mut self.output).finish().await;
     }
 }

@@ -1,10 +1,17 @@
-//! Working directories: every process of an agent begins in an empty one of its own, which goes when the process has
-//! ended.
+//! Directories of agents: every process begins in an empty one of its own and has another, as empty, for what is temporary
+//! (TMPDIR). Both go when the process, and whatever it started, has ended.
+//!
+//! ```text
+//!  <--work-dir>/agent-host.<name>.<life>/<run>/work   where the process begins
+//!                                             /tmp    its TMPDIR
+//! ```
 
+use super::remove;
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -12,12 +19,27 @@ use tracing::warn;
 /// Where the directories are.
 #[derive(Debug)]
 pub struct Workdirs {
-    root: PathBuf,
+    root: Arc<Root>,
 }
 
-/// The directory of one process. Dropping it removes it with all that is in it.
+/// The directory of all; it goes with the last one in it.
 #[derive(Debug)]
-pub struct Workdir(PathBuf);
+struct Root(PathBuf);
+
+/// The directories of one process. Dropping it removes them with all that is in them.
+#[derive(Debug)]
+pub struct Workdir {
+    whole: Arc<Path>,
+    work: PathBuf,
+    temporary: PathBuf,
+    root: Arc<Root>,
+}
+
+/// Directories that an agent has filled. Dropping it removes them, whether its turn to do so comes or the host ends before.
+struct Filled {
+    whole: Arc<Path>,
+    _root: Arc<Root>,
+}
 
 impl Workdirs {
     /// Makes `root`, which belongs to this life of the host alone.
@@ -25,23 +47,26 @@ impl Workdirs {
         private_dir(&root, true).map_err(|e| {
             io::Error::new(e.kind(), format!("cannot make the working directory {}: {e}", root.display()))
         })?;
-        Ok(Self { root })
+        Ok(Self { root: Arc::new(Root(root)) })
     }
 
-    /// Makes the directory of a run. Errors: which it would have been, and what the system said.
+    /// Makes the directories of a run. Errors: which it could not make, and what the system said.
     pub fn make(&self, run: u64) -> Result<Workdir, (PathBuf, io::Error)> {
-        let path = self.root.join(run.to_string());
-        match private_dir(&path, false) {
-            Ok(()) => Ok(Workdir(path)),
-            Err(error) => Err((path, error)),
-        }
+        let whole = self.root.0.join(run.to_string());
+        let made = |path: &Path| private_dir(path, false).map_err(|error| (path.to_owned(), error));
+        made(&whole)?;
+        let (work, temporary, root) = (whole.join("work"), whole.join("tmp"), self.root.clone());
+        let workdir = Workdir { work, temporary, root, whole: Arc::from(whole) };
+        made(&workdir.work)?;
+        made(&workdir.temporary)?;
+        Ok(workdir)
     }
 }
 
-impl Drop for Workdirs {
+impl Drop for Root {
     fn drop(&mut self) {
         // Fails when a directory could not be removed, which was told then.
-        let _ = fs::remove_dir(&self.root);
+        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -50,29 +75,41 @@ fn private_dir(path: &Path, with_parents: bool) -> io::Result<()> {
 }
 
 impl Workdir {
-    /// Where it is.
+    /// Where the process begins.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.work
+    }
+
+    /// Its TMPDIR.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// What holds both.
+    pub fn whole(&self) -> Arc<Path> {
+        self.whole.clone()
     }
 }
 
 impl Drop for Workdir {
     fn drop(&mut self) {
         // Usually empty, and then gone at once; what an agent filled is removed where it holds up nobody.
-        if fs::remove_dir(&self.0).is_err() {
-            let path = std::mem::take(&mut self.0);
-            let remove = move || match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    warn!(path = %path.display(), %error, "a working directory could not be removed");
-                }
-                _ => {}
-            };
-            if tokio::runtime::Handle::try_current().is_ok() {
-                // Nobody waits for it: the host ends without it in the worst case, and tells.
-                drop(spawn_blocking(remove));
-            } else {
-                remove();
-            }
+        let parts = [&*self.work, &*self.temporary, &*self.whole];
+        if parts.into_iter().all(|part| fs::remove_dir(part).is_ok()) {
+            return;
+        }
+        let filled = Filled { whole: self.whole.clone(), _root: self.root.clone() };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            // Nobody waits for it.
+            drop(spawn_blocking(move || drop(filled)));
+        }
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.whole) {
+            warn!(path = %self.whole.display(), %error, "a working directory could not be removed");
         }
     }
 }
@@ -87,10 +124,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let root = dir.path().join("deep/root");
         let workdirs = Workdirs::new(root.clone()).expect("a root");
-        let run = workdirs.make(7).expect("a directory");
-        assert_eq!(fs::metadata(run.path()).expect("it is there").permissions().mode() & 0o777, 0o700);
+        let run = workdirs.make(7).expect("directories");
+        for path in [run.path(), run.temporary(), &run.whole()] {
+            assert_eq!(fs::metadata(path).expect("it is there").permissions().mode() & 0o777, 0o700);
+        }
         fs::write(run.path().join("file"), "text").expect("it can be written");
-        assert!(workdirs.make(7).is_err(), "a run has one directory");
+        fs::write(run.temporary().join("file"), "text").expect("it can be written");
+        assert!(workdirs.make(7).is_err(), "a run has its directories once");
         drop(run);
         drop(workdirs);
         assert!(!root.exists());

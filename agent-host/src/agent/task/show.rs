@@ -50,6 +50,7 @@ impl AgentTask {
         self.status.send_modify(|s| {
             s.phase = phase;
             s.pid = self.process.as_ref().map(|p| p.pid());
+            s.directory = self.process.as_ref().and_then(|p| p.directory());
             s.restarts = self.machine.restarts();
             self.machine.reason().clone_into(&mut s.reason);
             if before.answered {

@@ -167,16 +167,18 @@ class StartTimings(_message.Message):
     def __init__(self, claim: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., admit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., spawn: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., initialize: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., advance: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_call: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
 
 class AgentUsage(_message.Message):
-    __slots__ = ("pss_bytes", "private_bytes", "cpu_time", "threads")
+    __slots__ = ("pss_bytes", "private_bytes", "cpu_time", "threads", "scratch_bytes")
     PSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CPU_TIME_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    SCRATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
     pss_bytes: int
     private_bytes: int
     cpu_time: _duration_pb2.Duration
     threads: int
-    def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+    scratch_bytes: int
+    def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ..., scratch_bytes: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
     __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage", "last_lines")

@@ -35,6 +35,7 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     Returns:
         Exit code: 0 after SIGTERM, 1 when the agent could not start.
     """
+    _forget_temporary_folder()
     document = LaunchDocument.parse(host.read_document())
     wrapper = None
     try:
@@ -75,6 +76,12 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
     sigterm.wait()
     agent.shut_down(wrapper, _SHUTDOWN)
     return 0
+
+
+def _forget_temporary_folder() -> None:
+    """Has TMPDIR looked at anew: a zygote may have looked before it was an agent, and Python remembers."""
+    if tempfile := sys.modules.get("tempfile"):
+        tempfile.tempdir = None
 
 
 def _begin_log() -> None:

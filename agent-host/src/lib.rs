@@ -34,7 +34,7 @@ pub mod zygote;
 pub use settings::Settings;
 
 use crate::{
-    agent::Home,
+    agent::{Deaths, Home},
     ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseKeeper},
     process::{Orphans, Spawner},
@@ -225,10 +225,17 @@ fn supervisor(
         registry,
         runtime: Arc::new(runtimes),
         starts: settings.starts(),
+        deaths: Deaths::new(settings.max_deliveries),
         lease: lease.clone(),
         ambient: Ambient::MACHINE,
     };
-    let host = HostSettings { max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
+    let host = HostSettings {
+        max_agents,
+        start_timeout: settings.start_timeout,
+        stop_timeout: settings.stop_timeout,
+        drain_timeout: settings.drain_timeout,
+        hold: settings.hold(),
+    };
     Ok(Supervisor::new(host, home))
 }
 

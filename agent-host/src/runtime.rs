@@ -5,9 +5,11 @@
 
 mod command;
 mod document;
+mod liveness;
 mod process;
 mod python;
 mod report;
+mod state;
 mod workdir;
 
 pub use process::{Process, Told};
@@ -17,6 +19,7 @@ pub use workdir::{Workdir, Workdirs};
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 
 use crate::{
+    agent::poison::Skip,
     output::{Output, OutputLimit, Source, Tail},
     process::{Orphans, RUN_VARIABLE, SpawnError, Spawner, Started},
     profiles::Profile,
@@ -30,11 +33,13 @@ use rustic_proto::{
     profile::ProfileName,
 };
 use rustic_registry::{Epoch, HostId, OnDisconnect};
+use state::StateFile;
 use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
     io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -73,6 +78,10 @@ pub struct Order {
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
     pub machine_id: u8,
+    /// Messages that are not handed to it any more.
+    pub skip: Vec<Skip>,
+    /// The file in which it writes what it is at work on, once it has one.
+    pub state: Option<PathBuf>,
 }
 
 /// What runs the agents of a host. Real processes here; a simulation has its own.
@@ -115,6 +124,8 @@ impl Runtime for Runtimes {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         self.watchdog.alive().await;
         let run = self.begin_run()?;
+        let state = self.state_file(order, &run)?;
+        let order = &Order { state: state.as_ref().map(|state| state.path().to_owned()), ..order.clone() };
         let (Started { child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
@@ -135,7 +146,18 @@ impl Runtime for Runtimes {
             RuntimeKind::Python(_) => Asked::Process,
             RuntimeKind::Command(_) => Asked::Group,
         };
-        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, _run: run }))
+        let liveness = order.launch.liveness_timeout;
+        Ok(Box::new(OwnProcess {
+            child,
+            asked,
+            reports,
+            state,
+            liveness,
+            hangs: None,
+            output,
+            _watched: watched,
+            _run: run,
+        }))
     }
 
     fn learn(&self, order: &Order, imported: Vec<String>) {
@@ -159,6 +181,17 @@ impl Runtimes {
         let workdir = self.workdirs.make(number).map_err(StartError::Workdir)?;
         self.orphans.run_began(number);
         Ok(Run { number, workdir, orphans: self.orphans.clone() })
+    }
+
+    /// The page in which an agent says what it is at work on; a command has none.
+    fn state_file(&self, order: &Order, run: &Run) -> Result<Option<StateFile>, StartError> {
+        match &order.launch.runtime {
+            RuntimeKind::Python(_) => {
+                let path = run.workdir.path().with_extension("state");
+                StateFile::make(path).map(Some).map_err(StartError::Workdir)
+            }
+            RuntimeKind::Command(_) => Ok(None),
+        }
     }
 
     /// The Python environment of a launch; none for a command.

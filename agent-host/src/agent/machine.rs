@@ -207,6 +207,7 @@ impl Machine {
             Event::Stuck(why) => match self.state {
                 State::Running { since, .. } => {
                     self.renew_budget(since, now);
+                    self.reason.clone_from(&why);
                     self.kill(After::Stuck(why))
                 }
                 _ => vec![],

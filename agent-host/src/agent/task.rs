@@ -334,7 +334,7 @@ impl AgentTask {
     async fn exited(&mut self, status: ExitStatus) {
         let at_work = self.process.as_ref().and_then(|process| process.at_work());
         let exit = Exit { status, last_words: self.last_words.take(), at_work };
-        self.reaped(status).await;
+        self.reaped(&exit).await;
         // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
         // yet that the lease is lost.
         if self.lease.is_over((self.ambient.boot)()) {
@@ -368,10 +368,11 @@ impl AgentTask {
         }
     }
 
-    async fn reaped(&mut self, status: ExitStatus) {
+    async fn reaped(&mut self, exit: &Exit) {
+        let status = exit.status;
         self.turn = None;
         if let Some(process) = self.process.take() {
-            info!(pid = process.pid(), %status, "process ended");
+            info!(pid = process.pid(), %status, how = %exit, "process ended");
             process.finish().await;
         }
         let at = (self.ambient.wall)();

@@ -71,7 +71,10 @@ impl Stands {
             Doing::Returns(message) if self.step >= timeout => Some(format!(
                 "its handling loop did not come round for more than {seconds} s, its liveness timeout, after {message}"
             )),
-            Doing::Waits | Doing::Handles(_) | Doing::Returns(_) if self.beat >= timeout => {
+            Doing::Handles(message) if self.beat >= timeout => Some(format!(
+                "its interpreter ran nothing else for more than {seconds} s, its liveness timeout, at work on {message}"
+            )),
+            Doing::Waits | Doing::Returns(_) if self.beat >= timeout => {
                 Some(format!("its interpreter ran nothing for more than {seconds} s, its liveness timeout"))
             }
             Doing::Waits | Doing::Handles(_) | Doing::Returns(_) => None,

@@ -25,6 +25,9 @@ struct Document<'a> {
     /// Where the process writes what it is at work on; a command has no such place.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'a Path>,
+    /// Its host watches whether it comes round.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    watched: bool,
     /// Messages that are set aside instead of being handled.
     #[serde(skip_serializing_if = "<[Skip]>::is_empty")]
     skip: &'a [Skip],
@@ -46,6 +49,7 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
         client_type: &message.client_type,
         client_properties: &message.client_properties,
         state: order.state.as_deref(),
+        watched: order.launch.liveness_timeout.is_some(),
         skip: &order.skip,
     };
     let mut text = serde_json::to_vec(&document)

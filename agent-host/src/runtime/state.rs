@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Numbers have 8 bytes in the machine's order. The sequence is odd while the agent writes what stands beside it, and grows
-//! with every write; beats grow about every second while the agent's interpreter runs. The twin is
+//! with every write; beats grow while the agent's interpreter
+//! runs, about every second if the launch has a liveness timeout. The twin is
 //! `python/src/rustic_ai/k8s/runtime/state.py`. Nothing in it is trusted: an agent can only harm itself by what it writes.
 
 use crate::agent::poison::Delivery;

@@ -41,6 +41,7 @@ class LaunchDocument:
         client_type: Name of the messaging client; empty: SimpleClient.
         client_properties: JSON object; empty: none.
         state: File in which the process says what it is at work on; empty: nobody reads it.
+        watched: The host watches whether the handling loop comes round.
         skip: Messages that are set aside instead of being handled.
     """
 
@@ -56,6 +57,7 @@ class LaunchDocument:
     client_type: str
     client_properties: str
     state: str = ""
+    watched: bool = False
     skip: tuple[Skip, ...] = ()
 
     @classmethod

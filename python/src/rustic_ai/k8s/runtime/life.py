@@ -26,8 +26,9 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Seconds to unsubscribe in, once no handler is at work any more.
 _SHUTDOWN = 3.0
-# Seconds between two looks at the threads that handle messages. Every look costs an idle agent as little as it can.
-_LOOK = 1.0
+# Seconds between two looks at the threads that handle messages: to wake up costs an idle agent more than the look. A host that
+# watches whether the agent comes round is shown so more often.
+_LOOK, _BEAT = 5.0, 1.0
 
 
 class BadSetting(Exception):
@@ -89,7 +90,7 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         initialize_seconds=time.monotonic() - imported,
         imported=[] if inherited is None else agent.missed_imports(document, inherited, modules),
     )
-    service.serve(sigterm, _LOOK)
+    service.serve(sigterm, _BEAT if document.watched else _LOOK)
     service.end(sigterm.pass_on, _SHUTDOWN)
     return 0
 

@@ -25,7 +25,9 @@ class Phase(IntEnum):
 
 def key(topic: str, message_id: int) -> tuple[bytes, int]:
     """A message as the page has it: the topic cut to the room there is, the id in 64 bits."""
-    return topic.encode("utf-8", "replace")[:_MAX_TOPIC], message_id & _MASK
+    cut = topic.encode("utf-8", "replace")[:_MAX_TOPIC]
+    # A whole number of characters, so that the host gives back what it read.
+    return cut.decode("utf-8", "ignore").encode(), message_id & _MASK
 
 
 class State:

@@ -10,7 +10,7 @@ from typing import Any
 
 # Looks in a row that find nobody who listens, nor anybody who mends that; between one mending thread and the next there may
 # be none for a moment.
-_DEAF = 3
+_DEAF = 2
 _MENDERS = ("redis-pubsub-health-monitor", "redis-pubsub-reconnect")
 
 

@@ -113,8 +113,12 @@ impl Service {
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
         self.supervisor.check_incarnation(&r.incarnation)?;
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
-        let grace = request::stop_timeout(r.timeout.as_ref())?;
-        let kind = if r.moves { StopKind::Moves } else { StopKind::Asked };
+        let asked = request::stop_timeout(r.timeout.as_ref())?;
+        let (kind, grace) = match (r.moves, r.timeout) {
+            (true, None) => (StopKind::Moves, self.supervisor.time_to_move()),
+            (true, Some(_)) => (StopKind::Moves, asked),
+            (false, _) => (StopKind::Asked, asked),
+        };
         let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), kind, grace).await?;
         let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));
         Ok(pb::StopAgentResponse { exit })

@@ -37,7 +37,7 @@ pub mod zygote;
 pub use settings::Settings;
 
 use crate::{
-    agent::Home,
+    agent::{Deaths, Home},
     ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseKeeper},
     limits::Inherited,
@@ -242,10 +242,17 @@ fn supervisor(
         registry,
         runtime: Arc::new(runtimes),
         starts: settings.starts(),
+        deaths: Deaths::new(settings.max_deliveries),
         lease: lease.clone(),
         ambient: Ambient::MACHINE,
     };
-    let host = HostSettings { max_agents, start_timeout: settings.start_timeout, hold: settings.hold() };
+    let host = HostSettings {
+        max_agents,
+        start_timeout: settings.start_timeout,
+        stop_timeout: settings.stop_timeout,
+        drain_timeout: settings.drain_timeout,
+        hold: settings.hold(),
+    };
     let supervisor = Supervisor::new(host, home);
     let looks = memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every);
     tokio::spawn(stop.clone().run_until_cancelled_owned(looks));

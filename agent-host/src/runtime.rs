@@ -6,11 +6,13 @@
 mod command;
 mod document;
 mod lack;
+mod liveness;
 mod process;
 mod python;
 mod removal;
 mod report;
 mod start_error;
+mod state;
 mod workdir;
 
 pub use lack::Lack;
@@ -23,6 +25,7 @@ pub use report::{InitFailure, Report, Reports, Stage, StartTimes};
 pub use start_error::{Blame, StartError};
 
 use crate::{
+    agent::poison::Skip,
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
     process::{Orphans, Spawner, Started, memory::MemoryKills},
@@ -38,11 +41,12 @@ use rustic_proto::{
     profile::ProfileName,
 };
 use rustic_registry::{Epoch, HostId, OnDisconnect};
+use state::StateFile;
 use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -61,6 +65,10 @@ pub struct Order {
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
     pub machine_id: u8,
+    /// Messages that are not handed to it any more.
+    pub skip: Vec<Skip>,
+    /// The file in which it writes what it is at work on, once it has one.
+    pub state: Option<PathBuf>,
 }
 
 /// What runs the agents of a host. Real processes here; a simulation has its own.
@@ -110,6 +118,8 @@ impl Runtime for Runtimes {
         limits::descriptors_for(Purpose::Start)?;
         self.watchdog.alive().await;
         let run = self.begin_run()?;
+        let state = self.state_file(order, &run)?;
+        let order = &Order { state: state.as_ref().map(|state| state.path().to_owned()), ..order.clone() };
         let (Started { mut child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
         child.watch().map_err(StartError::Unwatched)?;
         if let Some(mark) = run.kin.mark() {
@@ -135,7 +145,18 @@ impl Runtime for Runtimes {
             RuntimeKind::Python(_) => Asked::Process,
             RuntimeKind::Command(_) => Asked::Group,
         };
-        Ok(Box::new(OwnProcess { child, asked, reports, output, _watched: watched, run }))
+        let liveness = order.launch.liveness_timeout;
+        Ok(Box::new(OwnProcess {
+            child,
+            asked,
+            reports,
+            state,
+            liveness,
+            hangs: None,
+            output,
+            _watched: watched,
+            run,
+        }))
     }
 
     fn learn(&self, order: &Order, imports: Imports) {
@@ -167,6 +188,18 @@ impl Runtimes {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
         Ok(Run { kin: self.orphans.begin(number), workdir })
+    }
+
+    /// The page in which an agent says what it is at work on; a command has none.
+    fn state_file(&self, order: &Order, run: &Run) -> Result<Option<StateFile>, StartError> {
+        match &order.launch.runtime {
+            RuntimeKind::Python(_) => {
+                let path = run.workdir.path().with_extension("state");
+                let made = StateFile::make(path.clone()).map(Some);
+                made.map_err(|source| StartError::Workdir { path, source })
+            }
+            RuntimeKind::Command(_) => Ok(None),
+        }
     }
 
     /// The Python environment of a launch; none for a command.

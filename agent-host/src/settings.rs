@@ -86,10 +86,13 @@ pub struct Settings {
     /// Time a process may take from its start to ready
     #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
     pub start_timeout: Duration,
+    /// Deaths of an agent over one message after which the message is set aside, in the guild's dead-letter topic; 0: never
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub max_deliveries: u32,
     /// Time agents get between SIGTERM and SIGKILL when this host stops
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
     pub stop_timeout: Duration,
-    /// Time that engine-svc gets to move agents elsewhere when this host stops
+    /// Time that engine-svc gets to move agents elsewhere when this host stops, and agents that move to finish what they handle
     #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
     /// Python interpreter of the python runtime

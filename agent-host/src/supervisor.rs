@@ -23,7 +23,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     ops::Bound,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -83,6 +83,10 @@ pub struct HostSettings {
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
     pub start_timeout: Duration,
+    /// Time that agents get to end when this host ends.
+    pub stop_timeout: Duration,
+    /// Time that agents get to move elsewhere before.
+    pub drain_timeout: Duration,
     /// How long nobody is placed after the registry was lost.
     pub hold: Duration,
 }
@@ -94,6 +98,8 @@ pub struct Supervisor {
     agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
     tasks: TaskTracker,
     ending: AtomicBool,
+    /// When those that have not moved are ended.
+    drained_by: OnceLock<Instant>,
 }
 
 impl Supervisor {
@@ -105,6 +111,7 @@ impl Supervisor {
             agents: Arc::default(),
             tasks: TaskTracker::new(),
             ending: AtomicBool::new(false),
+            drained_by: OnceLock::new(),
         })
     }
 
@@ -267,7 +274,8 @@ impl Supervisor {
         claim_took: Option<Duration>,
     ) -> Result<Attached, HostError> {
         let key = creation.launch.key.clone();
-        let order = Order { launch: Arc::new(creation.launch), epoch: claim.epoch, machine_id: claim.machine_id };
+        let GivenClaim { epoch, machine_id } = claim;
+        let order = Order { launch: Arc::new(creation.launch), epoch, machine_id, skip: vec![], state: None };
         let launching = Launching {
             order,
             request_id: creation.request_id,
@@ -372,8 +380,17 @@ impl Supervisor {
         }
     }
 
+    /// Time between SIGTERM and SIGKILL of an agent that moves: what is left of the time to drain, and never less than agents
+    /// get whose host ends.
+    pub fn time_to_move(&self) -> Duration {
+        let HostSettings { stop_timeout, drain_timeout, .. } = self.settings;
+        let left = self.drained_by.get().map(|by| by.saturating_duration_since(Instant::now()));
+        left.unwrap_or(drain_timeout).max(stop_timeout)
+    }
+
     /// Takes no more agents.
     pub async fn close(&self) {
+        self.drained_by.get_or_init(|| Instant::now() + self.settings.drain_timeout);
         self.ending.store(true, Ordering::Relaxed);
         self.home.lease.drain().await;
     }

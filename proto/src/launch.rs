@@ -21,6 +21,8 @@ pub const LOG_LEVEL: &str = "RUSTIC_AGENT_LOG_LEVEL";
 /// Where a launch names its runtime profile.
 pub const PROFILE_FIELD: &str = "launch.runtime.python.profile";
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Bounds of a liveness timeout: an interpreter shows about every second that it runs.
+const LIVENESS_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(24 * 3600));
 
 /// What turns a spec into a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct Launch {
     pub restart: RestartPolicy,
     /// Time from start to ready, if the caller set one.
     pub start_timeout: Option<Duration>,
+    /// Longest time for which its handling loop may not come round, if there is a limit.
+    pub liveness_timeout: Option<Duration>,
     /// What runs it.
     pub runtime: RuntimeKind,
     /// The launch as it came.
@@ -111,6 +115,7 @@ impl Launch {
         let restart = RestartPolicy::read(message.restart_policy.as_ref(), &mut v);
         let timeout = message.start_timeout.as_ref();
         let start_timeout = crate::request::duration("launch.start_timeout", timeout, MAX_START_TIMEOUT, &mut v);
+        let liveness_timeout = liveness_timeout(&message, runtime.as_ref(), &mut v);
         let digest = digest(&message);
         let launch = guild.zip(agent).zip(name).zip(runtime).map(|(((guild, agent), name), runtime)| Self {
             key: AgentKey { guild, agent },
@@ -120,6 +125,7 @@ impl Launch {
             on_disconnect,
             restart,
             start_timeout,
+            liveness_timeout,
             runtime,
             message,
         });
@@ -202,6 +208,26 @@ fn runtime(wire: Option<&pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind
     }
 }
 
+fn liveness_timeout(
+    message: &pb::AgentLaunch,
+    runtime: Option<&RuntimeKind>,
+    v: &mut Violations,
+) -> Option<Duration> {
+    const FIELD: &str = "launch.liveness_timeout";
+    let (shortest, longest) = LIVENESS_TIMEOUT;
+    let timeout = crate::request::duration(FIELD, message.liveness_timeout.as_ref(), longest, v)?;
+    if timeout.is_zero() {
+        return None;
+    }
+    if timeout < shortest {
+        v.add(FIELD, format!("must be at least {} s; leave it out for no limit", shortest.as_secs()));
+    }
+    if let Some(RuntimeKind::Command(_)) = runtime {
+        v.add(FIELD, "needs the python runtime: nobody knows what a command is at work on; leave it out");
+    }
+    Some(timeout)
+}
+
 fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations) {
     const FIELD: &str = "launch.agent_spec.resources";
     let Some(wire) = wire.filter(|value| !value.is_null()) else { return };
@@ -279,6 +305,11 @@ mod tests {
         let again = Launch::from_documents(&launch.documents()).expect("what was written can be read");
         assert_eq!((again.message, again.digest), (launch.message.clone(), launch.digest.clone()));
         assert_eq!(launch.demand, Resources::one_slot());
+        let with = |seconds| {
+            let liveness_timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+            Launch::check(Some(pb::AgentLaunch { liveness_timeout, ..good() })).expect("good").liveness_timeout
+        };
+        assert_eq!((launch.liveness_timeout, with(0), with(9)), (None, None, Some(Duration::from_secs(9))));
     }
 
     #[test]
@@ -294,6 +325,10 @@ mod tests {
         assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: None })), ["launch.runtime"]);
         let profile = |profile: &str| Kind::Python(pb::PythonRuntime { profile: profile.to_owned() });
         assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: Some(profile("no good")) })), [PROFILE_FIELD]);
+        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        assert_eq!(wrong(|m| m.liveness_timeout = seconds(4)), ["launch.liveness_timeout"]);
+        assert_eq!(wrong(|m| m.liveness_timeout = seconds(100_000)), ["launch.liveness_timeout"]);
+        assert_eq!(wrong(|m| m.liveness_timeout = seconds(-1)), ["launch.liveness_timeout"]);
         let control = r#"{"id":"a\u0007","name":"A","class_name":"m.C"}"#;
         assert_eq!(wrong(|m| m.agent_spec = control.to_owned()), ["launch.agent_spec.id"]);
         let reserved = |m: &mut pb::AgentLaunch| {
@@ -315,7 +350,10 @@ mod tests {
             runtime: Some(pb::Runtime { kind: Some(Kind::Command(command)) }),
             ..good()
         };
-        assert!(Launch::check(Some(message)).is_ok());
+        assert!(Launch::check(Some(message.clone())).is_ok());
+        let liveness_timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        let refused = Launch::check(Some(pb::AgentLaunch { liveness_timeout, ..message })).expect_err("refused");
+        assert_eq!(refused.iter().map(|(field, _)| field).collect::<Vec<_>>(), ["launch.liveness_timeout"]);
     }
 
     #[test]

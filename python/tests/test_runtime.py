@@ -195,7 +195,7 @@ def waits(at):
     watcher = threading.Thread(target=last)
     watcher.start()
     sys.settrace(trace)
-    sigterm.wait()
+    sigterm.wait(lambda: None, 60)
     sys.settrace(None)
     reached = count >= at
     count = at
@@ -235,7 +235,7 @@ def handle():
     print(process.exitcode, flush=True)
     signal.raise_signal(signal.SIGTERM)
 threading.Thread(target=handle).start()
-sigterm.wait()
+sigterm.wait(lambda: None, 60)
 """
 
 

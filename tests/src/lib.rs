@@ -5,11 +5,13 @@
 //! | --- | --- |
 //! | [`stack`] | starts and ends the stack |
 //! | [`program`] | one program and what it logs |
+//! | [`bus`] | messages to agents and from them |
 //! | [`launches`] | launches to create agents with |
 //! | [`processes`] | looks at the process table |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails where it stands")]
 
+pub mod bus;
 pub mod http;
 pub mod launches;
 pub mod modules;
@@ -17,6 +19,7 @@ pub mod processes;
 pub mod program;
 pub mod stack;
 
+pub use bus::Bus;
 pub use modules::Modules;
 pub use stack::{Stack, StackSettings, Zygote};
 

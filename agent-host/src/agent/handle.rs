@@ -250,7 +250,7 @@ mod tests {
             ..AgentLaunch::default()
         };
         let launch = Arc::new(Launch::check(Some(message)).expect("a valid launch"));
-        let order = Order { launch, epoch: Epoch(1), machine_id: 1 };
+        let order = Order { launch, epoch: Epoch(1), machine_id: 1, skip: vec![], state: None };
         let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
         (handle, inbox)
     }

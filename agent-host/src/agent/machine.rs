@@ -12,12 +12,16 @@
 //!      │    │              ▼          ▼      Recorded
 //!      └────┼─────────BackingOff    Failing ──────────▶ Ended(Failed)
 //!   Timer   │
-//!           │           Exited, by what the kill was for
+//!           │           Exited, by what the kill was for (Stuck: as a crash)
 //!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | Moved | StartFailed)
 //!           ▲                                              ▲  Released
 //!           │                 Queued, and nobody waits ────┘
-//!           └── Stop, Fence, Lost, InitFailed or a start that takes too long: TERM, then KILL
+//!           └── Stop, Fence, Lost, InitFailed, Stuck or a start that takes too long: TERM, then KILL
 //! ```
+//!
+//! An end that nobody asked for, while a message was handled, is counted against that message ([`Poison`]): in Starting, in
+//! Running, and after Stuck. Then the restart policy decides even where a first start must succeed, as long as it allows a
+//! restart: the agent itself may be well, and a later start is told to skip the message.
 //!
 //! Restored instead of Recorded, by a store that lost the record, leads from Admitting to Ended(Moved) if the lease was lost
 //! as well: whether the claim was given away meanwhile nobody knows, so that the agent gets a new one.
@@ -29,7 +33,10 @@ mod words;
 
 pub use words::{Action, After, Becomes, Ending, Event, FirstStart, StartFailure, State, StopKind};
 
-use super::backoff;
+use super::{
+    backoff,
+    poison::{Delivery, Exit, Poison, Skip},
+};
 use crate::runtime::StartError;
 use rustic_proto::restart::{RestartMode, RestartPolicy};
 use rustic_registry::{ExitStatus, OnDisconnect, Phase};
@@ -69,13 +76,12 @@ pub struct Machine {
     streak: u32,
     reason: String,
     last_exit: Option<ExitStatus>,
-    /// What is to be said of the next exit beside its status.
-    explanation: String,
+    poison: Poison,
 }
 
 impl Machine {
-    /// A claimed agent, and the first thing to do.
-    pub fn new(rules: Rules) -> (Self, Vec<Action>) {
+    /// A claimed agent, and the first thing to do. `poison` is what is known of its deaths.
+    pub fn new(rules: Rules, poison: Poison) -> (Self, Vec<Action>) {
         let machine = Self {
             rules,
             state: State::Admitting,
@@ -88,7 +94,7 @@ impl Machine {
             streak: 0,
             reason: String::new(),
             last_exit: None,
-            explanation: String::new(),
+            poison,
         };
         (machine, vec![Action::Record(Phase::Starting)])
     }
@@ -123,6 +129,16 @@ impl Machine {
         self.last_exit
     }
 
+    /// What is known of its deaths.
+    pub fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// What its next start has to skip.
+    pub fn skips(&self) -> Vec<Skip> {
+        self.poison.skips()
+    }
+
     /// The phase to show.
     pub fn phase(&self) -> Phase {
         let starting = if self.restarting { Phase::Restarting } else { Phase::Starting };
@@ -140,6 +156,7 @@ impl Machine {
             | State::Starting { .. }
             | State::Running { recorded: false, .. }
             | State::Stopping { after: After::StartFailed(_) | After::Fenced, .. } => starting,
+            State::Stopping { after: After::Stuck(_), .. } => Phase::Restarting,
         }
     }
 
@@ -186,11 +203,16 @@ impl Machine {
                 State::Starting { .. } => self.kill(After::StartFailed(StartFailure::Init(failure))),
                 _ => vec![],
             },
-            Event::Explained(explanation) => {
-                self.explanation = explanation;
-                vec![]
-            }
-            Event::Exited(status) => self.exited(status, now, chance),
+            Event::Exited(exit) => self.exited(exit, now, chance),
+            Event::Stuck(why) => match self.state {
+                State::Running { since, .. } => {
+                    self.renew_budget(since, now);
+                    self.reason.clone_from(&why);
+                    self.kill(After::Stuck(why))
+                }
+                _ => vec![],
+            },
+            Event::SetAside(message) => self.set_aside(&message),
             Event::Stop(kind, grace) => {
                 let after = match kind {
                     StopKind::Asked => After::Release,
@@ -284,27 +306,58 @@ impl Machine {
 
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
-        self.reason.clear();
+        self.reason = self.poison.told();
         // From here on the store may tell others that it runs, even if its answer is lost: it is not taken back any more.
         self.was_ready = true;
         self.state = State::Running { since: now, recorded: false };
         vec![Action::Record(Phase::Running)]
     }
 
-    fn exited(&mut self, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
-        self.last_exit = Some(status);
-        let explanation = std::mem::take(&mut self.explanation);
+    fn exited(&mut self, exit: Exit, now: Instant, chance: f64) -> Vec<Action> {
+        self.last_exit = Some(exit.status);
         match &self.state {
-            State::Starting { .. } => self.start_failed(StartFailure::Exited(status, explanation), now, chance),
+            State::Starting { .. } => {
+                self.died(&exit, &exit.to_string());
+                self.start_failed(StartFailure::Exited(exit), now, chance)
+            }
             State::Running { since, .. } => {
-                if now.saturating_duration_since(*since) >= self.rules.restart.reset_after {
-                    self.streak = 0;
-                }
-                self.crashed(format!("its process ended with {status}{explanation}"), status, now, chance)
+                self.renew_budget(*since, now);
+                let reason = exit.to_string();
+                self.died(&exit, &reason);
+                self.crashed(reason, exit.status, now, chance)
             }
             State::Stopping { after, .. } => {
                 let after = after.clone();
+                if let After::Stuck(why) = &after {
+                    self.died(&exit, why);
+                }
                 self.without_process(after, now, chance)
+            }
+            _ => vec![],
+        }
+    }
+
+    /// It ended by its own doing.
+    fn died(&mut self, exit: &Exit, reason: &str) {
+        if let Some(message) = &exit.at_work {
+            self.poison.died_over(message, reason);
+        }
+    }
+
+    /// Long health is rewarded.
+    fn renew_budget(&mut self, since: Instant, now: Instant) {
+        if now.saturating_duration_since(since) >= self.rules.restart.reset_after {
+            self.streak = 0;
+        }
+    }
+
+    /// Whoever asks why an agent RUNS and has not answered should be told.
+    fn set_aside(&mut self, message: &Delivery) -> Vec<Action> {
+        match self.state {
+            _ if !self.poison.set_aside(message) => vec![],
+            State::Running { .. } => {
+                self.reason = self.poison.told();
+                vec![Action::Record(Phase::Running)]
             }
             _ => vec![],
         }
@@ -323,6 +376,10 @@ impl Machine {
                 vec![]
             }
             After::StartFailed(failure) => self.start_failed(failure, now, chance),
+            After::Stuck(why) => {
+                let status = self.last_exit.unwrap_or(ExitStatus::Signal(9));
+                self.crashed(why, status, now, chance)
+            }
             After::Fenced if self.leased => self.admit_again(),
             After::Fenced => {
                 self.state = State::Unleased;
@@ -337,17 +394,20 @@ impl Machine {
     }
 
     fn start_failed(&mut self, failure: StartFailure, now: Instant, chance: f64) -> Vec<Action> {
-        if self.must_succeed() {
+        let (status, over_message) = match &failure {
+            StartFailure::Exited(exit) => (exit.status, exit.at_work.is_some()),
+            _ => (ExitStatus::Code(1), false),
+        };
+        // A message that kills it is no proof that it cannot start.
+        let again = over_message && self.refusal(status).is_none();
+        if self.must_succeed() && !again {
             return self.release(Ending::StartFailed(failure));
         }
-        let status = match &failure {
-            StartFailure::Exited(status, _) => *status,
-            _ => ExitStatus::Code(1),
-        };
         self.crashed(format!("its start failed: {failure}"), status, now, chance)
     }
 
-    fn crashed(&mut self, reason: String, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
+    /// Why its restart policy does not restart it, if that is so.
+    fn refusal(&self, status: ExitStatus) -> Option<String> {
         let policy = &self.rules.restart;
         let wanted = match policy.mode {
             RestartMode::Always => true,
@@ -355,11 +415,16 @@ impl Machine {
             RestartMode::Never => false,
         };
         if !wanted {
-            return self.fail(format!("{reason}; its restart policy does not restart it"));
+            return Some("; its restart policy does not restart it".to_owned());
         }
-        if self.streak >= policy.max_restarts {
-            return self.fail(format!("{reason}, after {} restarts", self.streak));
+        (self.streak >= policy.max_restarts).then(|| format!(", after {} restarts", self.streak))
+    }
+
+    fn crashed(&mut self, reason: String, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
+        if let Some(refusal) = self.refusal(status) {
+            return self.fail(format!("{reason}{refusal}"));
         }
+        let policy = &self.rules.restart;
         self.restarting = true;
         self.streak += 1;
         self.restarts += 1;

@@ -17,6 +17,7 @@ mod write;
 use super::{
     handle::{AgentHandle, AgentStatus, Callers, LastMemory},
     machine::{Action, Event, FirstStart, Machine, Rules, State},
+    poison::{Deaths, Exit},
     record::{Record, Write, Written},
     steps::Steps,
     unwanted::{Killer, explain, is_unwanted_kill},
@@ -31,6 +32,7 @@ use crate::{
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
 use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Phase, Registry, RequestId};
+use rustic_telemetry::metrics;
 use show::Before;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
@@ -53,6 +55,8 @@ pub struct Home {
     pub runtime: Arc<dyn Runtime>,
     /// The queue of starts.
     pub starts: Starts,
+    /// What is remembered of agents' deaths.
+    pub deaths: Deaths,
     /// The host's lease.
     pub lease: LeaseHandle,
     /// Clocks and chance.
@@ -86,6 +90,9 @@ pub struct AgentTask {
     callers: Callers,
     status: watch::Sender<AgentStatus>,
     tail: Tail,
+    deaths: Deaths,
+    /// What its process said of its end, before it ended.
+    last_words: Option<String>,
     process: Option<Box<dyn Process>>,
     /// The process was sent SIGKILL.
     killed: bool,
@@ -138,7 +145,7 @@ enum Happened {
 impl AgentTask {
     /// Prepares a task and its handle.
     pub fn new(launching: Launching, home: Home) -> (Self, AgentHandle) {
-        let Home { host, incarnation, registry, runtime, starts, lease, ambient } = home;
+        let Home { host, incarnation, registry, runtime, starts, deaths, lease, ambient } = home;
         let Launching { order, request_id, first_start, start_timeout, claim } = launching;
         let rules = Rules {
             restart: order.launch.restart,
@@ -164,7 +171,7 @@ impl AgentTask {
             sequence: u64::try_from((ambient.boot)().up().as_micros()).unwrap_or(0),
         };
         let task = Self {
-            machine: Machine::new(rules).0,
+            machine: Machine::new(rules, deaths.recall(&order.launch.key)).0,
             order,
             record,
             runtime,
@@ -173,6 +180,8 @@ impl AgentTask {
             callers: handle.callers(),
             status,
             tail: handle.tail.clone(),
+            deaths,
+            last_words: None,
             process: None,
             killed: false,
             memory: handle.memory(),
@@ -218,6 +227,7 @@ impl AgentTask {
             todo = self.machine.on(event, Instant::now(), (self.ambient.chance)());
             self.show(&before);
         }
+        self.deaths.remember(&self.order.launch.key, self.machine.poison());
         self.show_end();
     }
 
@@ -269,6 +279,10 @@ impl AgentTask {
             Happened::TurnOver => self.turn = None,
             Happened::Made(made) => self.made(made),
             Happened::Told(Told::Report(report)) => self.reported(report),
+            Happened::Told(Told::Stuck(why)) => {
+                warn!(why, "the agent hangs and is killed");
+                self.inbox.push_back(Event::Stuck(why));
+            }
             Happened::Told(Told::Exit(status)) => self.exited(status).await,
             Happened::Timer => self.inbox.push_back(Event::Timer),
             Happened::StoreChanged => self.tell_new_store(),
@@ -284,7 +298,8 @@ impl AgentTask {
 
     fn begin_spawn(&mut self) {
         self.step("spawn", |s, took| s.queue = Some(took));
-        let (runtime, order, tail) = (self.runtime.clone(), self.order.clone(), self.tail.clone());
+        let (runtime, tail) = (self.runtime.clone(), self.tail.clone());
+        let order = Order { skip: self.machine.skips(), ..self.order.clone() };
         self.spawn = Some(async move { runtime.start(&order, &tail).await }.in_current_span().boxed());
     }
 
@@ -321,6 +336,15 @@ impl AgentTask {
                 warn!(?stage, error, traceback, "the agent cannot start");
                 Event::InitFailed(failure)
             }
+            Report::SetAside(message) => {
+                warn!(%message, "a message over which the agent has died again and again was set aside");
+                metrics::count("rustic_host_dead_letters_total", &[]);
+                Event::SetAside(message)
+            }
+            Report::Ended(reason) => {
+                self.last_words = Some(reason);
+                return;
+            }
             Report::Garbled(text) => Event::InitFailed(InitFailure::garbled(&text)),
         };
         self.inbox.push_back(event);
@@ -330,15 +354,17 @@ impl AgentTask {
         // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
         // yet that the lease is lost.
         let watchdog = self.lease.is_over((self.ambient.boot)());
-        let explanation = self.explain(status, watchdog);
-        self.reaped(status, &explanation).await;
+        let exit = Exit {
+            status,
+            last_words: self.last_words.take(),
+            at_work: self.process.as_ref().and_then(|process| process.at_work()),
+            explanation: self.explain(status, watchdog),
+        };
+        self.reaped(&exit).await;
         if watchdog || self.lease.is_over((self.ambient.boot)()) {
             self.inbox.push_back(Event::Fence);
         }
-        if !explanation.is_empty() {
-            self.inbox.push_back(Event::Explained(explanation));
-        }
-        self.inbox.push_back(Event::Exited(status));
+        self.inbox.push_back(Event::Exited(exit));
         // The lease may be renewed after all: then nobody will say that it is back.
         if self.lease.current().state == Lease::Held {
             self.inbox.push_back(Event::LeaseBack);
@@ -376,10 +402,11 @@ impl AgentTask {
         }
     }
 
-    async fn reaped(&mut self, status: ExitStatus, explanation: &str) {
+    async fn reaped(&mut self, exit: &Exit) {
+        let status = exit.status;
         self.turn = None;
         if let Some(process) = self.process.take() {
-            info!(pid = process.pid(), %status, "process ended{explanation}");
+            info!(pid = process.pid(), %status, how = %exit, "process ended");
             process.finish().await;
         }
         let at = (self.ambient.wall)();

@@ -1,7 +1,9 @@
 //! What a process gets on its standard input: one JSON object on one line, then end of file.
 
 use super::Order;
+use crate::agent::poison::Skip;
 use serde::Serialize;
+use std::path::Path;
 
 /// Version of the document; a runtime refuses one it does not know.
 const VERSION: u32 = 1;
@@ -20,6 +22,15 @@ struct Document<'a> {
     messaging_config: &'a str,
     client_type: &'a str,
     client_properties: &'a str,
+    /// Where the process writes what it is at work on; a command has no such place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a Path>,
+    /// Its host watches whether it comes round.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    watched: bool,
+    /// Messages that are set aside instead of being handled.
+    #[serde(skip_serializing_if = "<[Skip]>::is_empty")]
+    skip: &'a [Skip],
 }
 
 /// Writes the document of an order.
@@ -37,8 +48,12 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
         messaging_config: &message.messaging_config,
         client_type: &message.client_type,
         client_properties: &message.client_properties,
+        state: order.state.as_deref(),
+        watched: order.launch.liveness_timeout.is_some(),
+        skip: &order.skip,
     };
-    let mut text = serde_json::to_vec(&document).expect("strings and numbers always serialize");
+    let mut text = serde_json::to_vec(&document)
+        .expect("strings and numbers always serialize, and so does a path that came from a flag");
     // A line end, for programs that read line by line.
     text.push(b'\n');
     text

@@ -1,21 +1,28 @@
 //! A process that was started: what the agent's task looks after.
 
-use super::{Report, Reports, Workdir};
+use super::{
+    Report, Reports, Workdir,
+    liveness::Liveness,
+    state::{Doing, StateFile},
+};
 use crate::{
+    agent::poison::Delivery,
     output::Output,
     process::{Child, Kin, Signal, memory},
     watchdog::Watched,
 };
 use async_trait::async_trait;
 use rustic_registry::ExitStatus;
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 use tracing::warn;
 
 /// The next thing a process tells or does.
 #[derive(Debug)]
 pub enum Told {
-    /// It is ready, or will not be.
+    /// It is ready, or will not be; or what came after.
     Report(Report),
+    /// It lives and does not come round any more, in these words. Told once.
+    Stuck(String),
     /// It ended and was reaped.
     Exit(ExitStatus),
 }
@@ -33,6 +40,10 @@ pub trait Process: Send {
     async fn told(&mut self) -> Told;
     /// The directory that is its own, with all that is in it; `None` where there is nothing to look at.
     fn directory(&self) -> Option<Arc<Path>> {
+        None
+    }
+    /// The message that it is handling, or was handling when it ended.
+    fn at_work(&self) -> Option<Delivery> {
         None
     }
     /// After its end: ends whatever it has started, and takes the rest of its output. When this is over, it may be started
@@ -55,6 +66,12 @@ pub(super) struct OwnProcess {
     pub(super) child: Child,
     pub(super) asked: Asked,
     pub(super) reports: Reports,
+    /// What it is at work on; a command has no such page.
+    pub(super) state: Option<StateFile>,
+    /// Longest time for which its handling loop may not come round, if it has one.
+    pub(super) liveness: Option<Duration>,
+    /// From when it is ready until it was found to hang.
+    pub(super) hangs: Option<Liveness>,
     pub(super) output: Output,
     pub(super) _watched: Watched,
     pub(super) run: Run,
@@ -85,10 +102,15 @@ impl Process for OwnProcess {
     }
 
     async fn told(&mut self) -> Told {
-        // Cancel-safe, as both parts are.
+        // Cancel-safe, as all parts are.
         tokio::select! {
             biased;
-            report = self.reports.next() => Told::Report(report),
+            report = self.reports.next() => {
+                if let Report::Ready(..) = report {
+                    self.hangs = self.liveness.map(Liveness::new);
+                }
+                Told::Report(report)
+            }
             status = self.child.ended() => match status {
                 Ok(status) => Told::Exit(status),
                 Err(error) => {
@@ -96,6 +118,17 @@ impl Process for OwnProcess {
                     Told::Exit(ExitStatus::Signal(9))
                 }
             },
+            why = hangs(self.hangs.as_mut(), self.state.as_ref()) => {
+                self.hangs = None;
+                Told::Stuck(why)
+            }
+        }
+    }
+
+    fn at_work(&self) -> Option<Delivery> {
+        match self.state.as_ref()?.look()?.doing {
+            Doing::Handles(message) => Some(message),
+            Doing::Waits | Doing::Returns(_) => None,
         }
     }
 
@@ -106,5 +139,13 @@ impl Process for OwnProcess {
     async fn finish(mut self: Box<Self>) {
         self.run.kin.end().await;
         std::mem::take(&mut self.output).finish().await;
+    }
+}
+
+/// What it hangs at, once it does. Cancel-safe.
+async fn hangs(liveness: Option<&mut Liveness>, state: Option<&StateFile>) -> String {
+    match liveness.zip(state) {
+        Some((liveness, state)) => liveness.hangs(state).await,
+        None => std::future::pending().await,
     }
 }

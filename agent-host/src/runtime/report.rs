@@ -1,15 +1,19 @@
-//! What a starting process tells its host: ready, or why not.
+//! What a process tells its host: ready, or why not; later, what it set aside, and why it ends.
 //!
 //! A Python agent writes one JSON object and a line end to the socket that is its standard input:
 //!
 //! ```json
 //! {"event": "ready", "import_seconds": 0.61, "initialize_seconds": 0.03, "imports": {"own": "my.agents", ...}}
 //! {"event": "failed", "stage": "import", "error": "ModuleNotFoundError: ...", "traceback": "..."}
+//! {"event": "set_aside", "topic": "guild:topic", "message_id": 9341230011228161}
+//! {"event": "ended", "reason": "a handler raised SystemExit: 3"}
 //! ```
+//!
+//! Nothing follows `failed` and `ended`; one of `ready`, `failed` and `ended` comes first, or messages set aside.
 //!
 //! A command tells nothing and counts as ready once it was executed.
 
-use crate::zygote::Imports;
+use crate::{agent::poison::Delivery, zygote::Imports};
 use serde::Deserialize;
 use std::{io, os::unix::net::UnixStream as StdUnixStream, time::Duration};
 use tokio::{
@@ -23,6 +27,10 @@ use tokio::{
 
 /// Longest report; a traceback is cut by the runtime before, and so are long lists of modules.
 const MAX_REPORT: usize = 8 << 20;
+/// Reports that are read of one process.
+const MAX_REPORTS: usize = 1000;
+/// Longest reason of an end.
+const MAX_REASON: usize = 1024;
 
 /// Where a start failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -77,6 +85,10 @@ pub enum Report {
     Ready(StartTimes, Option<Imports>),
     /// It will not become ready.
     Failed(InitFailure),
+    /// It has set a message aside that it was told to skip.
+    SetAside(Delivery),
+    /// It ends itself, for this reason.
+    Ended(String),
     /// It said something that is no report.
     Garbled(String),
 }
@@ -91,6 +103,10 @@ enum Wire {
         imports: Option<Imports>,
     },
     Failed(InitFailure),
+    SetAside(Delivery),
+    Ended {
+        reason: String,
+    },
 }
 
 /// The parent's end of a process's standard input, before the process exists.
@@ -127,32 +143,39 @@ async fn write(mut to: impl AsyncWrite + Unpin, document: Vec<u8>) {
     }
 }
 
-/// Waits for the one report of a process.
+/// Waits for the reports of a process.
 pub struct Reports {
     socket: Option<BufReader<OwnedReadHalf>>,
     line: Vec<u8>,
-    told: bool,
+    /// How many more are read.
+    left: usize,
     _writers: JoinSet<()>,
 }
 
 impl Reports {
     fn new(socket: Option<BufReader<OwnedReadHalf>>, writers: JoinSet<()>) -> Self {
-        Self { socket, line: Vec::new(), told: false, _writers: writers }
+        Self { socket, line: Vec::new(), left: MAX_REPORTS, _writers: writers }
     }
 
-    /// The report; pends for ever after it was given, and for a process that closed its side without one: its exit
-    /// will tell.
+    /// The next report; pends for ever after the last one, and for a process that closed its side: its exit will tell.
     ///
     /// Cancel-safe: what was read of an unfinished line is kept in `self`.
     pub async fn next(&mut self) -> Report {
-        if self.told {
+        if self.left == 0 {
             return std::future::pending().await;
         }
         let report = match &mut self.socket {
             None => Some(Report::Ready(StartTimes::default(), None)),
             Some(socket) => read(socket, &mut self.line).await,
         };
-        self.told = true;
+        self.line = Vec::new();
+        self.left = match &report {
+            Some(Report::Ready(..) | Report::SetAside(_)) if self.socket.is_some() => self.left - 1,
+            Some(
+                Report::Ready(..) | Report::SetAside(_) | Report::Failed(_) | Report::Ended(_) | Report::Garbled(_),
+            )
+            | None => 0,
+        };
         match report {
             Some(report) => report,
             None => std::future::pending().await,
@@ -188,6 +211,11 @@ fn parse(line: &[u8]) -> Report {
             Report::Ready(StartTimes { import, initialize }, imports)
         }
         Ok(Wire::Failed(failure)) => Report::Failed(failure),
+        Ok(Wire::SetAside(message)) => Report::SetAside(message),
+        Ok(Wire::Ended { mut reason }) => {
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
+            Report::Ended(reason)
+        }
         Err(error) => Report::Garbled(error.to_string()),
     }
 }
@@ -208,7 +236,24 @@ mod tests {
         assert_eq!(ready, Report::Ready(times, Some(imports)));
         let failed = parse(br#"{"event":"failed","stage":"client_type","error":"unknown"}"#);
         assert!(matches!(failed, Report::Failed(InitFailure { stage: Stage::ClientType, .. })));
+        let aside = parse(br#"{"event":"set_aside","topic":"g:t","message_id":18446744073709551615}"#);
+        assert_eq!(aside, Report::SetAside(Delivery { topic: "g:t".to_owned(), message_id: u64::MAX }));
+        let long = format!(r#"{{"event":"ended","reason":"{}"}}"#, "é".repeat(2000));
+        assert!(matches!(parse(long.as_bytes()), Report::Ended(reason) if reason.len() == MAX_REASON));
         assert!(matches!(parse(b"{}"), Report::Garbled(_)));
         assert!(matches!(parse(&[0xff, 0]), Report::Garbled(_)));
+    }
+
+    #[tokio::test]
+    async fn reports_come_one_by_one_and_none_after_the_last() {
+        let (ours, theirs) = StdUnixStream::pair().expect("a pair");
+        let mut reports = Feed::Socket(ours, b"{}\n".to_vec()).start().expect("a reactor");
+        let mut theirs = theirs;
+        let ready = r#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25}"#;
+        let lines = format!("{ready}\n{{\"event\":\"ended\",\"reason\":\"x\"}}\n{ready}\n");
+        io::Write::write_all(&mut theirs, lines.as_bytes()).expect("it is read");
+        assert!(matches!(reports.next().await, Report::Ready(..)));
+        assert_eq!(reports.next().await, Report::Ended("x".to_owned()));
+        assert!(futures_util::FutureExt::now_or_never(reports.next()).is_none(), "nothing follows an end");
     }
 }

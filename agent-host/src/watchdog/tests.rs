@@ -8,12 +8,17 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+/// A life that started nothing.
+fn life() -> Life {
+    Life::of(&"a test of the watchdog".parse().expect("an incarnation"))
+}
+
 /// A watchdog that runs in this process, and its handle.
 fn pair() -> (Arc<Watchdog>, JoinHandle<io::Result<()>>) {
     let (ours, theirs) = wire::pair().expect("a pair of sockets");
     let known = Known { socket: Some(ours), ..Known::default() };
-    let watchdog = Arc::new(Watchdog { known: Mutex::new(known), alive: watch::Sender::new(true) });
-    (watchdog, thread::spawn(move || process::run(theirs.as_fd())))
+    let watchdog = Arc::new(Watchdog { known: Mutex::new(known), alive: watch::Sender::new(true), life: life() });
+    (watchdog, thread::spawn(move || process::run(theirs.as_fd(), life())))
 }
 
 fn sleeper() -> (Child, OwnedFd) {
@@ -66,7 +71,7 @@ fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_
     assert!(agent.try_wait().expect("it is ours").is_none(), "it lives on");
 
     let (ours, theirs) = wire::pair().expect("a pair of sockets");
-    let program = thread::spawn(move || process::run(theirs.as_fd()));
+    let program = thread::spawn(move || process::run(theirs.as_fd(), life()));
     watchdog.known().tell_of_agents(&ours, &mut BTreeSet::new()).expect("told");
     drop(ours);
     program.join().expect("no panic").expect("it ended in order");

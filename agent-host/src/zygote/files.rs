@@ -207,7 +207,7 @@ mod tests {
         fs::write(dir.path().join("other.py"), "1").expect("written");
         assert!(files.changed().is_empty(), "another file is another file");
         fs::write(&path, "22").expect("written");
-        assert_eq!(files.changed().into_iter().collect::<Vec<_>>(), [path.clone()]);
+        assert_eq!(files.changed(), BTreeSet::from([path.clone()]));
         fs::write(dir.path().join("new"), "33").expect("written");
         fs::rename(dir.path().join("new"), &path).expect("renamed");
         assert_eq!(files.changed().len(), 1);

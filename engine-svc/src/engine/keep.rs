@@ -36,8 +36,6 @@ const PAGE: usize = 200;
 const LOOKED_AT: usize = 2_000;
 /// Age at which a claim that nobody accepted is seen to: whoever made it has given up or is gone.
 const UNACCEPTED: Duration = Duration::from_secs(5);
-/// Time between SIGTERM and SIGKILL of an agent that moves.
-const MOVE_GRACE: Duration = Duration::from_secs(10);
 /// Longest wait for a host that is asked to take an agent.
 const HOST_CALL: Duration = Duration::from_secs(3);
 
@@ -124,9 +122,10 @@ impl Engine {
         host: &HostId,
         not_on: &BTreeSet<HostId>,
     ) -> Result<(), EngineError> {
-        match self.ask_host(record, host, StopKind::Moves, MOVE_GRACE).await? {
+        match self.ask_host(record, host, StopKind::Moves, None).await? {
             Ok(_exit) => metrics::moved(),
-            // Somebody else moved or stopped it; or the host is in trouble, and is seen to by another step.
+            // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
+            // and is seen to by another step.
             Err(status) => {
                 debug!(agent = %record.key, %host, %status, "the agent was not moved");
                 return Ok(());

@@ -66,7 +66,7 @@ impl Engine {
                     self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
                 }
                 (_, None) => {}
-                (_, Some(host)) => match self.ask_host(&record, &host, StopKind::Moves, grace).await? {
+                (_, Some(host)) => match self.ask_host(&record, &host, StopKind::Moves, Some(grace)).await? {
                     Ok(_exit) => {}
                     Err(status) if status.code() == Code::Aborted => {}
                     // Claimed, and not taken yet.

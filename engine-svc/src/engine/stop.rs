@@ -16,6 +16,8 @@ const AT_ONCE: usize = 32;
 const PAGE: usize = 200;
 /// How often the registry is looked at again when the agent moves under our hands.
 const TRIES: usize = 8;
+/// Longest wait in one call for an agent whose grace its host decides.
+const UNTOLD_GRACE: Duration = Duration::from_secs(10);
 /// Time beyond the agent's grace that a host gets to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -67,7 +69,7 @@ impl Engine {
                     Forced::Moved => continue,
                 }
             }
-            match self.ask_host(&record, &host, StopKind::Ends, grace).await? {
+            match self.ask_host(&record, &host, StopKind::Ends, Some(grace)).await? {
                 Ok(exit) => return Ok(exit),
                 Err(status) if status.code() == Code::Aborted => {}
                 Err(status) if status.code() == Code::NotFound => {
@@ -93,23 +95,25 @@ impl Engine {
         Err(EngineError::HostSilent { key: key.clone(), host, why: "it moves too quickly".to_owned() })
     }
 
+    /// Has a host stop an agent. Without a `grace` the host decides how long the agent gets; that may be longer than this call
+    /// waits, and then the same call again waits on.
     pub(super) async fn ask_host(
         &self,
         record: &AgentRecord,
         host: &HostId,
         kind: StopKind,
-        grace: Duration,
+        grace: Option<Duration>,
     ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
         let callee = self.callee(host).await?;
         let message = pb::StopAgentRequest {
             guild_id: record.key.guild.to_string(),
             agent_id: record.key.agent.to_string(),
-            timeout: Some(duration(grace)),
+            timeout: grace.map(duration),
             epoch: record.epoch.0,
             incarnation: record.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
             moves: kind == StopKind::Moves,
         };
-        let deadline = Instant::now() + grace + ANSWER;
+        let deadline = Instant::now() + grace.unwrap_or(UNTOLD_GRACE) + ANSWER;
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))
     }
 

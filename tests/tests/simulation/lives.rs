@@ -5,7 +5,7 @@ use crate::{
     wires::{FarHosts, FarRuntime, FarStore, HostCall, HostReply, Outbox, Outgoing},
 };
 use agent_host::{
-    agent::Home,
+    agent::{Deaths, Home},
     grpc::Service,
     lease::{Lease, LeaseHandle, LeaseKeeper, LeaseTimes},
     starts::Starts,
@@ -169,11 +169,18 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         registry,
         runtime: Arc::new(FarRuntime(outbox.clone())),
         starts: Starts::new(2, Duration::from_millis(150)),
+        deaths: Deaths::new(3),
         lease: lease.clone(),
         ambient: AMBIENT,
     };
     let max_agents = usize::try_from(plan.slots).expect("few");
-    let settings = HostSettings { max_agents, start_timeout: Duration::from_secs(5), hold: plan.hold };
+    let settings = HostSettings {
+        max_agents,
+        start_timeout: Duration::from_secs(5),
+        stop_timeout: Duration::from_secs(1),
+        drain_timeout: Duration::from_secs(10),
+        hold: plan.hold,
+    };
     let supervisor = Supervisor::new(settings, home);
     let everything = CancellationToken::new();
     let keeper = tokio::spawn(keeper.run(everything.clone()));

@@ -23,7 +23,7 @@ struct Run {
 
 impl Run {
     fn new(rules: Rules) -> Self {
-        Self { machine: Machine::new(rules).0, now: Instant::now() }
+        Self { machine: Machine::new(rules, Poison::new(3)).0, now: Instant::now() }
     }
 
     fn on(&mut self, event: Event) -> Vec<Action> {
@@ -50,7 +50,7 @@ impl Run {
 
 #[test]
 fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
-    let (_, first) = Machine::new(rules());
+    let (_, first) = Machine::new(rules(), Poison::new(3));
     assert_eq!(first, [Action::Record(Phase::Starting)]);
     let mut run = Run::new(rules());
     assert_eq!(run.on(Event::Recorded), [Action::Queue]);
@@ -60,7 +60,7 @@ fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
     run.on(Event::Recorded);
     let stop = run.on(Event::Stop(StopKind::Asked, GRACE));
     assert_eq!(stop, [Action::Record(Phase::Stopping), Action::Terminate]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release(Becomes::Gone)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0).into())), [Action::Release(Becomes::Gone)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Stopped(Some(ExitStatus::Code(0))))));
 }
@@ -87,7 +87,7 @@ fn a_second_stop_can_only_hurry() {
 #[test]
 fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
     let mut run = Run::running(rules());
-    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9).into())), [Action::Record(Phase::Restarting)]);
     assert_eq!(run.on(Event::Recorded), []);
     assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
     assert_eq!(run.on(Event::Recorded), [Action::Queue]);
@@ -98,33 +98,35 @@ fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
 
 #[test]
 fn what_is_to_be_said_of_an_exit_stands_in_its_reason_and_in_no_later_one() {
+    let killed = |explanation: &str| {
+        let explanation = explanation.to_owned();
+        Event::Exited(Exit { explanation, ..ExitStatus::Signal(9).into() })
+    };
     let mut run = Run::running(rules());
-    run.on(Event::Explained(", which nobody sent".to_owned()));
-    run.on(Event::Exited(ExitStatus::Signal(9)));
+    run.on(killed(", which nobody sent"));
     assert_eq!(run.machine.reason(), "its process ended with signal 9 (SIGKILL), which nobody sent");
     run.wake();
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
-    run.on(Event::Explained(", once more".to_owned()));
-    run.on(Event::Exited(ExitStatus::Signal(9)));
+    run.on(killed(", once more"));
     let reason = "its start failed: its process ended before it was ready, with signal 9 (SIGKILL), once more";
     assert_eq!(run.machine.reason(), reason);
     run.wake();
     run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
-    run.on(Event::Exited(ExitStatus::Code(3)));
+    run.on(Event::Exited(ExitStatus::Code(3).into()));
     assert_eq!(run.machine.reason(), "its process ended with exit code 3, after 2 restarts");
 }
 
 #[test]
 fn the_restart_budget_ends_in_failed_and_health_renews_it() {
     let crash_and_return = |run: &mut Run| {
-        run.on(Event::Exited(ExitStatus::Code(1)));
+        run.on(Event::Exited(ExitStatus::Code(1).into()));
         run.wake();
         run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
     };
     let mut run = Run::running(rules());
     crash_and_return(&mut run);
     crash_and_return(&mut run);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Failed)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Failed)]);
     assert_eq!(run.machine.reason(), "its process ended with exit code 1, after 2 restarts");
     run.on(Event::Recorded);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Failed)));
@@ -133,15 +135,16 @@ fn the_restart_budget_ends_in_failed_and_health_renews_it() {
     crash_and_return(&mut run);
     crash_and_return(&mut run);
     run.now += Duration::from_secs(60);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Restarting)]);
     assert_eq!(run.machine.restarts(), 3);
 }
 
 #[test]
 fn the_restart_mode_is_honoured() {
     let with = |mode| Rules { restart: RestartPolicy { mode, ..RestartPolicy::default() }, ..rules() };
-    let restarts =
-        |mode, status| Run::running(with(mode)).on(Event::Exited(status)) == [Action::Record(Phase::Restarting)];
+    let restarts = |mode, status: ExitStatus| {
+        Run::running(with(mode)).on(Event::Exited(status.into())) == [Action::Record(Phase::Restarting)]
+    };
     assert!(!restarts(RestartMode::Never, ExitStatus::Code(1)));
     assert!(!restarts(RestartMode::OnFailure, ExitStatus::Code(0)));
     assert!(restarts(RestartMode::OnFailure, ExitStatus::Signal(9)));
@@ -159,25 +162,25 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Release(Becomes::Gone)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Release(Becomes::Gone)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::StartFailed(StartFailure::Init(_)))));
 
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.wake(), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), [Action::Release(Becomes::Gone)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9).into())), [Action::Release(Becomes::Gone)]);
 
     let mut run = Run::new(Rules { first_start: FirstStart::FollowsPolicy, ..rules() });
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Restarting)]);
 }
 
 #[test]
 fn an_agent_that_a_lost_store_is_told_of_after_a_lost_lease_starts_by_a_new_claim_only() {
     let mut run = Run::running(rules());
     // It crashed, and the store has not answered yet, when both are lost.
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1))), [Action::Record(Phase::Restarting)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Restarting)]);
     run.all([Event::Fence, Event::LeaseBack]);
     assert_eq!(run.on(Event::Restored), []);
     assert!(run.machine.is_fenced(), "the store cannot know whether the claim was given away");
@@ -191,7 +194,7 @@ fn an_agent_that_a_lost_store_is_told_of_after_a_lost_lease_starts_by_a_new_clai
 fn a_lost_lease_kills_and_its_return_starts_again() {
     let mut run = Run::running(rules());
     assert_eq!(run.on(Event::Fence), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), []);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9).into())), []);
     assert!(matches!(run.machine.state(), State::Unleased));
     assert_eq!(run.on(Event::LeaseBack), [Action::Record(Phase::Restarting)]);
     assert_eq!(run.on(Event::Recorded), [Action::Queue]);
@@ -232,7 +235,7 @@ fn a_first_start_that_nobody_waits_for_leaves_the_queue() {
     assert_eq!(begun.on(Event::Awaited(false)), [], "a start that has begun goes on");
 
     let mut run = Run::running(rules());
-    run.on(Event::Exited(ExitStatus::Code(1)));
+    run.on(Event::Exited(ExitStatus::Code(1).into()));
     run.wake();
     assert_eq!(run.on(Event::Awaited(false)), []);
     assert_eq!(run.on(Event::Recorded), [Action::Queue], "an agent that ran is restarted for its own sake");
@@ -257,7 +260,7 @@ fn a_queued_start_heeds_its_deadline_the_lease_and_a_stop() {
 fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
     let mut run = Run::running(rules());
     assert_eq!(run.on(Event::Lost), [Action::Kill]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9))), []);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Signal(9).into())), []);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Superseded)));
 }
 
@@ -265,9 +268,94 @@ fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
 fn a_host_that_ends_leaves_its_agents_to_others() {
     let mut run = Run::running(rules());
     assert_eq!(run.on(Event::Stop(StopKind::Moves, GRACE)), [Action::Terminate]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0))), [Action::Release(Becomes::Pending)]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0).into())), [Action::Release(Becomes::Pending)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
+}
+
+/// An end over a message.
+fn over(message_id: u64) -> Exit {
+    let at_work = Some(Delivery { topic: "g:t".to_owned(), message_id });
+    Exit { at_work, ..ExitStatus::Code(1).into() }
+}
+
+/// From the end of a process to the next one being ready.
+fn come_back(run: &mut Run) {
+    run.wake();
+    run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
+}
+
+#[test]
+fn a_message_that_kills_is_skipped_by_the_start_after_the_third_death() {
+    let restart = RestartPolicy::default();
+    let mut run = Run::running(Rules { restart, ..rules() });
+    for deaths in 1..=3 {
+        assert_eq!(run.on(Event::Exited(over(7))), [Action::Record(Phase::Restarting)]);
+        assert_eq!(run.machine.skips().len(), usize::from(deaths == 3));
+        come_back(&mut run);
+    }
+    assert_eq!(run.machine.reason(), "", "the agent has not said so yet");
+    let aside = over(7).at_work.expect("a message");
+    assert_eq!(run.on(Event::SetAside(aside.clone())), [Action::Record(Phase::Running)]);
+    let reason = "message 7 of topic t was set aside after 3 deaths: its process ended with exit code 1, at work on \
+                  message 7 of topic t";
+    assert_eq!(run.machine.reason(), reason);
+    assert_eq!(run.on(Event::SetAside(aside)), [], "told once");
+    run.on(Event::Recorded);
+    assert_eq!(run.machine.phase(), Phase::Running);
+}
+
+#[test]
+fn only_deaths_of_its_own_count_against_a_message() {
+    let mut stopped = Run::running(rules());
+    stopped.on(Event::Stop(StopKind::Moves, GRACE));
+    stopped.on(Event::Exited(over(7)));
+    let mut fenced = Run::running(rules());
+    fenced.all([Event::Fence, Event::Exited(over(7))]);
+    for run in [stopped, fenced] {
+        let mut poison = run.machine.poison().clone();
+        let message = over(7).at_work.expect("a message");
+        poison.died_over(&message, "");
+        poison.died_over(&message, "");
+        assert!(poison.skips().is_empty(), "two deaths, and not three");
+    }
+}
+
+#[test]
+fn a_first_start_that_a_message_kills_follows_the_policy_as_long_as_it_restarts() {
+    let mut run = Run::new(rules());
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+    assert_eq!(run.on(Event::Exited(over(7))), [Action::Record(Phase::Restarting)]);
+    for _ in 0..2 {
+        run.wake();
+        run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+        run.on(Event::Exited(over(7)));
+    }
+    let failed =
+        |run: &Run| matches!(run.machine.state(), State::Releasing(Ending::StartFailed(StartFailure::Exited(_))));
+    assert!(failed(&run), "after two restarts the policy has no more");
+
+    let never = RestartPolicy { mode: RestartMode::Never, ..RestartPolicy::default() };
+    let mut run = Run::new(Rules { restart: never, ..rules() });
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+    assert_eq!(run.on(Event::Exited(over(7))), [Action::Release(Becomes::Gone)]);
+    assert!(failed(&run));
+}
+
+#[test]
+fn an_agent_that_hangs_is_killed_and_restarted_and_its_message_counted() {
+    let mut run = Run::running(Rules { restart: RestartPolicy::default(), ..rules() });
+    for deaths in 1..=3 {
+        assert_eq!(run.on(Event::Stuck("it hangs".to_owned())), [Action::Kill]);
+        let killed = Exit { status: ExitStatus::Signal(9), ..over(7) };
+        assert_eq!(run.on(Event::Exited(killed)), [Action::Record(Phase::Restarting)]);
+        assert_eq!(run.machine.reason(), "it hangs");
+        assert_eq!(run.machine.skips().len(), usize::from(deaths == 3));
+        come_back(&mut run);
+    }
+    run.on(Event::Stuck("it hangs".to_owned()));
+    run.on(Event::Stop(StopKind::Asked, GRACE));
+    assert_eq!(run.on(Event::Exited(over(7))), [Action::Release(Becomes::Gone)], "stop wins");
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -290,9 +378,12 @@ fn event() -> impl Strategy<Value = Event> {
         Event::SpawnFailed(error),
         Event::Ready,
         Event::InitFailed(failure),
-        Event::Explained(", for a reason".to_owned()),
-        Event::Exited(ExitStatus::Code(1)),
-        Event::Exited(ExitStatus::Code(0)),
+        Event::Exited(ExitStatus::Code(1).into()),
+        Event::Exited(ExitStatus::Code(0).into()),
+        Event::Exited(over(1)),
+        Event::Exited(over(2)),
+        Event::SetAside(over(1).at_work.expect("a message")),
+        Event::Stuck("it hangs".to_owned()),
         Event::Stop(StopKind::Asked, GRACE),
         Event::Stop(StopKind::Asked, Duration::ZERO),
         Event::Stop(StopKind::Moves, GRACE),
@@ -319,9 +410,11 @@ impl World {
             Event::Recorded | Event::Restored | Event::Lost | Event::Released => self.writing,
             Event::Turn => self.queued,
             Event::Spawned | Event::SpawnFailed(_) => self.spawning,
-            Event::Ready | Event::InitFailed(_) | Event::Exited(_) => self.process,
+            Event::Ready | Event::InitFailed(_) | Event::Exited(_) | Event::Stuck(_) | Event::SetAside(_) => {
+                self.process
+            }
             Event::Timer => machine.wake_at().is_some(),
-            Event::Stop(..) | Event::Fence | Event::LeaseBack | Event::Awaited(_) | Event::Explained(_) => true,
+            Event::Stop(..) | Event::Fence | Event::LeaseBack | Event::Awaited(_) => true,
         }
     }
 }
@@ -329,7 +422,7 @@ impl World {
 proptest! {
     #[test]
     fn no_events_in_any_order_break_the_rules(events in prop::collection::vec(event(), 0..200), chance in 0.0..1.0) {
-        let (mut machine, first) = Machine::new(rules());
+        let (mut machine, first) = Machine::new(rules(), Poison::new(3));
         let mut world = World { writing: !first.is_empty(), ..World::default() };
         let mut releasing = false;
         let mut now = Instant::now();

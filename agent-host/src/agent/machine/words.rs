@@ -1,6 +1,9 @@
 //! The words of the agent's machine: where it is, what happens to it, what it wants done.
 
-use crate::runtime::{InitFailure, StartError};
+use crate::{
+    agent::poison::{Delivery, Exit},
+    runtime::{InitFailure, StartError},
+};
 use rustic_registry::{ExitStatus, Phase};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -21,8 +24,8 @@ pub enum StartFailure {
     Spawn(Arc<StartError>),
     /// The agent said why.
     Init(InitFailure),
-    /// It ended before it was ready; and what is to be said of that beside its status.
-    Exited(ExitStatus, String),
+    /// It ended before it was ready.
+    Exited(Exit),
     /// It was not ready in time.
     Timeout(Duration),
     /// It got no turn to start in time.
@@ -39,9 +42,10 @@ impl fmt::Display for StartFailure {
                 None => write!(f, "{error}"),
             },
             Self::Init(failure) => f.write_str(&failure.error),
-            Self::Exited(status, explanation) => {
+            Self::Exited(Exit { status, last_words: None, at_work: None, explanation }) => {
                 write!(f, "its process ended before it was ready, with {status}{explanation}")
             }
+            Self::Exited(exit) => write!(f, "before it was ready, {exit}"),
             Self::Timeout(limit) => write!(f, "it was not ready within {limit:?}"),
             Self::Queued(limit) => write!(f, "too many agents start on its host: it got no turn within {limit:?}"),
             Self::Abandoned => f.write_str("nobody waited for it any more, and it had not begun to start"),
@@ -86,6 +90,8 @@ pub enum After {
     StartFailed(StartFailure),
     /// Wait for the lease, then start again.
     Fenced,
+    /// Treat it as a crash: it did not come round any more, in these words.
+    Stuck(String),
 }
 
 /// Where the agent is.
@@ -157,10 +163,12 @@ pub enum Event {
     Ready,
     /// The process will not become ready.
     InitFailed(InitFailure),
-    /// What is to be said of the exit that comes next, beside its status.
-    Explained(String),
     /// The process was reaped.
-    Exited(ExitStatus),
+    Exited(Exit),
+    /// The process lives and does not come round any more, in these words.
+    Stuck(String),
+    /// The process has set a message aside, as its start was told to.
+    SetAside(Delivery),
     /// End it, with this much time between TERM and KILL.
     Stop(StopKind, Duration),
     /// The time of [`Machine::wake_at`] has come.
@@ -207,7 +215,7 @@ pub enum Becomes {
 /// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
 pub(super) fn rank(after: &After) -> u8 {
     match after {
-        After::StartFailed(_) | After::Fenced => 0,
+        After::StartFailed(_) | After::Fenced | After::Stuck(_) => 0,
         After::Move => 1,
         After::Release => 2,
         After::Superseded => 3,

@@ -51,7 +51,7 @@ impl World {
         }
         let Some(status) = exit else {
             if let Some(process) = there.processes.get(&pid) {
-                let _ = process.tells.send(Told::Report(Report::Ready(StartTimes::default(), vec![])));
+                let _ = process.tells.send(Told::Report(Report::Ready(StartTimes::default(), None)));
             }
             return;
         };

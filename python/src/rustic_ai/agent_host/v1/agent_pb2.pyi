@@ -101,7 +101,7 @@ class Runtime(_message.Message):
     def __init__(self, python: _Optional[_Union[PythonRuntime, _Mapping]] = ..., command: _Optional[_Union[CommandRuntime, _Mapping]] = ...) -> None: ...
 
 class AgentLaunch(_message.Message):
-    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout")
+    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class AgentLaunch(_message.Message):
     RESTART_POLICY_FIELD_NUMBER: _ClassVar[int]
     ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     START_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    LIVENESS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     agent_spec: str
     guild_spec: str
     messaging_config: str
@@ -131,7 +132,8 @@ class AgentLaunch(_message.Message):
     restart_policy: RestartPolicy
     on_disconnect: OnDisconnect
     start_timeout: _duration_pb2.Duration
-    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    liveness_timeout: _duration_pb2.Duration
+    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LastExit(_message.Message):
     __slots__ = ("code", "signal", "time")

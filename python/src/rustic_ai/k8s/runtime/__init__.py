@@ -5,6 +5,6 @@
 - warm, `python -m rustic_ai.k8s.runtime.zygote`: an interpreter that has everything imported and forks a ready child
   for every agent; each child gets a socket of its own.
 
-Over its socket a child gets the launch document (one JSON object, then end of file) and sends one report (one JSON object
-and a line end). Nothing travels through arguments or environment, and no pickle anywhere.
+Over its socket a child gets the launch document (one JSON object, then end of file) and sends reports (each one JSON object
+and a line end). What it is at work on stands in a page that it shares with the host (`state`). Nothing travels through arguments or environment, and no pickle anywhere.
 """

@@ -14,9 +14,10 @@ from rustic_ai.core import messaging
 from rustic_ai.core.guild.agent import Agent, AgentSpec
 from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
-from rustic_ai.core.messaging import Client, MessagingConfig
+from rustic_ai.core.messaging import Client, MessagingConfig, MessagingInterface
 from rustic_ai.core.utils.class_utils import get_agent_class
 from rustic_ai.k8s.runtime.document import LaunchDocument
+from rustic_ai.k8s.runtime.handling import Guard
 from rustic_ai.k8s.runtime.host import describe
 from rustic_ai.k8s.runtime.proof import closure
 from rustic_ai.k8s.runtime.proof.watch import Environment
@@ -47,9 +48,35 @@ class StartFailure(Exception):
 class K8sAgentWrapper(AgentWrapper):
     """Rustic AI's wrapper around one agent that owns its process."""
 
+    # What stands around its handlers; none: they run as Rustic AI has them.
+    guard: Guard | None = None
+    # Threads that were started while messaging was built.
+    built: frozenset[threading.Thread] = frozenset()
+    _before: frozenset[threading.Thread] = frozenset()
+
     def run(self) -> Agent:
         """Builds the agent and subscribes it; returns when it handles messages."""
+        self._before = frozenset(threading.enumerate())
         return self.initialize_agent()
+
+    @property
+    def messaging(self) -> MessagingInterface:
+        """The agent's messaging.
+
+        Raises:
+            AttributeError: There is none yet.
+        """
+        if "messaging" not in self.__dict__:
+            raise AttributeError("messaging")
+        return self.__dict__["messaging"]
+
+    @messaging.setter
+    def messaging(self, messaging: MessagingInterface) -> None:
+        # Rustic AI sets it before it builds and subscribes the agent: the one moment at which handlers can be guarded.
+        self.__dict__["messaging"] = messaging
+        self.built = frozenset(threading.enumerate()) - self._before
+        if self.guard is not None:
+            self.guard.attach(messaging.backend)
 
 
 def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> dict[str, Any] | None:
@@ -159,7 +186,8 @@ def _validate(model: Any, field: str, text: str, **options: Any) -> Any:
 
 
 def shut_down(wrapper: K8sAgentWrapper, seconds: float) -> None:
-    """Unsubscribes the agent, for at most so long: a handler that never returns must not keep the process."""
+    """Unsubscribes the agent, for at most so long: a bus that does not answer must not keep the process. No handler is at
+    work any more."""
 
     def work() -> None:
         try:

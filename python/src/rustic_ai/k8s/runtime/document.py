@@ -2,8 +2,26 @@
 
 from dataclasses import dataclass, fields
 import json
+from typing import Any
 
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A message that the agent is not handed any more.
+
+    Attributes:
+        topic: Its topic, with the namespace.
+        message_id: Its id.
+        deaths: How often the agent died over it.
+        reason: How it died last.
+    """
+
+    topic: str
+    message_id: int
+    deaths: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,9 @@ class LaunchDocument:
         messaging_config: JSON of MessagingConfig.
         client_type: Name of the messaging client; empty: SimpleClient.
         client_properties: JSON object; empty: none.
+        state: File in which the process says what it is at work on; empty: nobody reads it.
+        watched: The host watches whether the handling loop comes round.
+        skip: Messages that are set aside instead of being handled.
     """
 
     version: int
@@ -35,6 +56,9 @@ class LaunchDocument:
     messaging_config: str
     client_type: str
     client_properties: str
+    state: str = ""
+    watched: bool = False
+    skip: tuple[Skip, ...] = ()
 
     @classmethod
     def parse(cls, text: bytes) -> "LaunchDocument":
@@ -50,4 +74,5 @@ class LaunchDocument:
                 f"agent-host sent launch document version {version}, this rusticai-k8s understands {VERSION}; "
                 "install the same release of both"
             )
-        return cls(**{field.name: data[field.name] for field in fields(cls)})
+        known: dict[str, Any] = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        return cls(**known | {"skip": tuple(Skip(**skip) for skip in data.get("skip", ()))})

@@ -1,12 +1,16 @@
 """The socket to agent-host."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 from typing import Any
 
 # A traceback longer than this loses its middle: the ends tell what and where.
 _MAX_TRACEBACK = 64 * 1024
+# Characters of the reason of an end.
+_MAX_REASON = 1000
 
 
 def null_stdin() -> None:
@@ -22,11 +26,14 @@ def describe(error: BaseException) -> str:
 
 
 class HostSocket:
-    """The way to agent-host: the launch comes in, one report goes out."""
+    """The way to agent-host: the launch comes in, reports go out, as long as the process lives."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes over a socket's descriptor."""
+        """Takes over a socket's descriptor. What the agent starts does not inherit it."""
+        os.set_inheritable(descriptor, False)
         self._socket = socket.socket(fileno=descriptor)
+        self._writing = threading.Lock()
+        os.register_at_fork(after_in_child=self._forked)
 
     @classmethod
     def from_stdin(cls) -> "HostSocket":
@@ -66,6 +73,31 @@ class HostSocket:
             traceback = f"{traceback[:half]}\n[…]\n{traceback[-half:]}"
         self._report(event="failed", stage=stage, error=error, traceback=traceback, field=field)
 
+    def set_aside(self, topic: str, message_id: int) -> None:
+        """Reports that a message was set aside, as the launch asked for.
+
+        Args:
+            topic: Its topic, as the launch named it.
+            message_id: Its id, likewise.
+        """
+        with contextlib.suppress(OSError):
+            # The host is gone: so is this process, soon.
+            self._report(event="set_aside", topic=topic, message_id=message_id)
+
+    def ended(self, reason: str) -> None:
+        """Reports that the process ends itself.
+
+        Args:
+            reason: Why, in one line.
+        """
+        with contextlib.suppress(OSError):
+            self._report(event="ended", reason=reason[:_MAX_REASON])
+
     def _report(self, **report: Any) -> None:
-        self._socket.sendall(json.dumps(report).encode() + b"\n")
+        with self._writing:
+            self._socket.sendall(json.dumps(report).encode() + b"\n")
+
+    def _forked(self) -> None:
+        """What the agent forks must not speak for it."""
+        self._writing = threading.Lock()
         self._socket.close()

@@ -1,4 +1,12 @@
-"""The life of one agent in its process, however the process came to be."""
+"""The life of one agent in its process, however the process came to be.
+
+```text
+document ──▶ build, subscribe ──▶ ready ──▶ SIGTERM ──▶ no message is taken any more ──▶ the agent's own handler of SIGTERM
+   │               │                │                   ──▶ handlers at work finish ──▶ unsubscribe ──▶ atexit ──▶ 0
+   ▼               ▼                ▼
+ failed          failed         ended: a handler or a thread that handles is gone (`ending`)
+```
+"""
 
 import logging
 import os
@@ -7,6 +15,7 @@ import time
 import traceback
 from typing import NoReturn
 
+from rustic_ai.k8s.runtime import ending
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.host import HostSocket, describe
 from rustic_ai.k8s.runtime.sigterm import Sigterm, StoppedEarly
@@ -15,8 +24,11 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _LOG_LEVEL = "RUSTIC_AGENT_LOG_LEVEL"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-# Seconds to unsubscribe in; less than the 10 s between SIGTERM and SIGKILL.
+# Seconds to unsubscribe in, once no handler is at work any more.
 _SHUTDOWN = 3.0
+# Seconds between two looks at the threads that handle messages: to wake up costs an idle agent more than the look. A host that
+# watches whether the agent comes round is shown so more often.
+_LOOK, _BEAT = 5.0, 1.0
 
 
 class BadSetting(Exception):
@@ -33,16 +45,22 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
             class imports.
 
     Returns:
-        Exit code: 0 after SIGTERM, 1 when the agent could not start.
+        Exit code: 0 after SIGTERM, 1 when the agent could not start. A process whose agent cannot handle messages any more
+        does not return: it ends with `ending.BROKEN`.
     """
     _forget_temporary_folder()
+    return ending.leave(_live(host, began, inherited))
+
+
+def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> int:
     document = LaunchDocument.parse(host.read_document())
-    wrapper = None
+    service = None
     try:
         sigterm = Sigterm()
         _begin_log()
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
         from rustic_ai.k8s.runtime import agent
+        from rustic_ai.k8s.runtime.service import Service
     except StoppedEarly:
         return 0
     except BadSetting as error:
@@ -55,14 +73,15 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         imports = agent.import_class(document, inherited)
         imported = time.monotonic()
         wrapper = agent.build(document)
+        service = Service(wrapper, document, host)
         wrapper.run()
         sigterm.hold()
     except agent.StartFailure as failure:
         host.failed(failure.stage, str(failure), traceback.format_exc(), failure.field)
         return 1
     except StoppedEarly:
-        if wrapper is not None:
-            agent.shut_down(wrapper, _SHUTDOWN)
+        if service is not None:
+            service.end(lambda: None, _SHUTDOWN)
         return 0
     except BaseException as error:
         # Whatever an agent raises while it is built is its author's to read.
@@ -73,8 +92,8 @@ def run(host: HostSocket, began: float, inherited: frozenset[str] | None = None)
         initialize_seconds=time.monotonic() - imported,
         imports=imports,
     )
-    sigterm.wait()
-    agent.shut_down(wrapper, _SHUTDOWN)
+    service.serve(sigterm, _BEAT if document.watched else _LOOK)
+    service.end(sigterm.pass_on, _SHUTDOWN)
     return 0
 
 

@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StepTimes, StopKind},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StopKind},
     error::HostError,
     process::usage::Usage,
     runtime::PythonStatus,
@@ -106,7 +106,7 @@ impl Service {
         let attached = creating.await.unwrap_or_else(|_| Err(HostError::Stopping(self.supervisor.host().clone())))?;
         let status = self.wait(&attached, mode).await?;
         let handle = &attached.handle;
-        let timings = timings(&status.times);
+        let timings = timings(&status);
         Ok(pb::CreateAgentResponse { agent: Some(self.message(handle, &status)), timings: Some(timings) })
     }
 
@@ -175,7 +175,8 @@ fn branch(branch: &BranchStatus) -> pb::ZygoteBranch {
     }
 }
 
-fn timings(times: &StepTimes) -> pb::StartTimings {
+fn timings(status: &AgentStatus) -> pb::StartTimings {
+    let times = &status.times;
     let wire = |duration: Option<Duration>| duration.map(convert::duration);
     pb::StartTimings {
         claim: wire(times.claim),
@@ -188,6 +189,7 @@ fn timings(times: &StepTimes) -> pb::StartTimings {
         queue: wire(times.queue),
         advance: wire(times.advance),
         host_call: None,
+        cold_reason: status.cold_reason.clone(),
     }
 }
 

@@ -120,7 +120,7 @@ impl Runtime for Runtimes {
         let run = self.begin_run()?;
         let state = self.state_file(order, &run)?;
         let order = &Order { state: state.as_ref().map(|state| state.path().to_owned()), ..order.clone() };
-        let (Started { mut child, stdout, stderr }, feed) = self.spawn(order, &run).await?;
+        let (Started { mut child, stdout, stderr }, feed, cold_reason) = self.spawn(order, &run).await?;
         child.watch().map_err(StartError::Unwatched)?;
         if let Some(mark) = run.kin.mark() {
             // Once more for one that was executed with it; one that was forked for us has not run a line of the agent's yet.
@@ -153,6 +153,7 @@ impl Runtime for Runtimes {
             state,
             liveness,
             hangs: None,
+            cold_reason,
             output,
             _watched: watched,
             run,
@@ -213,22 +214,25 @@ impl Runtimes {
         }
     }
 
-    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed), StartError> {
+    /// Makes the process, and tells why it starts cold if it was to be warm.
+    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed, String), StartError> {
         let python = self.python_of(&order.launch)?;
         let environment = self.environment(order, run.workdir.temporary(), python);
         let directory = run.workdir.path();
-        if let Some(python) = python
-            && let Some(warm) = python.warm(order, &environment, directory).await?
-        {
-            return Ok(warm);
-        }
+        let cold_reason = match python {
+            Some(python) => match python.warm(order, &environment, directory).await? {
+                Ok((started, feed)) => return Ok((started, feed, String::new())),
+                Err(why) => why,
+            },
+            None => String::new(),
+        };
         let (mut command, feed) = match (&order.launch.runtime, python) {
             (RuntimeKind::Command(argv), _) => command::command(argv, order)?,
             (RuntimeKind::Python(_), Some(python)) => python.cold(order)?,
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed))
+        Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed, cold_reason))
     }
 
     /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then the

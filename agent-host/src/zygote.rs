@@ -40,6 +40,18 @@ use serde::Serialize;
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Variables of which every agent has a value of its own, so that nothing that read one of them can be shared.
+const VARYING: [&str; 8] = [
+    "RUSTIC_AGENT_EPOCH",
+    "RUSTIC_AGENT_GUILD_ID",
+    "RUSTIC_AGENT_HOST",
+    "RUSTIC_AGENT_ID",
+    "RUSTIC_ENGINE_ADDRESS",
+    "TMPDIR",
+    "TRACEPARENT",
+    "TRACESTATE",
+];
+
 /// What agents may share beyond the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -51,6 +51,8 @@ pub struct AgentStatus {
     pub times_running: u64,
     /// Steps of the latest start.
     pub times: StepTimes,
+    /// Why the latest start was a cold one, though there is a zygote; empty: it was not.
+    pub cold_reason: String,
     /// The store's life that has its record.
     pub told: Option<String>,
     /// The store cannot be written at the moment, and why.
@@ -74,6 +76,7 @@ impl AgentStatus {
             running: None,
             times_running: 0,
             times: StepTimes { claim, ..StepTimes::default() },
+            cold_reason: String::new(),
             told,
             trouble: None,
             ending: None,

@@ -308,6 +308,7 @@ impl AgentTask {
         let event = match made {
             Ok(process) => {
                 self.step("initialize", |s, took| s.spawn = Some(took));
+                self.status.send_modify(|s| process.cold_reason().clone_into(&mut s.cold_reason));
                 (self.process, self.killed) = (Some(process), false);
                 Event::Spawned
             }

@@ -46,6 +46,10 @@ pub trait Process: Send {
     fn at_work(&self) -> Option<Delivery> {
         None
     }
+    /// Why it was started in a fresh interpreter; empty: it was forked warm, or always starts so.
+    fn cold_reason(&self) -> &str {
+        ""
+    }
     /// After its end: ends whatever it has started, and takes the rest of its output. When this is over, it may be started
     /// again.
     async fn finish(self: Box<Self>);
@@ -72,6 +76,7 @@ pub(super) struct OwnProcess {
     pub(super) liveness: Option<Duration>,
     /// From when it is ready until it was found to hang.
     pub(super) hangs: Option<Liveness>,
+    pub(super) cold_reason: String,
     pub(super) output: Output,
     pub(super) _watched: Watched,
     pub(super) run: Run,
@@ -123,6 +128,10 @@ impl Process for OwnProcess {
                 Told::Stuck(why)
             }
         }
+    }
+
+    fn cold_reason(&self) -> &str {
+        &self.cold_reason
     }
 
     fn at_work(&self) -> Option<Delivery> {

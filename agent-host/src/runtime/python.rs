@@ -74,20 +74,20 @@ impl PythonRuntime {
         }
     }
 
-    /// A warm process and what to feed it; `None` when the agent must start cold.
+    /// A warm process and what to feed it, or why the agent must start cold; that is empty where every agent does.
     pub(super) async fn warm(
         &self,
         order: &Order,
         environment: &BTreeMap<OsString, OsString>,
         directory: &Path,
-    ) -> Result<Option<(Started, Feed)>, StartError> {
-        let Some(zygote) = &self.zygote else { return Ok(None) };
+    ) -> Result<Result<(Started, Feed), String>, StartError> {
+        let Some(zygote) = &self.zygote else { return Ok(Err(String::new())) };
         let asked = &order.launch.message.environment;
         let only_at_start = |name: &&String| START_ONLY.iter().any(|prefix| name.starts_with(prefix));
         let why = match asked.keys().find(only_at_start) {
             Some(name) => ColdReason::Environment(name.clone()),
             None => match fork(zygote, order, environment, directory).await? {
-                Ok(warm) => return Ok(Some(warm)),
+                Ok(warm) => return Ok(Ok(warm)),
                 // A cold start needs a process as well.
                 Err(ColdReason::Zygote(ZygoteError::Exhausted(why))) => return Err(StartError::Exhausted(why)),
                 Err(why) => why,
@@ -96,7 +96,7 @@ impl PythonRuntime {
         self.cold_starts.fetch_add(1, Ordering::Relaxed);
         metrics::count("rustic_host_cold_starts_total", &[("profile", self.name.as_str())]);
         warn!(%why, "the agent starts cold");
-        Ok(None)
+        Ok(Err(why.to_string()))
     }
 
     /// The command of a cold start, and what to feed it: a socket as standard input, so that the answer comes back the

@@ -1,7 +1,7 @@
 //! Keeps one profile's zygotes alive, forks from them in order, and grows branches.
 
 use super::{
-    BranchStatus, ForkRequest, Lesson, Notes, Order, Share, Sharing, ZygoteError, ZygoteHandle, ZygoteState,
+    BranchStatus, ForkRequest, Lesson, Notes, Order, Share, Sharing, VARYING, ZygoteError, ZygoteHandle, ZygoteState,
     ZygoteStatus,
     closure::Unit,
     family::{Branch, Building, Built, Family, Member, differing},
@@ -153,7 +153,7 @@ impl ZygoteTask {
         // Without sharing only an operator's own modules come here, which are proven.
         let share = if self.sharing.share == Share::None { Share::Proven } else { self.sharing.share };
         let Sharing { memory, vouched, .. } = self.sharing.clone();
-        Preload { version: wire::VERSION, units, own, share, proven, refused, vouched, memory }
+        Preload { version: wire::VERSION, units, own, share, proven, refused, vouched, memory, varying: &VARYING }
     }
 
     /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.
@@ -260,7 +260,9 @@ impl ZygoteTask {
     /// far as that matters.
     fn learn(&self, lesson: Lesson, work: &mut Work) {
         let Lesson { kind, imports, environment } = lesson;
-        let other = differing(&environment, &self.environment).into_iter().any(|name| imports.reads.contains(name));
+        let other = differing(&environment, &self.environment)
+            .into_iter()
+            .any(|name| imports.reads.contains(name) && !VARYING.contains(&name));
         if other || !work.files.watch(imports.files(), SystemTime::now()) {
             return;
         }

@@ -73,6 +73,8 @@ pub(super) struct Preload {
     pub(super) refused: Vec<String>,
     pub(super) vouched: Vec<String>,
     pub(super) memory: u64,
+    /// Variables of which every agent has a value of its own.
+    pub(super) varying: &'static [&'static str],
 }
 
 /// What the host asks for.

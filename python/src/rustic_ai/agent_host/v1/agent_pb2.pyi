@@ -146,7 +146,7 @@ class LastExit(_message.Message):
     def __init__(self, code: _Optional[int] = ..., signal: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class StartTimings(_message.Message):
-    __slots__ = ("claim", "admit", "spawn", "initialize", "host_total", "total", "queue", "advance", "host_call")
+    __slots__ = ("claim", "admit", "spawn", "initialize", "host_total", "total", "queue", "advance", "host_call", "cold_reason")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     SPAWN_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,7 @@ class StartTimings(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     ADVANCE_FIELD_NUMBER: _ClassVar[int]
     HOST_CALL_FIELD_NUMBER: _ClassVar[int]
+    COLD_REASON_FIELD_NUMBER: _ClassVar[int]
     claim: _duration_pb2.Duration
     admit: _duration_pb2.Duration
     spawn: _duration_pb2.Duration
@@ -166,7 +167,8 @@ class StartTimings(_message.Message):
     queue: _duration_pb2.Duration
     advance: _duration_pb2.Duration
     host_call: _duration_pb2.Duration
-    def __init__(self, claim: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., admit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., spawn: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., initialize: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., advance: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_call: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
+    cold_reason: str
+    def __init__(self, claim: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., admit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., spawn: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., initialize: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., advance: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host_call: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cold_reason: _Optional[str] = ..., **kwargs) -> None: ...
 
 class AgentUsage(_message.Message):
     __slots__ = ("pss_bytes", "private_bytes", "cpu_time", "threads", "scratch_bytes")

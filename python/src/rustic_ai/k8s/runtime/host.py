@@ -1,7 +1,8 @@
 """The socket to agent-host."""
 
 import contextlib
-import json
+# By name: what an agent's module does to `json` later must not garble what the host is told.
+from json import dumps
 import os
 import socket
 import threading
@@ -95,7 +96,7 @@ class HostSocket:
 
     def _report(self, **report: Any) -> None:
         with self._writing:
-            self._socket.sendall(json.dumps(report).encode() + b"\n")
+            self._socket.sendall(dumps(report).encode() + b"\n")
 
     def _forked(self) -> None:
         """What the agent forks must not speak for it."""

@@ -128,6 +128,7 @@ class Zygote:
                 refused=frozenset(wish["refused"]),
                 vouched=frozenset(wish["vouched"]),
                 memory=wish["memory"],
+                varying=frozenset(wish["varying"]),
             )
         )
         outcome = prover.run()

@@ -58,7 +58,8 @@ def _name_of_task(task: int) -> str:
         return "?"
 
 
-def _children() -> list[str]:
+def children() -> list[str]:
+    """Process ids of this process's children, whichever thread has them."""
     found: list[str] = []
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/children") as children:
@@ -165,7 +166,7 @@ def _event_loop() -> tuple[int, ...]:
 FACTS: dict[str, Callable[[], Any]] = {
     "open descriptors": descriptors,
     "threads": threads,
-    "child processes": _children,
+    "child processes": children,
     "shared memory": _shared_memory,
     "signal handlers": _handlers,
     "status of the process": _status,

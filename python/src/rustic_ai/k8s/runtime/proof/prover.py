@@ -54,6 +54,7 @@ class Wish:
         refused: Names of units that are known to fail.
         vouched: Names of units that the operator shares without proof, with all that they import.
         memory: Bytes that a proof may use beyond what is there.
+        varying: Variables of the environment of which every agent has a value of its own.
     """
 
     units: list[Unit]
@@ -63,6 +64,7 @@ class Wish:
     refused: frozenset[str]
     vouched: frozenset[str]
     memory: int
+    varying: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -160,7 +162,8 @@ class Prover:
         if time.monotonic() > self._give_up:
             return [Finding(f"it was not proven within {_PATIENCE:.0f} s")]
         try:
-            first, second = trial.twice([name for unit in units for name in unit.modules], self._wish.memory)
+            modules = [name for unit in units for name in unit.modules]
+            first, second = trial.twice(modules, self._wish.memory, self._wish.varying)
         except TrialFailed as failure:
             return [Finding(str(failure))]
         findings = [finding for finding in compare(first, second, self._allowed) if not self._is_vouched(finding.module)]

@@ -6,6 +6,7 @@
 They differ in process id, working directory, randomness and a mark in the environment. What they were forked from has one thread.
 """
 
+import ctypes
 from dataclasses import asdict, dataclass, field
 import importlib
 import json
@@ -21,10 +22,13 @@ from types import ModuleType
 from typing import NoReturn
 
 from rustic_ai.k8s.runtime.host import describe
+from rustic_ai.k8s.runtime.proof import facts
 from rustic_ai.k8s.runtime.proof.inert import Snapshot, settle
 from rustic_ai.k8s.runtime.proof.pure import Walker, existing
 from rustic_ai.k8s.runtime.proof.watch import Environment, Events, Finding, Imports, names_in_libraries
 
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None)
 # Seconds for one trial, of its processor and of the clock.
 _LONGEST = 60
 _MARK = "RUSTIC_TRIAL"
@@ -56,33 +60,50 @@ class TrialFailed(Exception):
     """A trial ended without a report."""
 
 
-def twice(modules: list[str], memory: int) -> tuple[Report, Report]:
+def twice(modules: list[str], memory: int, varying: frozenset[str] = frozenset()) -> tuple[Report, Report]:
     """Imports modules in two forks.
 
     Args:
         modules: What to import, in this order.
         memory: Bytes that a fork may use beyond what it has now.
+        varying: Variables of the environment of which every agent has a value of its own.
 
     Raises:
         TrialFailed: One of them crashed, took too long, or ran out of memory.
     """
     with tempfile.TemporaryDirectory(prefix="trial-") as one, tempfile.TemporaryDirectory(prefix="other-trial-") as other:
-        forks = [_Fork(modules, place, memory) for place in (one, other)]
+        # What an import starts, however it hides, comes to this process when its parent ends.
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        forks: list[_Fork] = []
         try:
+            forks.extend(_Fork(modules, place, memory, varying) for place in (one, other))
             first, second = (fork.report() for fork in forks)
+        except OSError as error:
+            raise TrialFailed(f"it could not be tried: {error.strerror}") from error
         finally:
             for fork in forks:
                 fork.end()
+            _end_children()
+            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     return first, second
 
 
+def _end_children() -> None:
+    """Ends whatever is left of the trials, until nothing comes any more."""
+    while children := facts.children():
+        for child in children:
+            # Reaped here, so its number is its own until then.
+            os.kill(int(child), signal.SIGKILL)
+            os.waitpid(int(child), 0)
+
+
 class _Fork:
-    def __init__(self, modules: list[str], directory: str, memory: int) -> None:
+    def __init__(self, modules: list[str], directory: str, memory: int, varying: frozenset[str]) -> None:
         self._reader, writer = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._reader)
-            _be_a_trial(modules, directory, memory, writer)
+            _be_a_trial(modules, directory, memory, varying, writer)
         os.close(writer)
         self._deadline = time.monotonic() + _LONGEST
 
@@ -117,9 +138,9 @@ class _Fork:
             os.waitpid(self._pid, 0)
 
 
-def _be_a_trial(modules: list[str], directory: str, memory: int, writer: int) -> NoReturn:
+def _be_a_trial(modules: list[str], directory: str, memory: int, varying: frozenset[str], writer: int) -> NoReturn:
     try:
-        report = _try(modules, directory, memory)
+        report = _try(modules, directory, memory, varying)
     except BaseException as error:
         report = Report([Finding(f"it cannot be looked at: {describe(error)} ({traceback.format_exc(limit=-3)})")])
     try:
@@ -129,14 +150,14 @@ def _be_a_trial(modules: list[str], directory: str, memory: int, writer: int) ->
         os._exit(0)
 
 
-def _try(modules: list[str], directory: str, memory: int) -> Report:
+def _try(modules: list[str], directory: str, memory: int, varying: frozenset[str]) -> Report:
     _silence()
     _limit(memory)
     os.chdir(directory)
     os.environ[_MARK] = directory
     names, before = frozenset(sys.modules), existing()
     snapshot = Snapshot()
-    environment, events, imports = Environment.watch(), Events(), Imports()
+    environment, events, imports = Environment.watch(varying), Events(), Imports()
     report = Report()
     try:
         for name in modules:

@@ -40,9 +40,15 @@ class Finding:
 class Environment(dict[bytes, bytes]):
     """In the place of what `os.environ` holds: notes which names are asked for, and what is set and removed."""
 
-    def __init__(self, held: dict[bytes, bytes]) -> None:
-        """Takes over what `os.environ` holds."""
+    def __init__(self, held: dict[bytes, bytes], varying: frozenset[str] = frozenset()) -> None:
+        """Takes over what `os.environ` holds.
+
+        Args:
+            held: What it holds.
+            varying: Names of which every agent has a value of its own: to ask for one is a finding.
+        """
         super().__init__(held)
+        self._varying = varying
         # Which modules asked for a name.
         self._asked: dict[str, set[str]] = {}
         self.writes: dict[str, str | None] = {}
@@ -60,9 +66,9 @@ class Environment(dict[bytes, bytes]):
         return {name for name, modules in self._asked.items() if name != EVERYTHING and any(map(_is_foreign, modules - at_all))}
 
     @classmethod
-    def watch(cls) -> "Environment":
+    def watch(cls, varying: frozenset[str] = frozenset()) -> "Environment":
         """Puts one in place."""
-        watcher = cls(os.environ._data)  # type: ignore[attr-defined]
+        watcher = cls(os.environ._data, varying)  # type: ignore[attr-defined]
         os.environ._data = watcher  # type: ignore[attr-defined]
         # Made when `os` was imported, of the same data.
         os.environb._data = watcher  # type: ignore[attr-defined]
@@ -100,6 +106,8 @@ class Environment(dict[bytes, bytes]):
 
     def _ask(self, name: str) -> None:
         self._asked.setdefault(name, set()).add(importing())
+        if name in self._varying:
+            self._found(f"it reads the variable {name}, which differs from agent to agent")
 
     def _found(self, text: str) -> None:
         self.findings.append(Finding(text, importing()))

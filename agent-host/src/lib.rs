@@ -61,6 +61,7 @@ use rustic_telemetry::{grpc::incoming, signals::StopRequests};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -204,7 +205,8 @@ impl Processes {
         orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
         let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits)
             .context("cannot start the spawner thread")?;
-        let python = python_runtimes(settings, host, &spawner, &orphans, stop)?;
+        let trials = settings.workdirs_root(host, life)?.join("trials");
+        let python = python_runtimes(settings, host, &trials, &spawner, &orphans, stop)?;
         Ok(Self { orphans, spawner, python })
     }
 }
@@ -263,6 +265,7 @@ fn supervisor(
 fn python_runtimes(
     settings: &Settings,
     host: &HostId,
+    trials: &Path,
     spawner: &Spawner,
     orphans: &Arc<Orphans>,
     stop: &CancellationToken,
@@ -273,7 +276,8 @@ fn python_runtimes(
         let nursery =
             Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
         let notes = settings.notes(host, name, &profile.python)?;
-        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), settings.sharing(), notes).start(stop.clone()))
+        let sharing = settings.sharing(trials.to_owned());
+        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), sharing, notes).start(stop.clone()))
     };
     let runtime = |(name, profile): (ProfileName, Profile)| {
         let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };

@@ -226,13 +226,14 @@ impl Settings {
         profiles::read(default, self.runtime_profiles.as_deref())
     }
 
-    /// How much agents share.
-    pub fn sharing(&self) -> Sharing {
+    /// How much agents share; what proves that begins in `directory`.
+    pub fn sharing(&self, directory: PathBuf) -> Sharing {
         Sharing {
             share: self.share,
             branches: self.share_branches,
             memory: self.share_memory,
             vouched: self.share_unproven.clone(),
+            directory,
         }
     }
 
@@ -272,8 +273,13 @@ impl Settings {
 
     /// Where agents get their directories in this life of the host.
     pub fn workdirs(&self, host: &HostId, life: Life) -> anyhow::Result<Workdirs> {
+        Workdirs::new(self.workdirs_root(host, life)?).context("--work-dir")
+    }
+
+    /// The folder of these, which the first one who needs it makes.
+    pub fn workdirs_root(&self, host: &HostId, life: Life) -> anyhow::Result<PathBuf> {
         let (parent, prefix) = self.workdir_names(host)?;
-        Workdirs::new(parent.join(format!("{prefix}{life}"))).context("--work-dir")
+        Ok(parent.join(format!("{prefix}{life}")))
     }
 
     /// Where they got them in all lives of the host that have left something.

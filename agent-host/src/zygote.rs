@@ -75,6 +75,8 @@ pub struct Sharing {
     pub memory: u64,
     /// Packages that the operator shares without proof.
     pub vouched: Vec<String>,
+    /// Where imports that are tried find themselves; made when it is needed.
+    pub directory: PathBuf,
 }
 
 /// Why no child was forked.

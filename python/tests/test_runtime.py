@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from rustic_ai.core.messaging import MessagingConfig
-from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, missed_imports, quieten, shut_down
+from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, quieten, shut_down
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
@@ -35,15 +35,6 @@ def test_an_idle_agent_is_quiet_unless_its_caller_chose(module: str, client: obj
     assert config.backend_config["redis_client"] == expected
 
 
-def test_missed_imports_name_the_class_first_and_what_functions_imported() -> None:
-    document = LaunchDocument(1, "g", "a", "", 1, 1, '{"class_name": "json.decoder.Class"}', "{}", "{}", "", "")
-    everything = frozenset(sys.modules)
-    assert missed_imports(document, everything, len(sys.modules)) == []
-    without = everything - {"json.decoder", "json.encoder"}
-    assert missed_imports(document, without, len(sys.modules)) == ["json.decoder"]
-    assert missed_imports(document, without, 0) == ["json.decoder", "json.decoder", "json.encoder"]
-
-
 _FORK = """
 import ctypes, os, platform, sys
 from rustic_ai.k8s.runtime import sibling
@@ -51,7 +42,7 @@ ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: this process 
 middle = os.fork()
 if middle == 0:
     if sys.argv[1] == "twice":
-        sibling._CLONE.clear()
+        sibling._KNOWN = ()
     def work():
         os._exit(7 if os.getppid() == host else 8)
     host = os.getppid()
@@ -84,7 +75,7 @@ many = [bytes(100) for _ in range(100_000)]
 pools = {id(one) >> 14 for one in many}
 del many[::2]
 shared.share()
-shared.collapse()
+shared.collapse([])
 assert sys.getrefcount(before) == 0xFFFFFFFF, "alive before: immortal"
 assert sys.getrefcount(constant()) == 0xFFFFFFFF, "reached through code: immortal"
 new = [bytes(100) for _ in range(20_000)]
@@ -295,13 +286,27 @@ def test_a_zygote_whose_rehearsal_goes_wrong_serves_without(what: str, tmp_path:
         zygote = subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True, env=environment)
         theirs.close()
         wire = Wire(os.dup(ours.fileno()))
-        wire.send({"op": "preload", "version": VERSION, "modules": ["json.tool"]})
+        wire.send(
+            {
+                "op": "preload",
+                "version": VERSION,
+                "units": [{"name": "json.tool", "place": "installed", "modules": ["json.tool"], "files": []}],
+                "own": "",
+                "share": "proven",
+                "proven": [],
+                "refused": [],
+                "vouched": [],
+                "memory": 1 << 30,
+                "varying": [],
+                "directory": str(tmp_path / "trials"),
+            }
+        )
         hello = wire.receive()
         wire.close()
     _out, errors = zygote.communicate(timeout=60)
     assert hello is not None
     assert hello[0]["obstacle"] == "", "it can fork"
-    assert hello[0]["failed_preloads"] == []
+    assert (hello[0]["failed_preloads"], hello[0]["shared"]) == ([], ["json.tool"])
     assert "agents start without what a rehearsal leaves" in errors
     assert what in errors, errors
     assert zygote.returncode == 0

@@ -67,7 +67,7 @@ async fn whatever_ends_the_handling_thread_ends_the_process_and_is_told_until_th
             "a handler raised BaseExceptionGroup: several (2 sub-exceptions); its process ended with exit code 70",
         ),
         ("hard", "its process ended with exit code 5"),
-        ("crash", "its process ended with signal 11"),
+        ("crash", "its process ended with signal 11 (SIGSEGV)"),
     ];
     for (name, _) in endings {
         stack.create(bus.agent("g", name, "doer.Doer")).await.unwrap();

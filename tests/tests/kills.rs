@@ -28,7 +28,7 @@ async fn a_kill_that_no_one_here_sent_names_the_kernel_and_the_memory_last_seen_
     let agent = stack.create(idle("g", "a")).await.unwrap();
     let told = async |pid: u32, restarts: u32| {
         let explained = |line: &serde_json::Value| {
-            let text = line["message"].as_str().unwrap_or_default();
+            let text = line["how"].as_str().unwrap_or_default();
             line["pid"] == pid && text.contains("which its host did not send")
         };
         stack.hosts[0].logged("the kill to be explained", explained).await;

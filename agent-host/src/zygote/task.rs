@@ -152,8 +152,19 @@ impl ZygoteTask {
     fn preload(&self, units: Vec<Unit>, own: String, proven: Vec<String>, refused: Vec<String>) -> Preload {
         // Without sharing only an operator's own modules come here, which are proven.
         let share = if self.sharing.share == Share::None { Share::Proven } else { self.sharing.share };
-        let Sharing { memory, vouched, .. } = self.sharing.clone();
-        Preload { version: wire::VERSION, units, own, share, proven, refused, vouched, memory, varying: &VARYING }
+        let Sharing { memory, vouched, directory, .. } = self.sharing.clone();
+        Preload {
+            version: wire::VERSION,
+            units,
+            own,
+            share,
+            proven,
+            refused,
+            vouched,
+            memory,
+            varying: &VARYING,
+            directory,
+        }
     }
 
     /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.

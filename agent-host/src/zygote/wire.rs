@@ -75,6 +75,8 @@ pub(super) struct Preload {
     pub(super) memory: u64,
     /// Variables of which every agent has a value of its own.
     pub(super) varying: &'static [&'static str],
+    /// Where trials are made.
+    pub(super) directory: PathBuf,
 }
 
 /// What the host asks for.

@@ -4,7 +4,8 @@ The zygote's standard input is a Unix socket to agent-host. A message, in both d
 big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands in the first message of each side:
 
     host -> zygote  {"op": "preload", "version": 4, "units": [{"name", "place", "modules", "files"}], "own": "my.agents",
-                     "share": "proven", "proven": ["..."], "refused": ["..."], "vouched": ["..."], "memory": 536870912, "varying": ["TMPDIR"]}
+                     "share": "proven", "proven": ["..."], "refused": ["..."], "vouched": ["..."], "memory": 536870912, "varying": ["TMPDIR"],
+                     "directory": "..."}
                     units: what may be preloaded, see `proof.closure`; own: the class's own module, empty for what an operator
                     names; the rest is described in `proof.prover`
     zygote -> host  {"event": "hello", "version": 4, "shared": ["..."], "modules": ["..."], "refused": {"...": "why"},

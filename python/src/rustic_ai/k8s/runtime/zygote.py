@@ -129,6 +129,7 @@ class Zygote:
                 vouched=frozenset(wish["vouched"]),
                 memory=wish["memory"],
                 varying=frozenset(wish["varying"]),
+                directory=wish["directory"],
             )
         )
         outcome = prover.run()

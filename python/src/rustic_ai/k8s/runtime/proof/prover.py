@@ -55,6 +55,7 @@ class Wish:
         vouched: Names of units that the operator shares without proof, with all that they import.
         memory: Bytes that a proof may use beyond what is there.
         varying: Variables of the environment of which every agent has a value of its own.
+        directory: Where trials get their working directories.
     """
 
     units: list[Unit]
@@ -64,7 +65,8 @@ class Wish:
     refused: frozenset[str]
     vouched: frozenset[str]
     memory: int
-    varying: frozenset[str] = frozenset()
+    varying: frozenset[str]
+    directory: str
 
 
 @dataclass
@@ -163,7 +165,7 @@ class Prover:
             return [Finding(f"it was not proven within {_PATIENCE:.0f} s")]
         try:
             modules = [name for unit in units for name in unit.modules]
-            first, second = trial.twice(modules, self._wish.memory, self._wish.varying)
+            first, second = trial.twice(modules, self._wish.memory, self._wish.varying, self._wish.directory)
         except TrialFailed as failure:
             return [Finding(str(failure))]
         findings = [finding for finding in compare(first, second, self._allowed) if not self._is_vouched(finding.module)]

@@ -6,6 +6,7 @@
 They differ in process id, working directory, randomness and a mark in the environment. What they were forked from has one thread.
 """
 
+import contextlib
 import ctypes
 from dataclasses import asdict, dataclass, field
 import importlib
@@ -13,9 +14,9 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from types import ModuleType
@@ -60,31 +61,34 @@ class TrialFailed(Exception):
     """A trial ended without a report."""
 
 
-def twice(modules: list[str], memory: int, varying: frozenset[str] = frozenset()) -> tuple[Report, Report]:
+def twice(modules: list[str], memory: int, varying: frozenset[str], directory: str) -> tuple[Report, Report]:
     """Imports modules in two forks.
 
     Args:
         modules: What to import, in this order.
         memory: Bytes that a fork may use beyond what it has now.
         varying: Variables of the environment of which every agent has a value of its own.
+        directory: Where each gets a working directory of its own; made if it is not there.
 
     Raises:
         TrialFailed: One of them crashed, took too long, or ran out of memory.
     """
-    with tempfile.TemporaryDirectory(prefix="trial-") as one, tempfile.TemporaryDirectory(prefix="other-trial-") as other:
-        # What an import starts, however it hides, comes to this process when its parent ends.
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        forks: list[_Fork] = []
-        try:
-            forks.extend(_Fork(modules, place, memory, varying) for place in (one, other))
-            first, second = (fork.report() for fork in forks)
-        except OSError as error:
-            raise TrialFailed(f"it could not be tried: {error.strerror}") from error
-        finally:
-            for fork in forks:
-                fork.end()
-            _end_children()
-            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    # What an import starts, however it hides, comes to this process when its parent ends.
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    forks: list[_Fork] = []
+    try:
+        forks.extend(_Fork(modules, memory, varying, f"{directory}/{os.getpid()}-{number}") for number in range(2))
+        first, second = (fork.report() for fork in forks)
+    except OSError as error:
+        raise TrialFailed(f"it could not be tried: {error.strerror}") from error
+    finally:
+        for fork in forks:
+            fork.end()
+        _end_children()
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            # Another branch's trials may be there.
+            os.rmdir(directory)
     return first, second
 
 
@@ -98,31 +102,49 @@ def _end_children() -> None:
 
 
 class _Fork:
-    def __init__(self, modules: list[str], directory: str, memory: int, varying: frozenset[str]) -> None:
+    """A fork, in a directory of its own."""
+
+    def __init__(self, modules: list[str], memory: int, varying: frozenset[str], directory: str) -> None:
+        self._directory = directory
+        os.makedirs(directory, mode=0o700)
         self._reader, writer = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._reader)
+            os.close(writer)
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
         if self._pid == 0:
             os.close(self._reader)
-            _be_a_trial(modules, directory, memory, varying, writer)
+            _be_a_trial(modules, self._directory, memory, varying, writer)
         os.close(writer)
+        self._ended = os.pidfd_open(self._pid)
         self._deadline = time.monotonic() + _LONGEST
 
     def report(self) -> Report:
-        """Waits for the report."""
+        """Waits for the report. What the import has started may hold the pipe: the report is whole when the fork has ended."""
         data = bytearray()
-        while True:
-            left = self._deadline - time.monotonic()
-            if left <= 0 or not select.select([self._reader], [], [], left)[0]:
+        ended = False
+        while not ended:
+            left = max(0.0, self._deadline - time.monotonic())
+            ready = select.select([self._reader, self._ended], [], [], left)[0]
+            if not ready:
                 raise TrialFailed(f"its import took longer than {_LONGEST} s")
-            chunk = os.read(self._reader, _CHUNK)
-            if not chunk:
-                break
-            data += chunk
+            ended = self._ended in ready
+            data += self._read()
         if not data:
             raise TrialFailed(f"its import ends the process ({self._how_it_ended()})")
         told = json.loads(data)
         told["findings"] = [Finding(**finding) for finding in told["findings"]]
         return Report(**told)
+
+    def _read(self) -> bytes:
+        """What is there to be read now."""
+        data = bytearray()
+        while select.select([self._reader], [], [], 0)[0] and (chunk := os.read(self._reader, _CHUNK)):
+            data += chunk
+        return bytes(data)
 
     def _how_it_ended(self) -> str:
         _pid, status = os.waitpid(self._pid, 0)
@@ -132,10 +154,12 @@ class _Fork:
 
     def end(self) -> None:
         """Leaves nothing of it."""
-        os.close(self._reader)
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+        os.close(self._reader)
+        os.close(self._ended)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _be_a_trial(modules: list[str], directory: str, memory: int, varying: frozenset[str], writer: int) -> NoReturn:

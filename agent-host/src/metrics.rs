@@ -22,7 +22,7 @@ pub const ALL: &[Metric] = &[
     Metric::Count("rustic_host_cold_starts_total", "Python agents started in a fresh interpreter despite a zygote"),
     Metric::Gauge("rustic_host_agents", "Agents on this host by phase"),
     Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
-    Metric::Gauge("rustic_host_zygote_generation", "Zygote generations that took over, by runtime profile"),
+    Metric::Gauge("rustic_host_zygote_generation", "Branches of zygotes that became ready, by runtime profile"),
     Metric::Gauge("rustic_host_agents_pss_bytes", "Proportional set size of all agents, at the last look"),
     Metric::Gauge("rustic_host_agents_scratch_bytes", "What directories of agents take on disk, at the last look"),
     Metric::Gauge("rustic_host_agents_cpu_seconds", "Processor time of the agents that live now, at the last look"),

@@ -23,10 +23,18 @@ BIN = ROOT / "target" / "release"
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def _stack(*command: str, hosts: int = 1) -> Rows:
-    """Runs a command within a fresh stack, whose Redis serves peers as well; returns its rows."""
+def _stack(*command: str, hosts: int = 1, python: str = "", **settings: str) -> Rows:
+    """Runs a command within a fresh stack, whose Redis serves peers as well; returns its rows.
+
+    Args:
+        command: What to run.
+        hosts: Hosts of the stack.
+        python: Interpreter of its agents; empty: the usual one.
+        settings: More environment.
+    """
     stack = [str(BIN / "engine-svc"), "dev", "--hosts", str(hosts), "--max-agents", "1200", "--listen", "127.0.0.1:0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "bench")}
+    stack += ["--python", python] if python else []
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "bench"), **settings}
     print(f"… {' '.join(Path(word).name for word in command)}", file=sys.stderr, flush=True)
     done = subprocess.run([*stack, "--", *command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     # Peers may say something after it, as Ray does when it ends.
@@ -36,6 +44,14 @@ def _stack(*command: str, hosts: int = 1) -> Rows:
 
 def _peer(name: str, **plan: list[int]) -> Rows:
     return _stack(sys.executable, "-m", f"rustic_bench.peers.{name}", json.dumps(plan))
+
+
+def _imports(count: int) -> Rows:
+    """Agents by what they import. litellm asks the network while it is imported unless it is told not to, and keeps what differs
+    from process to process; so its operator vouches for it."""
+    settings = {"AGENT_HOST_SHARE_UNPROVEN": "litellm", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    plan = json.dumps({"imports": [count]})
+    return _stack(sys.executable, "-m", "rustic_bench.peers.imports", plan, python=sys.executable, **settings)
 
 
 def _load(measure: str, option: str, count: int) -> Rows:
@@ -63,6 +79,7 @@ def _measure(scale: int) -> Rows:
         _peer("k8s", memory=[count for size in (10, 100, 500) for count in n(size)]),
         _peer("floor", memory=n(100)),
         _peer("messages", messages=n(1000)),
+        _imports(n(30)[0]),
         _load("density", "--guilds", n(50)[0]),
         _recovery("drain", n(100)[0]),
         _recovery("kill", n(100)[0]),

@@ -11,6 +11,7 @@ _TITLES = {
     "memory": "Idle agents",
     "calls": "Calls",
     "messages": "Messages",
+    "imports": "Create to ready, by what the class imports",
     "density": "Density",
     "recovery": "Recovery",
 }

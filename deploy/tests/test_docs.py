@@ -8,7 +8,7 @@ import pytest
 from tools import ROOT
 
 DOCUMENTS = [
-    *(ROOT / f"docs/{name}.md" for name in ("deployment", "autoscaling", "migration-from-ray", "capacity")),
+    *(ROOT / f"docs/{name}.md" for name in ("agents", "deployment", "autoscaling", "migration-from-ray", "capacity")),
     ROOT / "docker/README.md",
     ROOT / "hpa/README.md",
     ROOT / "examples/custom-image/README.md",

@@ -1,0 +1,1 @@
+"""Classes of agents that differ in what they import, and nothing else."""

@@ -52,6 +52,9 @@ const VARYING: [&str; 8] = [
     "TRACESTATE",
 ];
 
+/// Those of them that say who an agent is.
+const IDENTITY: [&str; 3] = ["RUSTIC_AGENT_EPOCH", "RUSTIC_AGENT_GUILD_ID", "RUSTIC_AGENT_ID"];
+
 /// What agents may share beyond the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -113,6 +113,17 @@ async fn a_module_that_must_not_be_shared_is_told_and_spoils_nothing() {
 }
 
 #[tokio::test]
+async fn libraries_that_put_what_is_no_module_among_the_modules_are_shared_too() {
+    // Cython does so.
+    let modules = Modules::new(&[("listing", &format!("import frozenlist\n{HEAVY}"))]);
+    let stack = modules.stack(&[]).await;
+    stack.create(python("g", "first", "listing.Heavy")).await.unwrap();
+    generation(&stack, 1).await;
+    stack.create(python("g", "second", "listing.Heavy")).await.unwrap();
+    assert_eq!(said(&stack, "second").await, "INHERITED");
+}
+
+#[tokio::test]
 async fn a_branch_that_would_use_too_much_memory_is_not_used() {
     let fat = format!("{HEAVY}FAT = [bytes(1 << 20)[:] + bytes([n]) for n in range(50)]\n");
     let modules = Modules::new(&[("fat", &fat)]);

@@ -267,20 +267,27 @@ async fn a_variable_that_a_module_read_decides_whether_an_agent_shares_it_and_ot
     let module = "import os, sys\nMARK, KEY = object(), os.environ.get('KEY')\n\
         def says():\n    return KEY, 'shared' if sys.getrefcount(MARK) > 1 << 30 else 'own'\n";
     let modules = Modules::new(&[("odd_reader", &format!("{module}{AGENT}"))]);
-    let stack = modules.stack(&[]).await;
+    let mut stack = modules.stack(&[]).await;
     create(&stack, "odd", "first", "odd_reader").await;
     tried(&stack, 0, &[("odd_reader", "")]).await;
-    for (agent, name, finds) in [
-        ("other", "OTHER", "(None, 'shared')"),
-        ("key", "KEY", "('value', 'own')"),
-        ("again", "OTHER", "(None, 'shared')"),
-    ] {
-        let mut launch = python("odd", agent, "odd_reader.Told");
-        launch.environment.insert(name.to_owned(), "value".to_owned());
-        stack.create(launch).await.unwrap();
-        assert_eq!(said(&stack, agent), [finds], "{agent}");
+    for life in ["this life", "the next life of the host"] {
+        for (agent, name, finds) in [
+            ("other", "OTHER", "(None, 'shared')"),
+            ("key", "KEY", "('value', 'own')"),
+            ("again", "OTHER", "(None, 'shared')"),
+        ] {
+            let agent = format!("{agent} in {life}");
+            let mut launch = python("odd", &agent, "odd_reader.Told");
+            launch.environment.insert(name.to_owned(), "value".to_owned());
+            stack.create(launch).await.unwrap();
+            assert_eq!(said(&stack, &agent), [finds], "{agent}");
+        }
+        assert_eq!(profile(&stack, 0).await.cold_starts, 0);
+        stack.hosts[0].signal(Signal::KILL);
+        stack.hosts[0].ended().await;
+        stack.restart_host(0);
+        lives(&stack, "first", 1).await;
     }
-    assert_eq!(profile(&stack, 0).await.cold_starts, 0);
 }
 
 #[tokio::test]

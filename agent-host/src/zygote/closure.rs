@@ -1,5 +1,6 @@
 //! What a class imports, as its agents tell it (`python/src/rustic_ai/k8s/runtime/proof/closure.py`).
 
+use super::kind::Kind;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -63,6 +64,16 @@ impl Imports {
         short && names().count() + files().count() + self.reads.len() <= 3 * MAX_MODULES
     }
 
+    /// Whether this is what agents of a kind may tell: an agent's own code could say anything.
+    pub(super) fn is_of(&self, kind: &Kind) -> bool {
+        let class = kind.to_string();
+        let own = class.rsplit_once('.').map_or("", |(module, _class)| module);
+        let belongs = |unit: &Unit, module: &String| {
+            module.strip_prefix(&unit.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.own == own && self.units.iter().all(|unit| unit.modules.iter().all(|module| belongs(unit, module)))
+    }
+
     /// Names of everything that it imports.
     pub fn modules(&self) -> BTreeSet<&str> {
         self.units.iter().flat_map(|unit| unit.modules.iter().map(String::as_str)).collect()
@@ -71,5 +82,22 @@ impl Imports {
     /// Where that comes from.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.units.iter().flat_map(|unit| &unit.files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_belong_to_its_class_or_its_package_is_not_believed() {
+        let unit = |name: &str, module: &str| Unit { modules: vec![module.to_owned()], ..Unit::named(name) };
+        let imports = |own: &str, unit| Imports { own: own.to_owned(), units: vec![unit], reads: BTreeSet::new() };
+        let kind = Kind::named("my.agents.Class with=dependencies");
+        assert!(imports("my.agents", unit("numpy", "numpy.linalg")).is_of(&kind));
+        assert!(imports("my.agents", unit("numpy", "numpy")).is_of(&kind));
+        assert!(!imports("other", unit("numpy", "numpy")).is_of(&kind));
+        assert!(!imports("my.agents", unit("numpy", "evil")).is_of(&kind));
+        assert!(!imports("my.agents", unit("numpy", "numpyevil")).is_of(&kind));
     }
 }

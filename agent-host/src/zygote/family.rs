@@ -10,7 +10,7 @@
 //! these modules asked the environment for is the same for the agent. A branch that ends leaves those that grew from it.
 
 use super::{
-    known::{Known, Wish},
+    known::{Known, Shared, Wish},
     process::Live,
     wire::Told,
 };
@@ -50,6 +50,23 @@ impl Has {
             files: self.files.iter().chain(&told.files).cloned().collect(),
             reads: self.reads.union(&told.reads).cloned().collect(),
         }
+    }
+
+    /// The same, resting on what was known before of what it has.
+    pub(super) fn resting_on(mut self, shared: &Shared) -> Self {
+        self.files.extend(shared.files.iter().cloned());
+        self.reads.extend(shared.reads.iter().cloned());
+        self
+    }
+
+    /// What agents of a class share that are forked from it.
+    pub(super) fn as_shared(&self) -> Shared {
+        Shared { units: self.units.clone(), files: self.files.clone(), reads: self.reads.clone() }
+    }
+
+    /// Files that it came from.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// A variable that decides what its modules are, and is not the same for an agent.

@@ -60,10 +60,20 @@ impl Stamp {
 }
 
 /// Which names in a folder matter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Names {
     All,
     Some(BTreeSet<OsString>),
+}
+
+impl Names {
+    fn add(&mut self, others: &Self) {
+        match (&mut *self, others) {
+            (Self::Some(names), Self::Some(others)) => names.extend(others.iter().cloned()),
+            (Self::All, _) => {}
+            (Self::Some(_), Self::All) => *self = Self::All,
+        }
+    }
 }
 
 /// The files behind everything that is shared, or known of what may be.
@@ -71,8 +81,21 @@ enum Names {
 pub(super) struct Files {
     stamps: HashMap<PathBuf, Option<Stamp>>,
     inotify: Option<OwnedFd>,
-    watched: BTreeMap<PathBuf, i32>,
-    names: HashMap<i32, Names>,
+    /// What matters in which folder.
+    folders: BTreeMap<PathBuf, Names>,
+    /// The same by the kernel's number of a folder, which belongs to what is at the path now.
+    watches: HashMap<i32, Names>,
+}
+
+/// What came of watching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// They are as they were read.
+    Unchanged,
+    /// One of them has changed since.
+    Changed,
+    /// There are more than can be watched.
+    TooMany,
 }
 
 impl Files {
@@ -82,26 +105,28 @@ impl Files {
         if let Err(error) = &inotify {
             warn!(%error, "files cannot be watched; they are looked at before every fork");
         }
-        Self { stamps: HashMap::new(), inotify: inotify.ok(), watched: BTreeMap::new(), names: HashMap::new() }
+        Self { stamps: HashMap::new(), inotify: inotify.ok(), folders: BTreeMap::new(), watches: HashMap::new() }
     }
 
-    /// Watches files that were read since `began`. `false`: one has changed meanwhile, or there are too many.
-    pub(super) fn watch<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>, began: SystemTime) -> bool {
-        let mut unchanged = true;
+    /// Watches files that were read, or looked for in vain, since `began`.
+    pub(super) fn watch<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>, began: SystemTime) -> Watched {
+        let mut watched = Watched::Unchanged;
         for path in paths {
             if self.stamps.len() >= MAX_FILES && !self.stamps.contains_key(path) {
                 warn!(limit = MAX_FILES, "too many files are behind what agents share; no more is shared");
-                return false;
+                return Watched::TooMany;
             }
             // Watched first: what changes between the two is seen by one or the other.
             if let Some(folder) = path.parent() {
                 self.watch_folder(folder);
             }
             let stamp = Stamp::of(path);
-            unchanged &= stamp.is_some_and(|stamp| !stamp.is_later_than(began));
+            if stamp.is_some_and(|stamp| stamp.is_later_than(began)) {
+                watched = Watched::Changed;
+            }
             self.stamps.entry(path.clone()).or_insert(stamp);
         }
-        unchanged
+        watched
     }
 
     /// The stamp that a watched file had when it was read.
@@ -114,6 +139,8 @@ impl Files {
         if !self.stirs() {
             return BTreeSet::new();
         }
+        // A folder may have been put in the place of another one: the kernel would go on to watch that.
+        self.watch_anew();
         let mut changed = BTreeSet::new();
         for (path, stamp) in &mut self.stamps {
             let now = Stamp::of(path);
@@ -126,38 +153,39 @@ impl Files {
     }
 
     fn watch_folder(&mut self, folder: &Path) {
-        if self.watched.contains_key(folder) {
-            self.add(folder, None);
+        if matches!(self.folders.get(folder), Some(Names::All)) {
             return;
         }
-        self.add(folder, None);
+        self.folders.insert(folder.to_owned(), Names::All);
+        self.ask_kernel(folder);
         let mut below = folder;
         while let (Some(above), Some(name)) = (below.parent(), below.file_name()) {
-            self.add(above, Some(name));
+            let names = self.folders.entry(above.to_owned()).or_insert_with(|| Names::Some(BTreeSet::new()));
+            if let Names::Some(names) = names {
+                names.insert(name.to_owned());
+            }
+            self.ask_kernel(above);
             below = above;
         }
     }
 
-    /// Watches one name in a folder, or all of them.
-    fn add(&mut self, folder: &Path, name: Option<&OsStr>) {
-        let Some(inotify) = &self.inotify else { return };
-        let watch = match self.watched.get(folder) {
-            Some(watch) => *watch,
-            None => match inotify::add_watch(inotify, folder, watched_events()) {
-                Ok(watch) => *self.watched.entry(folder.to_owned()).or_insert(watch),
-                // Nothing is loaded from a folder that is not there, and one above it will tell when it comes.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return,
-                Err(error) => {
-                    warn!(%error, folder = %folder.display(), "files cannot be watched; they are looked at before every fork");
-                    self.inotify = None;
-                    return;
-                }
-            },
-        };
-        match (self.names.entry(watch).or_insert_with(|| Names::Some(BTreeSet::new())), name) {
-            (all, None) => *all = Names::All,
-            (Names::Some(names), Some(name)) => _ = names.insert(name.to_owned()),
-            (Names::All, Some(_)) => {}
+    fn watch_anew(&mut self) {
+        self.watches.clear();
+        let folders: Vec<_> = self.folders.keys().cloned().collect();
+        folders.iter().for_each(|folder| self.ask_kernel(folder));
+    }
+
+    /// Has the kernel tell what happens in a folder. It knows one by what it is, not by its name: asked twice, it goes on as before.
+    fn ask_kernel(&mut self, folder: &Path) {
+        let (Some(inotify), Some(names)) = (&self.inotify, self.folders.get(folder)) else { return };
+        match inotify::add_watch(inotify, folder, watched_events()) {
+            Ok(watch) => self.watches.entry(watch).or_insert_with(|| Names::Some(BTreeSet::new())).add(names),
+            // Nothing is loaded from a folder that is not there, and one above it will tell when it comes.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+            Err(error) => {
+                warn!(%error, folder = %folder.display(), "files cannot be watched; they are looked at before every fork");
+                self.inotify = None;
+            }
         }
     }
 
@@ -171,7 +199,7 @@ impl Files {
         while let Ok(event) = reader.next() {
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             stirs |= event.events().contains(ReadFlags::QUEUE_OVERFLOW)
-                || match (self.names.get(&event.wd()), name) {
+                || match (self.watches.get(&event.wd()), name) {
                     (Some(Names::Some(names)), Some(name)) => names.contains(name),
                     (Some(_), _) => true,
                     (None, _) => false,
@@ -193,7 +221,7 @@ mod tests {
 
     fn files_of(path: &Path) -> Files {
         let mut files = Files::new();
-        assert!(files.watch([&path.to_owned()], SystemTime::now()), "it is as it was");
+        assert_eq!(files.watch([&path.to_owned()], SystemTime::now()), Watched::Unchanged);
         assert!(files.changed().is_empty());
         files
     }
@@ -229,6 +257,34 @@ mod tests {
         symlink("two", dir.path().join("next")).expect("a link");
         fs::rename(dir.path().join("next"), &current).expect("renamed");
         assert_eq!(files.changed().len(), 1);
+        fs::write(current.join("package/m.py"), "edited").expect("written");
+        assert_eq!(files.changed().len(), 1, "what lies there now is watched as well");
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_and_made_anew_is_watched_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let package = dir.path().join("package");
+        let make = |text: &str| {
+            fs::create_dir(&package).expect("made");
+            fs::write(package.join("m.py"), text).expect("written");
+        };
+        make("1");
+        let mut files = files_of(&package.join("m.py"));
+        fs::remove_dir_all(&package).expect("removed");
+        make("22");
+        assert_eq!(files.changed().len(), 1);
+        fs::write(package.join("m.py"), "333").expect("written");
+        assert_eq!(files.changed().len(), 1, "in place, a second time");
+    }
+
+    #[test]
+    fn a_file_that_was_looked_for_in_vain_has_changed_when_it_is_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("VERSION");
+        let mut files = files_of(&path);
+        fs::write(&path, "1").expect("written");
+        assert_eq!(files.changed().len(), 1);
     }
 
     #[test]
@@ -237,8 +293,7 @@ mod tests {
         let path = dir.path().join("m.py");
         let began = SystemTime::UNIX_EPOCH;
         fs::write(&path, "1").expect("written");
-        assert!(!Files::new().watch([&path], began));
-        assert!(!Files::new().watch([&dir.path().join("missing.py")], SystemTime::now()));
+        assert_eq!(Files::new().watch([&path], began), Watched::Changed);
     }
 
     #[test]

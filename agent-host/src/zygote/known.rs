@@ -13,6 +13,7 @@ use super::{
     closure::{Imports, Unit},
     kind::Kind,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 const MAX_KINDS: usize = 128;
 /// Units that are remembered as refused.
 const MAX_REFUSED: usize = 1024;
+/// Trials of a kind that may come to nothing because files change meanwhile.
+const MAX_IN_VAIN: u32 = 3;
 /// Longest reason of a refusal, in bytes.
 const MAX_REASON: usize = 2048;
 /// Shortest time between the beginnings of two proofs, and how many times as long as the last one took.
@@ -35,8 +38,12 @@ const REST: u32 = 5;
 pub(super) struct Known {
     /// What its class imports.
     pub(super) imports: Imports,
-    /// Units of it that are shared, in this order; none as long as nobody tried.
-    pub(super) shared: Option<Vec<String>>,
+    /// What of it is shared; none as long as nobody tried.
+    pub(super) shared: Option<Shared>,
+    /// What is not shared for a reason that may pass, or holds for this kind only.
+    postponed: BTreeMap<String, String>,
+    /// Trials that came to nothing because files changed meanwhile.
+    in_vain: u32,
     modules: HashSet<String>,
     used: Instant,
     /// Its agents have been forked since its branch was lost.
@@ -48,6 +55,17 @@ impl Known {
     pub(super) fn imports_all(&self, modules: &[String]) -> bool {
         modules.len() <= self.modules.len() && modules.iter().all(|module| self.modules.contains(module))
     }
+}
+
+/// What agents of a kind share, and what that rests on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shared {
+    /// Units, in this order.
+    pub(super) units: Vec<String>,
+    /// Files that were read, beyond those of the modules.
+    pub(super) files: Vec<PathBuf>,
+    /// Variables of the environment that were asked for.
+    pub(super) reads: BTreeSet<String>,
 }
 
 /// A unit that is not shared.
@@ -105,14 +123,34 @@ impl Knowledge {
             self.kinds.remove(&oldest);
         }
         let modules = imports.modules().into_iter().map(str::to_owned).collect();
-        self.kinds.insert(kind, Known { imports, shared: None, modules, used: now, wanted: true });
+        self.kinds.insert(
+            kind,
+            Known { imports, shared: None, postponed: BTreeMap::new(), in_vain: 0, modules, used: now, wanted: true },
+        );
     }
 
     /// A former life of this host knew this already.
-    pub(super) fn recall(&mut self, kind: Kind, imports: Imports, shared: Vec<String>, now: Instant) {
+    pub(super) fn recall(&mut self, kind: Kind, imports: Imports, shared: Shared, now: Instant) {
         self.saw(kind.clone(), imports, now);
         if let Some(known) = self.kinds.get_mut(&kind) {
-            known.shared = Some(shared);
+            (known.shared, known.wanted) = (Some(shared), false);
+        }
+    }
+
+    /// Nothing of this kind can be shared.
+    pub(super) fn refuse(&mut self, kind: &Kind, why: String) {
+        let Some(known) = self.kinds.get(kind) else { return };
+        let refused = BTreeMap::from([(known.imports.own.clone(), why)]);
+        self.tried(kind, Shared::default(), refused, BTreeMap::new());
+    }
+
+    /// Files changed while its branch was made: it is made anew, unless that happens all the time.
+    pub(super) fn tried_in_vain(&mut self, kind: &Kind) {
+        let Some(known) = self.kinds.get_mut(kind) else { return };
+        known.in_vain += 1;
+        known.wanted = true;
+        if known.in_vain >= MAX_IN_VAIN {
+            self.refuse(kind, "its files changed each time while it was tried".to_owned());
         }
     }
 
@@ -127,6 +165,8 @@ impl Knowledge {
     pub(super) fn lost(&mut self, most: usize) {
         let latest: Vec<Kind> = self.settled().into_iter().take(most).map(|(kind, _)| kind.clone()).collect();
         latest.iter().for_each(|kind| self.miss(kind));
+        // And those whose first one was being made.
+        self.kinds.values_mut().filter(|known| known.shared.is_none()).for_each(|known| known.wanted = true);
     }
 
     /// When the next branch may be begun; none while nothing is missing.
@@ -144,7 +184,7 @@ impl Knowledge {
             kind: kind.clone(),
             own: known.imports.own.clone(),
             units: known.imports.units.clone(),
-            proven: known.shared.clone().unwrap_or_default(),
+            proven: known.shared.as_ref().map(|shared| shared.units.clone()).unwrap_or_default(),
             refused: vec![],
         };
         let names: BTreeSet<&str> = wish.units.iter().map(|unit| unit.name.as_str()).chain(wish.imports()).collect();
@@ -152,18 +192,23 @@ impl Knowledge {
         Some(Wish { refused, ..wish })
     }
 
-    /// A branch was tried: what is shared of it, what is not and why.
-    pub(super) fn tried(&mut self, kind: &Kind, shared: Vec<String>, refused: BTreeMap<String, String>) {
+    /// A branch was tried: what is shared of it, what is not and why, and what is not for now.
+    pub(super) fn tried(
+        &mut self,
+        kind: &Kind,
+        shared: Shared,
+        refused: BTreeMap<String, String>,
+        postponed: BTreeMap<String, String>,
+    ) {
         let Some(known) = self.kinds.get_mut(kind) else { return };
-        for (name, mut why) in refused {
-            why.truncate(why.floor_char_boundary(MAX_REASON));
-            // What a unit does depends on its own files; those of what it imports are told of by what they make of it.
-            let own = |unit: &&Unit| unit.name == name || unit.modules.contains(&name);
-            let files = known.imports.units.iter().filter(own).flat_map(|unit| unit.files.clone()).collect();
+        for (name, why) in refused {
+            // What a unit does depends on what it imports, too.
+            let files = known.imports.files().cloned().collect();
             if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&name) {
-                self.refused.insert(name, Refused { why, files });
+                self.refused.insert(name, Refused { why: cut(why), files });
             }
         }
+        known.postponed = postponed.into_iter().map(|(name, why)| (name, cut(why))).collect();
         known.shared = Some(shared);
     }
 
@@ -174,20 +219,31 @@ impl Knowledge {
 
     /// What is not shared, and why.
     pub(super) fn refusals(&self) -> BTreeMap<String, String> {
-        self.refused.iter().map(|(name, refused)| (name.clone(), refused.why.clone())).collect()
+        let postponed = self.kinds.values().flat_map(|known| known.postponed.clone());
+        let refused = self.refused.iter().map(|(name, refused)| (name.clone(), refused.why.clone()));
+        postponed.take(MAX_REFUSED).chain(refused).collect()
     }
 
     /// These files have changed: what was known of those who read them is known no more.
     pub(super) fn heed(&mut self, changed: &BTreeSet<PathBuf>) {
-        self.kinds.retain(|_, known| !known.imports.files().any(|file| changed.contains(file)));
+        let rests_on = |known: &Known| {
+            let files = known.shared.iter().flat_map(|shared| &shared.files);
+            known.imports.files().chain(files).any(|file| changed.contains(file))
+        };
+        self.kinds.retain(|_, known| !rests_on(known));
         self.refused.retain(|_, refused| !refused.files.iter().any(|file| changed.contains(file)));
     }
 }
 
 impl Known {
     fn is_missing(&self) -> bool {
-        self.wanted && self.shared.as_ref().is_none_or(|shared| !shared.is_empty())
+        self.wanted && self.shared.as_ref().is_none_or(|shared| !shared.units.is_empty())
     }
+}
+
+fn cut(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(MAX_REASON));
+    why
 }
 
 impl Wish {
@@ -213,6 +269,10 @@ mod tests {
         Imports { own: own.to_owned(), units, reads: BTreeSet::new() }
     }
 
+    fn shared(units: &[&str]) -> Shared {
+        Shared { units: names(units), ..Shared::default() }
+    }
+
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(ToString::to_string).collect()
     }
@@ -226,7 +286,7 @@ mod tests {
         let wish = known.begin().expect("one is due");
         assert_eq!((wish.kind, wish.own.as_str(), wish.units.len()), (kind.clone(), "m", 2));
         assert_eq!(known.due(now), None, "it has begun");
-        known.tried(&kind, names(&["m"]), BTreeMap::new());
+        known.tried(&kind, shared(&["m"]), BTreeMap::new(), BTreeMap::new());
         assert_eq!(known.due(now), None);
         known.miss(&kind);
         assert_eq!(known.begin().expect("due again").proven, names(&["m"]), "and proven already");
@@ -237,7 +297,7 @@ mod tests {
         let (mut known, now, kind) = (Knowledge::default(), Instant::now(), Kind::named("m.C"));
         known.saw(kind.clone(), imports("m", &[]), now);
         known.begin();
-        known.tried(&kind, vec![], BTreeMap::from([("m".to_owned(), "it starts threads".to_owned())]));
+        known.refuse(&kind, "it starts threads".to_owned());
         known.miss(&kind);
         assert_eq!(known.due(now), None);
         assert_eq!(known.refusals()["m"], "it starts threads");
@@ -252,9 +312,47 @@ mod tests {
         let (one, two) = (Kind::named("m.C"), Kind::named("n.C"));
         known.saw(one.clone(), imports("m", &["bad"]), now);
         known.begin();
-        known.tried(&one, vec![], BTreeMap::from([("bad".to_owned(), "it differs".to_owned())]));
+        let refused = BTreeMap::from([("bad".to_owned(), "it differs".to_owned())]);
+        known.tried(&one, shared(&[]), refused, BTreeMap::new());
         known.saw(two, imports("n", &["bad", "good"]), now);
         assert_eq!(known.begin().expect("due").refused, names(&["bad"]));
+    }
+
+    #[test]
+    fn what_may_pass_is_told_and_holds_for_its_kind_only() {
+        let (mut known, now) = (Knowledge::default(), Instant::now());
+        let (one, two) = (Kind::named("m.C"), Kind::named("n.C"));
+        known.saw(one.clone(), imports("m", &["slow"]), now);
+        known.begin();
+        let postponed = BTreeMap::from([("slow".to_owned(), "it was not proven in time".to_owned())]);
+        known.tried(&one, shared(&["m"]), BTreeMap::new(), postponed);
+        assert_eq!(known.refusals()["slow"], "it was not proven in time");
+        known.saw(two, imports("n", &["slow"]), now);
+        assert!(known.begin().expect("due").refused.is_empty());
+    }
+
+    #[test]
+    fn a_kind_whose_files_change_all_the_time_is_given_up_in_the_end() {
+        let (mut known, now, kind) = (Knowledge::default(), Instant::now(), Kind::named("m.C"));
+        known.saw(kind.clone(), imports("m", &[]), now);
+        for _ in 0..MAX_IN_VAIN {
+            known.begin().expect("due");
+            known.tried_in_vain(&kind);
+        }
+        assert_eq!(known.due(now), None);
+        assert!(known.refusals()["m"].contains("changed each time"));
+    }
+
+    #[test]
+    fn of_many_kinds_that_are_recalled_only_the_latest_get_their_branches_at_once() {
+        let (mut known, now) = (Knowledge::default(), Instant::now());
+        for n in 0..9 {
+            let (kind, own) = (Kind::named(&format!("m{n}.C")), format!("m{n}"));
+            known.recall(kind, imports(&own, &[]), shared(&[&own]), now + Duration::from_secs(n));
+        }
+        known.lost(2);
+        let begun: Vec<_> = std::iter::from_fn(|| known.begin()).map(|wish| wish.own).collect();
+        assert_eq!(begun, names(&["m8", "m7"]));
     }
 
     #[test]
@@ -273,8 +371,7 @@ mod tests {
         for n in 0..2000 {
             let kind = Kind::named(&format!("m{n}.C"));
             known.saw(kind.clone(), imports(&format!("m{n}"), &[]), now + Duration::from_millis(n));
-            let why = BTreeMap::from([(format!("m{n}"), "é".repeat(5000))]);
-            known.tried(&kind, vec![], why);
+            known.refuse(&kind, "é".repeat(5000));
         }
         assert_eq!((known.kinds.len(), known.refused.len()), (MAX_KINDS, MAX_REFUSED));
         assert!(known.of(&Kind::named("m1999.C"), now).is_some(), "the latest are kept");

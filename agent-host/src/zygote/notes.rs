@@ -9,7 +9,7 @@ use super::{
     closure::Imports,
     files::{Files, Stamp},
     kind::Kind,
-    known::Knowledge,
+    known::{Knowledge, Shared},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -23,7 +23,7 @@ use tracing::warn;
 /// Longest file that is read or written, in bytes.
 const MAX_SIZE: u64 = 16 << 20;
 /// What a file must have been written by to be believed.
-const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), " form 1");
+const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), " form 2");
 
 /// One kind, as a former life knew it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ pub(super) struct Note {
     /// What it imports.
     pub(super) imports: Imports,
     /// What of it is shared.
-    pub(super) shared: Vec<String>,
-    /// How the files of its imports were, in their order.
+    pub(super) shared: Shared,
+    /// How the files of its imports and of what is shared were, in their order.
     stamps: Vec<Option<Stamp>>,
 }
 
@@ -85,11 +85,10 @@ impl Notes {
 
     /// Keeps what is known for the next life, in place of what was kept before.
     pub(super) fn keep(&self, knowledge: &Knowledge, files: &Files) {
-        let kinds = knowledge.settled().into_iter().map(|(kind, known)| Note {
-            kind: kind.clone(),
-            imports: known.imports.clone(),
-            shared: known.shared.clone().unwrap_or_default(),
-            stamps: known.imports.files().map(|file| files.stamp(file)).collect(),
+        let kinds = knowledge.settled().into_iter().map(|(kind, known)| {
+            let shared = known.shared.clone().unwrap_or_default();
+            let stamps = known.imports.files().chain(&shared.files).map(|file| files.stamp(file)).collect();
+            Note { kind: kind.clone(), imports: known.imports.clone(), shared, stamps }
         });
         let mut document =
             Document { writer: WRITER.to_owned(), interpreter: Stamp::of(&self.python), kinds: kinds.collect() };
@@ -111,8 +110,8 @@ impl Notes {
 
 impl Note {
     fn holds(&self) -> bool {
-        let now = self.imports.files().map(|file| Stamp::of(file));
-        self.imports.is_bounded() && now.eq(self.stamps.iter().copied()) && self.stamps.iter().all(Option::is_some)
+        let now = self.imports.files().chain(&self.shared.files).map(|file| Stamp::of(file));
+        self.imports.is_bounded() && now.eq(self.stamps.iter().copied())
     }
 }
 
@@ -146,7 +145,10 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zygote::closure::{Place, Unit};
+    use crate::zygote::{
+        closure::{Place, Unit},
+        files::Watched,
+    };
     use std::{collections::BTreeSet, time::SystemTime};
     use tokio::time::Instant;
 
@@ -166,8 +168,9 @@ mod tests {
             let unit = Unit { name: name.clone(), place: Place::Own, modules, files: vec![file.clone()] };
             let imports = Imports { own: name, units: vec![unit], reads: BTreeSet::new() };
             let (mut knowledge, mut files) = (Knowledge::default(), Files::new());
-            assert!(files.watch([&file], SystemTime::now()));
-            knowledge.recall(Kind::named("m.C"), imports, vec!["m".to_owned()], Instant::now());
+            assert_eq!(files.watch([&file], SystemTime::now()), Watched::Unchanged);
+            let shared = Shared { units: vec!["m".to_owned()], ..Shared::default() };
+            knowledge.recall(Kind::named("m.C"), imports, shared, Instant::now());
             Self { dir, knowledge, files }
         }
 
@@ -188,7 +191,7 @@ mod tests {
         assert!(life.notes().take().is_empty(), "the first life");
         let taken = life.kept().take();
         assert_eq!(taken.len(), 1);
-        assert_eq!((&taken[0].kind, taken[0].shared.as_slice()), (&Kind::named("m.C"), &["m".to_owned()][..]));
+        assert_eq!((&taken[0].kind, taken[0].shared.units.as_slice()), (&Kind::named("m.C"), &["m".to_owned()][..]));
         assert!(life.notes().take().is_empty(), "whoever dies of them does not meet them again");
         assert_eq!(fs::read_dir(life.dir.path()).expect("a folder").count(), 1, "nothing but the module");
     }
@@ -208,7 +211,7 @@ mod tests {
         assert!(Notes { python: "/bin/cat".into(), ..life.notes() }.take().is_empty());
         let notes = life.kept();
         let text = fs::read_to_string(&notes.path).expect("it is there");
-        fs::write(&notes.path, text.replace(WRITER, "0.0.1 form 1")).expect("written");
+        fs::write(&notes.path, text.replace(WRITER, "0.0.1 form 2")).expect("written");
         assert!(notes.take().is_empty());
         fs::write(&notes.path, "heavy\nlight").expect("written");
         assert!(notes.take().is_empty(), "nor what is no document");

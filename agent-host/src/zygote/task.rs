@@ -1,12 +1,12 @@
 //! Keeps one profile's zygotes alive, forks from them in order, and grows branches.
 
 use super::{
-    BranchStatus, ForkRequest, Lesson, Notes, Order, Share, Sharing, VARYING, ZygoteError, ZygoteHandle, ZygoteState,
-    ZygoteStatus,
+    BranchStatus, ForkRequest, IDENTITY, Lesson, Notes, Order, Share, Sharing, VARYING, ZygoteError, ZygoteHandle,
+    ZygoteState, ZygoteStatus,
     closure::Unit,
-    family::{Branch, Building, Built, Family, Member, differing},
-    files::Files,
-    known::{Knowledge, Wish},
+    family::{Branch, Building, Built, Family, Has, Member, differing},
+    files::{Files, Watched},
+    known::{Knowledge, Known, Shared, Wish},
     process::{ForkError, Live, Nursery},
     wire::{self, FailedPreload, Preload, Told},
 };
@@ -32,6 +32,9 @@ const LINE: usize = 256;
 /// Longest wait of the first forks for branches that a former life had; after it they start without.
 const FORMER_BRANCHES: Duration = Duration::from_secs(5);
 
+/// How long a zygote that would not fork a branch is taken to be busy.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// What a zygote is kept alive with.
 pub struct ZygoteTask {
     nursery: Nursery,
@@ -50,6 +53,8 @@ struct Work {
     held: VecDeque<(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>)>,
     knowledge: Knowledge,
     files: Files,
+    /// The last base was not used, because its files seemed to change meanwhile.
+    doubted: bool,
 }
 
 impl ZygoteTask {
@@ -76,7 +81,7 @@ impl ZygoteTask {
         let profile = &self.nursery.profile;
         let policy = RestartPolicy { max_backoff: Duration::from_secs(30), ..RestartPolicy::default() };
         let knowledge = self.recalled();
-        let mut work = Work { queue, held: VecDeque::new(), knowledge, files: Files::new() };
+        let mut work = Work { queue, held: VecDeque::new(), knowledge, files: Files::new(), doubted: false };
         let mut failures: u32 = 0;
         loop {
             self.status.send_modify(|status| status.state = ZygoteState::Starting);
@@ -108,6 +113,7 @@ impl ZygoteTask {
         for note in self.notes.take().into_iter().rev().filter(|_| self.sharing.share != Share::None) {
             knowledge.recall(note.kind, note.imports, note.shared, Instant::now());
         }
+        knowledge.lost(self.sharing.branches);
         knowledge
     }
 
@@ -143,9 +149,12 @@ impl ZygoteTask {
             let Told { obstacle, culprit, .. } = &told;
             warn!(profile, pid, why = obstacle, culprit, "the zygote is ready, but cannot fork; agents start cold");
         }
-        if !work.files.watch(&told.files, began) {
-            warn!(profile, pid, "files changed while the zygote imported them; it may be replaced soon");
+        // Once: a file whose time lies ahead of this machine's clock must not keep it from ever having a zygote.
+        let watched = work.files.watch(&told.files, began);
+        if watched == Watched::Changed && !std::mem::replace(&mut work.doubted, true) {
+            return Err("files changed while it imported them".to_owned());
         }
+        work.doubted = false;
         Ok(Family::new(live, &told))
     }
 
@@ -246,12 +255,16 @@ impl ZygoteTask {
         let known = request.kind.as_ref().and_then(|kind| knowledge.of(kind, now));
         let member = family.best(known, &differing);
         let learn = known.is_none() && request.kind.is_some() && self.sharing.share != Share::None;
-        let shared = known.and_then(|known| known.shared.clone());
-        let has_branch = shared.as_ref().is_some_and(|shared| family.branches.iter().any(|b| b.has.has_all(shared)));
+        let units = known.and_then(|known| Some(known.shared.as_ref()?.units.clone()));
+        let is_branch_of =
+            |known: &Known, units: &[String], has: &Has| has.has_all(units) && known.imports_all(&has.modules);
+        let has_branch = known.zip(units.as_ref()).is_some_and(|(known, units)| {
+            family.branches.iter().any(|branch| is_branch_of(known, units, &branch.has))
+        });
         let (live, has) = family.use_member(member, now);
         // Nothing is missed by an agent whose environment keeps it from the branch of its kind.
-        if let (Some(kind), Some(shared)) = (&request.kind, shared)
-            && !has.has_all(&shared)
+        if let (Some(kind), Some(units)) = (&request.kind, units)
+            && !has.has_all(&units)
             && !has_branch
         {
             knowledge.miss(kind);
@@ -274,10 +287,22 @@ impl ZygoteTask {
         let other = differing(&environment, &self.environment)
             .into_iter()
             .any(|name| imports.reads.contains(name) && !VARYING.contains(&name));
-        if other || !work.files.watch(imports.files(), SystemTime::now()) {
+        if other || !imports.is_of(&kind) || work.files.watch(imports.files(), SystemTime::now()) == Watched::TooMany
+        {
             return;
         }
-        work.knowledge.saw(kind, imports, Instant::now());
+        let identity = IDENTITY.iter().find(|name| imports.reads.contains(**name));
+        work.knowledge.saw(kind.clone(), imports, Instant::now());
+        if let Some(name) = identity {
+            // What it imports may depend on who it is.
+            work.knowledge.refuse(&kind, format!("it reads the variable {name}, which differs from agent to agent"));
+            self.show_refusals(&work.knowledge);
+        }
+    }
+
+    fn show_refusals(&self, knowledge: &Knowledge) {
+        let refused = knowledge.refusals();
+        self.status.send_modify(|status| status.refused = refused);
     }
 
     /// Gives up what rests on files that have changed; tells the file if the base does.
@@ -290,8 +315,8 @@ impl ZygoteTask {
         if let Some(file) = family.base_has.rests_on(&changed) {
             return Some(file.display().to_string());
         }
-        if family.building.as_ref().is_some_and(|building| building.has.rests_on(&changed).is_some()) {
-            family.building = None;
+        if let Some(building) = family.building.take_if(|building| building.has.rests_on(&changed).is_some()) {
+            work.knowledge.miss(&building.wish.kind);
         }
         let outdated = |branch: &&Branch| branch.has.rests_on(&changed).is_some();
         let numbers: Vec<u64> = family.branches.iter().filter(outdated).map(|branch| branch.number).collect();
@@ -315,8 +340,11 @@ impl ZygoteTask {
                 let hello = async move { newborn.hello(&preload, orphans).await }.boxed();
                 family.building = Some(Building { has, wish, began, hello });
             }
-            // Agents start cold from such a zygote, and it has said why; it learns nothing.
-            (Err(ForkError::Refused(_)), _) => {}
+            // Agents start cold from such a zygote, and it has said why; it may be able to later.
+            (Err(ForkError::Refused(_)), _) => {
+                knowledge.rest(now, REFUSED);
+                knowledge.miss(&wish.kind);
+            }
             (Err(ForkError::Broken(why)), Member::Base) => return Err(why),
             (Err(ForkError::Broken(why)), Member::Branch(number)) => {
                 self.branch_lost(family, number, &why);
@@ -330,32 +358,44 @@ impl ZygoteTask {
     async fn take_in(&self, family: &mut Family, built: Built, work: &mut Work) {
         let profile = &self.nursery.profile;
         let Built { has, wish, began, hello } = built;
-        let kind = &wish.kind;
+        let (kind, mut grown) = (&wish.kind, 0);
         work.knowledge.rest(Instant::now(), began.0.elapsed());
         match self.examine(hello).await {
             Err((why, mut refused)) => {
                 warn!(profile, %kind, why, "what agents import cannot be shared");
                 refused.insert(wish.own.clone(), why);
-                work.knowledge.tried(kind, vec![], refused);
+                work.knowledge.tried(kind, Shared::default(), refused, BTreeMap::new());
             }
-            // Files have changed meanwhile: the next agent of the kind begins anew.
-            Ok((_, told, _)) if !work.files.watch(&told.files, began.1) => work.knowledge.miss(kind),
             Ok((live, told, memory)) => {
-                for (unit, why) in &told.refused {
+                for (unit, why) in told.refused.iter().chain(&told.postponed) {
                     info!(profile, %kind, unit, why, "agents import this themselves");
                 }
-                let has = has.and(&told);
-                work.knowledge.tried(kind, has.units.clone(), told.refused);
+                // What was proven before was not looked at again.
+                let known = work.knowledge.of(kind, Instant::now()).and_then(|known| known.shared.clone());
+                let has = has.and(&told).resting_on(&known.unwrap_or_default());
+                match work.files.watch(has.files(), began.1) {
+                    Watched::Unchanged => {}
+                    Watched::Changed => return work.knowledge.tried_in_vain(kind),
+                    Watched::TooMany => {
+                        return work.knowledge.refuse(kind, "too many files are behind it".to_owned());
+                    }
+                }
+                work.knowledge.tried(kind, has.as_shared(), told.refused, told.postponed);
                 if !told.modules.is_empty() {
                     let (pid, packages) = (live.pid(), &has.units);
                     info!(profile, pid, %kind, ?packages, modules = has.modules.len(), "a branch is ready");
                     family.adopt(live, has, memory, self.sharing.branches, self.sharing.memory);
-                    self.status.send_modify(|status| status.generation += 1);
+                    grown = 1;
                 }
-                self.notes.keep(&work.knowledge, &work.files);
             }
         }
-        self.show(family, &work.knowledge);
+        let (branches, refused) = (branches(family), work.knowledge.refusals());
+        // All at once: whoever looks sees no branch counted that is not there.
+        self.status.send_modify(|status| {
+            status.generation += grown;
+            (status.branches, status.refused) = (branches, refused);
+        });
+        self.notes.keep(&work.knowledge, &work.files);
     }
 
     /// A branch that can fork and does not use too much, and how much it uses; or why it is of no use, and what it refused.
@@ -370,14 +410,6 @@ impl ZygoteTask {
             return Err((why, told.refused));
         }
         Ok((live, told, memory))
-    }
-
-    fn show(&self, family: &Family, knowledge: &Knowledge) {
-        let refused = knowledge.refusals();
-        self.status.send_modify(|status| {
-            status.branches = branches(family);
-            status.refused = refused;
-        });
     }
 
     fn branch_lost(&self, family: &mut Family, number: u64, why: &str) {

@@ -40,6 +40,8 @@ pub(super) struct Told {
     pub(super) modules: Vec<String>,
     /// Units that it has not, and why.
     pub(super) refused: BTreeMap<String, String>,
+    /// Units that it has not for a reason that may pass, or holds for this class only.
+    pub(super) postponed: BTreeMap<String, String>,
     /// What the modules came from.
     pub(super) files: Vec<PathBuf>,
     /// Variables of the environment that they asked for.

@@ -82,6 +82,8 @@ def _by_clone(work: Callable[[], NoReturn]) -> int:
     failed: list[OSError] = []
 
     def middle(_argument: object) -> int:
+        # In a session of its own before it exists: whoever ends the zygote's group must not end its child.
+        os.setsid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -129,6 +131,7 @@ def _fork_twice(work: Callable[[], NoReturn]) -> int:
 
 def _be_the_middle(work: Callable[[], NoReturn], reader: int, writer: int) -> NoReturn:
     """Forks, tells the process id or, as a negative number, why not, and ends."""
+    os.setsid()
     try:
         pid = os.fork()
     except OSError as error:

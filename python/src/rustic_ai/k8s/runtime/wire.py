@@ -9,9 +9,9 @@ big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands 
                     units: what may be preloaded, see `proof.closure`; own: the class's own module, empty for what an operator
                     names; the rest is described in `proof.prover`
     zygote -> host  {"event": "hello", "version": 4, "shared": ["..."], "modules": ["..."], "refused": {"...": "why"},
-                     "files": ["..."], "reads": ["..."], "failed_preloads": [{"module", "error", "traceback"}],
+                     "postponed": {"...": "why"}, "files": ["..."], "reads": ["..."], "failed_preloads": [{"module", "error", "traceback"}],
                      "obstacle": "...", "culprit": "..."}
-                    shared, refused: units; modules: all that a fork finds loaded beyond what its ancestor has; files and reads:
+                    shared, refused: units; postponed: those of which nothing is known for good; modules: all that a fork finds loaded beyond what its ancestor has; files and reads:
                     what these came from, and variables of the environment that they asked for; obstacle: why it is unsafe to
                     fork already, and the module that is to blame; empty: it is safe
 

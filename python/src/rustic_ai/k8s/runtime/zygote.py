@@ -21,13 +21,12 @@ import os
 import sys
 import time
 import traceback
-from types import ModuleType
 from typing import Any, NoReturn
 
 from rustic_ai.k8s.runtime import child, shared
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
 from rustic_ai.k8s.runtime.proof import facts
-from rustic_ai.k8s.runtime.proof.closure import Unit
+from rustic_ai.k8s.runtime.proof.closure import Unit, modules
 from rustic_ai.k8s.runtime.proof.inert import settle
 from rustic_ai.k8s.runtime.proof.prover import Outcome, Prover, Share, Wish
 from rustic_ai.k8s.runtime.proof.watch import Environment
@@ -111,6 +110,7 @@ class Zygote:
             # It may be garbage.
             gc.collect()
             obstacle = self._obstacle([])
+        obstacle = obstacle or outcome.spoilt
         shared.share()
         shared.collapse(self._memory)
         gc.enable()
@@ -142,14 +142,15 @@ class Zygote:
         return outcome
 
     def _hello(self, outcome: Outcome, obstacle: str) -> dict[str, Any]:
-        new = {name: module for name, module in list(sys.modules.items()) if name not in self._inherited}
-        code = {file for module in new.values() if (file := _file_of(module))}
+        new = {name: module for name, module in modules() if name not in self._inherited}
+        code = {file for module in new.values() if (file := getattr(module, "__file__", None))}
         return {
             "event": "hello",
             "version": VERSION,
             "shared": outcome.shared,
             "modules": list(new),
             "refused": outcome.refused,
+            "postponed": outcome.postponed,
             "files": sorted(code | outcome.data),
             "reads": sorted(self._reads),
             "failed_preloads": self._failed,
@@ -239,10 +240,6 @@ def _remember_versions() -> None:
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     if _is_installed("redis"):
         importlib.metadata.version("redis")
-
-
-def _file_of(module: object) -> str | None:
-    return getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
 
 
 def _is_installed(module: str) -> bool:

@@ -49,6 +49,12 @@ class Unit:
         return cls(data["name"], Place(data["place"]), list(data["modules"]), list(data["files"]))
 
 
+def modules() -> list[tuple[str, ModuleType]]:
+    """Modules that are loaded and could be imported. What has no spec was put there by others, as Cython does."""
+    found = list(sys.modules.items())
+    return [(name, one) for name, one in found if isinstance(one, ModuleType) and getattr(one, "__spec__", None) is not None]
+
+
 def units(inherited: frozenset[str], class_module: str) -> list[dict[str, Any]]:
     """What this process has imported beyond what it inherited, dependencies more or less first.
 
@@ -59,12 +65,7 @@ def units(inherited: frozenset[str], class_module: str) -> list[dict[str, Any]]:
     Returns:
         Units as dictionaries; none when there are too many modules.
     """
-    # What has no spec is no module that could be imported: others put it there.
-    new = [
-        (name, module)
-        for name, module in list(sys.modules.items())
-        if name not in inherited and isinstance(module, ModuleType) and module.__spec__ is not None
-    ]
+    new = [(name, module) for name, module in modules() if name not in inherited]
     if len(new) > _MOST:
         return []
     own, places = package_of(class_module), code_places()

@@ -23,9 +23,10 @@ import time
 
 from rustic_ai.k8s.runtime.host import describe
 from rustic_ai.k8s.runtime.proof import trial
-from rustic_ai.k8s.runtime.proof.closure import Place, Unit
+from rustic_ai.k8s.runtime.proof.closure import Place, Unit, modules
+from rustic_ai.k8s.runtime.proof.inert import Snapshot, settle
 from rustic_ai.k8s.runtime.proof.trial import Report, TrialFailed
-from rustic_ai.k8s.runtime.proof.watch import Environment, Finding
+from rustic_ai.k8s.runtime.proof.watch import Environment, Finding, names_in_libraries
 
 # Findings told of one unit, and letters of each.
 _TOLD, _LONGEST = 3, 300
@@ -76,6 +77,8 @@ class Outcome:
     Attributes:
         shared: Names of units that were imported.
         refused: Names of units that were not, and why.
+        postponed: The same, for reasons that may pass, or hold for this class only.
+        spoilt: What an import did in earnest that its trials had not shown; empty: nothing.
         data: Files that were read beside modules.
         reads: Names of variables of the environment that were asked for.
         sets: What vouched units have set in the environment; None: removed.
@@ -83,6 +86,8 @@ class Outcome:
 
     shared: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    postponed: dict[str, str] = field(default_factory=dict)
+    spoilt: str = ""
     data: set[str] = field(default_factory=set)
     reads: set[str] = field(default_factory=set)
     sets: dict[str, str | None] = field(default_factory=dict)
@@ -132,7 +137,7 @@ class Prover:
                 self.outcome.shared.extend(unit.name for unit in units)
                 return
             if len(units) == 1:
-                self.outcome.refused[units[0].name] = _words(findings)
+                self._refuse(units[0], findings, _words(findings))
                 return
             left = self._without_blamed(units)
             if len(left) == len(units):
@@ -153,8 +158,12 @@ class Prover:
                 continue
             cause = source[module]
             why = _words(self._guilty[cause])
-            self.outcome.refused[unit.name] = why if cause in unit.modules else f"it imports {cause}: {why}"
+            self._refuse(unit, self._guilty[cause], why if cause in unit.modules else f"it imports {cause}: {why}")
         return left
+
+    def _refuse(self, unit: Unit, findings: list[Finding], why: str) -> None:
+        passing = all(finding.passing for finding in findings)
+        (self.outcome.postponed if passing else self.outcome.refused)[unit.name] = why
 
     def _try(self, units: list[Unit]) -> list[Finding]:
         """What speaks against sharing them."""
@@ -162,12 +171,12 @@ class Prover:
         if all(unit.name in known for unit in units):
             return []
         if time.monotonic() > self._give_up:
-            return [Finding(f"it was not proven within {_PATIENCE:.0f} s")]
+            return [Finding(f"it was not proven within {_PATIENCE:.0f} s", passing=True)]
         try:
-            modules = [name for unit in units for name in unit.modules]
-            first, second = trial.twice(modules, self._wish.memory, self._wish.varying, self._wish.directory)
+            wanted = [name for unit in units for name in unit.modules]
+            first, second = trial.twice(wanted, self._wish.memory, self._wish.varying, self._wish.directory)
         except TrialFailed as failure:
-            return [Finding(str(failure))]
+            return [Finding(str(failure), passing=failure.passing)]
         findings = [finding for finding in compare(first, second, self._allowed) if not self._is_vouched(finding.module)]
         for importer, imported in first.imports.items():
             for name in imported:
@@ -184,18 +193,28 @@ class Prover:
         return any(name in self._wish.vouched for name in _with_packages(module))
 
     def _import(self, units: list[Unit]) -> list[Finding]:
+        """Imports them for good, and looks whether they do in earnest what they did when they were tried."""
+        vouched = all(self._is_vouched(unit.name) for unit in units)
+        snapshot, names = None if vouched else Snapshot(), frozenset(sys.modules)
         environment = Environment.watch()
+        error = ""
         try:
             for unit in units:
                 for name in unit.modules:
                     importlib.import_module(name)
-        except BaseException as error:
-            return [Finding(f"it cannot be imported by itself: {describe(error)}")]
+        except BaseException as raised:
+            error = f"it cannot be imported by itself: {describe(raised)}"
         finally:
             environment.stop()
-        self.outcome.reads |= environment.reads
+        # Threads that end themselves at a fork have ended then.
+        settle()
+        changes = [error] if error else [] if snapshot is None else list(snapshot.changes())
+        if changes and not vouched:
+            self.outcome.spoilt = f"{', '.join(unit.name for unit in units)}: {'; '.join(changes[:_TOLD])}"
+        new = [getattr(module, "__file__", None) or "" for name, module in modules() if name not in names]
+        self.outcome.reads |= {*environment.reads, *names_in_libraries([file for file in new if ".so" in file])}
         self.outcome.sets |= environment.writes
-        return []
+        return [Finding(error)] if error else []
 
 
 def compare(first: Report, second: Report, allowed: set[str]) -> list[Finding]:
@@ -209,7 +228,7 @@ def compare(first: Report, second: Report, allowed: set[str]) -> list[Finding]:
     findings = list(dict.fromkeys(first.findings))
     findings += [finding for finding in second.findings if finding not in first.findings]
     unseen = [name for name in first.modules if allowed and name not in allowed]
-    findings += [Finding(f"it imports {name}, which agents of this class do not", name) for name in unseen]
+    findings += [Finding(f"it imports {name}, which agents of this class do not", name, passing=True) for name in unseen]
     names = first.digests.keys() | second.digests.keys()
     differ = sorted(name for name in names if first.digests.get(name) != second.digests.get(name))
     findings += [Finding(f"{name} differs from process to process", _module_of(name, first.modules)) for name in differ]

@@ -24,11 +24,12 @@ from typing import NoReturn
 
 from rustic_ai.k8s.runtime.host import describe
 from rustic_ai.k8s.runtime.proof import facts
+from rustic_ai.k8s.runtime.proof.closure import modules as loaded
 from rustic_ai.k8s.runtime.proof.inert import Snapshot, settle
 from rustic_ai.k8s.runtime.proof.pure import Walker, existing
 from rustic_ai.k8s.runtime.proof.watch import Environment, Events, Finding, Imports, names_in_libraries
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)
 # Seconds for one trial, of its processor and of the clock.
 _LONGEST = 60
@@ -58,7 +59,15 @@ class Report:
 
 
 class TrialFailed(Exception):
-    """A trial ended without a report."""
+    """A trial ended without a report.
+
+    Attributes:
+        passing: Another time it may be otherwise.
+    """
+
+    def __init__(self, why: str, passing: bool = False) -> None:
+        super().__init__(why)
+        self.passing = passing
 
 
 def twice(modules: list[str], memory: int, varying: frozenset[str], directory: str) -> tuple[Report, Report]:
@@ -80,7 +89,7 @@ def twice(modules: list[str], memory: int, varying: frozenset[str], directory: s
         forks.extend(_Fork(modules, memory, varying, f"{directory}/{os.getpid()}-{number}") for number in range(2))
         first, second = (fork.report() for fork in forks)
     except OSError as error:
-        raise TrialFailed(f"it could not be tried: {error.strerror}") from error
+        raise TrialFailed(f"it could not be tried: {error.strerror}", passing=True) from error
     finally:
         for fork in forks:
             fork.end()
@@ -116,6 +125,7 @@ class _Fork:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         if self._pid == 0:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.close(self._reader)
             _be_a_trial(modules, self._directory, memory, varying, writer)
         os.close(writer)
@@ -181,7 +191,7 @@ def _try(modules: list[str], directory: str, memory: int, varying: frozenset[str
     os.environ[_MARK] = directory
     names, before = frozenset(sys.modules), existing()
     snapshot = Snapshot()
-    environment, events, imports = Environment.watch(varying), Events(), Imports()
+    environment, events, imports = Environment.watch(varying | {_MARK}), Events(), Imports()
     report = Report()
     try:
         for name in modules:
@@ -194,8 +204,7 @@ def _try(modules: list[str], directory: str, memory: int, varying: frozenset[str
     report.findings += [*events.findings, *environment.findings, *map(Finding, snapshot.changes())]
     new = {name: module for name, module in list(sys.modules.items()) if name not in names}
     found = [module for module in new.values() if isinstance(module, ModuleType)]
-    # What has no spec is no module that could be imported: others put it there.
-    report.modules = [name for name, module in new.items() if getattr(module, "__spec__", None)]
+    report.modules = [name for name, _module in loaded() if name not in names]
     report.imports = {name: sorted(edges & new.keys()) for name, edges in imports.edges.items() if name in new}
     walker = Walker(before, _reseeded())
     report.digests = dict(walker.digests(found))

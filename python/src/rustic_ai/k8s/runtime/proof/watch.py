@@ -31,10 +31,12 @@ class Finding:
     Attributes:
         text: What, in words.
         module: The module that did it; empty: not known.
+        passing: It says nothing of the module itself: another time, or for another class, it may be otherwise.
     """
 
     text: str
     module: str = ""
+    passing: bool = False
 
 
 class Environment(dict[bytes, bytes]):

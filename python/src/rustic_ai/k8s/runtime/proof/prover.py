@@ -212,7 +212,9 @@ class Prover:
         if changes and not vouched:
             self.outcome.spoilt = f"{', '.join(unit.name for unit in units)}: {'; '.join(changes[:_TOLD])}"
         new = [getattr(module, "__file__", None) or "" for name, module in modules() if name not in names]
-        self.outcome.reads |= {*environment.reads, *names_in_libraries([file for file in new if ".so" in file])}
+        reads = {*environment.reads, *names_in_libraries([file for file in new if ".so" in file])}
+        # What differs from agent to agent anyway is what was vouched for.
+        self.outcome.reads |= reads - self._wish.varying if vouched else reads
         self.outcome.sets |= environment.writes
         return [Finding(error)] if error else []
 

@@ -12,7 +12,6 @@ import redis
 
 from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, quieten, shut_down
-from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
 

@@ -150,6 +150,13 @@ impl Family {
         best.map_or(Member::Base, |branch| Member::Branch(branch.number))
     }
 
+    /// Whether some zygote has all that agents of a kind share, and nothing else.
+    pub(super) fn has_branch_of(&self, known: &Known) -> bool {
+        let Some(shared) = &known.shared else { return false };
+        let fits = |has: &Has| has.has_all(&shared.units) && known.imports_all(&has.modules);
+        fits(&self.base_has) || self.branches.iter().any(|branch| fits(&branch.has))
+    }
+
     /// Takes a branch in, and gives up the least used ones if there are too many now, or they use too much.
     pub(super) fn adopt(&mut self, live: Live, has: Has, memory: u64, most: usize, most_memory: u64) {
         self.numbers += 1;

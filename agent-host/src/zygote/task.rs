@@ -4,9 +4,9 @@ use super::{
     BranchStatus, ForkRequest, IDENTITY, Lesson, Notes, Order, Share, Sharing, VARYING, ZygoteError, ZygoteHandle,
     ZygoteState, ZygoteStatus,
     closure::Unit,
-    family::{Branch, Building, Built, Family, Has, Member, differing},
+    family::{Branch, Building, Built, Family, Member, differing},
     files::{Files, Watched},
-    known::{Knowledge, Known, Shared, Wish},
+    known::{Knowledge, Shared, Wish},
     process::{ForkError, Live, Nursery},
     wire::{self, FailedPreload, Preload, Told},
 };
@@ -255,20 +255,12 @@ impl ZygoteTask {
         let known = request.kind.as_ref().and_then(|kind| knowledge.of(kind, now));
         let member = family.best(known, &differing);
         let learn = known.is_none() && request.kind.is_some() && self.sharing.share != Share::None;
-        let units = known.and_then(|known| Some(known.shared.as_ref()?.units.clone()));
-        let is_branch_of =
-            |known: &Known, units: &[String], has: &Has| has.has_all(units) && known.imports_all(&has.modules);
-        let has_branch = known.zip(units.as_ref()).is_some_and(|(known, units)| {
-            family.branches.iter().any(|branch| is_branch_of(known, units, &branch.has))
-        });
-        let (live, has) = family.use_member(member, now);
         // Nothing is missed by an agent whose environment keeps it from the branch of its kind.
-        if let (Some(kind), Some(units)) = (&request.kind, units)
-            && !has.has_all(&units)
-            && !has_branch
-        {
+        let missing = known.is_some_and(|known| known.shared.is_some() && !family.has_branch_of(known));
+        if let Some(kind) = request.kind.as_ref().filter(|_| missing) {
             knowledge.miss(kind);
         }
+        let (live, _has) = family.use_member(member, now);
         match (live.fork(request, learn).await, member) {
             (Ok(child), _) => (Ok(child), None),
             (Err(ForkError::Refused(why)), _) => (Err(why), None),
@@ -374,18 +366,17 @@ impl ZygoteTask {
                 let known = work.knowledge.of(kind, Instant::now()).and_then(|known| known.shared.clone());
                 let has = has.and(&told).resting_on(&known.unwrap_or_default());
                 match work.files.watch(has.files(), began.1) {
-                    Watched::Unchanged => {}
-                    Watched::Changed => return work.knowledge.tried_in_vain(kind),
-                    Watched::TooMany => {
-                        return work.knowledge.refuse(kind, "too many files are behind it".to_owned());
+                    Watched::Changed => work.knowledge.tried_in_vain(kind),
+                    Watched::TooMany => work.knowledge.refuse(kind, "too many files are behind it".to_owned()),
+                    Watched::Unchanged => {
+                        work.knowledge.tried(kind, has.as_shared(), told.refused, told.postponed);
+                        if !told.modules.is_empty() {
+                            let (pid, packages) = (live.pid(), &has.units);
+                            info!(profile, pid, %kind, ?packages, modules = has.modules.len(), "a branch is ready");
+                            family.adopt(live, has, memory, self.sharing.branches, self.sharing.memory);
+                            grown = 1;
+                        }
                     }
-                }
-                work.knowledge.tried(kind, has.as_shared(), told.refused, told.postponed);
-                if !told.modules.is_empty() {
-                    let (pid, packages) = (live.pid(), &has.units);
-                    info!(profile, pid, %kind, ?packages, modules = has.modules.len(), "a branch is ready");
-                    family.adopt(live, has, memory, self.sharing.branches, self.sharing.memory);
-                    grown = 1;
                 }
             }
         }

@@ -96,22 +96,22 @@ async fn profile(stack: &Stack, host: usize) -> RuntimeProfile {
     health.profiles.into_iter().find(|profile| profile.name == "default").unwrap()
 }
 
-/// What an agent said when it was built, life by life, on whatever host.
-fn said(stack: &Stack, agent: &str) -> Vec<String> {
-    let lines = stack.hosts.iter().flat_map(|host| host.log());
+/// What an agent said when it was built, in each life of the first `count`, on whatever host. Its words may come later than the
+/// answer that it runs.
+async fn lives(stack: &Stack, agent: &str, count: usize) -> Vec<String> {
     let words = |l: serde_json::Value| {
         let by = l["agent_id"] == agent && l["target"] == "agent";
         by.then(|| l["message"].as_str()?.strip_prefix("SAYS ").map(str::to_owned)).flatten()
     };
-    lines.filter_map(words).collect()
-}
-
-async fn lives(stack: &Stack, agent: &str, count: usize) -> Vec<String> {
-    wait_until(&format!("{count} lives of {agent}"), async || match said(stack, agent) {
-        said if said.len() >= count => Ok(said),
-        said => Err(said),
+    wait_until(&format!("{count} lives of {agent}"), async || {
+        let said: Vec<_> = stack.hosts.iter().flat_map(|host| host.log()).filter_map(words).collect();
+        if said.len() >= count { Ok(said) } else { Err(said) }
     })
     .await
+}
+
+async fn said(stack: &Stack, agent: &str) -> Vec<String> {
+    lives(stack, agent, 1).await
 }
 
 /// Waits until it was tried on a host to share each of these modules.
@@ -147,9 +147,11 @@ async fn in_every_life(modules: &[(&str, &str)], works: impl Fn(&str, &[String])
         lives(&stack, name, 2).await;
     }
     create(&stack, "another", "second neighbour", "neighbour").await;
-    let so_far: Vec<_> =
-        modules.iter().map(|(name, _)| (said(&stack, name), said(&stack, &format!("second {name}")))).collect();
-    let neighbours = [said(&stack, "first neighbour"), said(&stack, "second neighbour")].concat();
+    let mut so_far = vec![];
+    for (name, _) in modules {
+        so_far.push((lives(&stack, name, 2).await, said(&stack, &format!("second {name}")).await));
+    }
+    let neighbours = [said(&stack, "first neighbour").await, said(&stack, "second neighbour").await].concat();
 
     stack.hosts[0].signal(Signal::KILL);
     stack.hosts[0].ended().await;
@@ -161,9 +163,8 @@ async fn in_every_life(modules: &[(&str, &str)], works: impl Fn(&str, &[String])
     create(&stack, "yet another", "third neighbour", "neighbour").await;
     lives(&stack, "first neighbour", 1).await;
     assert!(neighbours[0].starts_with(UNTOUCHED), "{neighbours:?}");
-    for words in
-        [&neighbours, &said(&stack, "first neighbour"), &said(&stack, "third neighbour")].into_iter().flatten()
-    {
+    let again = [said(&stack, "first neighbour").await, said(&stack, "third neighbour").await].concat();
+    for words in neighbours.iter().chain(&again) {
         assert_eq!(*words, neighbours[0]);
     }
     let profile = profile(&stack, 0).await;
@@ -216,7 +217,7 @@ async fn code_that_changed_on_disk_is_run_by_every_agent_from_then_on() {
     }
     for name in names {
         create(&stack, "odd", &format!("{name} shared"), name).await;
-        assert_eq!(said(&stack, &format!("{name} shared")), ["1"]);
+        assert_eq!(said(&stack, &format!("{name} shared")).await, ["1"]);
     }
     let write =
         |name: &str, text: &str| std::fs::write(std::path::Path::new(&modules.path()).join(name), text).unwrap();
@@ -225,7 +226,7 @@ async fn code_that_changed_on_disk_is_run_by_every_agent_from_then_on() {
     for name in names {
         for n in 0..4 {
             create(&stack, "another", &format!("{name} new {n}"), name).await;
-            assert_eq!(said(&stack, &format!("{name} new {n}")), ["2"], "on either host, at once");
+            assert_eq!(said(&stack, &format!("{name} new {n}")).await, ["2"], "on either host, at once");
         }
         let (guild_id, agent_id) = ("odd".to_owned(), format!("{name} 0"));
         let request = pb::RestartAgentRequest { guild_id, agent_id, ..Default::default() };
@@ -255,7 +256,7 @@ async fn an_agent_finds_no_module_loaded_that_its_class_does_not_import() {
         for (class, finds) in classes {
             let agent = format!("{class} {round}");
             create(&stack, class, &agent, class).await;
-            assert_eq!(said(&stack, &agent), [finds]);
+            assert_eq!(said(&stack, &agent).await, [finds]);
         }
         tried(&stack, 0, &classes.map(|(class, _)| (class, ""))).await;
     }
@@ -280,7 +281,7 @@ async fn a_variable_that_a_module_read_decides_whether_an_agent_shares_it_and_ot
             let mut launch = python("odd", &agent, "odd_reader.Told");
             launch.environment.insert(name.to_owned(), "value".to_owned());
             stack.create(launch).await.unwrap();
-            assert_eq!(said(&stack, &agent), [finds], "{agent}");
+            assert_eq!(said(&stack, &agent).await, [finds], "{agent}");
         }
         assert_eq!(profile(&stack, 0).await.cold_starts, 0);
         stack.hosts[0].signal(Signal::KILL);
@@ -302,7 +303,7 @@ async fn a_variable_that_acts_only_when_a_program_starts_starts_it_cold_and_the_
         let timings = stack.client.clone().create_agent(request).await.unwrap().into_inner().timings.unwrap();
         assert!(timings.cold_reason.contains(name), "{timings:?}");
     }
-    assert_eq!(said(&stack, "one"), said(&stack, "two"), "it is heeded");
+    assert_eq!(said(&stack, "one").await, said(&stack, "two").await, "it is heeded");
     assert_eq!(profile(&stack, 0).await.cold_starts, 3);
     let request =
         pb::CreateAgentRequest { launch: Some(python("odd", "warm", "odd_hash.Told")), ..Default::default() };
@@ -325,5 +326,5 @@ async fn invented_modules_cost_neither_branches_without_end_nor_anybody_else() {
     tried(&stack, 0, &[("neighbour", "")]).await;
     let profile = profile(&stack, 0).await;
     assert!(profile.generation <= 2 && profile.not_shared.len() <= 400, "{profile:?}");
-    assert!(said(&stack, "plain")[0].starts_with(UNTOUCHED));
+    assert!(said(&stack, "plain").await[0].starts_with(UNTOUCHED));
 }

@@ -380,13 +380,14 @@ impl ZygoteTask {
                 }
             }
         }
+        // Kept before it is shown: what somebody has seen, the next life of this host knows.
+        self.notes.keep(&work.knowledge, &work.files);
         let (branches, refused) = (branches(family), work.knowledge.refusals());
         // All at once: whoever looks sees no branch counted that is not there.
         self.status.send_modify(|status| {
             status.generation += grown;
             (status.branches, status.refused) = (branches, refused);
         });
-        self.notes.keep(&work.knowledge, &work.files);
     }
 
     /// A branch that can fork and does not use too much, and how much it uses; or why it is of no use, and what it refused.

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::{agent_host::v1::AgentPhase, engine::v1 as pb};
+use rustic_proto::{agent_host::v1::AgentPhase, convert::duration, engine::v1 as pb};
 use rustic_tests::{
-    Modules, Stack,
+    Modules, PATIENCE, Stack,
     launches::{RESPONDER, python},
     wait_until,
 };
@@ -40,8 +40,10 @@ impl Gate {
         let mut calls = JoinSet::new();
         for n in 0..count {
             let mut client = self.stack.client.clone();
-            let launch = Some(python("crowd", &n.to_string(), "slow.Slow"));
-            let request = pb::CreateAgentRequest { launch, ..Default::default() };
+            let mut launch = python("crowd", &n.to_string(), "slow.Slow");
+            // However long a test takes to open the gate.
+            launch.start_timeout = Some(duration(PATIENCE * 3));
+            let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
             calls.spawn(
                 async move { client.create_agent(request).await.unwrap().into_inner().agent.unwrap().phase() },
             );

@@ -28,9 +28,6 @@ use std::{
 
 /// Prefix of the environment twins.
 pub const ENVIRONMENT_PREFIX: &str = "AGENT_HOST";
-/// Time for which a starting agent holds up those behind it in the queue. A warm start takes a third of it.
-const START_PATIENCE: Duration = Duration::from_millis(150);
-
 /// Runs Rustic AI agents, one operating system process each, under a lease in Redis.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "agent-host", version)]
@@ -122,6 +119,9 @@ pub struct Settings {
     /// Agents that start at once, more wait for their turn; default: two for each processor
     #[arg(long, value_name = "N")]
     pub concurrent_starts: Option<usize>,
+    /// Time for which an agent that starts holds up those behind it; a warm start takes a third of the default
+    #[arg(long, default_value = "150ms", value_parser = parse_duration, value_name = "DURATION")]
+    pub start_patience: Duration,
     /// Niceness of agents, 0 to 19: the more, the more of the processor is left to this host when there is too little
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(0..=19), value_name = "N")]
     pub agent_nice: i32,
@@ -240,7 +240,7 @@ impl Settings {
     /// The queue of starts.
     pub fn starts(&self) -> Starts {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Starts::new(self.concurrent_starts.unwrap_or(cores * 2), START_PATIENCE)
+        Starts::new(self.concurrent_starts.unwrap_or(cores * 2), self.start_patience)
     }
 
     /// The file that is locked as long as a host of this name lives in this registry.

@@ -23,10 +23,10 @@ struct Gate {
 }
 
 impl Gate {
-    /// A host that starts one agent at once.
-    async fn start() -> Self {
+    /// A host that starts one agent at once; one that takes long holds up the others for `patience`.
+    async fn start(patience: &str) -> Self {
         let modules = Modules::new(&[("slow", SLOW)]);
-        let mut settings = modules.settings(&["--concurrent-starts", "1"]);
+        let mut settings = modules.settings(&["--concurrent-starts", "1", "--start-patience", patience]);
         settings.host_environment.push(("GATE".to_owned(), format!("{}/open", modules.path())));
         Self { stack: Stack::with(settings).await, modules }
     }
@@ -54,7 +54,7 @@ impl Gate {
 
 #[tokio::test]
 async fn slow_initialisers_delay_nobody_else() {
-    let gate = Gate::start().await;
+    let gate = Gate::start("150ms").await;
     let crowd = gate.crowd(5);
     // They are never ready before the gate opens, which happens only after the quick one is.
     let quick = gate.stack.create(python("g", "quick", RESPONDER)).await.unwrap();
@@ -65,7 +65,7 @@ async fn slow_initialisers_delay_nobody_else() {
 
 #[tokio::test]
 async fn a_caller_that_gives_up_while_queued_leaves_nothing_behind() {
-    let gate = Gate::start().await;
+    let gate = Gate::start("10m").await;
     let crowd = gate.crowd(12);
     wait_until("the crowd to be claimed", async || {
         let request = pb::ListAgentsRequest { guild_id: "crowd".to_owned(), ..Default::default() };

@@ -85,6 +85,14 @@ impl LeaseHandle {
         self.store.borrow().clone()
     }
 
+    /// Another handle, to which neither the lease nor the store's life as they are now is a change.
+    pub fn from_now_on(&self) -> Self {
+        let mut handle = self.clone();
+        handle.lease.mark_unchanged();
+        handle.store.mark_unchanged();
+        handle
+    }
+
     /// Waits until the store is in another life. Cancel-safe. Pends for ever when the keeper is gone.
     pub async fn store_changed(&mut self) {
         if self.store.changed().await.is_err() {

@@ -16,6 +16,8 @@
 pub mod agent;
 pub mod ambient;
 pub mod error;
+#[cfg(test)]
+mod fakes;
 mod former;
 pub mod grpc;
 pub mod health;

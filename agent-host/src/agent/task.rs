@@ -146,6 +146,8 @@ impl AgentTask {
     /// Prepares a task and its handle.
     pub fn new(launching: Launching, home: Home) -> (Self, AgentHandle) {
         let Home { host, incarnation, registry, runtime, starts, deaths, lease, ambient } = home;
+        // Before anything is read of it: what changes later is seen, and nothing else, else the first write would be sent twice.
+        let lease = lease.from_now_on();
         let Launching { order, request_id, first_start, start_timeout, claim } = launching;
         let rules = Rules {
             restart: order.launch.restart,
@@ -446,3 +448,6 @@ async fn until(at: Option<Instant>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use rustic_proto::{
     violation::Violations,
 };
 use rustic_registry::{Epoch, LastExit, Phase};
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -75,9 +75,8 @@ impl Service {
         let key = || handle.launch.key.clone();
         match (&status.ending, &status.trouble) {
             (None | Some(Ending::Failed), _) if done(&status) => Ok(status),
-            (None, trouble) => {
-                Err(HostError::Unrecorded { key: key(), trouble: trouble.clone().unwrap_or_default() })
-            }
+            (None, Some(trouble)) => Err(HostError::Unrecorded { key: key(), trouble: trouble.clone() }),
+            (None, None) => Err(HostError::Broken(key())),
             (Some(Ending::StartFailed(failure)), _) => Err(HostError::StartFailed {
                 key: key(),
                 failure: Box::new(failure.clone()),
@@ -103,7 +102,11 @@ impl Service {
         // To the end even if the caller hangs up: a claim without a task would belong to nobody.
         let supervisor = self.supervisor.clone();
         let creating = tokio::spawn(async move { supervisor.create(creation).await }.in_current_span());
-        let attached = creating.await.unwrap_or_else(|_| Err(HostError::Stopping(self.supervisor.host().clone())))?;
+        let stopping = || Err(HostError::Stopping(self.supervisor.host().clone()));
+        let attached = creating.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_cancelled) => stopping(),
+        })?;
         let status = self.wait(&attached, mode).await?;
         let handle = &attached.handle;
         let timings = timings(&status);

@@ -24,6 +24,7 @@ pub mod process;
 mod wire;
 
 use crate::process::{Child, Life, OnHostsEnd, Signal, Spawner};
+use rustic_telemetry::tasks::Tasks;
 use rustix::time::ClockId;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +38,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use wire::Message;
 
@@ -136,13 +136,12 @@ impl Drop for Watched {
 }
 
 impl Watchdog {
-    /// Starts a watchdog for this `life` of the host and keeps one alive until `stop`. `lock` stays locked as long as it
+    /// Starts a watchdog for this `life` of the host and keeps one alive, as one of `tasks`. `lock` stays locked as long as it
     /// lives.
-    pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, stop: CancellationToken) -> Arc<Self> {
+    pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, tasks: &Tasks) -> Arc<Self> {
         let watchdog = Arc::new(Self { life, known: Mutex::default(), alive: watch::Sender::new(false) });
-        let kept = watchdog.clone();
         // On cancel the socket is closed with the last handle, which ends the watchdog.
-        tokio::spawn(async move { stop.run_until_cancelled(kept.keep(spawner, lock)).await });
+        tasks.spawn("the keeper of the watchdog", watchdog.clone().keep(spawner, lock));
         watchdog
     }
 

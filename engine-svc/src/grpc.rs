@@ -12,7 +12,7 @@ use rustic_proto::{
 };
 use rustic_registry::IfFull;
 use rustic_telemetry::grpc::CallDeadline;
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
@@ -38,8 +38,12 @@ impl Service {
         &self,
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
-        // A task that panicked has logged why; one that was cancelled was so by the runtime's end.
-        self.work.spawn(work.in_current_span()).await.unwrap_or(Err(EngineError::Stopping))
+        self.work.spawn(work.in_current_span()).await.unwrap_or_else(|error| match error.try_into_panic() {
+            // As if it had panicked here: the call is answered by the layer for that.
+            Ok(panic) => resume_unwind(panic),
+            // By the runtime's end.
+            Err(_cancelled) => Err(EngineError::Stopping),
+        })
     }
 
     fn deadline<T>(&self, request: &Request<T>) -> Instant {

@@ -1,6 +1,6 @@
 //! Settings of a gRPC server and the stack of layers in its one order.
 
-use super::{Around, Deadline, LoadLimit, MessageSize, Trace};
+use super::{Around, Deadline, LoadLimit, MessageSize, Panics, Trace};
 use clap::Args;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -27,8 +27,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> 
 }
 
 /// The layers around every call, outermost last.
-pub type Layers =
-    Stack<Around<MessageSize>, Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Trace>, Identity>>>>;
+pub type Layers = Stack<
+    Around<MessageSize>,
+    Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Panics>, Stack<Around<Trace>, Identity>>>>,
+>;
 
 /// Connections as a server takes them: without Nagle's algorithm, which holds the end of an answer back until the
 /// beginning was acknowledged, for 40 ms or so.
@@ -44,6 +46,7 @@ impl ServerSettings {
             // Callers that give up reset their streams. The default of 20 would close the connection under all others.
             .http2_max_pending_accept_reset_streams(Some(self.max_calls))
             .layer(Around(Trace))
+            .layer(Around(Panics))
             .layer(Around(LoadLimit::new(self.max_calls)))
             .layer(Around(Deadline { default: self.default_deadline }))
             .layer(Around(MessageSize { limit: self.max_message_size + headroom }))

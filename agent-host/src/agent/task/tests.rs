@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fakes::FakeHost;
+use rustic_registry::Phase;
 
 #[tokio::test(start_paused = true)]
 async fn a_write_is_sent_at_once_and_once() {

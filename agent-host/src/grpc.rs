@@ -16,6 +16,7 @@ use rustic_proto::{
     violation::Violations,
 };
 use rustic_registry::{Epoch, LastExit, Phase};
+use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -88,7 +89,11 @@ impl Service {
         }
     }
 
-    async fn create(&self, r: pb::CreateAgentRequest) -> Result<pb::CreateAgentResponse, HostError> {
+    async fn create(
+        &self,
+        r: pb::CreateAgentRequest,
+        permit: Option<CallPermit>,
+    ) -> Result<pb::CreateAgentResponse, HostError> {
         self.supervisor.check_incarnation(&r.incarnation)?;
         let mode = convert::wait_mode(r.wait)?;
         let first_start = match mode {
@@ -101,7 +106,12 @@ impl Service {
         let creation = Creation { launch, request_id, claim, first_start };
         // To the end even if the caller hangs up: a claim without a task would belong to nobody.
         let supervisor = self.supervisor.clone();
-        let creating = tokio::spawn(async move { supervisor.create(creation).await }.in_current_span());
+        let creating = async move {
+            // It counts as under way.
+            let _counts = permit;
+            supervisor.create(creation).await
+        };
+        let creating = tokio::spawn(creating.in_current_span());
         let stopping = || Err(HostError::Stopping(self.supervisor.host().clone()));
         let attached = creating.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
@@ -202,7 +212,8 @@ impl AgentHostService for Service {
         &self,
         request: Request<pb::CreateAgentRequest>,
     ) -> Result<Response<pb::CreateAgentResponse>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?))
+        let permit = request.extensions().get().cloned();
+        Ok(Response::new(self.create(request.into_inner(), permit).await?))
     }
 
     async fn stop_agent(

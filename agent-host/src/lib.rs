@@ -141,7 +141,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let closed = CancellationToken::new();
     let server = settings
         .server
-        .server(HEADROOM)
+        .server(HEADROOM, reflection::methods(&[SERVICE]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE])?)
         .add_service(reflection::v1alpha(&[SERVICE])?)

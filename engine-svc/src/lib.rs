@@ -104,7 +104,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     info!(address = %listener.local_addr()?, "serving");
     let server = settings
         .server
-        .server(0)
+        .server(0, reflection::methods(&[SERVICE, SCALER]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE, SCALER])?)
         .add_service(reflection::v1alpha(&[SERVICE, SCALER])?)

@@ -14,7 +14,7 @@ mod size;
 mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
-pub use limit::LoadLimit;
+pub use limit::{CallPermit, LoadLimit};
 pub use panics::Panics;
 pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;
@@ -100,7 +100,7 @@ where
     }
 }
 
-/// Whether a call is one of ours; health checks and reflection are not, and must work under any load.
+/// Whether a call is one of ours; health checks and reflection are not.
 fn is_ours(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     path.starts_with("/rustic_ai.") || path.starts_with("/externalscaler.")

@@ -13,7 +13,7 @@ pub struct ServerSettings {
     /// Largest request in bytes
     #[arg(long, default_value_t = 16 << 20, value_name = "BYTES")]
     pub max_message_size: usize,
-    /// Calls at once; more are answered UNAVAILABLE
+    /// Calls at once, streams among them for as long as they last; more are answered UNAVAILABLE
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub max_calls: usize,
     /// Deadline of calls that bring none
@@ -39,13 +39,14 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
 }
 
 impl ServerSettings {
-    /// A server with every layer in place; takes messages that are `headroom` bytes over the limit.
-    pub fn server(&self, headroom: usize) -> Server<Layers> {
+    /// A server with every layer in place, for services with these methods, each as `service/method`. It takes messages that are
+    /// `headroom` bytes over the limit.
+    pub fn server(&self, headroom: usize, methods: impl IntoIterator<Item = String>) -> Server<Layers> {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             // Callers that give up reset their streams. The default of 20 would close the connection under all others.
             .http2_max_pending_accept_reset_streams(Some(self.max_calls))
-            .layer(Around(Trace))
+            .layer(Around(Trace::new(methods)))
             .layer(Around(Panics))
             .layer(Around(LoadLimit::new(self.max_calls)))
             .layer(Around(Deadline { default: self.default_deadline }))

@@ -13,7 +13,10 @@
 
 use crate::{ambient::Ambient, watchdog::BootTime};
 use rustic_registry::{Announce, Announced, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
-use rustic_telemetry::metrics;
+use rustic_telemetry::{
+    metrics,
+    pulse::{self, Pulse},
+};
 use std::{
     sync::{
         Arc,
@@ -258,7 +261,9 @@ impl LeaseKeeper {
         let mut known = false;
         let mut fence_at: Option<Instant> = None;
         let mut failures: u32 = 0;
+        let pulse = Pulse::of("the lease keeper", pulse::TURN);
         loop {
+            pulse.beat();
             let (sent, sent_boot) = (Instant::now(), (self.ambient.boot)());
             let answer = self.ask(known, fence_at).await;
             let answered = matches!(answer, Some(Ok(_)));
@@ -297,7 +302,7 @@ impl LeaseKeeper {
             if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
                 self.lose_lease();
             }
-            self.pause(sent, failures, fence_at).await;
+            pulse.waits(self.pause(sent, failures, fence_at)).await;
         }
     }
 

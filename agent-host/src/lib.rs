@@ -133,7 +133,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopping = CancellationToken::new();
-    tasks.spawn("liveness", health::follow_supervisor(supervisor.clone(), reporter.clone()));
+    tasks.spawn("liveness", health::follow_tasks(supervisor.clone(), tasks.clone(), reporter.clone()));
     tasks.spawn_until("health", stopping.clone(), health::follow(lease.clone(), reporter, stopping.clone()));
     let service = AgentHostServiceServer::new(grpc::Service::new(supervisor.clone()))
         .max_decoding_message_size(settings.server.max_message_size + HEADROOM)

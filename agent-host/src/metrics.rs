@@ -5,6 +5,7 @@ use rustic_registry::Phase;
 use rustic_telemetry::{
     grpc::CALLS,
     metrics::{Metric, Refresh, gauge},
+    pulse::{self, Pulse},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -55,8 +56,9 @@ pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
 pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration) {
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pulse = Pulse::of("the look at usage", pulse::TURN);
     loop {
-        rounds.tick().await;
+        pulse.waits(rounds.tick()).await;
         let handles = supervisor.list(None, None, usize::MAX);
         let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
         let (mut pss, mut scratch, mut cpu) = (0, 0, Duration::ZERO);
@@ -66,7 +68,7 @@ pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration) {
                 scratch += usage.scratch;
                 cpu += usage.cpu;
             }
-            sleep(pause).await;
+            pulse.waits(sleep(pause)).await;
         }
         gauge("rustic_host_agents_pss_bytes", &[], pss as f64);
         gauge("rustic_host_agents_scratch_bytes", &[], scratch as f64);

@@ -24,7 +24,10 @@ pub mod process;
 mod wire;
 
 use crate::process::{Child, Life, OnHostsEnd, Signal, Spawner};
-use rustic_telemetry::tasks::Tasks;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use rustix::time::ClockId;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -202,8 +205,10 @@ impl Watchdog {
     }
 
     async fn keep(self: Arc<Self>, spawner: Spawner, lock: OwnedFd) {
+        let pulse = Pulse::of("the keeper of the watchdog", pulse::TURN);
         loop {
-            match self.run_one(&spawner, &lock).await {
+            // As long as the watchdog lives.
+            match pulse.waits(self.run_one(&spawner, &lock)).await {
                 Ok(end) => error!(end, "the watchdog is gone; starting another, no agent starts meanwhile"),
                 Err(error) => error!(%error, "the watchdog cannot be started; no agent starts without it"),
             }

@@ -18,7 +18,7 @@
 //! ```text
 //!  run ─┬─ tasks ─┬─ the gRPC server ── calls: a panic is answered INTERNAL
 //!       │         ├─ the keeper · the view of the hosts
-//!       │         └─ health · the metrics server
+//!       │         └─ health · liveness · the metrics server
 //!       └─ work: calls that go on when their callers have hung up; a panic is the call's
 //! ```
 //!
@@ -84,6 +84,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     let fresh = fleet.clone().keep_fresh(settings.hosts_refresh, ending.clone());
     tasks.spawn_until("the view of the hosts", ending.clone(), fresh);
     let (reporter, health) = tonic_health::server::health_reporter();
+    tasks.spawn("liveness", health::follow_tasks(tasks.clone(), reporter.clone()));
     tasks.spawn_until("health", ending.clone(), health::follow(registry.clone(), reporter, ending.clone()));
 
     if let Some(listen) = settings.telemetry.metrics_listen {

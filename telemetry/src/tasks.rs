@@ -15,6 +15,7 @@
 //! This module only says *that* a task has failed. How its program stops in order is written down in the program's `run`. What lives
 //! as long as one call, one agent or one process belongs to who started it, which hands on its panic.
 
+use crate::pulse::{Beat, TREE};
 use std::{
     any::Any,
     borrow::Cow,
@@ -97,6 +98,8 @@ struct Tree {
     monitors: TaskTracker,
     /// Those that run, by numbers of our own: several may have one name.
     running: Mutex<BTreeMap<u64, Name>>,
+    /// Last beats of the loops, by numbers.
+    beats: Mutex<BTreeMap<u64, Beat>>,
     last: AtomicU64,
 }
 
@@ -127,9 +130,9 @@ impl Tasks {
         F: Future<Output: Outcome + Send> + Send + 'static,
     {
         let (tree, name) = (self.clone(), name.into());
-        let number = self.0.last.fetch_add(1, Ordering::Relaxed);
+        let number = self.number();
         self.0.running().insert(number, name.clone());
-        let task = tokio::spawn(task);
+        let task = tokio::spawn(TREE.scope(self.clone(), task));
         // A task of its own: it is told of every way in which the other one can end.
         self.0.monitors.spawn(async move {
             let cause = match task.await {
@@ -157,6 +160,15 @@ impl Tasks {
             }
         };
         thread::Builder::new().name(name.to_owned()).spawn(supervised).map(|_thread| ())
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.0.last.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn beats(&self) -> MutexGuard<'_, BTreeMap<u64, Beat>> {
+        // Held for map operations only; a panic cannot leave the map half-changed.
+        self.0.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a part of the program has failed that is no task of this tree.

@@ -23,7 +23,10 @@ use super::{
     table::{self, Fate, Ticks},
 };
 use futures_util::FutureExt as _;
-use rustic_telemetry::tasks::{self, Tasks};
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::{self, Tasks},
+};
 use rustix::process::{self, Pid, PidfdFlags, pidfd_open};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -144,6 +147,7 @@ impl Orphans {
 
     async fn look_after(self: Arc<Self>, mut ended: Signal) {
         let mut again: Option<Duration> = None;
+        let pulse = Pulse::of("the reaper of orphans", pulse::TURN);
         loop {
             let pause = async {
                 match again {
@@ -152,11 +156,14 @@ impl Orphans {
                 }
             };
             // All arms are cancel-safe: a signal or a wake that is missed here is still there at the next turn.
-            tokio::select! {
-                _ = ended.recv() => {}
-                () = self.wake.notified() => {}
-                () = pause => {}
-            }
+            let next = async {
+                tokio::select! {
+                    _ = ended.recv() => {}
+                    () = self.wake.notified() => {}
+                    () = pause => {}
+                }
+            };
+            pulse.waits(next).await;
             self.reap();
             if again.is_none() && !std::mem::take(&mut self.lock().run_ended) {
                 continue;

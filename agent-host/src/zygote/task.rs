@@ -16,7 +16,10 @@ use crate::{
 };
 use futures_util::future::{FutureExt as _, pending};
 use rustic_proto::restart::RestartPolicy;
-use rustic_telemetry::tasks::Tasks;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, SystemTime},
@@ -73,7 +76,11 @@ impl ZygoteTask {
         let (orders, queue) = mpsc::channel(LINE);
         let handle = ZygoteHandle { orders, status: self.status.subscribe() };
         // On cancel the zygotes' handles are dropped, which kills them; children already forked live on.
-        tasks.spawn(format!("the zygote of profile {}", self.nursery.profile), self.run(queue));
+        let name = format!("the zygote of profile {}", self.nursery.profile);
+        tasks.spawn(name.clone(), async move {
+            // Imports and forks take their time, which is bounded where they are waited for; agents start cold meanwhile.
+            Pulse::of(name, pulse::TURN).waits(self.run(queue)).await;
+        });
         handle
     }
 

@@ -107,6 +107,11 @@ pub enum HostError {
         /// What there is.
         known: Vec<String>,
     },
+    /// Its task has failed, and its process may live.
+    #[error(
+        "agent {0}: its host failed to look after it and ends, so that nothing of it is left; retry when the host is back"
+    )]
+    Broken(AgentKey),
     /// The store cannot be written.
     #[error("agent {key}: its record cannot be written ({trouble}); retry")]
     Unrecorded {
@@ -135,6 +140,7 @@ impl HostError {
             | Self::Stopping(_)
             | Self::NoLease(_)
             | Self::NoRegistry(_)
+            | Self::Broken(_)
             | Self::Unrecorded { .. } => true,
             Self::Registry(error) => error.is_retryable(),
             Self::Bad(_)
@@ -185,6 +191,7 @@ impl From<HostError> for Status {
             HostError::Stopping(host) => {
                 with_reason(Code::Unavailable, "HOST_STOPPING", text, &[("host", host.as_str())])
             }
+            HostError::Broken(_) => with_reason(Code::Unavailable, "HOST_STOPPING", text, &[]),
             HostError::NoLease(host) => {
                 with_reason(Code::Unavailable, "HOST_WITHOUT_LEASE", text, &[("host", host.as_str())])
             }

@@ -16,7 +16,8 @@ use rustic_proto::{
     violation::Violations,
 };
 use rustic_registry::{Epoch, LastExit, Phase};
-use std::{sync::Arc, time::Duration};
+use rustic_telemetry::grpc::CallPermit;
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -75,9 +76,8 @@ impl Service {
         let key = || handle.launch.key.clone();
         match (&status.ending, &status.trouble) {
             (None | Some(Ending::Failed), _) if done(&status) => Ok(status),
-            (None, trouble) => {
-                Err(HostError::Unrecorded { key: key(), trouble: trouble.clone().unwrap_or_default() })
-            }
+            (None, Some(trouble)) => Err(HostError::Unrecorded { key: key(), trouble: trouble.clone() }),
+            (None, None) => Err(HostError::Broken(key())),
             (Some(Ending::StartFailed(failure)), _) => Err(HostError::StartFailed {
                 key: key(),
                 failure: Box::new(failure.clone()),
@@ -89,7 +89,11 @@ impl Service {
         }
     }
 
-    async fn create(&self, r: pb::CreateAgentRequest) -> Result<pb::CreateAgentResponse, HostError> {
+    async fn create(
+        &self,
+        r: pb::CreateAgentRequest,
+        permit: Option<CallPermit>,
+    ) -> Result<pb::CreateAgentResponse, HostError> {
         self.supervisor.check_incarnation(&r.incarnation)?;
         let mode = convert::wait_mode(r.wait)?;
         let first_start = match mode {
@@ -102,8 +106,17 @@ impl Service {
         let creation = Creation { launch, request_id, claim, first_start };
         // To the end even if the caller hangs up: a claim without a task would belong to nobody.
         let supervisor = self.supervisor.clone();
-        let creating = tokio::spawn(async move { supervisor.create(creation).await }.in_current_span());
-        let attached = creating.await.unwrap_or_else(|_| Err(HostError::Stopping(self.supervisor.host().clone())))?;
+        let creating = async move {
+            // It counts as under way.
+            let _counts = permit;
+            supervisor.create(creation).await
+        };
+        let creating = tokio::spawn(creating.in_current_span());
+        let stopping = || Err(HostError::Stopping(self.supervisor.host().clone()));
+        let attached = creating.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_cancelled) => stopping(),
+        })?;
         let status = self.wait(&attached, mode).await?;
         let handle = &attached.handle;
         let timings = timings(&status);
@@ -199,7 +212,8 @@ impl AgentHostService for Service {
         &self,
         request: Request<pb::CreateAgentRequest>,
     ) -> Result<Response<pb::CreateAgentResponse>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?))
+        let permit = request.extensions().get().cloned();
+        Ok(Response::new(self.create(request.into_inner(), permit).await?))
     }
 
     async fn stop_agent(

@@ -1,7 +1,8 @@
 //! gRPC health, truthful: SERVING exactly while this host holds its lease, reaches the registry and is not stopping.
 //!
 //! For Kubernetes there are two more names. `readiness`: holds its lease and is not stopping. `liveness`: the supervisor
-//! answers, whatever the registry does; a host that is ended over it takes all its agents with it.
+//! answers, and every loop of this program comes round ([`rustic_telemetry::pulse`]), whatever the registry does; a host that is ended
+//! over it takes all its agents with it.
 
 use crate::{
     grpc::Service,
@@ -9,6 +10,10 @@ use crate::{
     supervisor::Supervisor,
 };
 use rustic_proto::agent_host::v1::agent_host_service_server::AgentHostServiceServer;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     task::spawn_blocking,
@@ -35,6 +40,7 @@ const STOPPING: Told = Told { serves: ServingStatus::NotServing, ready: ServingS
 /// Follows the lease until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: CancellationToken) {
     let mut told = None;
+    let pulse = Pulse::of("health", pulse::TURN);
     loop {
         let held = lease.current().state == Lease::Held;
         let now = Told { serves: status(held && lease.is_reachable()), ready: status(held) };
@@ -43,22 +49,25 @@ pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: 
             told = Some(now);
         }
         // Cancel-safe: watch channels lose nothing.
-        if stopping.run_until_cancelled(lease.any_change()).await.is_none() {
+        if pulse.waits(stopping.run_until_cancelled(lease.any_change())).await.is_none() {
             return report(&reporter, STOPPING).await;
         }
     }
 }
 
-/// Asks the supervisor whether it answers, until cancelled.
-pub async fn follow_supervisor(supervisor: Arc<Supervisor>, reporter: HealthReporter) {
+/// Asks whether the supervisor answers and all loops come round, until cancelled.
+pub async fn follow_tasks(supervisor: Arc<Supervisor>, tasks: Tasks, reporter: HealthReporter) {
     loop {
         let asked = supervisor.clone();
         // On a thread of its own: a supervisor that holds its lock for ever must not hold up this task too.
         let answer = timeout(ANSWERS, spawn_blocking(move || asked.count())).await;
-        let lives = matches!(answer, Ok(Ok(_)));
-        if !lives {
+        let answers = matches!(answer, Ok(Ok(_)));
+        if !answers {
             error!("the supervisor does not answer");
         }
+        let late = tasks.late();
+        late.iter().for_each(|late| error!(%late, "a loop of this program does not come round any more"));
+        let lives = answers && late.is_empty();
         reporter.set_service_status("liveness", status(lives)).await;
         sleep(ASK_EVERY).await;
     }
@@ -77,5 +86,37 @@ async fn report(reporter: &HealthReporter, told: Told) {
         ServingStatus::NotServing | ServingStatus::Unknown => {
             reporter.set_not_serving::<AgentHostServiceServer<Service>>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fakes::FakeHost;
+    use std::future::pending;
+    use tonic_health::{
+        pb::{HealthCheckRequest, health_check_response::ServingStatus as Status, health_server::Health as _},
+        server::HealthService,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn liveness_ends_when_a_loop_does_not_come_round() {
+        let host = FakeHost::start().await;
+        let (reporter, _server) = tonic_health::server::health_reporter();
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let liveness = async || {
+            let request = HealthCheckRequest { service: "liveness".to_owned() };
+            health.check(tonic::Request::new(request)).await.map(|answer| answer.into_inner().status())
+        };
+        let tasks = Tasks::new();
+        tasks.spawn("liveness", follow_tasks(host.supervisor(), tasks.clone(), reporter));
+        tasks.spawn("hangs", async {
+            let _pulse = Pulse::of("hangs", pulse::TURN);
+            pending().await
+        });
+        sleep(pulse::TURN).await;
+        assert_eq!(liveness().await.ok(), Some(Status::Serving));
+        sleep(ASK_EVERY * 2).await;
+        assert_eq!(liveness().await.ok(), Some(Status::NotServing));
     }
 }

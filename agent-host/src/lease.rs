@@ -13,7 +13,10 @@
 
 use crate::{ambient::Ambient, watchdog::BootTime};
 use rustic_registry::{Announce, Announced, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
-use rustic_telemetry::metrics;
+use rustic_telemetry::{
+    metrics,
+    pulse::{self, Pulse},
+};
 use std::{
     sync::{
         Arc,
@@ -83,6 +86,14 @@ impl LeaseHandle {
     /// The store's life, as far as this host knows it.
     pub fn store(&self) -> Option<String> {
         self.store.borrow().clone()
+    }
+
+    /// Another handle, to which neither the lease nor the store's life as they are now is a change.
+    pub fn from_now_on(&self) -> Self {
+        let mut handle = self.clone();
+        handle.lease.mark_unchanged();
+        handle.store.mark_unchanged();
+        handle
     }
 
     /// Waits until the store is in another life. Cancel-safe. Pends for ever when the keeper is gone.
@@ -250,7 +261,9 @@ impl LeaseKeeper {
         let mut known = false;
         let mut fence_at: Option<Instant> = None;
         let mut failures: u32 = 0;
+        let pulse = Pulse::of("the lease keeper", pulse::TURN);
         loop {
+            pulse.beat();
             let (sent, sent_boot) = (Instant::now(), (self.ambient.boot)());
             let answer = self.ask(known, fence_at).await;
             let answered = matches!(answer, Some(Ok(_)));
@@ -289,7 +302,7 @@ impl LeaseKeeper {
             if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
                 self.lose_lease();
             }
-            self.pause(sent, failures, fence_at).await;
+            pulse.waits(self.pause(sent, failures, fence_at)).await;
         }
     }
 

@@ -9,13 +9,30 @@
 //!                   └─▶ watchdog (a process of its own) ─▶ kills agents when this host cannot
 //! ```
 //!
+//! The supervision tree ([`rustic_telemetry::tasks`]). What stands under "tasks" lives as long as this program: a panic, an error or an
+//! end of one of them ends the program, in order, and its next life gets the agents back. What stands below an agent hands its panic up
+//! to the agent's task, which lives through one ([`agent::task::panicked`]).
+//!
+//! ```text
+//!  run ─┬─ tasks ─┬─ the lease keeper · the follower of the lease
+//!       │         ├─ the gRPC server ── calls: a panic is answered INTERNAL
+//!       │         ├─ health · liveness · the metrics server · the look at usage · the look at memory
+//!       │         ├─ the keeper of the watchdog · the reaper of orphans · the spawner (a thread)
+//!       │         └─ a zygote for each profile
+//!       └─ the supervisor ── a task for each agent ── its process, the readers of its output
+//!                 └─ broken: a process may be left that nobody looks after ──▶ as a task that failed
+//! ```
+//!
 //! Stopping, in this order under the deadlines of the settings: health says NOT_SERVING and no agent is taken; engine-svc
 //! moves the agents to other hosts; those that are left are ended and wait, PENDING; calls in flight are answered; the
-//! host leaves the registry. A second request to stop skips the moving.
+//! host leaves the registry. A second request to stop skips the moving, and so does a task that fails: a host that has lost a part of
+//! itself must not go on for as long as agents take to move. It then exits with status 1 and the failure as its last word.
 
 pub mod agent;
 pub mod ambient;
 pub mod error;
+#[cfg(test)]
+mod fakes;
 mod former;
 pub mod grpc;
 pub mod health;
@@ -57,7 +74,7 @@ use rustic_proto::{
     reflection,
 };
 use rustic_registry::{Announce, Epoch, HostId, Incarnation, RedisRegistry, Registry};
-use rustic_telemetry::{grpc::incoming, signals::StopRequests};
+use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -65,12 +82,18 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Time that calls in flight get after the last agent ended.
 const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// Time that tasks get for their last steps, beyond that for a connection to the registry and its answer: the host leaves it.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// Room for what engine-svc adds to a request that was just within its own limit.
 const HEADROOM: usize = 64 << 10;
@@ -87,76 +110,101 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
-    let everything = CancellationToken::new();
-    let _end_everything = everything.clone().drop_guard();
+    let tasks = Tasks::new();
+    let _end_tasks = tasks.ending().drop_guard();
 
     let (host, incarnation) = (settings.host()?, settings.incarnation()?);
     // Zygotes warm up while the agents of a former life end.
     let life = Life::of(&incarnation);
-    let processes = Processes::start(&settings, &host, life, limits, &everything)?;
+    let processes = Processes::start(&settings, &host, life, limits, &tasks)?;
     let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
     former::clear_up(succession.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
     let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
-    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &everything)?;
-    let keeper = tokio::spawn(keeper.run(everything.clone()));
-    tokio::spawn(everything.clone().run_until_cancelled_owned(supervisor.clone().follow_lease()));
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &tasks)?;
+    tasks.spawn_until("the lease keeper", tasks.ending(), keep(keeper, lease.clone(), tasks.ending()));
+    tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
+    tasks.spawn_until("the supervisor", tasks.ending(), broken(supervisor.clone()));
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(supervisor.clone());
-        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, everything.clone()).await?;
-        tokio::spawn(metrics::watch_usage(supervisor.clone(), settings.usage_every, everything.clone()));
+        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, &tasks).await?;
+        tasks.spawn("the look at usage", metrics::watch_usage(supervisor.clone(), settings.usage_every));
     }
     info!(address = %bound, host = %supervisor.host(), "serving");
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopping = CancellationToken::new();
-    let liveness = health::follow_supervisor(supervisor.clone(), reporter.clone());
-    tokio::spawn(everything.clone().run_until_cancelled_owned(liveness));
-    let health_task = tokio::spawn(health::follow(lease.clone(), reporter, stopping.clone()));
+    tasks.spawn("liveness", health::follow_tasks(supervisor.clone(), tasks.clone(), reporter.clone()));
+    tasks.spawn_until("health", stopping.clone(), health::follow(lease.clone(), reporter, stopping.clone()));
     let service = AgentHostServiceServer::new(grpc::Service::new(supervisor.clone()))
         .max_decoding_message_size(settings.server.max_message_size + HEADROOM)
         .max_encoding_message_size(usize::MAX);
     let closed = CancellationToken::new();
     let server = settings
         .server
-        .server(HEADROOM)
+        .server(HEADROOM, reflection::methods(&[SERVICE]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE])?)
         .add_service(reflection::v1alpha(&[SERVICE])?)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming(listener), closed.clone().cancelled_owned());
-    let server = tokio::spawn(server);
+    let server = tasks.spawn_until("the gRPC server", closed.clone(), server);
 
-    let superseded = tokio::select! {
-        () = requests.stop.cancelled() => false,
-        () = superseded(lease) => true,
+    let end = tokio::select! {
+        () = requests.stop.cancelled() => End::Asked,
+        () = superseded(lease) => End::Superseded,
+        _failure = tasks.failed() => End::Failed,
     };
     stopping.cancel();
-    if !superseded {
-        drain(&supervisor, &requests.hurry, settings.drain_timeout).await;
+    if end == End::Asked {
+        drain(&supervisor, &requests.hurry, &tasks, settings.drain_timeout).await;
     }
     supervisor.end(settings.stop_timeout).await;
     closed.cancel();
-    match timeout(LAST_CALLS, server).await {
-        Ok(served) => served.context("the server panicked")?.context("the server failed")?,
-        Err(_elapsed) => info!("streams that are still open, such as health watches, are cut off"),
+    if timeout(LAST_CALLS, server).await.is_err() {
+        info!("streams that are still open, such as health watches, are cut off");
     }
-    everything.cancel();
-    keeper.await.context("the lease keeper panicked")?;
-    health_task.await.context("the health task panicked")?;
-    if superseded {
+    // An error is what its next life, or a person, has to know first, whatever else has happened.
+    tasks.end(settings.redis().timeout * 2 + LAST_STEPS).await?;
+    if end == End::Superseded {
         bail!("another process announced itself as this host; give every host a name of its own");
     }
     Ok(())
 }
 
+/// Why the host ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Somebody asked.
+    Asked,
+    /// Another process has its name.
+    Superseded,
+    /// One of its tasks has failed.
+    Failed,
+}
+
+/// Keeps the lease. A host that is superseded has none to keep any more: it ends for that reason, and not for the keeper's end.
+async fn keep(keeper: LeaseKeeper, lease: LeaseHandle, ending: CancellationToken) {
+    keeper.run(ending.clone()).await;
+    if lease.current().state == Lease::Superseded {
+        ending.cancelled().await;
+    }
+}
+
+/// Fails when nobody looks after an agent any more.
+async fn broken(supervisor: Arc<Supervisor>) -> anyhow::Result<()> {
+    bail!(supervisor.broken().await)
+}
+
 /// Gives engine-svc time to move the agents elsewhere.
-async fn drain(supervisor: &Supervisor, hurry: &CancellationToken, longest: Duration) {
+async fn drain(supervisor: &Supervisor, hurry: &CancellationToken, tasks: &Tasks, longest: Duration) {
     info!(agents = supervisor.count(), "draining: no agent is taken any more, and those here move to other hosts");
     supervisor.close().await;
-    match hurry.run_until_cancelled(timeout(longest, supervisor.emptied())).await {
-        None => warn!("asked to stop again: what is left is ended now"),
-        Some(Err(_elapsed)) => warn!("--drain-timeout is over: what is left is ended now"),
-        Some(Ok(())) => {}
+    // Cancel-safe: to wait for agents to go changes nothing.
+    tokio::select! {
+        () = supervisor.emptied() => {}
+        () = hurry.cancelled() => warn!("asked to stop again: what is left is ended now"),
+        () = sleep(longest) => warn!("--drain-timeout is over: what is left is ended now"),
+        _failure = tasks.failed() => {}
     }
 }
 
@@ -199,14 +247,14 @@ impl Processes {
         host: &HostId,
         life: Life,
         limits: Inherited,
-        stop: &CancellationToken,
+        tasks: &Tasks,
     ) -> anyhow::Result<Self> {
         let orphans = Orphans::new(life);
-        orphans.start(stop.clone()).context("cannot become the subreaper of agents")?;
-        let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits)
+        orphans.start(tasks).context("cannot become the subreaper of agents")?;
+        let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits, tasks)
             .context("cannot start the spawner thread")?;
         let trials = settings.workdirs_root(host, life)?.join("trials");
-        let python = python_runtimes(settings, host, &trials, &spawner, &orphans, stop)?;
+        let python = python_runtimes(settings, host, &trials, &spawner, &orphans, tasks)?;
         Ok(Self { orphans, spawner, python })
     }
 }
@@ -218,12 +266,12 @@ fn supervisor(
     lease: &LeaseHandle,
     succession: Succession,
     processes: Processes,
-    stop: &CancellationToken,
+    tasks: &Tasks,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
     let Processes { orphans, spawner, python } = processes;
     let life = Life::of(&incarnation);
-    let watchdog = Watchdog::start(spawner.clone(), life, succession.into(), stop.clone());
+    let watchdog = Watchdog::start(spawner.clone(), life, succession.into(), tasks);
     let memory_kills = Arc::new(MemoryKills::watch());
     let runtimes = Runtimes {
         python,
@@ -256,8 +304,7 @@ fn supervisor(
         hold: settings.hold(),
     };
     let supervisor = Supervisor::new(host, home);
-    let looks = memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every);
-    tokio::spawn(stop.clone().run_until_cancelled_owned(looks));
+    tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every));
     Ok(supervisor)
 }
 
@@ -268,7 +315,7 @@ fn python_runtimes(
     trials: &Path,
     spawner: &Spawner,
     orphans: &Arc<Orphans>,
-    stop: &CancellationToken,
+    tasks: &Tasks,
 ) -> anyhow::Result<BTreeMap<ProfileName, PythonRuntime>> {
     let zygote = |name: &ProfileName, profile: &Profile| {
         let environment = profile_environment(Some(profile));
@@ -277,7 +324,7 @@ fn python_runtimes(
             Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
         let notes = settings.notes(host, name, &profile.python)?;
         let sharing = settings.sharing(trials.to_owned());
-        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), sharing, notes).start(stop.clone()))
+        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), sharing, notes).start(tasks))
     };
     let runtime = |(name, profile): (ProfileName, Profile)| {
         let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };

@@ -5,10 +5,10 @@ use rustic_registry::Phase;
 use rustic_telemetry::{
     grpc::CALLS,
     metrics::{Metric, Refresh, gauge},
+    pulse::{self, Pulse},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tokio_util::sync::CancellationToken;
 
 /// Every metric of agent-host.
 pub const ALL: &[Metric] = &[
@@ -52,28 +52,26 @@ pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
     })
 }
 
-/// Sums up what the agents use, one agent after the other over the whole `every`, so that no look costs much.
-pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration, stop: CancellationToken) {
+/// Sums up what the agents use, one agent after the other over half of `every`, without end, so that no look costs much.
+pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration) {
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watch = async {
-        loop {
-            rounds.tick().await;
-            let handles = supervisor.list(None, None, usize::MAX);
-            let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
-            let (mut pss, mut scratch, mut cpu) = (0, 0, Duration::ZERO);
-            for handle in handles {
-                if let Some(usage) = handle.usage().await {
-                    pss += usage.pss;
-                    scratch += usage.scratch;
-                    cpu += usage.cpu;
-                }
-                sleep(pause).await;
+    let pulse = Pulse::of("the look at usage", pulse::TURN);
+    loop {
+        pulse.waits(rounds.tick()).await;
+        let handles = supervisor.list(None, None, usize::MAX);
+        let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
+        let (mut pss, mut scratch, mut cpu) = (0, 0, Duration::ZERO);
+        for handle in handles {
+            if let Some(usage) = handle.usage().await {
+                pss += usage.pss;
+                scratch += usage.scratch;
+                cpu += usage.cpu;
             }
-            gauge("rustic_host_agents_pss_bytes", &[], pss as f64);
-            gauge("rustic_host_agents_scratch_bytes", &[], scratch as f64);
-            gauge("rustic_host_agents_cpu_seconds", &[], cpu.as_secs_f64());
+            pulse.waits(sleep(pause)).await;
         }
-    };
-    stop.run_until_cancelled(watch).await;
+        gauge("rustic_host_agents_pss_bytes", &[], pss as f64);
+        gauge("rustic_host_agents_scratch_bytes", &[], scratch as f64);
+        gauge("rustic_host_agents_cpu_seconds", &[], cpu.as_secs_f64());
+    }
 }

@@ -12,11 +12,11 @@ pub use tail::Tail;
 
 use budget::Budget;
 use lines::{LineSplitter, Piece};
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{convert::Infallible, os::fd::OwnedFd, panic::resume_unwind, time::Duration};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{info, warn};
@@ -85,11 +85,28 @@ impl Output {
         Ok(Self { readers })
     }
 
+    /// Waits for a reader that panics, and hands its panic on: a process whose output nobody reads must not live. Cancel-safe.
+    pub async fn unread(&mut self) -> Infallible {
+        while let Some(ended) = self.readers.join_next().await {
+            hand_on(ended);
+        }
+        // Both streams have ended well.
+        std::future::pending().await
+    }
+
     /// Waits until everything was read, but not for a grandchild that keeps a pipe open.
     pub async fn finish(mut self) {
         let all = async { while self.readers.join_next().await.is_some() {} };
         // On timeout the readers are dropped with `self`.
         let _ = timeout(DRAIN, all).await;
+    }
+}
+
+fn hand_on(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        resume_unwind(panic);
     }
 }
 
@@ -168,5 +185,19 @@ impl LineLog {
             let stream = self.stream;
             warn!(guild_id = %guild, agent_id = %agent, epoch, pid, stream, lines, "output over the limit left out");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "no such line")]
+    async fn a_reader_that_panics_is_noticed_by_whoever_looks_after_the_process() {
+        let mut readers = JoinSet::new();
+        readers.spawn(async {});
+        readers.spawn(async { panic!("no such line") });
+        Output { readers }.unread().await;
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     agent::poison::Skip,
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
-    process::{Orphans, Spawner, Started, memory::MemoryKills},
+    process::{Kin, Orphans, Spawner, Started, memory::MemoryKills},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
     zygote::Imports,
@@ -117,7 +117,44 @@ impl Runtime for Runtimes {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         limits::descriptors_for(Purpose::Start)?;
         self.watchdog.alive().await;
-        let run = self.begin_run()?;
+        let (kin, workdir) = self.begin_run()?;
+        let made = kin.contain(async |kin| self.make(order, tail, Run { kin, workdir }).await);
+        made.await.unwrap_or_else(|panic| Err(StartError::Panicked(panic)))
+    }
+
+    fn learn(&self, order: &Order, imports: Imports) {
+        if let Ok(Some(python)) = self.python_of(&order.launch) {
+            // Where it keeps what is temporary differs from process to process, whatever it is called.
+            python.learn(order, imports, &self.environment(order, Path::new("/"), Some(python)));
+        }
+    }
+
+    fn refusal(&self) -> Option<StartError> {
+        limits::descriptors_for(Purpose::Admission).err().map(StartError::Descriptors)
+    }
+
+    fn killed_for_memory(&self) -> bool {
+        self.memory_kills.explains_one()
+    }
+
+    fn profiles(&self) -> Vec<PythonStatus> {
+        self.python.values().map(PythonRuntime::status).collect()
+    }
+
+    fn set_deadline(&self, deadline: BootTime) {
+        self.watchdog.set_deadline(deadline);
+    }
+}
+
+impl Runtimes {
+    fn begin_run(&self) -> Result<(Kin, Workdir), StartError> {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
+        Ok((self.orphans.begin(number), workdir))
+    }
+
+    /// Makes the process of a run.
+    async fn make(&self, order: &Order, tail: &Tail, run: Run) -> Result<Box<dyn Process>, StartError> {
         let state = self.state_file(order, &run)?;
         let order = &Order { state: state.as_ref().map(|state| state.path().to_owned()), ..order.clone() };
         let (Started { mut child, stdout, stderr }, feed, cold_reason) = self.spawn(order, &run).await?;
@@ -158,37 +195,6 @@ impl Runtime for Runtimes {
             _watched: watched,
             run,
         }))
-    }
-
-    fn learn(&self, order: &Order, imports: Imports) {
-        if let Ok(Some(python)) = self.python_of(&order.launch) {
-            // Where it keeps what is temporary differs from process to process, whatever it is called.
-            python.learn(order, imports, &self.environment(order, Path::new("/"), Some(python)));
-        }
-    }
-
-    fn refusal(&self) -> Option<StartError> {
-        limits::descriptors_for(Purpose::Admission).err().map(StartError::Descriptors)
-    }
-
-    fn killed_for_memory(&self) -> bool {
-        self.memory_kills.explains_one()
-    }
-
-    fn profiles(&self) -> Vec<PythonStatus> {
-        self.python.values().map(PythonRuntime::status).collect()
-    }
-
-    fn set_deadline(&self, deadline: BootTime) {
-        self.watchdog.set_deadline(deadline);
-    }
-}
-
-impl Runtimes {
-    fn begin_run(&self) -> Result<Run, StartError> {
-        let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
-        let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
-        Ok(Run { kin: self.orphans.begin(number), workdir })
     }
 
     /// The page in which an agent says what it is at work on; a command has none.

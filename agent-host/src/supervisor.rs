@@ -1,19 +1,22 @@
 //! All agents of this host: who may start, who is here, and how all of them end.
 //!
-//! Owns the map of agents. Each agent's own life belongs to its task.
+//! Owns the map of agents. Each agent's own life belongs to its task, which lives through a panic. Where it cannot, and a process may be
+//! left that nobody looks after, [`Supervisor::broken`] says so: the agent stays in the map, no stop of it is answered OK, and the host ends.
 
+mod tasks;
 mod told;
 
 use crate::{
     agent::{
         AgentHandle, AgentStatus, Caller, Ending, FirstStart, Home, Launching, StartFailure, StopKind,
-        task::AgentTask,
+        task::{AgentTask, panicked::Broken},
     },
     error::HostError,
     lease::Lease,
     runtime::{Order, Runtime},
     starts::Starts,
 };
+use futures_util::future::join_all;
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
     AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, HostState, IfFull, Phase,
@@ -28,7 +31,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, timeout},
+};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -98,6 +104,8 @@ pub struct Supervisor {
     agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
     tasks: TaskTracker,
     ending: AtomicBool,
+    /// The first agent whose task is gone before its time, and why.
+    broken: watch::Sender<Option<(AgentKey, Broken)>>,
     /// When those that have not moved are ended.
     drained_by: OnceLock<Instant>,
 }
@@ -111,6 +119,7 @@ impl Supervisor {
             agents: Arc::default(),
             tasks: TaskTracker::new(),
             ending: AtomicBool::new(false),
+            broken: watch::Sender::new(None),
             drained_by: OnceLock::new(),
         })
     }
@@ -213,7 +222,9 @@ impl Supervisor {
             }
             // The registry gave the agent to us anew: what we still have of it is void.
             here.supersede().await;
-            here.wait(|_| false).await;
+            if here.wait(|_| false).await.ending.is_none() {
+                return Err(HostError::Broken(key));
+            }
             self.forget(&key, here.epoch);
         }
         self.admit(creation, claim, None)
@@ -311,16 +322,6 @@ impl Supervisor {
         }
     }
 
-    /// Runs the task; when it ends the agent is off this host.
-    fn start(&self, task: AgentTask, handle: &AgentHandle) {
-        let agents = self.agents.clone();
-        let (key, epoch) = (handle.launch.key.clone(), handle.epoch);
-        self.tasks.spawn(async move {
-            task.run().await;
-            remove(&agents, &key, epoch);
-        });
-    }
-
     fn forget(&self, key: &AgentKey, epoch: Epoch) {
         remove(&self.agents, key, epoch);
     }
@@ -341,6 +342,8 @@ impl Supervisor {
         let status = handle.wait(|s| s.pid.is_none() && s.trouble.is_some()).await;
         match (&status.ending, &status.trouble) {
             (None, Some(trouble)) => Err(HostError::Unrecorded { key: key.clone(), trouble: trouble.clone() }),
+            // Its task is gone: nobody can say that its process is.
+            (None, None) => Err(HostError::Broken(key.clone())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key.clone())),
             // It was given away before the stop reached it, and lives on elsewhere.
             (Some(Ending::Moved), _) if kind == StopKind::Asked => Err(HostError::Superseded(key.clone())),
@@ -352,7 +355,7 @@ impl Supervisor {
                     ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
                 }
             }
-            (Some(Ending::Stopped(_) | Ending::Moved | Ending::StartFailed(_)) | None, _) => {
+            (Some(Ending::Stopped(_) | Ending::Moved | Ending::StartFailed(_)), _) => {
                 self.forget(key, handle.epoch);
                 Ok(status)
             }
@@ -400,10 +403,12 @@ impl Supervisor {
         self.close().await;
         self.tasks.close();
         let handles: Vec<_> = self.agents().values().cloned().collect();
-        for handle in handles {
-            handle.stop(StopKind::Moves, grace).await;
-        }
-        if timeout(grace + RECORDS, self.tasks.wait()).await.is_err() {
+        let all = async {
+            // At once: one whose task does not take in what it is asked must not hold up the others.
+            join_all(handles.iter().map(|handle| handle.stop(StopKind::Moves, grace))).await;
+            self.tasks.wait().await;
+        };
+        if timeout(grace + RECORDS, all).await.is_err() {
             // Every process was killed by now. The next life of this host voids what could not be recorded.
             warn!("some agents' records could not be written; leaving without");
         }
@@ -416,3 +421,6 @@ fn remove(agents: &Mutex<BTreeMap<AgentKey, AgentHandle>>, key: &AgentKey, epoch
         agents.remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests;

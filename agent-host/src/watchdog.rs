@@ -24,6 +24,10 @@ pub mod process;
 mod wire;
 
 use crate::process::{Child, Life, OnHostsEnd, Signal, Spawner};
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use rustix::time::ClockId;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +41,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use wire::Message;
 
@@ -136,13 +139,12 @@ impl Drop for Watched {
 }
 
 impl Watchdog {
-    /// Starts a watchdog for this `life` of the host and keeps one alive until `stop`. `lock` stays locked as long as it
+    /// Starts a watchdog for this `life` of the host and keeps one alive, as one of `tasks`. `lock` stays locked as long as it
     /// lives.
-    pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, stop: CancellationToken) -> Arc<Self> {
+    pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, tasks: &Tasks) -> Arc<Self> {
         let watchdog = Arc::new(Self { life, known: Mutex::default(), alive: watch::Sender::new(false) });
-        let kept = watchdog.clone();
         // On cancel the socket is closed with the last handle, which ends the watchdog.
-        tokio::spawn(async move { stop.run_until_cancelled(kept.keep(spawner, lock)).await });
+        tasks.spawn("the keeper of the watchdog", watchdog.clone().keep(spawner, lock));
         watchdog
     }
 
@@ -203,8 +205,10 @@ impl Watchdog {
     }
 
     async fn keep(self: Arc<Self>, spawner: Spawner, lock: OwnedFd) {
+        let pulse = Pulse::of("the keeper of the watchdog", pulse::TURN);
         loop {
-            match self.run_one(&spawner, &lock).await {
+            // As long as the watchdog lives.
+            match pulse.waits(self.run_one(&spawner, &lock)).await {
                 Ok(end) => error!(end, "the watchdog is gone; starting another, no agent starts meanwhile"),
                 Err(error) => error!(%error, "the watchdog cannot be started; no agent starts without it"),
             }

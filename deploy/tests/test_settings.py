@@ -62,9 +62,9 @@ def test_a_host_has_time_to_drain_and_to_stop(services: dict[str, Container]) ->
     assert "lifecycle" not in host.spec, "a hook would take time that this does not count"
     needed = _seconds(host, "drain-timeout") + _seconds(host, "stop-timeout")
     needed += sources.constant("agent-host/src/supervisor.rs", "RECORDS")
-    needed += sources.constant("agent-host/src/lib.rs", "LAST_CALLS") + sources.constant(
-        "telemetry/src/traces.rs", "FLUSH"
-    )
+    needed += sources.constant("agent-host/src/lib.rs", "LAST_CALLS")
+    needed += sources.constant("agent-host/src/lib.rs", "LAST_STEPS")
+    needed += sources.constant("telemetry/src/traces.rs", "FLUSH")
     assert pod_spec(host.workload)["terminationGracePeriodSeconds"] >= needed + SLACK
 
 
@@ -73,9 +73,9 @@ def test_an_engine_has_time_to_stop(services: dict[str, Container]) -> None:
     command = engine.spec["lifecycle"]["preStop"]["exec"]["command"]
     assert command[0] == "sleep"
     needed = float(command[1]) + _seconds(engine, "stop-timeout")
-    needed += sources.constant("engine-svc/src/lib.rs", "LAST_CALLS") + sources.constant(
-        "telemetry/src/traces.rs", "FLUSH"
-    )
+    needed += sources.constant("engine-svc/src/lib.rs", "LAST_CALLS")
+    needed += sources.constant("engine-svc/src/lib.rs", "LAST_STEPS")
+    needed += sources.constant("telemetry/src/traces.rs", "FLUSH")
     assert pod_spec(engine.workload)["terminationGracePeriodSeconds"] >= needed + SLACK
 
 

@@ -63,7 +63,7 @@ async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) ->
 
     let settings = Settings { redis_url: redis.url(), ..settings };
     let engine_stop = CancellationToken::new();
-    let service = tokio::spawn(crate::serve(settings, listener, engine_stop.clone()));
+    let mut service = tokio::spawn(crate::serve(settings, listener, engine_stop.clone()));
     let mut hosts = Hosts::start(&dev, engine, &redis.url(), &scratch, &logs)?;
     let outcome = async {
         let addresses = wait_for_hosts(&redis.url(), &mut hosts, &logs).await?;
@@ -78,10 +78,19 @@ async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) ->
             run_command(&dev.command, &stack, &stop).await
         }
     };
-    let outcome = outcome.await;
+    // An engine that fails ends the stack: without it nothing is of use.
+    let outcome = tokio::select! {
+        outcome = outcome => outcome,
+        served = &mut service => {
+            let served = served.context("engine-svc panicked").and_then(|served| served);
+            served.and_then(|()| bail!("engine-svc ended before the stack"))
+        }
+    };
     hosts.stop().await;
     engine_stop.cancel();
-    service.await.context("engine-svc panicked")??;
+    if !service.is_finished() {
+        service.await.context("engine-svc panicked")??;
+    }
     drop(redis);
     // Logs that were asked for elsewhere stay; the rest of the scratch folder goes.
     let _ = std::fs::remove_dir_all(&scratch);

@@ -15,6 +15,7 @@ use rustic_registry::{
     AgentRecord, HostId, HostRecord, HostsView, Index, Queue, Registry, RegistryError, Resources, StoreClock,
     UnixMillis, View,
 };
+use rustic_telemetry::pulse::{self, Pulse};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -91,8 +92,9 @@ impl Fleet {
     pub async fn keep_fresh(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         let mut failures = 0;
         let mut pause = Duration::ZERO;
+        let pulse = Pulse::of("the view of the hosts", pulse::TURN);
         // Cancel-safe: a reading that is cut off has changed nothing.
-        while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+        while pulse.waits(stop.run_until_cancelled(sleep(pause))).await.is_some() {
             match self.refresh().await {
                 Ok(()) => failures = 0,
                 Err(error) => {

@@ -11,12 +11,19 @@ use rustic_proto::{
     request,
 };
 use rustic_registry::IfFull;
-use rustic_telemetry::grpc::CallDeadline;
-use std::{sync::Arc, time::Duration};
+use rustic_telemetry::grpc::{CallDeadline, CallPermit};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
+
+/// What comes with a call beside its request.
+struct Call {
+    deadline: Instant,
+    /// Kept by what goes on when the caller has hung up: it counts as under way.
+    permit: Option<CallPermit>,
+}
 
 /// The service.
 #[derive(Clone)]
@@ -36,22 +43,28 @@ impl Service {
     /// Runs `work` to its end even if the caller hangs up or its deadline passes.
     async fn to_the_end<T: Send + 'static>(
         &self,
+        call: Call,
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
-        // A task that panicked has logged why; one that was cancelled was so by the runtime's end.
-        self.work.spawn(work.in_current_span()).await.unwrap_or(Err(EngineError::Stopping))
+        let work = async move {
+            let _counts = call.permit;
+            work.await
+        };
+        self.work.spawn(work.in_current_span()).await.unwrap_or_else(|error| match error.try_into_panic() {
+            // As if it had panicked here: the call is answered by the layer for that.
+            Ok(panic) => resume_unwind(panic),
+            // By the runtime's end.
+            Err(_cancelled) => Err(EngineError::Stopping),
+        })
     }
 
-    fn deadline<T>(&self, request: &Request<T>) -> Instant {
+    fn call<T>(&self, request: &Request<T>) -> Call {
         let given = request.extensions().get::<CallDeadline>();
-        given.map_or_else(|| Instant::now() + self.default_deadline, |deadline| deadline.0)
+        let deadline = given.map_or_else(|| Instant::now() + self.default_deadline, |deadline| deadline.0);
+        Call { deadline, permit: request.extensions().get().cloned() }
     }
 
-    async fn create(
-        &self,
-        r: pb::CreateAgentRequest,
-        deadline: Instant,
-    ) -> Result<pb::CreateAgentResponse, EngineError> {
+    async fn create(&self, r: pb::CreateAgentRequest, call: Call) -> Result<pb::CreateAgentResponse, EngineError> {
         let wait = convert::wait_mode(r.wait)?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
@@ -59,39 +72,37 @@ impl Service {
         // Dropped with this call: by its answer, or because nobody waits for one any more.
         let _caller = caller_gone.clone().drop_guard();
         let if_full = if r.allow_pending { IfFull::Wait } else { IfFull::Refuse };
+        let deadline = call.deadline;
         let creation = Creation { launch, request_id, wait, if_full, deadline, caller_gone };
         let engine = self.engine.clone();
-        let created = self.to_the_end(async move { engine.create(&creation).await }).await?;
+        let created = self.to_the_end(call, async move { engine.create(&creation).await }).await?;
         Ok(pb::CreateAgentResponse { agent: Some(created.agent), timings: Some(created.timings) })
     }
 
-    async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, EngineError> {
+    async fn stop(&self, r: pb::StopAgentRequest, call: Call) -> Result<pb::StopAgentResponse, EngineError> {
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let if_silent = if r.force { IfSilent::Force } else { IfSilent::Refuse };
         let engine = self.engine.clone();
-        let exit = self.to_the_end(async move { engine.stop(&key, grace, if_silent).await }).await?;
+        let exit = self.to_the_end(call, async move { engine.stop(&key, grace, if_silent).await }).await?;
         Ok(pb::StopAgentResponse { exit })
     }
 
-    async fn restart(
-        &self,
-        r: pb::RestartAgentRequest,
-        deadline: Instant,
-    ) -> Result<pb::RestartAgentResponse, EngineError> {
+    async fn restart(&self, r: pb::RestartAgentRequest, call: Call) -> Result<pb::RestartAgentResponse, EngineError> {
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let wait = convert::wait_mode(r.wait)?;
         let engine = self.engine.clone();
-        let record = self.to_the_end(async move { engine.restart(&key, grace, wait, deadline).await }).await?;
+        let deadline = call.deadline;
+        let record = self.to_the_end(call, async move { engine.restart(&key, grace, wait, deadline).await }).await?;
         Ok(pb::RestartAgentResponse { agent: Some(convert::agent(&record)) })
     }
 
-    async fn stop_guild(&self, r: pb::StopGuildRequest) -> Result<pb::StopGuildResponse, EngineError> {
+    async fn stop_guild(&self, r: pb::StopGuildRequest, call: Call) -> Result<pb::StopGuildResponse, EngineError> {
         let guild = request::guild_id(&r.guild_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let engine = self.engine.clone();
-        let stopped = self.to_the_end(async move { engine.stop_guild(&guild, grace).await }).await?;
+        let stopped = self.to_the_end(call, async move { engine.stop_guild(&guild, grace).await }).await?;
         Ok(pb::StopGuildResponse { stopped })
     }
 
@@ -130,30 +141,32 @@ impl EngineService for Service {
         &self,
         request: Request<pb::CreateAgentRequest>,
     ) -> Result<Response<pb::CreateAgentResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(self.create(request.into_inner(), deadline).await?))
+        let call = self.call(&request);
+        Ok(Response::new(self.create(request.into_inner(), call).await?))
     }
 
     async fn stop_agent(
         &self,
         request: Request<pb::StopAgentRequest>,
     ) -> Result<Response<pb::StopAgentResponse>, Status> {
-        Ok(Response::new(self.stop(request.into_inner()).await?))
+        let call = self.call(&request);
+        Ok(Response::new(self.stop(request.into_inner(), call).await?))
     }
 
     async fn restart_agent(
         &self,
         request: Request<pb::RestartAgentRequest>,
     ) -> Result<Response<pb::RestartAgentResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(self.restart(request.into_inner(), deadline).await?))
+        let call = self.call(&request);
+        Ok(Response::new(self.restart(request.into_inner(), call).await?))
     }
 
     async fn stop_guild(
         &self,
         request: Request<pb::StopGuildRequest>,
     ) -> Result<Response<pb::StopGuildResponse>, Status> {
-        Ok(Response::new(Service::stop_guild(self, request.into_inner()).await?))
+        let call = self.call(&request);
+        Ok(Response::new(Service::stop_guild(self, request.into_inner(), call).await?))
     }
 
     async fn get_agent(

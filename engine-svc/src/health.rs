@@ -1,27 +1,31 @@
 //! gRPC health, truthful: SERVING exactly while the registry answers and this engine is not stopping; under the name
-//! `readiness` too. `liveness` is SERVING as long as this program answers at all.
+//! `readiness` too. `liveness` is SERVING as long as every loop of this program comes round ([`rustic_telemetry::pulse`]), whatever the registry does.
 
 use crate::{backoff, grpc::Service};
 use rustic_proto::engine::v1::engine_service_server::EngineServiceServer;
 use rustic_registry::Registry;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-/// Time between looks at the registry.
+/// Time between looks at the registry, and at the loops.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the registry until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopping: CancellationToken) {
     let mut told = None;
-    reporter.set_service_status("liveness", ServingStatus::Serving).await;
     report(&reporter, ServingStatus::NotServing).await;
     let mut failures = 0;
     let mut pause = Duration::ZERO;
+    let pulse = Pulse::of("health", pulse::TURN);
     // Cancel-safe: a look that is cut off has changed nothing.
-    while stopping.run_until_cancelled(sleep(pause)).await.is_some() {
+    while pulse.waits(stopping.run_until_cancelled(sleep(pause))).await.is_some() {
         let status = match registry.ping().await {
             Ok(()) => {
                 failures = 0;
@@ -44,6 +48,17 @@ pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopp
     report(&reporter, ServingStatus::NotServing).await;
 }
 
+/// Asks whether all loops come round, until cancelled.
+pub async fn follow_tasks(tasks: Tasks, reporter: HealthReporter) {
+    loop {
+        let late = tasks.late();
+        late.iter().for_each(|late| error!(%late, "a loop of this program does not come round any more"));
+        let status = if late.is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        reporter.set_service_status("liveness", status).await;
+        sleep(EVERY).await;
+    }
+}
+
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
     info!(%status, "health");
     for name in ["", "readiness"] {
@@ -54,5 +69,35 @@ async fn report(reporter: &HealthReporter, status: ServingStatus) {
         ServingStatus::NotServing | ServingStatus::Unknown => {
             reporter.set_not_serving::<EngineServiceServer<Service>>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use tonic_health::{
+        pb::{HealthCheckRequest, health_check_response::ServingStatus as Status, health_server::Health as _},
+        server::HealthService,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn liveness_ends_when_a_loop_does_not_come_round() {
+        let (reporter, _server) = tonic_health::server::health_reporter();
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let liveness = async || {
+            let request = HealthCheckRequest { service: "liveness".to_owned() };
+            health.check(tonic::Request::new(request)).await.map(|answer| answer.into_inner().status())
+        };
+        let tasks = Tasks::new();
+        tasks.spawn("liveness", follow_tasks(tasks.clone(), reporter));
+        tasks.spawn("hangs", async {
+            let _pulse = Pulse::of("hangs", pulse::TURN);
+            pending().await
+        });
+        sleep(pulse::TURN).await;
+        assert_eq!(liveness().await.ok(), Some(Status::Serving));
+        sleep(EVERY * 2).await;
+        assert_eq!(liveness().await.ok(), Some(Status::NotServing));
     }
 }

@@ -13,6 +13,7 @@
 //! the agents that no host runs, for a registry that is lost (`engine/remember.rs`).
 
 use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled, unhosted::Unhosted};
+use rustic_telemetry::pulse::{self, Pulse};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,9 @@ pub async fn run(
     let keeping = async {
         let mut settled = Settled::new();
         let mut failures = 0;
+        let pulse = Pulse::of("the keeper of agents", pulse::PASS);
         loop {
+            pulse.beat();
             tell(engine.keep(&mut settled).await, &mut failures);
             // Cancel-safe: a waking that comes between two turns is kept.
             tokio::select! {
@@ -60,15 +63,18 @@ pub async fn run(
     // On its own: an agent that takes long to stop must hold up nobody who waits for a place.
     let draining = async {
         let mut failures = 0;
+        let pulse = Pulse::of("the keeper of hosts that drain", pulse::TURN);
         loop {
-            tell(engine.empty_draining().await, &mut failures);
+            tell(pulse.waits(engine.empty_draining()).await, &mut failures);
             pause(failures, chance()).await;
         }
     };
     let remembering = async {
         let mut unhosted = Unhosted::default();
         let mut failures = 0;
+        let pulse = Pulse::of("the keeper of copies", pulse::PASS);
         loop {
+            pulse.beat();
             tell(engine.remember(&mut unhosted).await, &mut failures);
             pause(failures, chance()).await;
         }
@@ -76,10 +82,12 @@ pub async fn run(
     let compacting = async {
         let Some(every) = compact_every else { return pending().await };
         let mut failures = 0;
+        let pulse = Pulse::of("the keeper that compacts", pulse::TURN);
         loop {
             // By chance, so that replicas do not move the same agent.
-            sleep(every.mul_f64(1.0 + SPREAD * chance())).await;
-            tell(engine.compact().await, &mut failures);
+            pulse.waits(sleep(every.mul_f64(1.0 + SPREAD * chance()))).await;
+            // Like an agent on a host that drains, one that moves has its own time to stop.
+            tell(pulse.waits(engine.compact()).await, &mut failures);
         }
     };
     let all = async { tokio::join!(keeping, draining, remembering, compacting) };

@@ -12,6 +12,16 @@
 //!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
 //! ```
 //!
+//! The supervision tree ([`rustic_telemetry::tasks`]): a panic, an error or an end of one of these ends the program, in order. Other
+//! replicas go on, and Kubernetes starts this one again.
+//!
+//! ```text
+//!  run ─┬─ tasks ─┬─ the gRPC server ── calls: a panic is answered INTERNAL
+//!       │         ├─ the keeper · the view of the hosts
+//!       │         └─ health · liveness · the metrics server
+//!       └─ work: calls that go on when their callers have hung up; a panic is the call's
+//! ```
+//!
 //! Stopping, in this order under `--stop-timeout`: health says NOT_SERVING; no call is taken; calls in flight end.
 
 pub mod backoff;
@@ -42,7 +52,7 @@ use rustic_proto::{
     reflection,
 };
 use rustic_registry::{RedisRegistry, Registry};
-use rustic_telemetry::grpc::incoming;
+use rustic_telemetry::{grpc::incoming, tasks::Tasks};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -50,6 +60,9 @@ use tracing::{info, warn};
 
 /// Time that answers on their way get after the last piece of work ended.
 const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// Time that tasks get to end: each is cut off where it waits.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// Runs the service on an address of its settings until `stop`. Boxed: so it is compiled with this library, and not once more
 /// with the program.
@@ -64,22 +77,26 @@ pub fn run(settings: Settings, stop: CancellationToken) -> BoxFuture<'static, an
 /// Runs the service on a socket that is open already.
 pub async fn serve(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
-    let background = stop.child_token();
+    let tasks = Tasks::new();
+    let ending = tasks.ending();
+    let _end_tasks = ending.clone().drop_guard();
     let fleet = Arc::new(Fleet::new(registry.clone(), settings.placement));
-    let refresh = tokio::spawn(fleet.clone().keep_fresh(settings.hosts_refresh, background.clone()));
+    let fresh = fleet.clone().keep_fresh(settings.hosts_refresh, ending.clone());
+    tasks.spawn_until("the view of the hosts", ending.clone(), fresh);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let health_task = tokio::spawn(health::follow(registry.clone(), reporter, background.clone()));
+    tasks.spawn("liveness", health::follow_tasks(tasks.clone(), reporter.clone()));
+    tasks.spawn_until("health", ending.clone(), health::follow(registry.clone(), reporter, ending.clone()));
 
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(fleet.clone());
-        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, background.clone()).await?;
+        rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, &tasks).await?;
     }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
     let wake = Wake::default();
     let scaler = ExternalScalerServer::new(Scaler::new(fleet.clone()));
     let engine = Arc::new(Engine::new(registry, fleet, Arc::new(channels), settings.leases()?, wake.clone()));
-    let keeper =
-        tokio::spawn(keeper::run(engine.clone(), wake, rand::random::<f64>, settings.compact_every()?, background));
+    let keeper = keeper::run(engine.clone(), wake, rand::random::<f64>, settings.compact_every()?, ending.clone());
+    tasks.spawn_until("the keeper", ending.clone(), keeper);
     let work = TaskTracker::new();
     let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline);
     let service = EngineServiceServer::new(service)
@@ -88,26 +105,26 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     info!(address = %listener.local_addr()?, "serving");
     let server = settings
         .server
-        .server(0)
+        .server(0, reflection::methods(&[SERVICE, SCALER]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE, SCALER])?)
         .add_service(reflection::v1alpha(&[SERVICE, SCALER])?)
         .add_service(scaler)
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
-    let server = tokio::spawn(server);
+        .serve_with_incoming_shutdown(incoming(listener), ending.clone().cancelled_owned());
+    let server = tasks.spawn_until("the gRPC server", ending.clone(), server);
 
-    stop.cancelled().await;
-    info!("stopping: calls in flight end");
+    tokio::select! {
+        () = stop.cancelled() => info!("stopping: calls in flight end"),
+        _failure = tasks.failed() => {}
+    }
+    ending.cancel();
     work.close();
     if timeout(settings.stop_timeout, work.wait()).await.is_err() {
         warn!("calls in flight did not end within --stop-timeout and are cut off");
     }
-    match timeout(LAST_CALLS, server).await {
-        Ok(served) => served.context("the server panicked")?.context("the server failed")?,
-        Err(_elapsed) => info!("streams that are still open, such as health watches, are cut off"),
+    if timeout(LAST_CALLS, server).await.is_err() {
+        info!("streams that are still open, such as health watches, are cut off");
     }
-    refresh.await.context("the refresh task panicked")?;
-    keeper.await.context("the keeper panicked")?;
-    health_task.await.context("the health task panicked")
+    Ok(tasks.end(LAST_STEPS).await?)
 }

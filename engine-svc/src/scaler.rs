@@ -5,13 +5,16 @@ use crate::{
     fleet::Fleet,
     scale::{self, Target},
 };
+use futures_util::{
+    StreamExt as _,
+    future::{Ready, ready},
+    stream::{self, Chain, Once, Pending},
+};
 use rustic_proto::{
     externalscaler::{self as pb, external_scaler_server::ExternalScaler},
     violation::Violations,
 };
 use std::{collections::BTreeMap, sync::Arc};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Name of the metric.
@@ -70,16 +73,12 @@ fn of(request: Option<&pb::ScaledObjectRef>) -> Result<Target, Status> {
 }
 
 /// A stream of one message, as what it tells never changes. It stays open until KEDA closes it.
-fn never_again<T: Send + 'static>(message: T) -> ReceiverStream<Result<T, Status>> {
-    let (told, stream) = mpsc::channel(1);
-    // Ends when nobody listens.
-    tokio::spawn(async move {
-        if told.send(Ok(message)).await.is_ok() {
-            told.closed().await;
-        }
-    });
-    ReceiverStream::new(stream)
+fn never_again<T: Send + 'static>(message: T) -> Told<T> {
+    stream::once(ready(Ok(message))).chain(stream::pending())
 }
+
+/// What [`never_again`] gives.
+type Told<T> = Chain<Once<Ready<Result<T, Status>>>, Pending<Result<T, Status>>>;
 
 fn whole(number: f64) -> i64 {
     number.ceil() as i64
@@ -106,7 +105,7 @@ impl ExternalScaler for Scaler {
         Ok(Response::new(pb::IsActiveResponse { result: true }))
     }
 
-    type StreamIsActiveStream = ReceiverStream<Result<pb::IsActiveResponse, Status>>;
+    type StreamIsActiveStream = Told<pb::IsActiveResponse>;
 
     async fn stream_is_active(
         &self,
@@ -135,7 +134,7 @@ impl ExternalScaler for Scaler {
         Ok(Response::new(pb::GetMetricsResponse { metric_values: vec![value] }))
     }
 
-    type StreamMetricSpecStream = ReceiverStream<Result<pb::GetMetricSpecResponse, Status>>;
+    type StreamMetricSpecStream = Told<pb::GetMetricSpecResponse>;
 
     async fn stream_metric_spec(
         &self,

@@ -1,19 +1,21 @@
 //! Tower layers for what every gRPC call needs, so that handlers hold none of it.
 //!
 //! ```text
-//! call ─▶ Trace ─▶ LoadLimit ─▶ Deadline ─▶ MessageSize ─▶ handler
+//! call ─▶ Trace ─▶ Panics ─▶ LoadLimit ─▶ Deadline ─▶ MessageSize ─▶ handler
 //! ```
 //!
 //! Each is a [`Policy`]: one function around a call. [`Around`] turns a policy into a tower layer.
 
 mod deadline;
 mod limit;
+mod panics;
 mod server;
 mod size;
 mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
-pub use limit::LoadLimit;
+pub use limit::{CallPermit, LoadLimit};
+pub use panics::Panics;
 pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;
 pub use trace::{CALLS, Trace};
@@ -98,7 +100,7 @@ where
     }
 }
 
-/// Whether a call is one of ours; health checks and reflection are not, and must work under any load.
+/// Whether a call is one of ours; health checks and reflection are not.
 fn is_ours(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     path.starts_with("/rustic_ai.") || path.starts_with("/externalscaler.")

@@ -10,13 +10,17 @@
 //! | [`metrics`] | Prometheus, served over HTTP; off without an address |
 //! | [`traces`] | OpenTelemetry over OTLP, W3C context in and out; off and free without an endpoint |
 //! | [`signals`] | stop requests from outside |
-//! | [`grpc`] | tower layers: span, load limit, deadline, message size |
+//! | [`pulse`] | whether the loops of a program still come round |
+//! | [`tasks`] | the supervision tree: what becomes of a program when one of its tasks fails |
+//! | [`grpc`] | tower layers: span, panics, load limit, deadline, message size |
 
 pub mod grpc;
 pub mod logs;
 pub mod metrics;
+pub mod pulse;
 pub mod settings;
 pub mod signals;
+pub mod tasks;
 pub mod traces;
 
 pub use settings::TelemetrySettings;

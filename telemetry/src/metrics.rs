@@ -3,14 +3,14 @@
 //! Without an address nothing is set up and recording costs next to nothing. Gauges that are cheap to read are read
 //! when somebody asks.
 
+use crate::tasks::Tasks;
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::header::CONTENT_TYPE, routing::get};
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS: [f64; 16] =
@@ -29,12 +29,12 @@ pub enum Metric {
     Gauge(&'static str, &'static str),
 }
 
-/// Serves `GET /metrics` at `listen` until `stop`; tells the address.
+/// Serves `GET /metrics` at `listen` as one of `tasks`; tells the address.
 pub async fn serve(
     listen: SocketAddr,
     all: &[Metric],
     refresh: Refresh,
-    stop: CancellationToken,
+    tasks: &Tasks,
 ) -> anyhow::Result<SocketAddr> {
     let exporter = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
@@ -44,12 +44,9 @@ pub async fn serve(
     let listener = TcpListener::bind(listen).await.context("--metrics-listen")?;
     let address = listener.local_addr()?;
     let router = Router::new().route("/metrics", get(show)).with_state((exporter, refresh));
-    // Ends with `stop`; an error of the listener is told, the service goes on without metrics.
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            warn!(%error, "metrics are not served any more");
-        }
+    let ending = tasks.ending();
+    tasks.spawn_until("the metrics server", ending.clone(), async move {
+        axum::serve(listener, router).with_graceful_shutdown(ending.cancelled_owned()).await
     });
     info!(%address, "serving metrics");
     Ok(address)

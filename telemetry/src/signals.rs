@@ -20,8 +20,10 @@ pub fn stop_requests() -> io::Result<StopRequests> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let StopRequests { stop, hurry } = requests.clone();
-    // Ends with the runtime; there is nothing to clean up.
+    // Ends with the runtime; there is nothing to clean up. A program that cannot be asked to stop any more stops.
+    let deaf = stop.clone().drop_guard();
     tokio::spawn(async move {
+        let _deaf = deaf;
         for token in [stop, hurry] {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",

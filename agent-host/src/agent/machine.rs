@@ -226,6 +226,29 @@ impl Machine {
         }
     }
 
+    /// Whoever carries out what this machine decides has failed and begins anew, without a process. A stop that was asked for goes on,
+    /// and what is over is over; else the agent is not started again.
+    pub fn give_up(&mut self, reason: String, now: Instant) -> Vec<Action> {
+        match &self.state {
+            State::Ended(_) => vec![],
+            State::Releasing(Ending::Moved) => vec![Action::Release(Becomes::Pending)],
+            State::Releasing(_) => vec![Action::Release(Becomes::Gone)],
+            State::Stopping { after: after @ (After::Release | After::Move | After::Superseded), .. } => {
+                let after = after.clone();
+                self.without_process(after, now, 0.0)
+            }
+            State::Admitting
+            | State::Queued { .. }
+            | State::Spawning(_)
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::BackingOff { .. }
+            | State::Unleased
+            | State::Stopping { .. }
+            | State::Failing => self.fail(reason),
+        }
+    }
+
     /// A store that lost the agent cannot say whether its claim was given to another host while this one had no lease. It
     /// gets a new claim then, before its next start.
     fn restored(&mut self, now: Instant) -> Vec<Action> {

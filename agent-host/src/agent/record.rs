@@ -76,7 +76,10 @@ impl Record {
             knew: advance.knew.clone(),
         };
         async move {
-            sleep(after).await;
+            // A sleep of nothing lasts until the timer's next tick, a millisecond or so.
+            if !after.is_zero() {
+                sleep(after).await;
+            }
             match write {
                 Write::Asked(Action::Release(Becomes::Gone)) => {
                     registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released).map(Some)

@@ -1,7 +1,7 @@
 //! The task of one agent: tells the machine what happens, and carries out what it decides.
 //!
 //! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
-//! never cancelled from outside: a stop is a command, so that no process is left behind. What it has begun and not ended
+//! never cancelled from outside: a stop is a command, so that no process is left behind. It lives through a panic ([`panicked`]). What it has begun and not ended
 //! (a write, a wait for its turn, the making of a process) it keeps, so that everything else can happen meanwhile.
 //!
 //! ```text
@@ -11,6 +11,7 @@
 //!                             └──▶ show
 //! ```
 
+pub mod panicked;
 mod show;
 mod write;
 
@@ -31,7 +32,8 @@ use crate::{
     starts::{Starts, Turn},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Phase, Registry, RequestId};
+use panicked::Broken;
+use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Registry, RequestId};
 use rustic_telemetry::metrics;
 use show::Before;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -146,6 +148,8 @@ impl AgentTask {
     /// Prepares a task and its handle.
     pub fn new(launching: Launching, home: Home) -> (Self, AgentHandle) {
         let Home { host, incarnation, registry, runtime, starts, deaths, lease, ambient } = home;
+        // Before anything is read of it: what changes later is seen, and nothing else, else the first write would be sent twice.
+        let lease = lease.from_now_on();
         let Launching { order, request_id, first_start, start_timeout, claim } = launching;
         let rules = Rules {
             restart: order.launch.restart,
@@ -201,14 +205,13 @@ impl AgentTask {
         (task, handle)
     }
 
-    /// Lives the agent's life on this host.
-    pub async fn run(self) {
+    /// Lives the agent's life on this host. Errors: its process may live on, and nobody looks after it.
+    pub async fn run(self) -> Result<(), Broken> {
         let span = self.span.clone();
-        self.live().instrument(span).await;
+        self.survive().instrument(span).await
     }
 
-    async fn live(mut self) {
-        let mut todo = vec![Action::Record(Phase::Starting)];
+    async fn live(&mut self, mut todo: Vec<Action>) {
         loop {
             for action in todo.drain(..) {
                 self.carry_out(action);
@@ -307,9 +310,10 @@ impl AgentTask {
         self.spawn = None;
         let event = match made {
             Ok(process) => {
-                self.step("initialize", |s, took| s.spawn = Some(took));
-                self.status.send_modify(|s| process.cold_reason().clone_into(&mut s.cold_reason));
+                let cold_reason = process.cold_reason().to_owned();
                 (self.process, self.killed) = (Some(process), false);
+                self.step("initialize", |s, took| s.spawn = Some(took));
+                self.status.send_modify(|s| s.cold_reason = cold_reason);
                 Event::Spawned
             }
             Err(error) => Event::SpawnFailed(Arc::new(error)),
@@ -446,3 +450,6 @@ async fn until(at: Option<Instant>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

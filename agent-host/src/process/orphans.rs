@@ -22,10 +22,16 @@ use super::{
     mark::{self, Life, Mark},
     table::{self, Fate, Ticks},
 };
+use futures_util::FutureExt as _;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::{self, Tasks},
+};
 use rustix::process::{self, Pid, PidfdFlags, pidfd_open};
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,7 +41,6 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Longest wait for the end of what was killed. It takes milliseconds, or it hangs in the kernel.
@@ -132,17 +137,17 @@ impl Orphans {
         Kin { orphans: self.clone(), mark }
     }
 
-    /// Becomes the subreaper and looks after orphans until `stop`.
-    pub fn start(self: &Arc<Self>, stop: CancellationToken) -> io::Result<()> {
+    /// Becomes the subreaper and looks after orphans, as one of `tasks`.
+    pub fn start(self: &Arc<Self>, tasks: &Tasks) -> io::Result<()> {
         process::set_child_subreaper(Some(process::getpid()))?;
         let ended = signal(SignalKind::child())?;
-        let orphans = self.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(orphans.look_after(ended)).await });
+        tasks.spawn("the reaper of orphans", self.clone().look_after(ended));
         Ok(())
     }
 
     async fn look_after(self: Arc<Self>, mut ended: Signal) {
         let mut again: Option<Duration> = None;
+        let pulse = Pulse::of("the reaper of orphans", pulse::TURN);
         loop {
             let pause = async {
                 match again {
@@ -151,11 +156,14 @@ impl Orphans {
                 }
             };
             // All arms are cancel-safe: a signal or a wake that is missed here is still there at the next turn.
-            tokio::select! {
-                _ = ended.recv() => {}
-                () = self.wake.notified() => {}
-                () = pause => {}
-            }
+            let next = async {
+                tokio::select! {
+                    _ = ended.recv() => {}
+                    () = self.wake.notified() => {}
+                    () = pause => {}
+                }
+            };
+            pulse.waits(next).await;
             self.reap();
             if again.is_none() && !std::mem::take(&mut self.lock().run_ended) {
                 continue;
@@ -178,6 +186,16 @@ impl Orphans {
             };
             self.swept.send_replace(swept);
         }
+    }
+
+    /// Waits until a look that has not `begun` finds nothing of a run that is over, for a while; tells whether that is so.
+    async fn nothing_left(&self, mark: Mark, begun: u64) -> bool {
+        self.lock().run_ended = true;
+        self.look();
+        let strange = |left: &Mark| *left == mark || left.life() != mark.life();
+        let mut swept = self.swept.subscribe();
+        let gone = swept.wait_for(|swept| swept.look > begun && !swept.left.iter().any(strange));
+        timeout(GONE, gone).await.is_ok()
     }
 
     /// Reaps what has ended and is nobody's. It stops at one that somebody else reaps: who does looks again.
@@ -254,11 +272,25 @@ impl Kin {
     /// the kernel must not hold up the agent for ever.
     pub async fn end(&self) {
         let Some((mark, begun)) = self.give_up() else { return };
-        let strange = |left: &Mark| *left == mark || left.life() != mark.life();
-        let mut swept = self.orphans.swept.subscribe();
-        let gone = swept.wait_for(|swept| swept.look > begun && !swept.left.iter().any(strange));
-        if timeout(GONE, gone).await.is_err() {
+        if !self.orphans.nothing_left(mark, begun).await {
             warn!("what an agent had started cannot be killed within {GONE:?}; its next life may meet it");
+        }
+    }
+
+    /// Makes a process of this run by `make`. When that panics, it gives the message of the panic once it is certain that nothing of
+    /// the run is left. Where that is not certain, the panic goes on.
+    pub async fn contain<T>(self, make: impl AsyncFnOnce(Self) -> T) -> Result<T, String> {
+        let (orphans, mark) = (self.orphans.clone(), self.mark);
+        let panic = match AssertUnwindSafe(make(self)).catch_unwind().await {
+            Ok(made) => return Ok(made),
+            // What it had made was dropped, and with it killed.
+            Err(panic) => panic,
+        };
+        let begun = orphans.lock().looks;
+        match mark {
+            Some(mark) if orphans.nothing_left(mark, begun).await => Err(tasks::message(&*panic)),
+            // Not known by anything, or not to be killed.
+            _ => resume_unwind(panic),
         }
     }
 

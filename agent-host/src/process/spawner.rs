@@ -5,6 +5,7 @@
 
 use super::{child::Child, mark::Mark, orphans::Orphans};
 use crate::limits::Inherited;
+use rustic_telemetry::tasks::Tasks;
 use rustix::{
     fs::{Mode, OFlags},
     process::Pid,
@@ -14,7 +15,6 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
-    thread,
 };
 use tokio::sync::oneshot;
 
@@ -75,10 +75,10 @@ pub struct Spawner {
 impl Spawner {
     /// Starts the thread. It ends with the last handle. What it starts yields the processor to this host by `nice`
     /// levels, and has the limits that this host was started with.
-    pub fn start(orphans: Arc<Orphans>, nice: i32, limits: Inherited) -> io::Result<Self> {
+    pub fn start(orphans: Arc<Orphans>, nice: i32, limits: Inherited, tasks: &Tasks) -> io::Result<Self> {
         // As many orders as may ever wait: each belongs to one agent, and the caller awaits its reply.
         let (orders, queue) = mpsc::sync_channel::<Order>(1024);
-        thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+        tasks.spawn_thread("spawner", move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
                 let _ = order.reply.send(start(order.command, order.end, order.mark, &orphans, nice, limits));

@@ -123,6 +123,7 @@ impl Process for OwnProcess {
                     Told::Exit(ExitStatus::Signal(9))
                 }
             },
+            never = self.output.unread() => match never {},
             why = hangs(self.hangs.as_mut(), self.state.as_ref()) => {
                 self.hangs = None;
                 Told::Stuck(why)

@@ -32,6 +32,9 @@ pub enum StartError {
     /// The zygote could not fork, for lack of what a cold start needs as well.
     #[error("the zygote cannot fork: {0}")]
     Exhausted(String),
+    /// Whoever made it panicked, with this message; nothing of it is left.
+    #[error("this host panicked over it, which is a bug, please report it: {0}")]
+    Panicked(String),
     /// Its runtime profile is not one of this host's.
     #[error("this host has no runtime profile {0}")]
     Profile(ProfileName),
@@ -58,7 +61,7 @@ impl StartError {
             Self::Workdir { source, .. } => Lack::of_disk(source),
             Self::Descriptors(_) => Some(Lack::Descriptors),
             Self::Exhausted(_) => Some(Lack::Fork),
-            Self::Spawn(SpawnError::Stopping) | Self::Profile(_) => None,
+            Self::Spawn(SpawnError::Stopping) | Self::Panicked(_) | Self::Profile(_) => None,
         }
     }
 
@@ -73,6 +76,7 @@ impl StartError {
             | Self::Pipe(_)
             | Self::Workdir { .. }
             | Self::Unwatched(_)
+            | Self::Panicked(_)
             | Self::Exhausted(_) => Blame::Host,
         }
     }

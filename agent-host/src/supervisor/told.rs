@@ -5,6 +5,7 @@ use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
 use rustic_registry::{AgentRecord, Index, ReleaseGuard, Unplace, View};
+use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{error, warn};
@@ -16,7 +17,10 @@ impl Supervisor {
     /// Tells the runtime until when its processes may live, takes in agents that come back from a former life, and sees to it
     /// that a store in another life learns of everything. Ends never; each part goes on where it was when cut off.
     pub async fn follow_lease(self: Arc<Self>) {
-        tokio::join!(self.follow_deadline(), self.take_back_always(), self.tell_again_always());
+        let pulse = Pulse::of("the follower of the lease", pulse::TURN);
+        let all = async { tokio::join!(self.follow_deadline(), self.take_back_always(), self.tell_again_always()) };
+        // What they wait for may take any time: the store, and every agent's task.
+        pulse.waits(all).await;
     }
 
     async fn follow_deadline(&self) {

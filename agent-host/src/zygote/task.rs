@@ -16,6 +16,10 @@ use crate::{
 };
 use futures_util::future::{FutureExt as _, pending};
 use rustic_proto::restart::RestartPolicy;
+use rustic_telemetry::{
+    pulse::{self, Pulse},
+    tasks::Tasks,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, SystemTime},
@@ -24,7 +28,6 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Forks that may wait in line. More callers start cold.
@@ -68,12 +71,16 @@ impl ZygoteTask {
         Self { nursery, preload, sharing, notes, environment, status: watch::Sender::new(status) }
     }
 
-    /// Starts the task; it ends with `stop`, and the zygote with it.
-    pub fn start(self, stop: CancellationToken) -> ZygoteHandle {
+    /// Starts the task as one of `tasks`; the zygote ends with it.
+    pub fn start(self, tasks: &Tasks) -> ZygoteHandle {
         let (orders, queue) = mpsc::channel(LINE);
         let handle = ZygoteHandle { orders, status: self.status.subscribe() };
         // On cancel the zygotes' handles are dropped, which kills them; children already forked live on.
-        tokio::spawn(async move { stop.run_until_cancelled(self.run(queue)).await });
+        let name = format!("the zygote of profile {}", self.nursery.profile);
+        tasks.spawn(name.clone(), async move {
+            // Imports and forks take their time, which is bounded where they are waited for; agents start cold meanwhile.
+            Pulse::of(name, pulse::TURN).waits(self.run(queue)).await;
+        });
         handle
     }
 

@@ -52,8 +52,8 @@ fn only_what_was_born_since_the_oldest_expectation_may_be_what_is_expected() {
 #[tokio::test]
 async fn a_run_is_over_when_nothing_of_it_is_left_and_others_are_not_touched() {
     let orphans = orphans("over");
-    let stop = CancellationToken::new();
-    orphans.start(stop.clone()).expect("a subreaper");
+    let tasks = Tasks::new();
+    orphans.start(&tasks).expect("a subreaper");
     // The end of a run is not held up by a child that is being made, however long that takes.
     let expected = orphans.expect();
     let (run, other) = (orphans.begin(1), orphans.begin(2));
@@ -81,7 +81,17 @@ async fn a_run_is_over_when_nothing_of_it_is_left_and_others_are_not_touched() {
     while table::reap(strangers) != Fate::Gone {
         tokio::task::yield_now().await;
     }
-    stop.cancel();
+    // Who makes a process and panics leaves nothing behind.
+    let run = orphans.begin(3);
+    let mark = run.mark();
+    let contained = run.contain(async |run: Kin| -> Pid {
+        child(run.mark(), "sh -c 'sleep 1000 & wait' & wait");
+        panic!("a bug");
+    });
+    assert_eq!(contained.await, Err("a bug".to_owned()));
+    let left: Vec<_> = table::everybody().expect("a list").into_iter().filter(|pid| Mark::of(*pid) == mark).collect();
+    assert_eq!(left, vec![]);
+    tasks.end(GONE).await.expect("no task has failed");
 }
 
 /// What a look and an end cost a host with many agents: `cargo test -p agent-host -- --ignored --nocapture thousand`.

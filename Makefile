@@ -13,8 +13,8 @@ BUILD := docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVI
 BIN := target/debug
 # A free port, so that the stack of a test never meets another one.
 STACK := $(BIN)/engine-svc dev --hosts 2 --listen 127.0.0.1:0
-# Seeds of `make sim`.
-SEEDS ?= 0..200000
+# Seeds of `make sim`: others each time.
+SEEDS ?= $(shell from=$$(od -An -N5 -tu8 /dev/urandom | tr -d ' '); echo $$from..$$((from + 200000)))
 # Namespaces of the network need root; see tests/chaos/README.md.
 CHAOS := PYTHONPATH=tests $(VENV)/bin/python -m chaos --binaries $(BIN)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
@@ -51,7 +51,7 @@ test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 	PYTHONPATH=tests $(VENV)/bin/pytest -q tests/chaos
 
-sim: ## Runs more seeds of the simulation than CI does, 10 minutes; SEEDS=4711 runs one and tells what happened
+sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones each time; SEEDS=4711 runs one and tells what happened
 	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture
 
 chaos: build setup ## Hurts a real stack in every way, 20 minutes; needs root; writes tests/chaos/results

@@ -249,7 +249,8 @@ fn registry(error: &RegistryError) -> Status {
         RegistryError::Unreachable(_)
         | RegistryError::Timeout(_)
         | RegistryError::Refused(_)
-        | RegistryError::Lost(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
+        | RegistryError::Lost(_)
+        | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this host tells more")

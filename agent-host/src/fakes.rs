@@ -18,8 +18,8 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentKey, AgentRecord, Announce, Claim, ClaimOutcome, Epoch, ExitStatus, IfFull, MemoryRegistry, Registry as _,
-    Resources, UnixMillis, View,
+    AgentKey, AgentRecord, Announce, Claim, ClaimOutcome, Epoch, ExitStatus, HostLife, HostState, IfFull,
+    MemoryRegistry, Registry as _, Resources, UnixMillis, View,
 };
 use std::{
     collections::BTreeMap,
@@ -59,11 +59,15 @@ impl FakeHost {
             capacity,
             labels: BTreeMap::new(),
             version: String::new(),
+            state: HostState::Ready,
+            cordoned: false,
             ttl: TIMES.ttl,
+            lasts: TIMES.ttl + TIMES.margin,
             highest_epoch: Epoch(0),
+            highest_life: HostLife::default(),
             succeeds: None,
             knew: None,
-            hold: TIMES.ttl,
+            told: None,
         };
         let runtime = Arc::new(FakeRuntime::default());
         let (keeper, lease) = LeaseKeeper::new(announce.clone(), TIMES, registry.clone(), Ambient::MACHINE);
@@ -83,6 +87,9 @@ impl FakeHost {
         while lease.current().state != Lease::Held {
             lease.changed().await;
         }
+        // Nobody has used its registry before.
+        let store = lease.store().expect("it is known with the lease");
+        assert!(registry.settle(&store, false).await.expect("in memory"));
         Self { registry, runtime, home, _lease: stop.drop_guard() }
     }
 
@@ -93,7 +100,6 @@ impl FakeHost {
             start_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
-            hold: TIMES.ttl,
         };
         Supervisor::new(settings, self.home.clone())
     }
@@ -122,8 +128,7 @@ impl FakeHost {
             candidates: vec![self.home.host.clone()],
             if_full: IfFull::Refuse,
             knew: self.home.lease.store(),
-            hold: TIMES.ttl,
-            patience: Duration::MAX,
+            asked: self.home.lease.stops(),
         };
         let ClaimOutcome::Claimed(claimed) = self.registry.claim(&claim).await.expect("in memory") else {
             panic!("there is room");

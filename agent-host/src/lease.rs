@@ -1,18 +1,21 @@
 //! The host's lease: announced once, renewed for ever, and told to everyone who must not act without it.
 //!
 //! ```text
-//!              announced                 no answer for TTL − margin
-//!  ▶ Waiting ────────────▶ Held ───────────────────────────────────▶ Lost
-//!                           ▲ ▲        renewed, or announced again     │
-//!                           │ └────────────────────────────────────────┘
-//!     another incarnation holds the name: Superseded, for ever; the program must end
+//!              announced          no answer for TTL − margin, retired, or unknown
+//!  ▶ Waiting ────────────▶ Held ───────────────────────────────────────────────────▶ Lost
+//!                           ▲ ▲        renewed, or announced again for another lease    │
+//!                           │ └─────────────────────────────────────────────────────────┘
+//!     another process holds the name: Superseded, for ever; the program must end
 //! ```
 //!
-//! The time counts from the moment *before* the last good renewal was sent, so that this host's view of its lease
-//! always ends before the registry's does.
+//! The time counts from the moment *before* the last good renewal was sent: whoever retires this host has seen that renewal later, and
+//! waits longer (`rustic_registry::observe`). A store in another life is no reason to lose the lease: the host announces itself
+//! there, and tells what it runs.
 
 use crate::{ambient::Ambient, watchdog::BootTime};
-use rustic_registry::{Announce, Announced, Epoch, HostState, Registry, RegistryError, Renew, Renewal};
+use rustic_registry::{
+    Announce, Announced, Epoch, HostLife, HostState, Registry, RegistryError, Renew, Renewal, Stops, StoreLife,
+};
 use rustic_telemetry::{
     metrics,
     pulse::{self, Pulse},
@@ -76,16 +79,22 @@ pub struct LeaseHandle {
     drain: mpsc::Sender<()>,
     returned: watch::Receiver<u64>,
     deadline: watch::Receiver<Option<BootTime>>,
-    store: watch::Receiver<Option<String>>,
-    told: mpsc::Sender<String>,
+    store: watch::Receiver<Option<StoreLife>>,
+    stops: Arc<AtomicU64>,
+    told: mpsc::Sender<StoreLife>,
     /// From a renewal to the moment at which agents must be gone.
     lasts: Duration,
 }
 
 impl LeaseHandle {
     /// The store's life, as far as this host knows it.
-    pub fn store(&self) -> Option<String> {
+    pub fn store(&self) -> Option<StoreLife> {
         self.store.borrow().clone()
+    }
+
+    /// Stops that the store had counted when it answered last.
+    pub fn stops(&self) -> Stops {
+        Stops(self.stops.load(Ordering::Relaxed))
     }
 
     /// Another handle, to which neither the lease nor the store's life as they are now is a change.
@@ -170,7 +179,7 @@ impl LeaseHandle {
     }
 
     /// This life of the store was told of everything this host runs.
-    pub async fn has_told(&self, store: String) {
+    pub async fn has_told(&self, store: StoreLife) {
         // Fails only when the keeper is gone, and with it the lease.
         let _ = self.told.send(store).await;
     }
@@ -194,10 +203,15 @@ pub struct LeaseKeeper {
     drain: mpsc::Receiver<()>,
     returned: watch::Sender<u64>,
     deadline: watch::Sender<Option<BootTime>>,
-    store: watch::Sender<Option<String>>,
-    tells: mpsc::Receiver<String>,
-    told: Option<String>,
+    store: watch::Sender<Option<StoreLife>>,
+    stops: Arc<AtomicU64>,
+    tells: mpsc::Receiver<StoreLife>,
+    told: Option<StoreLife>,
     state: HostState,
+    /// The lease that this host announced itself for last.
+    life: HostLife,
+    /// Somebody else has this host drain: told to a store that was lost.
+    cordoned: bool,
 }
 
 impl LeaseKeeper {
@@ -214,6 +228,7 @@ impl LeaseKeeper {
         let (returned, news) = watch::channel(0);
         let (deadline, told) = watch::channel(None);
         let (store, life) = watch::channel(None);
+        let stops = Arc::new(AtomicU64::new(0));
         let (tell, tells) = mpsc::channel(1);
         let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
         let handle = LeaseHandle {
@@ -224,6 +239,7 @@ impl LeaseKeeper {
             returned: news,
             deadline: told,
             store: life,
+            stops: stops.clone(),
             told: tell,
             lasts: times.ttl - times.margin,
         };
@@ -239,9 +255,12 @@ impl LeaseKeeper {
             returned,
             deadline,
             store,
+            stops,
             tells,
             told: None,
             state: HostState::Ready,
+            life: HostLife::default(),
+            cordoned: false,
         };
         (keeper, handle)
     }
@@ -277,9 +296,16 @@ impl LeaseKeeper {
                     self.deadline.send_replace(Some(sent_boot + lasts));
                     self.become_held();
                 }
-                Some(Ok(Answer::Unknown)) => {
-                    warn!("the registry does not know this host any more; announcing it again");
+                Some(Ok(Answer::Elsewhere)) => {
                     known = false;
+                    continue;
+                }
+                Some(Ok(Answer::Taken)) => {
+                    warn!("the registry has taken this host's lease; announcing it again, for another one");
+                    known = false;
+                    if self.lease.borrow().state != Lease::Lost {
+                        self.lose_lease();
+                    }
                     continue;
                 }
                 Some(Ok(Answer::Superseded)) => {
@@ -307,7 +333,7 @@ impl LeaseKeeper {
     }
 
     /// One call, given up at the moment the lease must be called lost.
-    async fn ask(&self, known: bool, fence_at: Option<Instant>) -> Option<Result<Answer, RegistryError>> {
+    async fn ask(&mut self, known: bool, fence_at: Option<Instant>) -> Option<Result<Answer, RegistryError>> {
         let still_held = self.lease.borrow().state == Lease::Held;
         match fence_at.filter(|_| still_held) {
             Some(at) => timeout_at(at, self.call(known)).await.ok(),
@@ -315,45 +341,59 @@ impl LeaseKeeper {
         }
     }
 
-    async fn call(&self, known: bool) -> Result<Answer, RegistryError> {
+    async fn call(&mut self, known: bool) -> Result<Answer, RegistryError> {
         let highest_epoch = Epoch(self.highest_epoch.load(Ordering::Relaxed));
-        if !known {
-            let knew = self.store.borrow().clone();
-            let announce = Announce { highest_epoch, knew, ..self.announce.clone() };
-            let announced = self.registry.announce(&announce).await?;
-            let Announced { returned, generation } = announced;
-            info!(host = %self.announce.host, address = self.announce.address, returned, "announced");
-            if returned > 0 {
-                self.returned.send_modify(|times| *times += 1);
-            }
-            self.learn_store(generation);
-            return Ok(Answer::Held);
-        }
+        let store = self.store.borrow().clone();
+        let Some(store) = store.filter(|_| known) else { return self.announce(highest_epoch).await };
         let renew = Renew {
             host: self.announce.host.clone(),
             incarnation: self.announce.incarnation.clone(),
-            ttl: self.times.ttl,
+            life: self.life,
             state: self.state,
             highest_epoch,
-            told: self.told.clone(),
+            told: self.told.as_ref() == Some(&store),
+            store,
         };
         Ok(match self.registry.renew(&renew).await? {
-            Renewal::Held { generation } => {
-                self.learn_store(generation);
+            Renewal::Held { cordoned, stops } => {
+                self.cordoned = cordoned;
+                self.stops.store(stops.0, Ordering::Relaxed);
                 Answer::Held
             }
-            Renewal::Unknown => Answer::Unknown,
+            Renewal::StoreLost => Answer::Elsewhere,
+            Renewal::Retired | Renewal::Unknown => Answer::Taken,
             Renewal::Superseded => Answer::Superseded,
         })
     }
 
-    fn learn_store(&self, generation: String) {
+    async fn announce(&mut self, highest_epoch: Epoch) -> Result<Answer, RegistryError> {
+        let announce = Announce {
+            highest_epoch,
+            highest_life: self.life,
+            state: self.state,
+            cordoned: self.cordoned,
+            knew: self.store.borrow().clone(),
+            told: self.told.clone(),
+            ..self.announce.clone()
+        };
+        let Announced { store, life, returned, stops } = self.registry.announce(&announce).await?;
+        info!(host = %self.announce.host, address = self.announce.address, %life, returned, "announced");
+        self.life = life;
+        self.stops.store(stops.0, Ordering::Relaxed);
+        if returned > 0 {
+            self.returned.send_modify(|times| *times += 1);
+        }
+        self.learn_store(store);
+        Ok(Answer::Held)
+    }
+
+    fn learn_store(&self, life: StoreLife) {
         self.store.send_if_modified(|store| {
-            let changed = store.as_ref() != Some(&generation);
+            let changed = store.as_ref() != Some(&life);
             if changed && store.is_some() {
                 warn!("the registry was lost or restarted; it is told again of every agent on this host");
             }
-            *store = Some(generation);
+            *store = Some(life);
             changed
         });
     }
@@ -406,7 +446,10 @@ impl LeaseKeeper {
 
 enum Answer {
     Held,
-    Unknown,
+    /// The store is another one: announce there.
+    Elsewhere,
+    /// Somebody has taken the lease.
+    Taken,
     Superseded,
 }
 

@@ -73,7 +73,7 @@ use rustic_proto::{
     profile::ProfileName,
     reflection,
 };
-use rustic_registry::{Announce, Epoch, HostId, Incarnation, RedisRegistry, Registry};
+use rustic_registry::{Announce, Epoch, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
 use std::{
     collections::BTreeMap,
@@ -225,11 +225,15 @@ fn lease(
         capacity: settings.capacity()?,
         labels: settings.labels(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: HostState::Ready,
+        cordoned: false,
         ttl: times.ttl,
+        lasts: times.ttl + settings.lease_grace,
         highest_epoch: Epoch(0),
+        highest_life: HostLife::default(),
         succeeds,
         knew: None,
-        hold: settings.hold(),
+        told: None,
     };
     Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE))
 }
@@ -301,7 +305,6 @@ fn supervisor(
         start_timeout: settings.start_timeout,
         stop_timeout: settings.stop_timeout,
         drain_timeout: settings.drain_timeout,
-        hold: settings.hold(),
     };
     let supervisor = Supervisor::new(host, home);
     tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every));

@@ -74,7 +74,7 @@ pub struct Settings {
     /// Time between two renewals of the lease; default: a third of it
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub lease_renew_every: Option<Duration>,
-    /// Time after the end of the lease when engine-svc takes its agents over; the same as that of engine-svc
+    /// Time after the end of the lease after which engine-svc may take its agents over
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub lease_grace: Duration,
     /// Time before the end of the lease at which its agents are killed
@@ -301,12 +301,6 @@ impl Settings {
         let digest = Sha256::new().chain_update(self.registry_mark()).chain_update(host.as_str()).finalize();
         let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok((parent, format!("agent-host.{name}.")))
-    }
-
-    /// How long nobody is placed after the registry was lost: by then every host that runs agents has told it, or its lease
-    /// and its agents have ended.
-    pub fn hold(&self) -> Duration {
-        self.lease_ttl + self.lease_grace
     }
 
     /// How to reach Redis.

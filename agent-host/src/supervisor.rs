@@ -19,7 +19,7 @@ use crate::{
 use futures_util::future::join_all;
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, HostState, IfFull, Phase,
+    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, IfFull, Observer, Phase,
     ReleaseGuard, ReleaseOutcome, RequestId,
 };
 use std::{
@@ -93,8 +93,6 @@ pub struct HostSettings {
     pub stop_timeout: Duration,
     /// Time that agents get to move elsewhere before.
     pub drain_timeout: Duration,
-    /// How long nobody is placed after the registry was lost.
-    pub hold: Duration,
 }
 
 /// The agents of this host.
@@ -244,12 +242,15 @@ impl Supervisor {
             candidates: vec![self.host().clone()],
             if_full: IfFull::Refuse,
             knew: self.home.lease.store(),
-            hold: self.settings.hold,
-            // As long as for any answer; a caller who hangs up meanwhile finds the agent here.
-            patience: Duration::MAX,
+            asked: self.home.lease.stops(),
         };
         let key = launch.key.clone();
-        match self.home.registry.claim(&request).await? {
+        let outcome = match self.home.registry.claim(&request).await? {
+            // Its caller still waits.
+            ClaimOutcome::Late(asked) => self.home.registry.claim(&Claim { asked, ..request }).await?,
+            outcome => outcome,
+        };
+        match outcome {
             ClaimOutcome::Claimed(Claimed { epoch, machine_id, .. }) => {
                 let admitted = self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()));
                 if admitted.is_err() {
@@ -272,7 +273,7 @@ impl Supervisor {
             }
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
             ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
-            ClaimOutcome::Held => Err(HostError::NoLease(self.host().clone())),
+            ClaimOutcome::Held | ClaimOutcome::Late(_) => Err(HostError::NoLease(self.host().clone())),
             ClaimOutcome::NoRoom | ClaimOutcome::Waits => Err(HostError::Full(self.host().clone())),
         }
     }
@@ -365,11 +366,14 @@ impl Supervisor {
     /// Waits until others have taken all agents, for as long as there is another host to take them.
     pub async fn emptied(&self) {
         let mut looks = interval(LOOK_EVERY);
+        let mut observer = Observer::default();
         while self.count() > 0 {
             looks.tick().await;
             match self.home.registry.hosts().await {
                 Ok(view) => {
-                    let takes = |h: &HostRecord| h.state == HostState::Ready && h.deadline > view.now;
+                    let now = Instant::now();
+                    observer.look(&view, now);
+                    let takes = |h: &HostRecord| h.takes_agents() && observer.is_heard(&h.host, &h.incarnation, now);
                     if !view.hosts.iter().any(|h| h.host != *self.host() && takes(h)) {
                         return info!("no other host takes agents; they wait for this one, or another, to come back");
                     }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use hosts::Hosts;
 use rustic_registry::{
-    HostState, RedisRegistry, RedisSettings, Registry as _,
+    RedisRegistry, RedisSettings, Registry as _,
     dev_server::{DevServer, Durability},
 };
 use rustic_telemetry::{TelemetrySettings, settings::LogFormat};
@@ -61,7 +61,8 @@ async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) ->
     let logs = dev.log_dir.clone().unwrap_or_else(|| scratch.join("logs"));
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
 
-    let settings = Settings { redis_url: redis.url(), ..settings };
+    // Nobody but this stack has used its Redis.
+    let settings = Settings { redis_url: redis.url(), new_registry: true, ..settings };
     let engine_stop = CancellationToken::new();
     let mut service = tokio::spawn(crate::serve(settings, listener, engine_stop.clone()));
     let mut hosts = Hosts::start(&dev, engine, &redis.url(), &scratch, &logs)?;
@@ -118,9 +119,9 @@ async fn wait_for_hosts(
                 bail!("{ended} ended at once; its log is in {}", logs.display());
             }
             let view = registry.hosts().await?;
-            let ready = view.hosts.iter().filter(|h| h.deadline > view.now && h.state == HostState::Ready);
+            let ready = view.hosts.iter().filter(|h| h.takes_agents());
             let ready: Vec<_> = ready.map(|h| (h.host.to_string(), h.address.clone())).collect();
-            if ready.len() == hosts.count() {
+            if ready.len() == hosts.count() && !view.held {
                 return Ok(ready);
             }
         }

@@ -11,11 +11,12 @@ mod stop;
 
 pub use create::{Created, Creation};
 pub use drain::Drain;
+pub use keep::Kept;
 pub use list::{AgentsPage, AgentsQuery};
 pub use stop::IfSilent;
 
 use crate::{channels::HostCalls, error::EngineError, fleet::Fleet, keeper::Wake};
-use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, UnixMillis, View};
+use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, View};
 use std::{sync::Arc, time::Duration};
 
 /// The engine.
@@ -23,10 +24,7 @@ pub struct Engine {
     registry: Arc<dyn Registry>,
     fleet: Arc<Fleet>,
     hosts: Arc<dyn HostCalls>,
-    /// Time after the end of a lease when its agents are certainly gone.
-    lease_grace: Duration,
-    /// How long nobody is placed after the registry was lost.
-    hold: Duration,
+    leases: Leases,
     /// Tells the keeper that an agent waits.
     wake: Wake,
 }
@@ -34,10 +32,20 @@ pub struct Engine {
 /// What an engine must know of the leases of hosts.
 #[derive(Debug, Clone, Copy)]
 pub struct Leases {
-    /// The longest of any host.
+    /// The longest of any host, with the grace after it: nobody who was not heard of for so long runs agents that must not outlive a
+    /// lease.
     pub longest: Duration,
-    /// Time after the end of one when its agents are certainly gone.
-    pub grace: Duration,
+    /// By how much the rates of two clocks may differ: 0.01 is a hundredth.
+    pub drift: f64,
+    /// Nobody has used the registry before: a new one need not be watched.
+    pub new_registry: bool,
+}
+
+impl Leases {
+    /// What a time is multiplied with that another clock has measured, so that it is over there too.
+    fn slack(&self) -> f64 {
+        1.0 + self.drift
+    }
 }
 
 impl Engine {
@@ -49,8 +57,7 @@ impl Engine {
         leases: Leases,
         wake: Wake,
     ) -> Self {
-        let Leases { longest, grace } = leases;
-        Self { registry, fleet, hosts, lease_grace: grace, hold: longest + grace, wake }
+        Self { registry, fleet, hosts, leases, wake }
     }
 
     /// Reads one agent, as its host would tell it.
@@ -73,18 +80,11 @@ impl Engine {
         record.on_disconnect == OnDisconnect::Stop && self.lost_its_host(record)
     }
 
-    /// Whether the lease that let an agent live ended long enough ago: its host is gone, or in another life. By the view
-    /// of the hosts, which is at most a refresh old.
+    /// Whether the process of the host that claimed an agent was retired or has ended, as far as this engine knows: for showing, and to
+    /// ask the registry, which knows.
     fn lost_its_host(&self, record: &AgentRecord) -> bool {
-        let Some(host) = record.host.as_ref().filter(|_| record.phase.holds_room()) else { return false };
-        let over = |deadline: UnixMillis, now: UnixMillis| {
-            u128::from(now.0) >= u128::from(deadline.0) + self.lease_grace.as_millis()
-        };
-        // A host that is not in the view may have joined since: not certain.
-        self.fleet.host(host).is_some_and(|(h, now)| {
-            let another_life = Some(&h.incarnation) != record.incarnation.as_ref();
-            over(if another_life { h.former_until } else { h.deadline }, now)
-        })
+        let by = record.host.as_ref().zip(record.incarnation.as_ref()).filter(|_| record.phase.holds_room());
+        by.is_some_and(|(host, incarnation)| self.fleet.is_over(host, incarnation))
     }
 
     /// A record that nobody is left to correct, corrected for showing.

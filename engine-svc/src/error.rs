@@ -24,7 +24,9 @@ pub enum EngineError {
     #[error("host {0} is unknown; ListHosts tells which there are")]
     UnknownHost(HostId),
     /// It is to be given up by force, and lives.
-    #[error("host {0} lives; drain it without force, and it gives its agents away itself")]
+    #[error(
+        "host {0} holds its lease; drain it without force, and it gives its agents away itself, or wait until it is retired, one lease and its grace after it was heard of last"
+    )]
     HostLives(HostId),
     /// Same id, other launch.
     #[error("agent {key} exists with another launch and is {phase}; stop it first or choose another id")]
@@ -187,7 +189,8 @@ fn registry(error: &RegistryError) -> Status {
         RegistryError::Unreachable(_)
         | RegistryError::Timeout(_)
         | RegistryError::Refused(_)
-        | RegistryError::Lost(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
+        | RegistryError::Lost(_)
+        | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this engine tells more")

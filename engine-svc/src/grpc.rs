@@ -130,7 +130,8 @@ impl Service {
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
         let after = request::read_host_token(&r.page_token)?;
         let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
-        let hosts = view.hosts.iter().map(|host| convert::host(host, view.now)).collect();
+        let hosts =
+            view.registry.hosts.iter().map(|host| convert::host(host, view.silent.contains(&host.host))).collect();
         Ok(pb::ListHostsResponse { hosts, next_page_token: request::host_token(next.as_ref()) })
     }
 }

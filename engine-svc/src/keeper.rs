@@ -1,7 +1,7 @@
 //! Sees to the agents that nobody else sees to, over and over, until this engine stops.
 //!
 //! ```text
-//!  host gone, lease and grace over ──unplace──▶ PENDING ──place──▶ STARTING ──call host──▶ RUNNING
+//!  host silent: retired ──unplace──▶ PENDING ──place──▶ STARTING ──call host──▶ RUNNING
 //!                                                 ▲                    │
 //!         no room when it was created ────────────┤                    │ the host did not take it
 //!                                                 └────────unplace─────┘
@@ -12,7 +12,12 @@
 //! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet. Beside it each replica keeps copies of
 //! the agents that no host runs, for a registry that is lost (`engine/remember.rs`).
 
-use crate::{backoff, engine::Engine, error::EngineError, takeover::Settled, unhosted::Unhosted};
+use crate::{
+    backoff,
+    engine::{Engine, Kept},
+    error::EngineError,
+    unhosted::Unhosted,
+};
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
@@ -46,12 +51,12 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let keeping = async {
-        let mut settled = Settled::new();
+        let mut kept = Kept::default();
         let mut failures = 0;
         let pulse = Pulse::of("the keeper of agents", pulse::PASS);
         loop {
             pulse.beat();
-            tell(engine.keep(&mut settled).await, &mut failures);
+            tell(engine.keep(&mut kept).await, &mut failures);
             // Cancel-safe: a waking that comes between two turns is kept.
             tokio::select! {
                 biased;

@@ -6,7 +6,7 @@
 //!              │          │
 //!              │          └─▶ channels ─▶ agent-hosts
 //!              │          ▲
-//!              │        keeper ─▶ engine::keep ─▶ takeover (pure)
+//!              │        keeper ─▶ engine::keep
 //!              │           └────▶ engine::remember ─▶ unhosted (pure)
 //!   KEDA ─▶ scaler ─▶ scale (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
@@ -38,7 +38,6 @@ pub mod placement;
 pub mod scale;
 pub mod scaler;
 pub mod settings;
-pub mod takeover;
 pub mod unhosted;
 
 pub use settings::{Command, DevSettings, Program, Settings};

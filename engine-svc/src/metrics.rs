@@ -1,7 +1,7 @@
 //! What this engine tells Prometheus.
 
 use crate::{error::EngineError, fleet::Fleet};
-use rustic_registry::{HostRecord, HostState, Resources, resources::SLOTS};
+use rustic_registry::{HostRecord, Resources, resources::SLOTS};
 use rustic_telemetry::{
     grpc::CALLS,
     metrics::{self, Metric, Refresh},
@@ -28,20 +28,20 @@ const COPIES: &str = "rustic_engine_agent_copies";
 pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
     Arc::new(move || {
         let view = fleet.view();
-        let state = |h: &HostRecord| match h.state {
-            _ if h.deadline <= view.now => "expired",
-            HostState::Ready => "ready",
-            HostState::Draining => "draining",
+        let state = |h: &HostRecord| match h.takes_agents() {
+            _ if view.silent.contains(&h.host) => "expired",
+            true => "ready",
+            false => "draining",
         };
         let slots = |of: fn(&HostRecord) -> &Resources| {
-            let ready = view.hosts.iter().filter(|h| state(h) == "ready");
+            let ready = view.registry.hosts.iter().filter(|h| state(h) == "ready");
             ready.flat_map(|h| of(h).amounts()).filter(|(name, _)| name == SLOTS).map(|(_, amount)| amount).sum()
         };
         metrics::gauge("rustic_engine_slots_capacity", &[], slots(|h| &h.capacity));
         metrics::gauge("rustic_engine_slots_used", &[], slots(|h| &h.used));
-        metrics::gauge("rustic_engine_agents_pending", &[], view.pending as f64);
+        metrics::gauge("rustic_engine_agents_pending", &[], view.registry.pending as f64);
         for name in ["ready", "draining", "expired"] {
-            let count = view.hosts.iter().filter(|h| state(h) == name).count();
+            let count = view.registry.hosts.iter().filter(|h| state(h) == name).count();
             metrics::gauge("rustic_engine_hosts", &[("state", name)], count as f64);
         }
     })

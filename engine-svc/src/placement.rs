@@ -1,6 +1,6 @@
 //! Which hosts to try for an agent, best first. Pure: takes what is known and returns an order.
 
-use rustic_registry::{HostId, HostRecord, HostState, Resources, UnixMillis};
+use rustic_registry::{HostId, HostRecord, Resources};
 use std::collections::BTreeSet;
 
 /// How hosts are ordered.
@@ -39,13 +39,10 @@ struct Score {
     host: HostId,
 }
 
-/// Hosts that live, take agents and seem to have room, best first.
-pub fn place(policy: Policy, hosts: &[HostRecord], now: UnixMillis, request: &Request<'_>) -> Vec<HostId> {
+/// Those of the hosts, which all live, that take agents and seem to have room, best first.
+pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, request: &Request<'_>) -> Vec<HostId> {
     let open = |h: &&HostRecord| {
-        h.deadline > now
-            && h.state == HostState::Ready
-            && !request.excluded.contains(&h.host)
-            && h.capacity.fits(&h.used, request.demand)
+        h.takes_agents() && !request.excluded.contains(&h.host) && h.capacity.fits(&h.used, request.demand)
     };
     let load = |h: &HostRecord| match policy {
         Policy::LeastLoaded => load(h, request.demand),
@@ -58,7 +55,7 @@ pub fn place(policy: Policy, hosts: &[HostRecord], now: UnixMillis, request: &Re
         ordinal: h.host.ordinal(),
         host: h.host.clone(),
     };
-    let mut scores: Vec<_> = hosts.iter().filter(open).map(score).collect();
+    let mut scores: Vec<_> = hosts.filter(open).map(score).collect();
     scores.sort_unstable();
     let preferred = scores.partition_point(|score| !score.avoided);
     if policy == Policy::RoundRobin && preferred > 0 {
@@ -79,9 +76,8 @@ fn load(host: &HostRecord, demand: &Resources) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    const NOW: UnixMillis = UnixMillis(1000);
+    use rustic_registry::{HostLife, HostState, UnixMillis};
+    use std::{collections::BTreeMap, time::Duration};
 
     fn host(id: &str, slots: u64, used: u64) -> HostRecord {
         HostRecord {
@@ -95,8 +91,11 @@ mod tests {
             used: Resources::parse(&format!("slots={used}000")),
             labels: BTreeMap::new(),
             version: String::new(),
-            deadline: UnixMillis(2000),
-            former_until: UnixMillis(0),
+            life: HostLife(1),
+            renewals: 0,
+            ttl: Duration::ZERO,
+            lasts: Duration::ZERO,
+            renewed: UnixMillis(0),
         }
     }
 
@@ -108,7 +107,7 @@ mod tests {
         let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
         let avoided = avoided.iter().map(|host| host.parse().expect("valid")).collect();
         let request = Request { demand: &demand, excluded: &excluded, avoided: &avoided, turn, limit: 10 };
-        place(policy, hosts, NOW, &request).into_iter().map(|h| h.to_string()).collect()
+        place(policy, hosts.iter(), &request).into_iter().map(|h| h.to_string()).collect()
     }
 
     #[test]
@@ -131,9 +130,9 @@ mod tests {
 
     #[test]
     fn closed_and_full_hosts_are_left_out() {
-        let expired = HostRecord { deadline: NOW, ..host("h-0", 10, 0) };
+        let cordoned = HostRecord { cordoned: true, ..host("h-0", 10, 0) };
         let draining = HostRecord { state: HostState::Draining, ..host("h-1", 10, 0) };
-        assert_eq!(order(Policy::LeastLoaded, &[expired, draining, host("h-2", 1, 1)], 0), [""; 0]);
+        assert_eq!(order(Policy::LeastLoaded, &[cordoned, draining, host("h-2", 1, 1)], 0), [""; 0]);
     }
 
     #[test]

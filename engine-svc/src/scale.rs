@@ -14,7 +14,8 @@
 //! go, so that fewer are never asked for, however little the whole uses. Room is looked for agent by agent: two hosts with
 //! half a gpu free each have none for an agent that needs a whole one.
 
-use rustic_registry::{HostId, HostRecord, HostState, HostsView, Resources, resources::SLOTS};
+use crate::fleet::FleetView;
+use rustic_registry::{HostId, HostRecord, Resources, resources::SLOTS};
 use std::cmp::Reverse;
 
 /// What the operator wants.
@@ -34,16 +35,16 @@ const TOLERANCE: f64 = 0.1;
 
 /// Hosts that are needed for what is used and waited for, and those kept warm, wherever it is. `waiting` are the demands of
 /// agents without room, as far as they were read; others count as one slot.
-pub fn wanted(view: &HostsView, waiting: &[Resources], target: Target) -> f64 {
+pub fn wanted(view: &FleetView, waiting: &[Resources], target: Target) -> f64 {
     let announced = alive(view).map(|h| amount(&h.capacity, SLOTS)).fold(0.0, f64::max);
     let announced = if announced > 0.0 { announced } else { USUAL_SLOTS };
     let per_host = target.slots_per_host.map_or(announced, |wanted| wanted.min(announced));
     let mut load = Resources::default();
     // What is used on hosts that are gone moves to others, and so is needed as well.
-    view.hosts.iter().map(|h| &h.used).chain(waiting).for_each(|used| load.add(used));
-    let unread = view.pending.saturating_sub(waiting.len() as u64) as f64;
+    view.registry.hosts.iter().map(|h| &h.used).chain(waiting).for_each(|used| load.add(used));
+    let unread = view.registry.pending.saturating_sub(waiting.len() as u64) as f64;
     let share = |(name, load): (String, f64)| {
-        let one = view.hosts.iter().map(|h| amount(&h.capacity, &name)).fold(0.0, f64::max);
+        let one = view.registry.hosts.iter().map(|h| amount(&h.capacity, &name)).fold(0.0, f64::max);
         // A host that shall hold fewer slots than it has shall be filled that much less in everything.
         let one = if name == SLOTS { per_host } else { one * per_host / announced };
         if one > 0.0 { load / one } else { 0.0 }
@@ -53,15 +54,15 @@ pub fn wanted(view: &HostsView, waiting: &[Resources], target: Target) -> f64 {
 
 /// Hosts that are wanted at least because an agent waits for which there is no room: one more than there are, and so many
 /// more that an autoscaler does not take it for noise. None while everybody finds room, who then starts without help.
-pub fn outgrown(view: &HostsView, waiting: &[Resources]) -> Option<f64> {
-    let takes = alive(view).filter(|h| h.state == HostState::Ready);
+pub fn outgrown(view: &FleetView, waiting: &[Resources]) -> Option<f64> {
+    let takes = alive(view).filter(|h| h.takes_agents());
     let hosts = alive(view).map(|h| h.host.ordinal() + 1).max().unwrap_or(0);
     let noise = (f64::from(hosts) * (1.0 + TOLERANCE)).floor();
     (!pack(takes, waiting)).then_some(noise + 1.0)
 }
 
 /// Hosts that hold agents although their ordinal is beyond what is wanted: the highest first, as they would go.
-pub fn beyond(view: &HostsView, wanted: f64) -> Vec<HostId> {
+pub fn beyond(view: &FleetView, wanted: f64) -> Vec<HostId> {
     let mut hosts: Vec<_> =
         alive(view).filter(|h| f64::from(h.host.ordinal()) >= wanted.ceil() && holds(h)).collect();
     hosts.sort_by_key(|h| Reverse(h.host.ordinal()));
@@ -69,15 +70,15 @@ pub fn beyond(view: &HostsView, wanted: f64) -> Vec<HostId> {
 }
 
 /// The host to empty next, so that fewer are needed: the highest that holds agents, unless somebody waits for room.
-pub fn topmost(view: &HostsView) -> Option<HostId> {
-    let ready = alive(view).filter(|h| h.state == HostState::Ready && holds(h));
+pub fn topmost(view: &FleetView) -> Option<HostId> {
+    let ready = alive(view).filter(|h| h.takes_agents() && holds(h));
     let top = ready.max_by_key(|h| h.host.ordinal())?;
-    (view.pending == 0 && !view.held).then(|| top.host.clone())
+    (view.registry.pending == 0 && !view.registry.held).then(|| top.host.clone())
 }
 
 /// Whether agents with these demands find room on hosts below `top`, all at once.
-pub fn fit_below(view: &HostsView, top: &HostId, demands: &[Resources]) -> bool {
-    pack(alive(view).filter(|h| h.state == HostState::Ready && h.host.ordinal() < top.ordinal()), demands)
+pub fn fit_below(view: &FleetView, top: &HostId, demands: &[Resources]) -> bool {
+    pack(alive(view).filter(|h| h.takes_agents() && h.host.ordinal() < top.ordinal()), demands)
 }
 
 /// Whether these demands find room beside what is used, all at once. Largest first: a packing that this misses keeps a host
@@ -99,8 +100,8 @@ fn pack<'a>(hosts: impl Iterator<Item = &'a HostRecord>, demands: &[Resources]) 
 }
 
 /// Hosts of the StatefulSet whose lease lasts. One without a number is none of them.
-fn alive(view: &HostsView) -> impl Iterator<Item = &HostRecord> {
-    view.hosts.iter().filter(|h| h.deadline > view.now && h.host.ordinal() != u32::MAX)
+fn alive(view: &FleetView) -> impl Iterator<Item = &HostRecord> {
+    view.alive().filter(|h| h.host.ordinal() != u32::MAX)
 }
 
 fn holds(host: &HostRecord) -> bool {
@@ -119,8 +120,11 @@ fn amount(resources: &Resources, name: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::UnixMillis;
-    use std::collections::BTreeMap;
+    use rustic_registry::{HostLife, HostState, HostsView, UnixMillis};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        time::Duration,
+    };
 
     fn resources(of: &[(&str, f64)]) -> Resources {
         let mut resources = Resources::default();
@@ -140,13 +144,17 @@ mod tests {
             used: resources(&[(SLOTS, used)]),
             labels: BTreeMap::new(),
             version: String::new(),
-            deadline: UnixMillis(10),
-            former_until: UnixMillis(0),
+            life: HostLife(1),
+            renewals: 0,
+            ttl: Duration::ZERO,
+            lasts: Duration::ZERO,
+            renewed: UnixMillis(0),
         }
     }
 
-    fn view(hosts: Vec<HostRecord>, pending: u64) -> HostsView {
-        HostsView { now: UnixMillis(1), hosts, pending, ..HostsView::default() }
+    fn view(hosts: Vec<HostRecord>, pending: u64) -> FleetView {
+        let registry = HostsView { hosts, pending, ..HostsView::default() };
+        FleetView { registry, silent: BTreeSet::new() }
     }
 
     const USUAL: Target = Target { slots_per_host: None, warm_hosts: 0.0 };
@@ -204,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_highest_host_is_emptied_next_if_nobody_waits() {
-        let next = |view: &HostsView| named(topmost(view));
+        let next = |view: &FleetView| named(topmost(view));
         assert_eq!(next(&view(vec![host(0, 5.0), host(1, 3.0), host(2, 0.0)], 0)), Some("agent-host-1".to_owned()));
         assert_eq!(next(&view(vec![host(0, 5.0), host(1, 3.0)], 1)), None, "somebody waits");
         assert_eq!(next(&view(vec![host(0, 0.0)], 0)), None, "nothing runs");
@@ -224,7 +232,7 @@ mod tests {
         assert!(fit_below(&slots, &top, &[resources(&[(SLOTS, 1.0)])]));
         assert!(!fit_below(&slots, &top, &vec![resources(&[(SLOTS, 1.0)]); 2]));
         let mut draining = view(vec![host(0, 0.0), host(2, 1.0)], 0);
-        draining.hosts[0].state = HostState::Draining;
+        draining.registry.hosts[0].state = HostState::Draining;
         assert!(!fit_below(&draining, &top, &[resources(&[(SLOTS, 1.0)])]), "it takes nobody");
         let last = "agent-host-0".parse().expect("an id");
         assert!(!fit_below(&slots, &last, &[resources(&[(SLOTS, 1.0)])]), "there is nothing below");

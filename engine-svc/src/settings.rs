@@ -63,6 +63,12 @@ pub struct Settings {
     /// Time after the end of a host's lease when its agents are certainly gone
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub lease_grace: Duration,
+    /// By how much the rates of two clocks may differ, as a part of one
+    #[arg(long, default_value_t = 0.01, value_name = "PART")]
+    pub clock_drift: f64,
+    /// Nobody has ever used this registry: agents are placed at once, instead of after the longest lease and its grace
+    #[arg(long)]
+    pub new_registry: bool,
     /// Time calls in flight get to end when this engine stops
     #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub stop_timeout: Duration,
@@ -87,7 +93,9 @@ impl Settings {
             "--lease-grace {grace:?} is longer than a lease of {longest:?} (--lease-ttl); agents of a lost host would wait \
              for it, and nothing is gained"
         );
-        Ok(Leases { longest, grace })
+        let drift = self.clock_drift;
+        ensure!((0.0..0.5).contains(&drift), "--clock-drift {drift} is no part of one; 0.01 is a hundredth");
+        Ok(Leases { longest: longest + grace, drift, new_registry: self.new_registry })
     }
 
     /// How often an agent is moved to a lower host. Errors: new agents would fill the highest host again.

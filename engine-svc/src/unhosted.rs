@@ -1,7 +1,7 @@
 //! Copies of the agents that no host runs: those that wait for room, and those that FAILED. When the registry is lost, hosts
 //! tell it again what they run; of these only an engine can tell. Pure: told what the registry's events and records say.
 
-use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, EventId, Phase};
+use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, EventId, Phase, StoreLife};
 use std::collections::BTreeMap;
 
 /// Most memory that copies take, in bytes.
@@ -22,7 +22,7 @@ pub enum Kept {
 #[derive(Debug, Default)]
 pub struct Unhosted {
     /// The store's life that they are of; `None` before the first look.
-    pub(crate) store: Option<String>,
+    pub(crate) store: Option<StoreLife>,
     pub(crate) read_to: EventId,
     copies: BTreeMap<AgentKey, AgentRecord>,
     size: usize,

@@ -105,20 +105,22 @@ fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
     resources.amounts().collect()
 }
 
-/// A host on the wire, as of `now` on the store's clock.
-pub fn host(record: &HostRecord, now: UnixMillis) -> Host {
+/// A host on the wire; `silent`: it has not renewed its lease in time.
+pub fn host(record: &HostRecord, silent: bool) -> Host {
     let state = match record.state {
-        _ if record.deadline <= now => PbHostState::Expired,
-        HostState::Ready => PbHostState::Ready,
-        HostState::Draining => PbHostState::Draining,
+        _ if silent => PbHostState::Expired,
+        HostState::Ready if !record.cordoned => PbHostState::Ready,
+        HostState::Ready | HostState::Draining => PbHostState::Draining,
     };
+    let ttl = u64::try_from(record.ttl.as_millis()).unwrap_or(u64::MAX);
+    let deadline = UnixMillis(record.renewed.0.saturating_add(ttl));
     Host {
         host_id: record.host.to_string(),
         address: record.address.clone(),
         dns_name: record.dns_name.clone(),
         state: state.into(),
         incarnation: record.incarnation.to_string(),
-        lease_deadline: Some(timestamp(record.deadline)),
+        lease_deadline: Some(timestamp(deadline)),
         capacity: amounts(&record.capacity),
         used: amounts(&record.used),
         labels: record.labels.clone(),

@@ -66,14 +66,23 @@ pub struct DevServer {
     binary: PathBuf,
     dir: PathBuf,
     durability: Durability,
+    environment: Environment,
 }
+
+/// Variables that a Redis is started with, beside those of this process.
+pub type Environment = Vec<(String, String)>;
 
 impl DevServer {
     /// Starts Redis on a free port with its files in `dir`.
     pub fn start(dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
+        Self::start_with(dir, durability, &vec![])
+    }
+
+    /// The same, with more variables in its environment.
+    pub fn start_with(dir: &Path, durability: Durability, environment: &Environment) -> Result<Self, DevServerError> {
         let on_free_port = || {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
-            Self::start_on(free.map_err(DevServerError::Port)?.port(), dir, durability)
+            Self::begin(free.map_err(DevServerError::Port)?.port(), dir, durability, environment.clone())
         };
         for _ in 1..PORTS_TRIED {
             match on_free_port() {
@@ -87,9 +96,18 @@ impl DevServer {
 
     /// Starts Redis on `port`.
     pub fn start_on(port: u16, dir: &Path, durability: Durability) -> Result<Self, DevServerError> {
+        Self::begin(port, dir, durability, vec![])
+    }
+
+    fn begin(
+        port: u16,
+        dir: &Path,
+        durability: Durability,
+        environment: Environment,
+    ) -> Result<Self, DevServerError> {
         let binary = find_binary().ok_or(DevServerError::NoBinary)?;
-        let child = spawn(&binary, port, dir, durability)?;
-        let mut server = Self { child, port, binary, dir: dir.to_owned(), durability };
+        let child = spawn(&binary, port, dir, durability, &environment)?;
+        let mut server = Self { child, port, binary, dir: dir.to_owned(), durability, environment };
         server.wait()?;
         Ok(server)
     }
@@ -113,7 +131,7 @@ impl DevServer {
 
     /// Starts it again on the same port after [`DevServer::kill`].
     pub fn restart(&mut self) -> Result<(), DevServerError> {
-        self.child = spawn(&self.binary, self.port, &self.dir, self.durability)?;
+        self.child = spawn(&self.binary, self.port, &self.dir, self.durability, &self.environment)?;
         self.wait()
     }
 
@@ -178,8 +196,15 @@ impl Drop for DevServer {
     }
 }
 
-fn spawn(binary: &Path, port: u16, dir: &Path, durability: Durability) -> Result<Child, DevServerError> {
+fn spawn(
+    binary: &Path,
+    port: u16,
+    dir: &Path,
+    durability: Durability,
+    environment: &Environment,
+) -> Result<Child, DevServerError> {
     Command::new(binary)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction"])
         .args(durability.arguments())
         .arg("--dir")
@@ -191,18 +216,18 @@ fn spawn(binary: &Path, port: u16, dir: &Path, durability: Durability) -> Result
         .map_err(|e| DevServerError::Spawn(binary.to_owned(), e))
 }
 
-/// Process id of the Redis that answers on a port.
+/// Process id of the Redis that answers on a port, once it has read its data.
 fn answering_process(port: u16) -> Option<u32> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+        stream.write_all(b"INFO server\r\nINFO persistence\r\nQUIT\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = ask().ok()?;
+    let answer = ask().ok().filter(|answer| answer.contains("\nloading:0"))?;
     answer.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok())
 }
 

@@ -17,6 +17,9 @@ pub enum RegistryError {
     /// The store is not the one it was. Whoever has something to tell it again does so.
     #[error("the registry was lost; it is told again of {0}")]
     Lost(String),
+    /// The lease of the host that claimed the agent was taken. It may be the host's again once that has announced itself.
+    #[error("the registry has taken the lease under which {0} was claimed")]
+    Retired(String),
     /// A record or an answer is not in the form this version writes.
     #[error("the registry holds something this version cannot read in {place}: {what}")]
     Unreadable {
@@ -31,7 +34,7 @@ impl RegistryError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) | Self::Lost(_) => true,
+            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) | Self::Lost(_) | Self::Retired(_) => true,
             Self::Unreadable { .. } => false,
         }
     }

@@ -83,7 +83,7 @@ id! {
     HostId
 }
 id! {
-    /// One life of a host: pod UID and boot nonce (same rules as [`GuildId`]).
+    /// One process of a host: pod UID and boot nonce (same rules as [`GuildId`]).
     Incarnation
 }
 id! {
@@ -115,7 +115,7 @@ impl fmt::Display for AgentKey {
 }
 
 /// An agent's fencing token: grows with every claim, never zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -134,7 +134,36 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A moment on the store's clock, in milliseconds since the Unix epoch.
+/// One lease of a host: the store hands out a larger number at every announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct HostLife(pub u64);
+
+impl fmt::Display for HostLife {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One life of the store's data: wiped, rolled back or served by another Redis it is in another one. Opaque.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreLife(pub String);
+
+impl StoreLife {
+    /// No life at all: whoever knew this one has lost nothing.
+    pub const NONE: Self = Self(String::new());
+}
+
+impl fmt::Display for StoreLife {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How many stops the store has counted: tells whether what was asked for came before a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Stops(pub u64);
+
+/// A moment on the store's clock, in milliseconds since the Unix epoch. For showing: the clock may step, and nothing rests on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);
 

@@ -9,7 +9,7 @@
 //! | [`resources`] | room, as exact thousandths |
 //! | [`record`] | what is stored of an agent and of a host |
 //! | [`ops`] | the operations: requests and outcomes |
-//! | [`clock`] | the store's clock, as callers know it |
+//! | [`observe`] | how long a host has been silent, as its callers see it |
 //! | [`redis`] | the store over deadpool-redis and Lua |
 //! | [`memory`] | the deterministic twin, held to the same conformance tests |
 //! | [`dev_server`] | a private Redis for development and tests |
@@ -26,11 +26,11 @@
 //!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 
-pub mod clock;
 pub mod dev_server;
 pub mod ids;
 pub mod keys;
 pub mod memory;
+pub mod observe;
 pub mod ops;
 pub mod record;
 pub mod redis;
@@ -39,17 +39,21 @@ pub mod signal;
 
 mod error;
 
-pub use clock::StoreClock;
 pub use error::RegistryError;
-pub use ids::{AgentId, AgentKey, Epoch, GuildId, HostId, IdError, Incarnation, RequestId, UnixMillis};
+pub use ids::{
+    AgentId, AgentKey, Epoch, GuildId, HostId, HostLife, IdError, Incarnation, RequestId, Stops, StoreLife,
+    UnixMillis,
+};
 pub use memory::MemoryRegistry;
+pub use observe::Observer;
 pub use ops::{
-    Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId, HostsView,
-    IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-    Renewal, Restore, Unplace,
+    Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId,
+    HostsView, IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember,
+    Remembered, Renew, Renewal, Restore, Retire, Unplace,
 };
 pub use record::{
-    AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,
+    AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, LastExit, OnDisconnect,
+    Phase, SpecDigest, View,
 };
 pub use redis::{RedisRegistry, RedisSettings};
 pub use resources::Resources;

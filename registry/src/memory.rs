@@ -7,21 +7,18 @@ mod store;
 
 use crate::{
     error::RegistryError,
-    ids::{AgentKey, Epoch, HostId, Incarnation, UnixMillis},
+    ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, Index,
-        Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
-        Restore, Unplace,
+        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
+        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+        Renewal, Restore, Retire, Unplace,
     },
     record::{AgentRecord, View},
 };
 use async_trait::async_trait;
-use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 use store::Store;
 
@@ -59,16 +56,6 @@ impl MemoryRegistry {
     pub fn restart_from(&self, Snapshot(store): Snapshot) {
         *self.store() = store;
         self.run.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A claim whose caller waits until then, on this store's clock.
-    pub fn claim_until(&self, request: &Claim, until: UnixMillis) -> Result<ClaimOutcome, RegistryError> {
-        let mut store = self.written();
-        let now = self.now();
-        if until < now {
-            return Err(RegistryError::Timeout(request.patience));
-        }
-        Ok(store.claim(request, now))
     }
 
     /// The store, about to be written.
@@ -109,8 +96,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError> {
-        // Nobody waits for a store that is here.
-        self.claim_until(request, UnixMillis(u64::MAX))
+        Ok(self.written().claim(request, self.now()))
     }
 
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError> {
@@ -155,8 +141,25 @@ impl Registry for MemoryRegistry {
         Ok(self.written().cordon(host, cordon))
     }
 
-    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {
-        Ok(self.written().retire(host, incarnation, grace, self.now()))
+    async fn retire(&self, request: &Retire) -> Result<bool, RegistryError> {
+        Ok(self.written().retire(request))
+    }
+
+    async fn forget(&self, host: &HostId, incarnation: &Incarnation) -> Result<bool, RegistryError> {
+        Ok(self.written().forget(host, incarnation))
+    }
+
+    async fn bring(&self, request: &Bring) -> Result<(), RegistryError> {
+        self.written().bring(request, self.random.fetch_add(1, Ordering::Relaxed), self.now());
+        Ok(())
+    }
+
+    async fn settle(&self, store: &StoreLife, watched: bool) -> Result<bool, RegistryError> {
+        Ok(self.written().settle(store, watched))
+    }
+
+    async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError> {
+        self.written().bury_unknown(key).ok_or_else(|| RegistryError::Lost(key.to_string()))
     }
 
     async fn oldest(
@@ -166,7 +169,7 @@ impl Registry for MemoryRegistry {
         limit: usize,
         view: View,
     ) -> Result<Vec<AgentRecord>, RegistryError> {
-        Ok(self.store().oldest(queue, skip, limit, view, self.now()))
+        Ok(self.store().oldest(queue, skip, limit, view))
     }
 
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {

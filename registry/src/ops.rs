@@ -4,20 +4,23 @@
 
 use crate::{
     error::RegistryError,
-    ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, RequestId, UnixMillis},
-    record::{AgentRecord, Documents, ExitStatus, HostRecord, HostState, OnDisconnect, Phase, SpecDigest, View},
+    ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
+    record::{
+        AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, OnDisconnect, Phase,
+        SpecDigest, View,
+    },
     resources::Resources,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, time::Duration};
 
-/// A host says that it lives. The claims of its former life become its own if that life has certainly ended; else they
-/// end with the lease of that life.
+/// A host says that it lives, and gets a lease. The claims of the process that had its name before become its own if that has certainly
+/// ended; else they are others' to take once that process is retired.
 #[derive(Debug, Clone)]
 pub struct Announce {
     /// The host.
     pub host: HostId,
-    /// Its life.
+    /// Its process.
     pub incarnation: Incarnation,
     /// Where to call it, `host:port`.
     pub address: String,
@@ -29,25 +32,37 @@ pub struct Announce {
     pub labels: BTreeMap<String, String>,
     /// Version of its program.
     pub version: String,
-    /// How long the lease lasts from now.
+    /// What the host says of itself.
+    pub state: HostState,
+    /// Somebody else has it drain, as far as it knows: a store that was lost does not.
+    pub cordoned: bool,
+    /// How long a renewal lasts.
     pub ttl: Duration,
+    /// The same with the grace after it.
+    pub lasts: Duration,
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
-    /// A former life of this host that has certainly ended, with every process it had.
+    /// Its latest lease; the next one has a higher number.
+    pub highest_life: HostLife,
+    /// A former process of this host that has certainly ended, with every process it had.
     pub succeeds: Option<Incarnation>,
     /// The store's life that the host knew before; another one now means that the store was lost.
-    pub knew: Option<String>,
-    /// How long nobody is placed after a loss: until every host that may run agents has told what it runs.
-    pub hold: Duration,
+    pub knew: Option<StoreLife>,
+    /// The store's life that was told of everything the host runs.
+    pub told: Option<StoreLife>,
 }
 
 /// Answer to [`Announce`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
-    /// Id of this store's life; another one means that the store was lost, or may lack its last writes.
-    pub generation: String,
-    /// Agents of the former life that are this life's now: STARTING under new epochs, to be accepted.
+    /// This life of the store; another one means that the store was lost, or may lack its last writes.
+    pub store: StoreLife,
+    /// The lease.
+    pub life: HostLife,
+    /// Agents of the former process that are this one's now: STARTING under new epochs, to be accepted.
     pub returned: u32,
+    /// Stops that the store has counted.
+    pub stops: Stops,
 }
 
 /// A host prolongs its lease; one call, however many agents it runs.
@@ -55,30 +70,44 @@ pub struct Announced {
 pub struct Renew {
     /// The host.
     pub host: HostId,
-    /// Its life.
+    /// Its process.
     pub incarnation: Incarnation,
-    /// How long the lease lasts from now.
-    pub ttl: Duration,
+    /// The lease.
+    pub life: HostLife,
     /// Whether it takes agents.
     pub state: HostState,
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
-    /// The store's life that was told of everything the host runs.
-    pub told: Option<String>,
+    /// The store's life that gave the lease.
+    pub store: StoreLife,
+    /// Whether that was told of everything the host runs.
+    pub told: bool,
 }
 
 /// Answer to [`Renew`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease holds until now + ttl.
+    /// The lease holds: for the host's TTL from before this was sent.
     Held {
-        /// Id of this store's life; another one means that the store was lost, or may lack its last writes.
-        generation: String,
+        /// Somebody else has the host drain.
+        cordoned: bool,
+        /// Stops that the store has counted.
+        stops: Stops,
     },
-    /// The store does not know the host: it was lost, or the host was taken off. Announce again.
+    /// The store is in another life, as it was lost or may lack its last writes, or has another announcement of this process. The
+    /// lease is as good as it was; announce again.
+    StoreLost,
+    /// The lease was taken: what must not outlive it must be gone. Announce again, for another one.
+    Retired,
+    /// The store knows nothing of the host, and has lost nothing: the lease was taken, and what the host had as well.
     Unknown,
-    /// Another incarnation holds the name. This process must end its agents.
+    /// Another process holds the name. This one must end its agents.
     Superseded,
+}
+
+impl Retire {
+    /// What is seen of a process that held no lease in this life of the store.
+    pub const HOLDS_NO_LEASE: (HostLife, u64) = (HostLife(0), 0);
 }
 
 /// Take an agent for a host: the first candidate that lives, takes agents and has room.
@@ -103,11 +132,10 @@ pub struct Claim {
     /// What happens when none of them has room.
     pub if_full: IfFull,
     /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
-    pub knew: Option<String>,
-    /// How long nobody is placed after a loss.
-    pub hold: Duration,
-    /// How long its caller waits, at most as long as for any answer: what the store gets to later it does not do.
-    pub patience: Duration,
+    pub knew: Option<StoreLife>,
+    /// Stops that the store had counted before the caller asked: an agent that was stopped since is not brought back by a claim that
+    /// comes late.
+    pub asked: Stops,
 }
 
 /// What a claim does when no candidate has room.
@@ -149,6 +177,9 @@ pub enum ClaimOutcome {
     Waits,
     /// The store was lost, and hosts are telling what they run, or the caller has not told yet: nothing changed.
     Held,
+    /// The agent was stopped, or may have been, since the store had counted as many stops as the caller said: nothing changed. Who
+    /// still waits asks again, with this number.
+    Late(Stops),
 }
 
 /// Answer to [`Registry::place`].
@@ -190,7 +221,7 @@ pub struct Restore {
     /// When it was created.
     pub created: UnixMillis,
     /// The store's life that had the record.
-    pub had: Option<String>,
+    pub had: Option<StoreLife>,
 }
 
 /// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
@@ -199,9 +230,35 @@ pub struct Remember {
     /// The agent as the store had it, PENDING or FAILED, in [`View::Full`].
     pub record: AgentRecord,
     /// The store's life that had it.
-    pub had: String,
-    /// How long nobody is placed after a loss.
-    pub hold: Duration,
+    pub had: StoreLife,
+}
+
+/// An engine comes to another life of the store with what it has seen in the former one.
+#[derive(Debug, Clone)]
+pub struct Bring {
+    /// The life that it saw it in.
+    pub had: StoreLife,
+    /// Hosts that held a lease, or may have lived on without: host, process, and how long its lease lasts with the grace after it.
+    pub hosts: Vec<(HostId, Incarnation, Duration)>,
+    /// Agents that were stopped, and the epochs that they had.
+    pub stopped: Vec<(AgentKey, Epoch)>,
+    /// Highest epoch it saw.
+    pub highest_epoch: Epoch,
+    /// Highest lease it saw.
+    pub highest_life: HostLife,
+}
+
+/// Take a process of a host its right to run agents, if it has not renewed since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retire {
+    /// The host.
+    pub host: HostId,
+    /// The process.
+    pub incarnation: Incarnation,
+    /// Its lease, and the renewals that were seen for as long as one lasts; of a former process the last that it had.
+    pub seen: (HostLife, u64),
+    /// The store's life in which it was seen.
+    pub store: StoreLife,
 }
 
 /// Answer to [`Remember`].
@@ -234,7 +291,7 @@ pub struct Advance {
     /// How the last process ended; `None` keeps what is recorded.
     pub exit: Option<ExitStatus>,
     /// The store's life that the host knows; another one means that the store was lost.
-    pub knew: Option<String>,
+    pub knew: Option<StoreLife>,
     /// Grows with every write under this epoch: one that was overtaken changes nothing, and is `Done`.
     pub sequence: u64,
 }
@@ -252,6 +309,8 @@ pub enum AdvanceOutcome {
     Illegal(Phase),
     /// The store was lost: it must be told what this host runs.
     StoreLost,
+    /// The lease of the host that claimed it was taken. It may be the host's again once that has announced itself.
+    Retired,
 }
 
 /// What must hold for a release.
@@ -268,9 +327,11 @@ pub enum ReleaseGuard {
     Unhosted,
     /// The agent is FAILED; it comes back with no restarts.
     Failed,
-    /// Its process has certainly ended: the lease of the life that claimed it ended longer ago than this, and the agent
-    /// does not outlive a lost lease, or its host is back in another life.
-    Expired(Duration),
+    /// The host's process that claimed it was retired or has ended: an agent that may outlive its lease may live.
+    Retired,
+    /// Its process has certainly ended: the host's process that claimed it was retired or has ended, and the agent does not outlive a
+    /// lost lease, or its host is back as another process.
+    Ended,
 }
 
 /// Take an agent off its host: it becomes PENDING under a new epoch. One that was being stopped is removed instead.
@@ -285,7 +346,7 @@ pub struct Unplace {
     /// Why, in plain words.
     pub reason: String,
     /// The store's life that the host knows: a store that forgot the agent is told of it first.
-    pub knew: Option<String>,
+    pub knew: Option<StoreLife>,
 }
 
 /// Answer to a release.
@@ -326,8 +387,8 @@ pub enum Cordon {
 pub enum Queue {
     /// PENDING, by the time of their creation.
     Pending,
-    /// Claimed at least so long ago, and accepted by no host.
-    Unaccepted(Duration),
+    /// Claimed, and accepted by no host, by their epochs.
+    Unaccepted,
 }
 
 /// A part of a list, in order of the encoded key.
@@ -337,21 +398,35 @@ pub struct Page {
     pub agents: Vec<AgentRecord>,
     /// Last key looked at; `None` when the end was reached.
     pub next: Option<AgentKey>,
+    /// The store's life that it was read in; `None` while that settles, when agents that run may be missing.
+    pub settled: Option<StoreLife>,
 }
 
 /// All hosts at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostsView {
-    /// The moment, on the store's clock.
+    /// The moment, on the store's clock; for showing.
     pub now: UnixMillis,
-    /// The store's life; `None` before the first host.
-    pub generation: Option<String>,
-    /// The store was lost, or may lack its last writes: hosts are telling it what they run, and nobody is placed.
+    /// The store's life; `None` before the first who came.
+    pub store: Option<StoreLife>,
+    /// The store's life is new: hosts are telling it what they run, and nobody is placed.
     pub held: bool,
     /// Agents that wait for room.
     pub pending: u64,
-    /// The hosts, in order of their id.
+    /// Stops that were counted.
+    pub stops: Stops,
+    /// The hosts that hold a lease, in order of their id.
     pub hosts: Vec<HostRecord>,
+    /// Processes of hosts that hold none any more.
+    pub former: Vec<FormerProcess>,
+}
+
+impl HostsView {
+    /// Whether a process of a host was retired or has ended: what it claimed is others' to take.
+    pub fn is_over(&self, host: &HostId, incarnation: &Incarnation) -> bool {
+        let it = |f: &&FormerProcess| f.host == *host && f.incarnation == *incarnation;
+        self.former.iter().find(it).is_some_and(|f| f.state == FormerState::Over)
+    }
 }
 
 /// Place of an event in the stream, opaque.
@@ -382,8 +457,7 @@ pub trait Registry: Send + Sync + 'static {
     async fn renew(&self, request: &Renew) -> Result<Renewal, RegistryError>;
     /// Takes a host off the list at the end of its life; void if another incarnation holds the name.
     async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError>;
-    /// See [`Claim`]. Idempotent by request id and digest. Fails with [`RegistryError::Timeout`], and changes nothing, when
-    /// the store gets to it after its caller's patience. O(1) in agents and hosts.
+    /// See [`Claim`]. Idempotent by request id and digest. O(1) in agents and hosts.
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
@@ -408,8 +482,18 @@ pub trait Registry: Send + Sync + 'static {
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
     /// Tells whether the host is known.
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;
-    /// Forgets a host whose lease ended longer ago than `grace` and that holds no agents; tells whether it did.
-    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError>;
+    /// See [`Retire`]; tells whether it did.
+    async fn retire(&self, request: &Retire) -> Result<bool, RegistryError>;
+    /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
+    async fn forget(&self, host: &HostId, incarnation: &Incarnation) -> Result<bool, RegistryError>;
+    /// See [`Bring`]; void in the life that it was seen in.
+    async fn bring(&self, request: &Bring) -> Result<(), RegistryError>;
+    /// Ends the time in which a life of the store settles, if every host that is known of has told what it runs or is retired, and the caller
+    /// has `watched` it for as long as any lease lasts, or nobody has come to it from another life. Tells whether it did.
+    async fn settle(&self, store: &StoreLife, watched: bool) -> Result<bool, RegistryError>;
+    /// Notes that an agent which nobody knows was asked to be stopped: a claim that was made before must not bring it. Tells whether
+    /// it is unknown; fails with [`RegistryError::Lost`] while hosts are telling.
+    async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError>;
     /// Reads up to `limit` agents of a queue after the first `skip`.
     async fn oldest(
         &self,

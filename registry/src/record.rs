@@ -1,12 +1,12 @@
 //! What is stored of an agent and of a host.
 
 use crate::{
-    ids::{AgentKey, Epoch, HostId, Incarnation, RequestId, UnixMillis},
+    ids::{AgentKey, Epoch, HostId, HostLife, Incarnation, RequestId, UnixMillis},
     resources::Resources,
     signal,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -195,13 +195,13 @@ pub struct AgentRecord {
 pub struct HostRecord {
     /// Its id.
     pub host: HostId,
-    /// Its current life.
+    /// Its process.
     pub incarnation: Incarnation,
     /// Where to call it, `host:port`.
     pub address: String,
     /// The DNS name that stays the same in all its lives, which its certificate carries; empty: it has none.
     pub dns_name: String,
-    /// Whether it takes agents.
+    /// What it says itself.
     pub state: HostState,
     /// Somebody else than the host itself has it drain.
     pub cordoned: bool,
@@ -213,8 +213,48 @@ pub struct HostRecord {
     pub labels: BTreeMap<String, String>,
     /// Version of its program.
     pub version: String,
-    /// When its lease ends.
-    pub deadline: UnixMillis,
-    /// When the lease of the latest former life ends that is not known to have ended; 0: there is none.
-    pub former_until: UnixMillis,
+    /// Its lease.
+    pub life: HostLife,
+    /// Renewals of it so far.
+    pub renewals: u64,
+    /// How long one renewal lasts.
+    pub ttl: Duration,
+    /// The same with the grace after it: from the sending of a renewal to when what must not outlive it is certainly gone.
+    pub lasts: Duration,
+    /// When it was renewed last, for showing.
+    pub renewed: UnixMillis,
+}
+
+impl HostRecord {
+    /// Whether it takes agents: neither it nor anybody else has it drain.
+    pub fn takes_agents(&self) -> bool {
+        self.state == HostState::Ready && !self.cordoned
+    }
+}
+
+words! {
+    /// What is known of a process of a host that holds no lease.
+    FormerState {
+        /// Another process has its name; it may live until it is retired.
+        Silent = "silent",
+        /// It may run what this life of the store was not told: it has not come, or lost its name before it told.
+        Awaited = "awaited",
+        /// Retired, or known to have ended: what it claimed is others' to take.
+        Over = "over",
+    }
+}
+
+/// A process of a host that holds no lease any more, and may have left something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormerProcess {
+    /// Its host.
+    pub host: HostId,
+    /// The process.
+    pub incarnation: Incarnation,
+    /// What is known of it.
+    pub state: FormerState,
+    /// From the sending of its last renewal to when what must not outlive it is certainly gone, at most.
+    pub lasts: Duration,
+    /// Its last lease and the renewals of that; zeros if it held none in this life of the store.
+    pub renewal: (HostLife, u64),
 }

@@ -8,14 +8,13 @@ mod read;
 mod scripts;
 
 use crate::{
-    clock::StoreClock,
     error::RegistryError,
-    ids::{AgentKey, Epoch, HostId, Incarnation, UnixMillis},
+    ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView, IfFull,
-        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-        Renewal, Restore, Unplace,
+        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
+        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
+        Renew, Renewal, Restore, Retire, Unplace,
     },
     record::{AgentRecord, Documents, ExitStatus, View},
 };
@@ -23,14 +22,7 @@ use async_trait::async_trait;
 use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
 use pool::{Connection, Pool};
 use scripts::Scripts;
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-use tokio::time::Instant;
-
-/// How long the store's clock, once read, is trusted to have gone on as ours has.
-const CLOCK_LASTS: Duration = Duration::from_secs(10);
+use std::time::Duration;
 
 /// How to reach the store.
 #[derive(Debug, Clone)]
@@ -58,40 +50,13 @@ pub struct RedisRegistry {
     keys: Keys,
     scripts: Scripts,
     timeout: Duration,
-    /// The store's clock, as its answers told it last.
-    clock: Mutex<Option<StoreClock>>,
 }
 
 impl RedisRegistry {
     /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
     pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
-        Ok(Self {
-            pool,
-            keys: Keys::new(&settings.prefix),
-            scripts: Scripts::load(),
-            timeout: settings.timeout,
-            clock: Mutex::new(None),
-        })
-    }
-
-    /// Replaced as a whole; a panic cannot leave it half-changed.
-    fn clock(&self) -> MutexGuard<'_, Option<StoreClock>> {
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The store's clock, asked for if nobody has looked at it lately.
-    async fn store_clock(&self) -> Result<StoreClock, RegistryError> {
-        let known = *self.clock();
-        if let Some(clock) = known.filter(|clock| clock.age() <= CLOCK_LASTS) {
-            return Ok(clock);
-        }
-        let connection = self.connection().await?;
-        let (seconds, micros): (u64, u64) =
-            self.answer(connection, async |c| redis::cmd("TIME").query_async(c).await).await?;
-        let clock = StoreClock::told(UnixMillis(seconds * 1_000 + micros / 1_000));
-        *self.clock() = Some(clock);
-        Ok(clock)
+        Ok(Self { pool, keys: Keys::new(&settings.prefix), scripts: Scripts::load(), timeout: settings.timeout })
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {
@@ -144,6 +109,12 @@ impl RedisRegistry {
         self.answer(connection, async |c| call.invoke_async(c).await).await
     }
 
+    /// Runs a script that tells whether it did what it was asked for.
+    async fn did(&self, script: &Script, args: &[String]) -> Result<bool, RegistryError> {
+        let args: Vec<_> = args.iter().map(String::as_bytes).collect();
+        self.run(script, &args).await.map(|did: u8| did == 1)
+    }
+
     /// Takes an agent off its host. What it becomes: gone or pending, with which reason, in which life of the store.
     async fn take_off(
         &self,
@@ -152,17 +123,17 @@ impl RedisRegistry {
         guard: ReleaseGuard,
         becomes: [&str; 3],
     ) -> Result<ReleaseOutcome, RegistryError> {
-        let (guard, grace) = match guard {
-            ReleaseGuard::Reaped => ("reaped", Duration::ZERO),
-            ReleaseGuard::Vouched => ("vouched", Duration::ZERO),
-            ReleaseGuard::Failed => ("failed", Duration::ZERO),
-            ReleaseGuard::Unaccepted => ("unaccepted", Duration::ZERO),
-            ReleaseGuard::Unhosted => ("unhosted", Duration::ZERO),
-            ReleaseGuard::Expired(grace) => ("expired", grace),
+        let guard = match guard {
+            ReleaseGuard::Reaped => "reaped",
+            ReleaseGuard::Vouched => "vouched",
+            ReleaseGuard::Failed => "failed",
+            ReleaseGuard::Unaccepted => "unaccepted",
+            ReleaseGuard::Unhosted => "unhosted",
+            ReleaseGuard::Retired => "retired",
+            ReleaseGuard::Ended => "ended",
         };
-        let (guild, member) = (keys::encode(key.guild.as_str()), keys::member(key));
-        let (epoch, grace) = (epoch.to_string(), millis(grace));
-        let args = [[&*guild, &member, &epoch, guard, &grace].as_slice(), &becomes].concat();
+        let (guild, member, epoch) = (keys::encode(key.guild.as_str()), keys::member(key), epoch.to_string());
+        let args = [[&*guild, &member, &epoch, guard].as_slice(), &becomes].concat();
         let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
         let answer: Vec<String> = self.run(&self.scripts.release, &args).await?;
         read::release(key, &answer)
@@ -185,6 +156,19 @@ fn exit_word(exit: Option<ExitStatus>) -> String {
     }
 }
 
+fn known(store: Option<&StoreLife>) -> String {
+    store.map(ToString::to_string).unwrap_or_default()
+}
+
+fn flag(set: bool) -> String {
+    (if set { "1" } else { "0" }).to_owned()
+}
+
+/// A name for a life of the store, if there is none.
+fn new_life() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
 fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
@@ -198,43 +182,42 @@ impl Registry for RedisRegistry {
 
     async fn announce(&self, r: &Announce) -> Result<Announced, RegistryError> {
         let labels = serde_json::to_string(&r.labels).unwrap_or_default();
-        let (generation, returned): (String, u32) = self
-            .run(
-                &self.scripts.announce,
-                &[
-                    keys::encode(r.host.as_str()).as_bytes(),
-                    r.incarnation.as_str().as_bytes(),
-                    r.address.as_bytes(),
-                    r.capacity.to_string().as_bytes(),
-                    labels.as_bytes(),
-                    r.version.as_bytes(),
-                    millis(r.ttl).as_bytes(),
-                    r.highest_epoch.to_string().as_bytes(),
-                    uuid::Uuid::new_v4().to_string().as_bytes(),
-                    r.succeeds.as_ref().map_or("", Incarnation::as_str).as_bytes(),
-                    r.knew.as_deref().unwrap_or_default().as_bytes(),
-                    millis(r.hold).as_bytes(),
-                    r.dns_name.as_bytes(),
-                ],
-            )
-            .await?;
-        Ok(Announced { generation, returned })
+        let args = [
+            keys::encode(r.host.as_str()),
+            r.incarnation.to_string(),
+            r.address.clone(),
+            r.capacity.to_string(),
+            labels,
+            r.version.clone(),
+            millis(r.lasts),
+            r.highest_epoch.to_string(),
+            r.highest_life.to_string(),
+            new_life(),
+            r.succeeds.as_ref().map(ToString::to_string).unwrap_or_default(),
+            known(r.knew.as_ref()),
+            known(r.told.as_ref()),
+            r.dns_name.clone(),
+            r.state.to_string(),
+            flag(r.cordoned),
+            millis(r.ttl),
+        ];
+        let (store, life, returned, stops): (String, String, String, String) =
+            self.run(&self.scripts.announce, &args.each_ref().map(|a| a.as_bytes())).await?;
+        read::announced(store, &[&life, &returned, &stops])
     }
 
     async fn renew(&self, r: &Renew) -> Result<Renewal, RegistryError> {
-        let answer: Vec<String> = self
-            .run(
-                &self.scripts.renew,
-                &[
-                    keys::encode(r.host.as_str()).as_bytes(),
-                    r.incarnation.as_str().as_bytes(),
-                    millis(r.ttl).as_bytes(),
-                    r.state.as_str().as_bytes(),
-                    r.highest_epoch.to_string().as_bytes(),
-                    r.told.as_deref().unwrap_or_default().as_bytes(),
-                ],
-            )
-            .await?;
+        let args = [
+            keys::encode(r.host.as_str()),
+            r.incarnation.to_string(),
+            r.life.to_string(),
+            r.state.to_string(),
+            r.highest_epoch.to_string(),
+            r.store.to_string(),
+            flag(r.told),
+        ];
+        let answer: Vec<Option<String>> =
+            self.run(&self.scripts.renew, &args.each_ref().map(|a| a.as_bytes())).await?;
         read::renewal(&answer)
     }
 
@@ -248,7 +231,7 @@ impl Registry for RedisRegistry {
         let guild = keys::encode(r.key.guild.as_str());
         let member = keys::member(&r.key);
         let demand = r.demand.to_string();
-        let hold = millis(r.hold);
+        let (knew, asked) = (known(r.knew.as_ref()), r.asked.0.to_string());
         let candidates: Vec<String> = r.candidates.iter().map(|h| keys::encode(h.as_str())).collect();
         let args: Vec<&[u8]> = vec![
             guild.as_bytes(),
@@ -264,29 +247,18 @@ impl Registry for RedisRegistry {
                 IfFull::Refuse => b"refuse",
                 IfFull::Wait => b"wait",
             },
-            r.knew.as_deref().unwrap_or_default().as_bytes(),
-            hold.as_bytes(),
+            knew.as_bytes(),
+            asked.as_bytes(),
         ];
-        let asked = Instant::now();
+        let args: Vec<&[u8]> = args.into_iter().chain(candidates.iter().map(String::as_bytes)).collect();
         loop {
-            let clock = self.store_clock().await?;
-            let left = r.patience.saturating_sub(asked.elapsed()).min(self.timeout);
-            let until = clock.after(left).0.to_string();
-            let whole = args.iter().copied().chain([until.as_bytes()]).chain(candidates.iter().map(String::as_bytes));
-            let answer: Vec<String> = self.run(&self.scripts.claim, &whole.collect::<Vec<_>>()).await?;
-            match answer.first().map(String::as_str) {
-                Some("late") => {
-                    // Or its clock was set, or is another one's: the next claim asks.
-                    *self.clock() = None;
-                    return Err(RegistryError::Timeout(left));
-                }
-                Some("exists") => {
-                    // It may have gone since the script looked: then ask again.
-                    if let Some(record) = self.get(&r.key, View::Basic).await? {
-                        return Ok(ClaimOutcome::Exists(Box::new(record)));
-                    }
-                }
-                _ => return read::claim(&answer),
+            let answer: Vec<String> = self.run(&self.scripts.claim, &args).await?;
+            if answer.first().map(String::as_str) != Some("exists") {
+                return read::claim(&answer);
+            }
+            // It may have gone since the script looked: then ask again.
+            if let Some(record) = self.get(&r.key, View::Basic).await? {
+                return Ok(ClaimOutcome::Exists(Box::new(record)));
             }
         }
     }
@@ -300,7 +272,7 @@ impl Registry for RedisRegistry {
             r.restarts.to_string(),
             r.reason.clone(),
             exit_word(r.exit),
-            r.knew.clone().unwrap_or_default(),
+            known(r.knew.as_ref()),
             r.sequence.to_string(),
             r.last_lines.join("\n"),
         ];
@@ -316,7 +288,7 @@ impl Registry for RedisRegistry {
             a.epoch.to_string(),
             keys::encode(r.host.as_str()),
             r.incarnation.to_string(),
-            a.knew.clone().unwrap_or_default(),
+            known(a.knew.as_ref()),
             a.phase.as_str().to_owned(),
             a.pid.unwrap_or(0).to_string(),
             a.restarts.to_string(),
@@ -333,7 +305,8 @@ impl Registry for RedisRegistry {
         let sequence = a.sequence.to_string();
         let mut args: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
         args.extend([&r.documents.launch, machine_id.as_bytes(), created.as_bytes(), sequence.as_bytes()]);
-        args.push(r.had.as_deref().unwrap_or_default().as_bytes());
+        let had = known(r.had.as_ref());
+        args.push(had.as_bytes());
         let lines = a.last_lines.join("\n");
         args.push(lines.as_bytes());
         let answer: Vec<String> = self.run(&self.scripts.restore, &args).await?;
@@ -350,8 +323,7 @@ impl Registry for RedisRegistry {
             keys::member(&record.key),
             record.epoch.to_string(),
             record.phase.as_str().to_owned(),
-            r.had.clone(),
-            millis(r.hold),
+            r.had.to_string(),
             record.name.clone(),
             record.request_id.to_string(),
             record.digest.0.clone(),
@@ -386,8 +358,8 @@ impl Registry for RedisRegistry {
     }
 
     async fn unplace(&self, r: &Unplace) -> Result<ReleaseOutcome, RegistryError> {
-        let knew = r.knew.as_deref().unwrap_or_default();
-        self.take_off(&r.key, r.epoch, r.guard, ["pending", &r.reason, knew]).await
+        let knew = known(r.knew.as_ref());
+        self.take_off(&r.key, r.epoch, r.guard, ["pending", &r.reason, &knew]).await
     }
 
     async fn place(
@@ -404,16 +376,49 @@ impl Registry for RedisRegistry {
     }
 
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {
-        let on = if cordon == Cordon::On { "1" } else { "0" };
-        let known: u8 =
-            self.run(&self.scripts.cordon, &[keys::encode(host.as_str()).as_bytes(), on.as_bytes()]).await?;
-        Ok(known == 1)
+        self.did(&self.scripts.cordon, &[keys::encode(host.as_str()), flag(cordon == Cordon::On)]).await
     }
 
-    async fn retire(&self, host: &HostId, incarnation: &Incarnation, grace: Duration) -> Result<bool, RegistryError> {
-        let args = [keys::encode(host.as_str()), incarnation.to_string(), millis(grace)];
-        let retired: u8 = self.run(&self.scripts.retire, &args.each_ref().map(|a| a.as_bytes())).await?;
-        Ok(retired == 1)
+    async fn retire(&self, r: &Retire) -> Result<bool, RegistryError> {
+        let (life, renewals) = r.seen;
+        let args = [
+            keys::encode(r.host.as_str()),
+            r.incarnation.to_string(),
+            life.to_string(),
+            renewals.to_string(),
+            r.store.to_string(),
+        ];
+        self.did(&self.scripts.retire, &args).await
+    }
+
+    async fn forget(&self, host: &HostId, incarnation: &Incarnation) -> Result<bool, RegistryError> {
+        self.did(&self.scripts.forget, &[keys::encode(host.as_str()), incarnation.to_string()]).await
+    }
+
+    async fn bring(&self, r: &Bring) -> Result<(), RegistryError> {
+        let mut args = vec![
+            r.had.to_string(),
+            new_life(),
+            r.highest_epoch.to_string(),
+            r.highest_life.to_string(),
+            r.hosts.len().to_string(),
+        ];
+        for (host, incarnation, lasts) in &r.hosts {
+            args.extend([keys::encode(host.as_str()), incarnation.to_string(), millis(*lasts)]);
+        }
+        for (key, epoch) in &r.stopped {
+            args.extend([keys::member(key), epoch.to_string()]);
+        }
+        self.did(&self.scripts.bring, &args).await.map(|_in_time| ())
+    }
+
+    async fn settle(&self, store: &StoreLife, watched: bool) -> Result<bool, RegistryError> {
+        self.did(&self.scripts.settle, &[store.to_string(), flag(watched)]).await
+    }
+
+    async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError> {
+        let answer: Vec<String> = self.run(&self.scripts.bury, &[keys::member(key).as_bytes()]).await?;
+        read::buried(key, &answer)
     }
 
     async fn oldest(
@@ -423,11 +428,11 @@ impl Registry for RedisRegistry {
         limit: usize,
         view: View,
     ) -> Result<Vec<AgentRecord>, RegistryError> {
-        let (index, age) = match queue {
-            Queue::Pending => (self.keys.pending(), Duration::ZERO),
-            Queue::Unaccepted(age) => (self.keys.unaccepted(), age),
+        let index = match queue {
+            Queue::Pending => self.keys.pending(),
+            Queue::Unaccepted => self.keys.unaccepted(),
         };
-        let texts = [millis(age), skip.to_string(), limit.to_string()];
+        let texts = [skip.to_string(), limit.to_string()];
         let mut args: Vec<_> = texts.iter().map(String::as_bytes).collect();
         args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
         let rows: Vec<read::Row> = self.run_on(&self.scripts.oldest, Some(&index), &args).await?;
@@ -454,14 +459,15 @@ impl Registry for RedisRegistry {
         let limit_text = limit.to_string();
         let mut args: Vec<&[u8]> = vec![after.as_bytes(), limit_text.as_bytes()];
         args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
-        let rows: Vec<read::Row> = self.run_on(&self.scripts.list, Some(&self.index_key(index)), &args).await?;
-        read::page(rows, limit, view)
+        let (store, rows): (String, Vec<read::Row>) =
+            self.run_on(&self.scripts.list, Some(&self.index_key(index)), &args).await?;
+        let settled = Some(StoreLife(store)).filter(|store| !store.0.is_empty());
+        Ok(Page { settled, ..read::page(rows, limit, view)? })
     }
 
     async fn hosts(&self) -> Result<HostsView, RegistryError> {
-        let view = read::hosts(self.run(&self.scripts.hosts, &[]).await?)?;
-        *self.clock() = Some(StoreClock::told(view.now));
-        Ok(view)
+        let (store, hosts, former) = self.run(&self.scripts.hosts, &[]).await?;
+        read::hosts(store, hosts, former)
     }
 
     async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {

@@ -119,3 +119,23 @@ class WipeRedis(Nemesis):
 
     def strike(self) -> None:
         ask_redis(self.scene.stack.registry.node, "FLUSHALL")
+
+
+class StepClock(Nemesis):
+    """Steps the wall clock of the registry's Redis, forward and back, and kills a host meanwhile."""
+
+    name = "step-clock"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self.hold = scene.takeover
+        self.host: Program
+
+    def strike(self) -> None:
+        self.scene.stack.clock.step(self.scene.chance.choice([11.0, 3600.0, -3600.0]))
+        self.host = self.scene.busy_host()
+        self.host.kill()
+        self.scene.stack.clock.step(self.scene.chance.choice([11.0, 3600.0, -3600.0]))
+
+    def heal(self) -> None:
+        self.host.start()

@@ -15,6 +15,7 @@ _ALL: list[Callable[[Scene], Nemesis]] = [
     kills.RedisAway,
     kills.WipeRedis,
     kills.KillZygote,
+    kills.StepClock,
     *freezes.for_leases(freezes.FreezeHost),
     *freezes.for_leases(freezes.FreezeMachine),
     links.CutRedis,
@@ -31,7 +32,7 @@ _ALL: list[Callable[[Scene], Nemesis]] = [
 # Those of the short run: of every kind one.
 QUICK = (
     "kill-host", "kill-engine", "kill-redis", "kill-zygote", "freeze-host-1", "freeze-machine-3", "cut-redis",
-    "wipe-redis", "rolling-restart", "scale-in",
+    "wipe-redis", "step-clock", "rolling-restart", "scale-in",
 )  # fmt: skip
 
 

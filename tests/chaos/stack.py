@@ -11,6 +11,7 @@ import tempfile
 
 import grpc
 
+from chaos.clock import ShiftedClock
 from chaos.network import Missing, Network, Node
 from chaos.programs import Program
 from chaos.waiting import wait_until
@@ -67,26 +68,28 @@ class Stack:
             if not (settings.binaries / name).is_file():
                 raise Missing(f"{settings.binaries / name} is missing: run make build")
         self.network = Network()
+        self.clock = ShiftedClock(folder)
         try:
-            self.registry = self._redis("registry", redis, ["--appendonly", "yes", "--appendfsync", settings.fsync])
-            self.bus = self._redis("messages", redis, ["--appendonly", "no"])
+            durable = ["--appendonly", "yes", "--appendfsync", settings.fsync]
+            self.registry = self._redis("registry", redis, durable, self.clock.environment)
+            self.bus = self._redis("messages", redis, ["--appendonly", "no"], {})
             self.engines = [self._engine(number) for number in range(settings.engines)]
             self.hosts = [self._host(number) for number in range(settings.hosts)]
         except BaseException:
             self.network.end()
             raise
 
-    def _redis(self, name: str, binary: str, more: list[str]) -> Program:
+    def _redis(self, name: str, binary: str, more: list[str], environment: dict[str, str]) -> Program:
         node, folder = self.network.add(name), self.folder / name
         folder.mkdir()
         listen = ["--bind", "0.0.0.0", "--port", str(_REDIS_PORT), "--protected-mode", "no", "--dir", str(folder)]
-        return Program(name, node, [binary, *listen, "--save", "", *more], {}, self.logs)
+        return Program(name, node, [binary, *listen, "--save", "", *more], environment, self.logs)
 
     def _engine(self, number: int) -> Program:
         settings = self.settings
         command = [str(settings.binaries / "engine-svc"), "--listen", f"0.0.0.0:{_ENGINE_PORT}"]
         command += ["--redis-url", self._registry_url(), "--lease-grace", f"{settings.grace * 1000:.0f}ms"]
-        command += ["--log-format", "json"]
+        command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--new-registry", "--log-format", "json"]
         return Program(f"engine-{number}", self.network.add(f"engine-{number}"), command, {}, self.logs)
 
     def _host(self, number: int) -> Program:
@@ -97,6 +100,7 @@ class Stack:
         command += ["--engine-address", self.engine_addresses[0], "--python", sys.executable]
         command += ["--work-dir", str(self.work_dir(number)), "--log-format", "json"]
         command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--lease-margin", f"{settings.margin * 1000:.0f}ms"]
+        command += ["--lease-grace", f"{settings.grace * 1000:.0f}ms"]
         environment = {LIFELINES: str(self.lifelines), "PYTHONPATH": str(ROOT / "tests")}
         return Program(name, node, command, environment, self.logs)
 

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`stack`] | starts and ends the stack |
 //! | [`program`] | one program and what it logs |
+//! | [`clock`] | a wall clock that steps |
 //! | [`bus`] | messages to agents and from them |
 //! | [`launches`] | launches to create agents with |
 //! | [`processes`] | looks at the process table |
@@ -12,6 +13,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails where it stands")]
 
 pub mod bus;
+pub mod clock;
 pub mod http;
 pub mod launches;
 pub mod modules;
@@ -20,6 +22,7 @@ pub mod program;
 pub mod stack;
 
 pub use bus::Bus;
+pub use clock::ShiftedClock;
 pub use modules::Modules;
 pub use stack::{Stack, StackSettings, Zygote};
 

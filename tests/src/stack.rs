@@ -7,7 +7,7 @@ use rustic_proto::{
 };
 use rustic_registry::{
     Index, RedisRegistry, RedisSettings, Registry as _, View,
-    dev_server::{DevServer, Durability},
+    dev_server::{DevServer, Durability, Environment},
 };
 use std::path::Path;
 use tempfile::TempDir;
@@ -26,6 +26,8 @@ pub struct StackSettings {
     pub host_environment: Vec<(String, String)>,
     /// Program that becomes every agent-host, with its arguments; none: they are started as they are.
     pub host_starter: Vec<String>,
+    /// More environment of the Redis.
+    pub redis_environment: Environment,
     /// Whether Python agents are forked from a zygote; most tests do without, to start quickly.
     pub zygote: Zygote,
 }
@@ -47,6 +49,7 @@ impl Default for StackSettings {
             host_arguments: vec![],
             host_environment: vec![],
             host_starter: vec![],
+            redis_environment: vec![],
             zygote: Zygote::Off,
         }
     }
@@ -83,8 +86,11 @@ impl Stack {
     /// Starts a stack and waits until every host takes agents.
     pub async fn with(settings: StackSettings) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let redis = DevServer::start(dir.path(), Durability::None).expect("a Redis");
-        let engine = Program::start("engine-svc", &engine_arguments(&redis.url(), &settings.engine_arguments));
+        let redis =
+            DevServer::start_with(dir.path(), Durability::None, &settings.redis_environment).expect("a Redis");
+        let mut arguments = engine_arguments(&redis.url(), &settings.engine_arguments);
+        arguments.push("--new-registry".to_owned());
+        let engine = Program::start("engine-svc", &arguments);
         let engine_address = engine.address().await;
         let StackSettings { hosts, mut host_arguments, host_environment, host_starter, zygote, .. } = settings;
         host_arguments.extend((zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
@@ -102,6 +108,10 @@ impl Stack {
         };
         stack.hosts = (0..hosts).map(|n| stack.start_host(n)).collect();
         stack.wait_for_hosts().await;
+        wait_until("the registry to settle", async || {
+            stack.client.clone().list_agents(pb::ListAgentsRequest::default()).await.map_err(|s| s.to_string())
+        })
+        .await;
         stack
     }
 

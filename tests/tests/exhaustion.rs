@@ -65,7 +65,7 @@ async fn assert_told_and_forgotten(stack: &Stack, refused: &[(String, Status)], 
 async fn leases_are_renewed(stack: &Stack) {
     let registry = stack.registry();
     let deadlines =
-        async || -> Vec<_> { registry.hosts().await.unwrap().hosts.into_iter().map(|host| host.deadline).collect() };
+        async || -> Vec<_> { registry.hosts().await.unwrap().hosts.into_iter().map(|host| host.renewals).collect() };
     for _ in 0..2 {
         let before = deadlines().await;
         wait_until("leases to be renewed", async || {

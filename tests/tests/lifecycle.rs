@@ -119,8 +119,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
         knew: None,
-        hold: std::time::Duration::ZERO,
-        patience: rustic_tests::PATIENCE,
+        asked: rustic_registry::Stops(u64::MAX),
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();
     assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");

@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use tonic::Code;
 
 fn short_lease() -> Vec<String> {
-    ["--lease-ttl", "1500ms", "--lease-margin", "400ms"].map(str::to_owned).to_vec()
+    ["--lease-ttl", "1500ms", "--lease-margin", "400ms", "--lease-grace", "300ms"].map(str::to_owned).to_vec()
 }
 
 async fn stack(hosts: usize) -> Stack {
@@ -238,8 +238,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
         knew: None,
-        hold: std::time::Duration::ZERO,
-        patience: PATIENCE,
+        asked: rustic_registry::Stops(u64::MAX),
     };
     let ClaimOutcome::Claimed(claimed) = stack.registry().claim(&claim).await.unwrap() else { panic!("a claim") };
     let agent = stack.agent_is("the agent to run", "g", "a", runs_on("agent-host-0")).await;

@@ -14,7 +14,7 @@ use crate::{
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{Epoch, ExitStatus, Phase, UnixMillis};
+use rustic_registry::{Epoch, ExitStatus, Phase, StoreLife, UnixMillis};
 use std::{
     path::Path,
     sync::{
@@ -54,7 +54,7 @@ pub struct AgentStatus {
     /// Why the latest start was a cold one, though there is a zygote; empty: it was not.
     pub cold_reason: String,
     /// The store's life that has its record.
-    pub told: Option<String>,
+    pub told: Option<StoreLife>,
     /// The store cannot be written at the moment, and why.
     pub trouble: Option<String>,
     /// How it ended, once it has.
@@ -64,7 +64,7 @@ pub struct AgentStatus {
 impl AgentStatus {
     /// A claimed agent of which nothing is written yet. `claim`: how long the host's own claim took; `told`: the store's life
     /// that has it.
-    pub(super) fn new(claim: Option<Duration>, told: Option<String>) -> Self {
+    pub(super) fn new(claim: Option<Duration>, told: Option<StoreLife>) -> Self {
         Self {
             phase: Phase::Starting,
             admitted: false,

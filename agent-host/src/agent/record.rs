@@ -9,7 +9,7 @@ use crate::runtime::Order;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, ExitStatus, HostId, Incarnation, Phase, Registry, RegistryError, ReleaseGuard,
-    ReleaseOutcome, RequestId, Restore, UnixMillis, Unplace,
+    ReleaseOutcome, RequestId, Restore, StoreLife, UnixMillis, Unplace,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -46,7 +46,7 @@ pub(super) struct Record {
     pub(super) request_id: RequestId,
     pub(super) created: UnixMillis,
     /// The store's life that has the record, as far as this host knows.
-    pub(super) told: Option<String>,
+    pub(super) told: Option<StoreLife>,
     /// A write was acknowledged: the claim is this host's. One that was forgotten before is void.
     pub(super) accepted: bool,
     /// Number of the latest write; grows from task to task of this host.
@@ -59,7 +59,7 @@ impl Record {
         &mut self,
         write: Write,
         facts: &Facts,
-        knows: Option<String>,
+        knows: Option<StoreLife>,
         after: Duration,
     ) -> BoxFuture<'static, Written> {
         let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
@@ -115,7 +115,7 @@ impl Record {
         .boxed()
     }
 
-    fn advance(&self, facts: &Facts, knew: Option<String>) -> Advance {
+    fn advance(&self, facts: &Facts, knew: Option<StoreLife>) -> Advance {
         let Facts { phase, pid, restarts, reason, exit, last_lines } = facts.clone();
         Advance {
             key: self.order.launch.key.clone(),
@@ -155,6 +155,8 @@ fn acknowledged(outcome: AdvanceOutcome, done: Event, key: &AgentKey) -> Result<
         AdvanceOutcome::Done => Ok(done),
         AdvanceOutcome::Stale(_) | AdvanceOutcome::Gone | AdvanceOutcome::Illegal(_) => Ok(Event::Lost),
         AdvanceOutcome::StoreLost => Err(RegistryError::Lost(key.to_string())),
+        // Until this host has announced itself again, or others have taken the agent.
+        AdvanceOutcome::Retired => Err(RegistryError::Retired(key.to_string())),
     }
 }
 

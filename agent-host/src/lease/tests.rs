@@ -3,9 +3,9 @@
 use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Claim, ClaimOutcome, Cordon, Event, EventId, HostId,
-    HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember,
-    Remembered, Resources, Restore, UnixMillis, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId,
+    HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
+    Remember, Remembered, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -71,7 +71,11 @@ forward! {
     unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
-    retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
+    retire(request: &Retire) -> bool;
+    forget(host: &HostId, incarnation: &Incarnation) -> bool;
+    bring(request: &Bring) -> ();
+    settle(store: &StoreLife, watched: bool) -> bool;
+    bury(key: &AgentKey) -> bool;
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
@@ -91,11 +95,15 @@ fn announce(incarnation: &str) -> Announce {
         capacity: Resources::one_slot(),
         labels: BTreeMap::new(),
         version: String::new(),
+        state: HostState::Ready,
+        cordoned: false,
         ttl: TIMES.ttl,
+        lasts: TIMES.ttl + TIMES.margin,
         highest_epoch: Epoch(0),
+        highest_life: HostLife::default(),
         succeeds: None,
         knew: None,
-        hold: TIMES.ttl,
+        told: None,
     }
 }
 
@@ -107,7 +115,7 @@ fn keep(registry: &Arc<CutLine>, incarnation: &str) -> (LeaseHandle, Cancellatio
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_lost_before_the_registry_calls_it_expired_and_comes_back() {
+async fn a_lease_is_lost_by_this_hosts_own_clock_and_comes_back() {
     let registry = CutLine::new();
     let (mut lease, _stop) = keep(&registry, "i");
     assert_eq!(lease.changed().await.state, Lease::Held);
@@ -115,10 +123,46 @@ async fn a_lease_is_lost_before_the_registry_calls_it_expired_and_comes_back() {
     let cut_at = Instant::now();
     assert_eq!(lease.changed().await.state, Lease::Lost);
     assert!(cut_at.elapsed() <= TIMES.ttl - TIMES.margin, "{:?}", cut_at.elapsed());
-    let view = registry.inner.hosts().await.expect("in memory");
-    assert!(view.hosts[0].deadline > view.now, "the host must give up first");
     registry.cut(false);
+    assert_eq!(lease.changed().await, LeaseView { state: Lease::Held, losses: 1 });
+}
+
+/// What somebody does who has seen so many renewals of the first lease for long enough.
+async fn retire(registry: &CutLine, renewals: u64) -> bool {
+    let store = registry.inner.hosts().await.expect("in memory").store.expect("a life");
+    let (host, incarnation) = ("h-0".parse().expect("an id"), "i".parse().expect("an id"));
+    let retire = Retire { host, incarnation, seen: (HostLife(1), renewals), store };
+    registry.inner.retire(&retire).await.expect("in memory")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_taken_is_lost_at_once_and_another_one_is_announced() {
+    let registry = CutLine::new();
+    let (mut lease, _stop) = keep(&registry, "i");
     assert_eq!(lease.changed().await.state, Lease::Held);
+    let before = Instant::now();
+    assert!(retire(&registry, 0).await, "nobody has renewed it yet");
+    let back = lease.changed().await;
+    assert_eq!((back, before.elapsed()), (LeaseView { state: Lease::Held, losses: 1 }, TIMES.renew_every));
+    let view = registry.inner.hosts().await.expect("in memory");
+    assert_eq!(view.hosts.iter().map(|h| h.life).collect::<Vec<_>>(), [HostLife(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_somebody_asked_for_is_told_to_a_store_that_was_lost() {
+    let registry = CutLine::new();
+    let (mut lease, _stop) = keep(&registry, "i");
+    assert_eq!(lease.changed().await.state, Lease::Held);
+    let host = "h-0".parse().expect("an id");
+    registry.inner.cordon(&host, Cordon::On).await.expect("in memory");
+    tokio::time::sleep(TIMES.renew_every * 2).await;
+    registry.inner.wipe();
+    tokio::time::sleep(TIMES.renew_every * 2).await;
+    let view = registry.inner.hosts().await.expect("in memory");
+    assert_eq!((view.hosts[0].cordoned, lease.current().losses), (true, 0));
+    registry.inner.cordon(&host, Cordon::Off).await.expect("in memory");
+    tokio::time::sleep(TIMES.renew_every * 2).await;
+    assert!(registry.inner.hosts().await.expect("in memory").hosts[0].takes_agents());
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentRecord, Index, ReleaseGuard, Unplace, View};
+use rustic_registry::{AgentRecord, Index, ReleaseGuard, StoreLife, Unplace, View};
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -63,7 +63,7 @@ impl Supervisor {
 
     /// Waits until every agent's task has told a store in another life of it, and takes back what the store tells of this
     /// host and is not so: it lacks the write that ended it.
-    async fn tell_again(&self, store: &str) -> Result<(), HostError> {
+    async fn tell_again(&self, store: &StoreLife) -> Result<(), HostError> {
         for handle in self.list(None, None, usize::MAX) {
             // The store of now: it may have changed once more, and then nobody tells this one any more.
             handle.wait(|s| s.told == self.home.lease.store()).await;
@@ -74,7 +74,7 @@ impl Supervisor {
                 let reason = "the registry had forgotten how it ended".to_owned();
                 warn!(agent = %record.key, epoch = %record.epoch, reason, "it starts again");
                 let (key, epoch, guard) = (record.key, record.epoch, ReleaseGuard::Reaped);
-                let unplace = Unplace { key, epoch, guard, reason, knew: Some(store.to_owned()) };
+                let unplace = Unplace { key, epoch, guard, reason, knew: Some(store.clone()) };
                 self.home.registry.unplace(&unplace).await?;
             }
         }

@@ -169,22 +169,26 @@ impl Engine {
             candidates: self.fleet.candidates(&launch.demand, excluded),
             if_full: creation.if_full,
             knew: self.fleet.store(),
-            hold: self.hold,
-            patience: creation.left(),
+            asked: self.fleet.stops(),
         };
         // Who waits in line is found room for by the keeper; all others look twice.
         let mut outcome = self.registry.claim(&request).await?;
+        if let ClaimOutcome::Late(stops) = outcome {
+            // The agent was stopped a moment ago, and is wanted since: the caller waits for this very answer.
+            request.asked = stops;
+            outcome = self.registry.claim(&request).await?;
+        }
         if outcome == ClaimOutcome::NoRoom {
             // The view may be older than the room that was made since.
             self.fleet.refresh().await?;
             request.candidates = self.fleet.candidates(&launch.demand, excluded);
-            request.patience = creation.left();
             outcome = self.registry.claim(&request).await?;
         }
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 metrics::step("claim", began.elapsed());
                 self.fleet.reserve(&claimed.host, &launch.demand);
+                self.fleet.saw(claimed.epoch);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 let place = Place {
                     host: claimed.host,
@@ -202,6 +206,8 @@ impl Engine {
                 self.fleet.refresh().await?;
                 Ok(Claimed::Held)
             }
+            // Stopped once more: what this caller wants comes before that.
+            ClaimOutcome::Late(_) => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::Waits => {
                 info!(agent = %launch.key, "no host has room; the agent waits");
                 // Room may have been made just now.
@@ -225,7 +231,7 @@ impl Engine {
     }
 
     async fn call_host(&self, creation: &Creation, place: &Place) -> Result<pb::CreateAgentResponse, CallError> {
-        let callee = self.callee(&place.host).await.map_err(CallError::Engine)?;
+        let callee = self.callee(&place.host, place.incarnation.as_ref()).await.map_err(CallError::Engine)?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
             launch: Some(creation.launch.message.clone()),
@@ -244,12 +250,17 @@ impl Engine {
         answer.map_err(|status| CallError::Host(Box::new(status)))
     }
 
-    /// Where a host is. A host that just joined may not be in the view yet.
-    pub(super) async fn callee(&self, host: &HostId) -> Result<Callee, EngineError> {
-        if self.fleet.host(host).is_none() {
+    /// Where a process of a host is. One that just came, perhaps in the place of another, may not be in the view yet.
+    pub(super) async fn callee(
+        &self,
+        host: &HostId,
+        incarnation: Option<&Incarnation>,
+    ) -> Result<Callee, EngineError> {
+        let there = self.fleet.host(host).map(|record| record.incarnation);
+        if there.is_none() || incarnation.is_some_and(|meant| Some(meant) != there.as_ref()) {
             self.fleet.refresh().await?;
         }
-        let address = self.fleet.host(host).map(|(record, _)| record.address).unwrap_or_default();
+        let address = self.fleet.host(host).map(|record| record.address).unwrap_or_default();
         Ok(Callee { host: host.clone(), address })
     }
 
@@ -279,9 +290,9 @@ impl Engine {
             _ if !elsewhere => Err(host_error(status)),
             ReleaseOutcome::Released | ReleaseOutcome::Gone => {
                 // A host that returned under a new address was called at its old one: it may be tried again.
-                let called = self.fleet.host(&place.host).map(|(h, _)| h.incarnation);
+                let called = self.fleet.host(&place.host).map(|h| h.incarnation);
                 self.fleet.refresh().await?;
-                let same = called == self.fleet.host(&place.host).map(|(h, _)| h.incarnation);
+                let same = called == self.fleet.host(&place.host).map(|h| h.incarnation);
                 Ok((host_error(status), if same { Next::Elsewhere } else { Next::Again }))
             }
             ReleaseOutcome::Stale(_) => Ok((host_error(status), Next::Again)),
@@ -299,8 +310,12 @@ impl Engine {
             record.phase == Phase::Running || (creation.wait == pb::WaitMode::Accepted && record.accepted.is_some());
         if self.is_orphaned(&record) {
             // Its process ended with its host's lease: the agent is created anew.
-            let guard = ReleaseGuard::Expired(self.lease_grace);
-            self.registry.release(&record.key, record.epoch, guard).await?;
+            if let ReleaseOutcome::Guarded(_) =
+                self.registry.release(&record.key, record.epoch, ReleaseGuard::Ended).await?
+            {
+                // Its host has announced itself again, which this engine has not seen.
+                self.fleet.refresh().await?;
+            }
             return Ok(Claimed::Again);
         }
         if self.lost_its_host(&record) {

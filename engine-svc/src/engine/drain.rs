@@ -10,7 +10,7 @@ use tracing::{info, warn};
 pub enum Drain {
     /// Its agents are moved one by one.
     Moves,
-    /// Its lease is over and it does not answer: its agents are placed anew, as the caller vouches that it is gone.
+    /// It was retired: its agents are placed anew, also those that may outlive its lease.
     Forced,
 }
 
@@ -38,13 +38,15 @@ impl Engine {
 
     async fn take_from_silent(&self, host: &HostId) -> Result<(), EngineError> {
         self.fleet.refresh().await?;
-        if self.fleet.host(host).is_some_and(|(record, now)| record.deadline > now) {
+        if self.fleet.host(host).is_some() {
             return Err(EngineError::HostLives(host.clone()));
         }
-        self.cordon(host, Cordon::On).await?;
-        warn!(%host, "its agents are placed anew by force; whoever asked vouches that it is gone");
+        if !self.fleet.view().registry.former.iter().any(|f| f.host == *host) {
+            return Err(EngineError::UnknownHost(host.clone()));
+        }
+        warn!(%host, "its agents are placed anew by force, also those that may outlive its lease");
         let reason = format!("its host {host} was given up; it moves to another one");
-        self.take_off(host, ReleaseGuard::Vouched, &reason, |_| true).await?;
+        self.take_off(host, ReleaseGuard::Retired, &reason, |_| true).await?;
         self.wake.wake();
         Ok(())
     }

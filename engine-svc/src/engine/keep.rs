@@ -2,19 +2,15 @@
 //! hosts again whose claims were never accepted.
 
 use super::{Creation, Engine, create::Place, stop::StopKind};
-use crate::{
-    error::EngineError,
-    metrics, scale,
-    takeover::{self, Cause, Loss, Settled},
-};
+use crate::{error::EngineError, metrics, scale};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch, status::is_exhausted};
 use rustic_registry::{
-    Advance, AgentKey, AgentRecord, Claimed, Epoch, HostId, HostRecord, HostState, Index, Phase, PlaceOutcome, Queue,
-    ReleaseGuard, ReleaseOutcome, UnixMillis, Unplace, View,
+    Advance, AgentKey, AgentRecord, Claimed, Epoch, FormerState, HostId, Incarnation, Index, Phase, PlaceOutcome,
+    Queue, ReleaseGuard, ReleaseOutcome, Unplace, View,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -39,35 +35,62 @@ const UNACCEPTED: Duration = Duration::from_secs(5);
 /// Longest wait for a host that is asked to take an agent.
 const HOST_CALL: Duration = Duration::from_secs(3);
 
+/// What a keeper remembers from pass to pass: claims that nobody has accepted, and since when it has seen them.
+#[derive(Debug, Default)]
+pub struct Kept(BTreeMap<AgentKey, (Epoch, Instant)>);
+
 impl Engine {
     /// One pass.
-    pub async fn keep(&self, settled: &mut Settled) -> Result<(), EngineError> {
+    pub async fn keep(&self, kept: &mut Kept) -> Result<(), EngineError> {
         let telling = self.fleet.is_telling().await?;
         self.hosts.retain(&self.fleet.alive());
+        self.retire_silent().await?;
         if telling {
             // What the registry says is not so yet.
-            return Ok(());
+            return self.settle().await;
         }
-        for loss in takeover::losses(&self.fleet.view(), self.lease_grace, settled) {
-            self.take_over(&loss).await?;
-            if loss.cause == Cause::FormerLife {
-                settled.insert(loss.host, loss.incarnation);
+        let former = self.fleet.view().registry.former;
+        for process in former.iter().filter(|f| f.state == FormerState::Over) {
+            self.take_over(&process.host, &process.incarnation).await?;
+        }
+        self.call_again(kept).await?;
+        self.place_waiting().await
+    }
+
+    /// Takes hosts their leases that have been silent for as long as those last. Whoever has renewed meanwhile keeps it.
+    async fn retire_silent(&self) -> Result<(), EngineError> {
+        let silent = self.fleet.silent(self.leases.slack());
+        for silent in &silent {
+            if self.registry.retire(silent).await? {
+                warn!(host = %silent.host, process = %silent.incarnation, "the host is retired: it was silent for as long as its lease lasts");
             }
         }
-        self.call_again().await?;
-        self.place_waiting().await
+        if !silent.is_empty() {
+            self.fleet.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the time in which a life of the store settles, when it may.
+    async fn settle(&self) -> Result<(), EngineError> {
+        let Some((store, watched)) = self.fleet.settling(self.leases.longest, self.leases.slack()) else {
+            return Ok(());
+        };
+        if (watched || self.leases.new_registry) && self.registry.settle(&store, watched).await? {
+            info!(%store, "the registry has settled: every host that is known of has told what it runs, or is retired");
+            self.fleet.refresh().await?;
+            self.wake.wake();
+        }
+        Ok(())
     }
 
     /// Moves agents off hosts that drain, as far as others have room. Takes as long as agents take to stop.
     pub async fn empty_draining(&self) -> Result<(), EngineError> {
         let view = self.fleet.view();
-        if view.held {
+        if view.registry.held {
             return Ok(());
         }
-        for host in &view.hosts {
-            if !drains(host, view.now) {
-                continue;
-            }
+        for host in view.alive().filter(|host| !host.takes_agents()) {
             let index = Index::Host(host.host.clone());
             let page = self.registry.list(&index, None, PAGE, View::Basic).await?;
             let mut here = page.agents;
@@ -88,7 +111,7 @@ impl Engine {
         if !scale::fit_below(&view, &host, &demands) {
             return Ok(());
         }
-        let not_below = view.hosts.iter().filter(|h| h.host.ordinal() >= host.ordinal());
+        let not_below = view.registry.hosts.iter().filter(|h| h.host.ordinal() >= host.ordinal());
         let not_below: BTreeSet<_> = not_below.map(|h| h.host.clone()).collect();
         let moves = |r: &&AgentRecord| {
             let runs = r.phase == Phase::Running && r.accepted.is_some();
@@ -105,7 +128,7 @@ impl Engine {
     async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
         let Some(host) = &record.host else { return Ok(()) };
         // It may have been told to take agents again while others were moved.
-        let drains = self.fleet.host(host).is_some_and(|(host, now)| drains(&host, now));
+        let drains = self.fleet.host(host).is_some_and(|host| !host.takes_agents());
         if !drains
             || record.phase == Phase::Stopping
             || self.fleet.willing(&record.demand, &BTreeSet::new()).is_empty()
@@ -151,22 +174,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the agents off a host that is gone: they wait for another place.
-    async fn take_over(&self, loss: &Loss) -> Result<(), EngineError> {
-        let Loss { host, incarnation, cause } = loss;
-        let is_lost = |r: &AgentRecord| match cause {
-            Cause::Gone => true,
-            Cause::FormerLife => r.incarnation.as_ref() != Some(incarnation),
-        };
+    /// Takes the agents of a process that is over: they wait for another place. Forgets the process once nothing is left.
+    async fn take_over(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), EngineError> {
         let reason = format!("its host {host} is gone; it moves to another one");
-        let taken = self.take_off(host, ReleaseGuard::Expired(self.lease_grace), &reason, is_lost).await?;
+        let is_its = |r: &AgentRecord| r.incarnation.as_ref() == Some(incarnation);
+        let taken = self.take_off(host, ReleaseGuard::Ended, &reason, is_its).await?;
         if taken > 0 {
             warn!(%host, agents = taken, "the host is gone; its agents move to others");
             metrics::taken_over(taken);
         }
-        if *cause == Cause::Gone && self.registry.retire(host, incarnation, self.lease_grace).await? {
-            info!(%host, "the host is forgotten");
-        }
+        self.registry.forget(host, incarnation).await?;
         Ok(())
     }
 
@@ -189,16 +206,22 @@ impl Engine {
         Ok(outcomes.iter().filter(|outcome| **outcome == ReleaseOutcome::Released).count())
     }
 
-    /// Claims whose engine died between claim and call, or whose host did not get to accept them.
-    async fn call_again(&self) -> Result<(), EngineError> {
-        let left = self.registry.oldest(Queue::Unaccepted(UNACCEPTED), 0, PAGE, View::Basic).await?;
+    /// Claims whose engine died between claim and call, or whose host did not get to accept them: those that this engine has seen for
+    /// a while.
+    async fn call_again(&self, Kept(seen): &mut Kept) -> Result<(), EngineError> {
+        let left = self.registry.oldest(Queue::Unaccepted, 0, PAGE, View::Basic).await?;
+        let now = Instant::now();
+        let since =
+            |r: &AgentRecord| seen.get(&r.key).filter(|(epoch, _)| *epoch == r.epoch).map_or(now, |(_, at)| *at);
+        let still: BTreeMap<_, _> = left.iter().map(|r| (r.key.clone(), (r.epoch, since(r)))).collect();
         let mut calls = vec![];
-        for record in &left {
+        for record in left.iter().filter(|r| now.saturating_duration_since(since(r)) >= UNACCEPTED) {
             if let Some(host) = record.host.clone() {
                 let (incarnation, epoch, machine_id) = (record.incarnation.clone(), record.epoch, record.machine_id);
                 calls.push(self.start_on(record, Place { host, incarnation, epoch, machine_id }));
             }
         }
+        *seen = still;
         stream::iter(calls).buffer_unordered(AT_ONCE).try_collect().await
     }
 
@@ -243,6 +266,7 @@ impl Engine {
         match self.registry.place(&record.key, record.epoch, &candidates).await? {
             PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id }) => {
                 self.fleet.reserve(&host, &record.demand);
+                self.fleet.saw(epoch);
                 info!(agent = %record.key, %host, %epoch, "placed");
                 Ok(Some(Place { host, incarnation: Some(incarnation), epoch, machine_id }))
             }
@@ -304,8 +328,4 @@ impl Engine {
         self.registry.advance(&failed).await?;
         Ok(())
     }
-}
-
-fn drains(host: &HostRecord, now: UnixMillis) -> bool {
-    host.state == HostState::Draining && host.deadline > now
 }

@@ -1,8 +1,8 @@
 //! Listing agents and hosts, page by page.
 
 use super::Engine;
-use crate::error::EngineError;
-use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, HostRecord, HostsView, Index, Phase, View};
+use crate::{error::EngineError, fleet::FleetView};
+use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, Page, Phase, View};
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
@@ -64,6 +64,7 @@ impl Engine {
         loop {
             // Whole pages, however few are still wanted: a filter must not lead to many small reads.
             let page = self.registry.list(&index, after.as_ref(), query.size, query.view).await?;
+            self.check_whole(&page)?;
             looked_at += page.agents.len();
             after = page.next;
             let mut records = page.agents.into_iter().map(|record| self.as_it_is(record));
@@ -83,18 +84,30 @@ impl Engine {
         }
     }
 
+    /// Refuses what was read of a registry that was lost and is being told again: agents that run may be missing.
+    pub(super) fn check_whole(&self, page: &Page) -> Result<(), EngineError> {
+        match (&page.settled, self.fleet.store()) {
+            (Some(store), Some(told)) if *store != told => Err(EngineError::Telling),
+            (Some(_), _) => Ok(()),
+            // Nobody has come to it yet, as far as is known.
+            (None, None) if self.fleet.view().registry.store.is_none() => Ok(()),
+            (None, _) => Err(EngineError::Telling),
+        }
+    }
+
     /// Lists up to `size` hosts after `after`, and says whether more follow.
     pub async fn hosts(
         &self,
         after: Option<&HostId>,
         size: usize,
-    ) -> Result<(HostsView, Option<HostId>), EngineError> {
-        let HostsView { now, generation, held, pending, hosts } = self.registry.hosts().await?;
-        let mut later: Vec<HostRecord> =
-            hosts.into_iter().filter(|h| after.is_none_or(|after| h.host > *after)).collect();
-        let more = later.len() > size;
-        later.truncate(size);
-        let next = later.last().filter(|_| more).map(|h| h.host.clone());
-        Ok((HostsView { now, generation, held, pending, hosts: later }, next))
+    ) -> Result<(FleetView, Option<HostId>), EngineError> {
+        self.fleet.refresh().await?;
+        let mut view = self.fleet.view();
+        let hosts = &mut view.registry.hosts;
+        hosts.retain(|h| after.is_none_or(|after| h.host > *after));
+        let more = hosts.len() > size;
+        hosts.truncate(size);
+        let next = hosts.last().filter(|_| more).map(|h| h.host.clone());
+        Ok((view, next))
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     unhosted::{self, Kept, Unhosted},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_registry::{AgentKey, Event, Index, Remember, Remembered, View};
+use rustic_registry::{AgentKey, Event, Index, Remember, Remembered, StoreLife, View};
 use tracing::{info, warn};
 
 /// Events and records read at once.
@@ -36,20 +36,21 @@ const AT_ONCE: usize = 16;
 impl Engine {
     /// One pass.
     pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
-        let now = self.fleet.view().generation;
+        let now = self.fleet.view().registry.store;
         match (unhosted.store.clone(), now) {
-            // No host has ever come; or the store was read a moment ago, and is as it was.
-            (None, None) => return Ok(()),
+            // Nobody has ever come: its life begins with this engine.
+            (None, None) => {
+                self.registry.bring(&self.fleet.brings(StoreLife::NONE)).await?;
+                return Ok(());
+            }
             (None, Some(store)) => {
-                self.look_through(unhosted).await?;
+                *unhosted = self.look_through().await?;
                 unhosted.store = Some(store.clone());
                 self.fleet.has_told(store);
             }
             (Some(had), Some(now)) if had == now => {}
-            (Some(had), now) => {
-                self.tell(unhosted, &had).await?;
-                // A store without a life has no host yet; it gets one with the first.
-                let Some(now) = now else { return Ok(()) };
+            (Some(had), _) => {
+                let Some(now) = self.tell(unhosted, &had).await? else { return Ok(()) };
                 unhosted.store = Some(now.clone());
                 self.fleet.has_told(now);
                 unhosted.read_to = rustic_registry::EventId::default();
@@ -59,18 +60,18 @@ impl Engine {
     }
 
     /// Reads every record, for those that no host has.
-    async fn look_through(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
-        *unhosted = Unhosted::default();
+    async fn look_through(&self) -> Result<Unhosted, EngineError> {
+        let mut unhosted = Unhosted::default();
         // Before the records: what happens meanwhile is read afterwards.
-        self.events(unhosted).await?;
+        self.events(&mut unhosted).await?;
         let mut after = None;
         loop {
             let page = self.registry.list(&Index::All, after.as_ref(), PAGE, View::Basic).await?;
             let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase));
-            self.copy(unhosted, here.map(|r| r.key).collect()).await?;
+            self.copy(&mut unhosted, here.map(|r| r.key).collect()).await?;
             after = page.next;
             if after.is_none() {
-                return Ok(());
+                return Ok(unhosted);
             }
         }
     }
@@ -88,9 +89,10 @@ impl Engine {
     async fn read_on(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
         let events = self.events(unhosted).await?;
         if events.len() >= ALL_KEPT {
-            let store = unhosted.store.take();
-            self.look_through(unhosted).await?;
-            unhosted.store = store;
+            // Until all was read anew, what is known is better than nothing.
+            let mut all = self.look_through().await?;
+            all.store.clone_from(&unhosted.store);
+            *unhosted = all;
             return Ok(());
         }
         let to_read = unhosted.follow(events);
@@ -105,6 +107,12 @@ impl Engine {
         loop {
             let (events, read_to) = self.registry.events(&unhosted.read_to, EVENTS).await?;
             let last = events.len() < EVENTS;
+            for event in &events {
+                self.fleet.saw(event.epoch);
+                if event.phase.is_none() {
+                    self.fleet.saw_stop(&event.key, event.epoch);
+                }
+            }
             all.extend(events);
             unhosted.read_to = read_to;
             if last {
@@ -132,19 +140,22 @@ impl Engine {
         Ok(())
     }
 
-    async fn tell(&self, unhosted: &Unhosted, had: &str) -> Result<(), EngineError> {
-        let copies: Vec<_> = unhosted.copies().map(|record| self.request(record.clone(), had)).collect();
+    /// Brings what this engine saw in a former life of the store to the one of now, and tells which that is.
+    async fn tell(&self, unhosted: &Unhosted, had: &StoreLife) -> Result<Option<StoreLife>, EngineError> {
+        self.registry.bring(&self.fleet.brings(had.clone())).await?;
+        self.fleet.refresh().await?;
+        let store = self.fleet.view().registry.store;
+        let copies: Vec<_> =
+            unhosted.copies().map(|record| Remember { record: record.clone(), had: had.clone() }).collect();
         let telling: Vec<_> = copies.iter().map(|request| self.registry.remember(request)).collect();
         let told: Vec<_> = stream::iter(telling).buffer_unordered(AT_ONCE).try_collect().await?;
         let done = told.iter().filter(|told| **told == Remembered::Done).count();
         if done > 0 {
             info!(agents = done, "the registry was lost: it is told again who waits for room or has failed");
         }
-        Ok(())
-    }
-
-    fn request(&self, record: rustic_registry::AgentRecord, had: &str) -> Remember {
-        Remember { record, had: had.to_owned(), hold: self.hold }
+        // In yet another one all is told once more.
+        self.fleet.refresh().await?;
+        Ok(store.filter(|store| self.fleet.view().registry.store.as_ref() == Some(store)))
     }
 }
 

@@ -4,7 +4,9 @@ use super::Engine;
 use crate::{channels::is_unanswered, error::EngineError};
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
-use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, ReleaseGuard, ReleaseOutcome, View};
+use rustic_registry::{
+    AgentKey, AgentRecord, GuildId, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, View,
+};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -26,7 +28,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub enum IfSilent {
     /// The caller is told to try again.
     Refuse,
-    /// The record is removed: the caller vouches that the process is gone.
+    /// If its host was retired the record is removed, also that of an agent which may outlive a lease: the caller vouches that the process
+    /// is gone.
     Force,
 }
 
@@ -56,10 +59,17 @@ impl Engine {
     ) -> Result<Option<pb::LastExit>, EngineError> {
         let mut asked_in_vain = None;
         for _ in 0..TRIES {
-            let record = self.read(key, View::Basic).await?;
+            let record = match self.read(key, View::Basic).await {
+                // A create that was given up may still be on its way.
+                Err(EngineError::Unknown(_)) if !self.bury(key).await? => continue,
+                record => record?,
+            };
             let Some(host) = record.host.clone().filter(|_| record.phase.holds_room()) else {
                 match self.registry.release(key, record.epoch, ReleaseGuard::Unhosted).await? {
-                    ReleaseOutcome::Released => return Ok(None),
+                    ReleaseOutcome::Released => {
+                        self.fleet.saw_stop(key, record.epoch);
+                        return Ok(None);
+                    }
                     ReleaseOutcome::Gone | ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => continue,
                 }
             };
@@ -70,7 +80,10 @@ impl Engine {
                 }
             }
             match self.ask_host(&record, &host, StopKind::Ends, Some(grace)).await? {
-                Ok(exit) => return Ok(exit),
+                Ok(exit) => {
+                    self.fleet.saw_stop(key, record.epoch);
+                    return Ok(exit);
+                }
                 Err(status) if status.code() == Code::Aborted => {}
                 Err(status) if status.code() == Code::NotFound => {
                     // Told twice of the same claim: the host neither has it nor ever started it.
@@ -79,12 +92,6 @@ impl Engine {
                     let guard = if certain { ReleaseGuard::Vouched } else { ReleaseGuard::Unaccepted };
                     if self.registry.release(key, record.epoch, guard).await? == ReleaseOutcome::Released {
                         return Ok(None);
-                    }
-                }
-                Err(status) if is_unanswered(&status) && if_silent == IfSilent::Force => {
-                    match self.remove_by_force(&record, &host).await? {
-                        Forced::Removed => return Ok(None),
-                        Forced::Moved => {}
                     }
                 }
                 Err(status) if is_unanswered(&status) => return self.silent(&record, &host, &status).await,
@@ -104,7 +111,7 @@ impl Engine {
         kind: StopKind,
         grace: Option<Duration>,
     ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
-        let callee = self.callee(host).await?;
+        let callee = self.callee(host, record.incarnation.as_ref()).await?;
         let message = pb::StopAgentRequest {
             guild_id: record.key.guild.to_string(),
             agent_id: record.key.agent.to_string(),
@@ -117,11 +124,24 @@ impl Engine {
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))
     }
 
+    /// Notes that an unknown agent was asked to be stopped; tells whether it is unknown.
+    async fn bury(&self, key: &AgentKey) -> Result<bool, EngineError> {
+        match self.registry.bury(key).await {
+            Err(RegistryError::Lost(_)) => Err(EngineError::Held(key.clone())),
+            unknown => Ok(unknown?),
+        }
+    }
+
     async fn remove_by_force(&self, record: &AgentRecord, host: &HostId) -> Result<Forced, EngineError> {
-        warn!(agent = %record.key, %host, "removed by force although its host does not answer");
-        let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Vouched).await?;
+        let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Retired).await?;
         let removed = matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone);
-        Ok(if removed { Forced::Removed } else { Forced::Moved })
+        if removed {
+            warn!(agent = %record.key, %host, "removed by force, as its host was retired");
+            self.fleet.saw_stop(&record.key, record.epoch);
+            return Ok(Forced::Removed);
+        }
+        self.fleet.refresh().await?;
+        Ok(Forced::Moved)
     }
 
     /// The host does not answer. Its agents are gone once its lease has ended for long enough, except those that may
@@ -135,8 +155,7 @@ impl Engine {
         self.fleet.refresh().await?;
         if self.is_orphaned(record) {
             warn!(agent = %record.key, %host, "the host is gone and its lease has ended; removing the agent");
-            let released =
-                self.registry.release(&record.key, record.epoch, ReleaseGuard::Expired(self.lease_grace)).await?;
+            let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Ended).await?;
             if matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone) {
                 return Ok(None);
             }
@@ -152,6 +171,7 @@ impl Engine {
         loop {
             let index = Index::Guild(guild.clone());
             let page = self.registry.list(&index, after.as_ref(), PAGE, View::Basic).await?;
+            self.check_whole(&page)?;
             keys.extend(page.agents.into_iter().map(|record| record.key));
             after = page.next;
             if after.is_none() {
@@ -160,6 +180,10 @@ impl Engine {
         }
         let stops = keys.into_iter().map(|key| async move { self.stop(&key, grace, IfSilent::Refuse).await });
         let outcomes: Vec<_> = stream::iter(stops).buffer_unordered(AT_ONCE).collect().await;
+        // What was read may have been lost since, and with it agents that were not read yet.
+        if self.fleet.is_telling().await? {
+            return Err(EngineError::Telling);
+        }
         let mut stopped = 0;
         let mut left = vec![];
         for outcome in outcomes {

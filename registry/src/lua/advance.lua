@@ -8,6 +8,11 @@ local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', '
 local phase, host = old[1], old[3]
 if not phase then return {'gone'} end
 if old[2] ~= ARGV[2] then return {'stale', old[2]} end
+-- A claim that nobody has accepted may be one that was taken back in writes that were lost: another host may have the agent, and
+-- will tell. It is offered again when the store has settled.
+if not old[6] and is_held() then return {'lost'} end
+-- Its agents are others' to take; those that are not taken are its own again once it has announced itself anew.
+if phase ~= 'PENDING' and phase ~= 'FAILED' and not is_live(host, old[4]) then return {'retired'} end
 
 -- A write that was overtaken by a later one, as when Redis was frozen while its caller gave up and wrote again.
 if tonumber(ARGV[9]) < tonumber(old[7] or '0') then return {'done'} end

@@ -1,11 +1,8 @@
 -- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, if full ("refuse" or "wait"),
--- generation known or empty, ms to hold after a loss, time until which its caller waits, candidate hosts...
+-- store's life known or empty, stops that it had counted when the caller asked, candidate hosts...
 notice_another_run()
--- Whoever asked has been told that it failed, and may have gone on since: to stop the agent, say.
-if tonumber(ARGV[13]) < now_ms() then return {'late'} end
 -- What the store says of an agent may not be so while hosts are telling, or before the caller has.
-if is_wiped(ARGV[11]) then hold(ARGV[12]) end
-if is_lost(ARGV[11]) or is_held() then return {'held'} end
+if is_lost(ARGV[11]) or is_held() or redis.call('EXISTS', key('gen')) == 0 then return {'held'} end
 local guild, member = ARGV[1], ARGV[2]
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'digest', 'request_id', 'machine_id')
@@ -16,12 +13,14 @@ if phase and phase ~= 'FAILED' then
   return {'conflict', phase}
 end
 if phase and old[2] == ARGV[5] and old[3] == ARGV[4] then return {'exists'} end
+-- Whoever asked may have been told that it failed, and have stopped the agent since. If it still waits, it asks once more.
+if was_stopped_since(member, tonumber(ARGV[12])) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
 local demand, waits = parse_room(ARGV[6]), ARGV[10] == 'wait'
 local host, incarnation, used
 -- Who is willing to wait does not overtake those who do.
 local in_line = waits and redis.call('ZCARD', key('pending')) > 0
-if not in_line then host, incarnation, used = pick(demand, 14) end
+if not in_line then host, incarnation, used = pick(demand, 13) end
 if not host and not waits then return {'full'} end
 
 -- Smallest free machine id of the guild; when all are taken, the least shared one. A FAILED record keeps its own.

@@ -2,5 +2,5 @@
 notice_another_run()
 local hkey = key('host', ARGV[1])
 if not redis.call('HGET', hkey, 'incarnation') then return 0 end
-redis.call('HSET', hkey, 'cordoned', ARGV[2], 'state', ARGV[2] == '1' and 'DRAINING' or 'READY')
+redis.call('HSET', hkey, 'cordoned', ARGV[2])
 return 1

@@ -59,11 +59,12 @@ local function is_wiped(known)
   return known ~= '' and random ~= string.match(known, '^[^.]*')
 end
 
--- Epochs are counted from the time at which the store was new, or may have lost what it counted last: ms, so that they never
--- go back as long as fewer than a thousand claims a second are made in the long run.
+-- Epochs begin at the time at which the store was new, or may have lost what it counted last, in µs: a guess that spares whoever
+-- knows of former ones the telling. What must hold rests on what hosts and engines tell before anything is claimed.
 local function count_epochs_from_now()
+  local t = redis.call('TIME')
   local current = tonumber(redis.call('GET', key('epoch')) or '0')
-  redis.call('SET', key('epoch'), int(math.max(current, now_ms())))
+  redis.call('SET', key('epoch'), int(math.max(current, t[1] * 1000000 + t[2])))
 end
 
 local function next_epoch()
@@ -71,20 +72,13 @@ local function next_epoch()
   return int(redis.call('INCR', key('epoch')))
 end
 
--- After a loss nobody is placed until every host that may still run agents has told what it runs, or its lease is over.
-local function hold(ms)
-  local at = int(now_ms() + ms)
-  redis.call('SET', key('held_until'), at, 'NX')
-  redis.call('SET', key('held_least'), at, 'NX')
-end
+-- A new life of the store *settles*: nothing is decided before every host that anybody knows of has told what it runs, or is
+-- retired, and an engine has watched for as long as any lease lasts. `new`: nobody has come from another life; `lost`: somebody has.
+local function is_held() return redis.call('EXISTS', key('settling')) == 1 end
 
-local function is_held() return tonumber(redis.call('GET', key('held_until')) or '0') > now_ms() end
+local function settle_anew(why) redis.call('SET', key('settling'), why) end
 
-local function await(host, incarnation) redis.call('SADD', key('awaited'), host .. '|' .. incarnation) end
-
--- First thing in every script that writes. In another run of Redis the store is in another life: hosts tell again what they
--- run, and nobody is placed until those that are known have done so; nor for a third of that time, in which every host that
--- lives renews, even one whose coming was forgotten.
+-- First thing in every script that writes. In another run of Redis the store is in another life: hosts tell again what they run.
 local function notice_another_run()
   local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local seen = redis.call('GET', key('run'))
@@ -96,44 +90,79 @@ local function notice_another_run()
   -- Claims beyond this one were forgotten.
   redis.call('SET', key('known_epoch'), redis.call('GET', key('epoch')) or '0')
   count_epochs_from_now()
-  redis.call('DEL', key('awaited'))
+  settle_anew('lost')
   for _, host in ipairs(redis.call('ZRANGE', key('hosts'), 0, -1)) do
-    await(host, redis.call('HGET', key('host', host), 'incarnation'))
-  end
-  local longest = tonumber(redis.call('GET', key('hold')) or '0')
-  -- Whoever is being waited for since an earlier loss still is.
-  local least = math.max(now_ms() + math.floor(longest / 3), tonumber(redis.call('GET', key('held_least')) or '0'))
-  redis.call('SET', key('held_least'), int(least))
-  local known = redis.call('SCARD', key('awaited')) > 0
-  redis.call('SET', key('held_until'), int(known and math.max(now_ms() + longest, least) or least))
-end
-
--- A life of a host has told all it runs, or has nothing left to tell.
-local function has_told(host, incarnation)
-  local awaited = redis.call('SREM', key('awaited'), host .. '|' .. incarnation)
-  if awaited == 1 and redis.call('SCARD', key('awaited')) == 0 then
-    redis.call('SET', key('held_until'), redis.call('GET', key('held_least')) or '0')
+    redis.call('HSET', key('host', host), 'telling', '1')
   end
 end
 
--- Whether the process of a claim has certainly ended: the lease of the life that made it is over for `grace` ms. Tells
--- also whether its host is in another life by now. A host that is not known is not certain.
-local function has_ended(host, incarnation, grace)
-  local h = redis.call('HMGET', key('host', host), 'incarnation', 'former_until')
-  if not h[1] then return false, false end
-  local another = h[1] ~= incarnation
-  local deadline = another and (h[2] or '0') or redis.call('ZSCORE', key('hosts'), host)
-  return deadline and tonumber(deadline) + grace <= now_ms(), another
+-- A life of the store begins with the first who comes.
+local function be_born(random)
+  if redis.call('SET', key('gen'), random, 'NX') then settle_anew('new') end
 end
 
--- The first candidate, from ARGV[first] on, that lives, takes agents and has room: host, its life, what is used there.
+-- Processes of hosts that hold no lease any more, `host|incarnation` → `state|ms that its last lease lasts|that lease|its renewals`:
+--   silent   another process has the name; this one may live until it is retired
+--   awaited  it may run what this life of the store was not told: it has not come, or lost its name before it told
+--   over     retired, or known to have ended: what it claimed is taken by others
+local function former(host, incarnation)
+  local text = redis.call('HGET', key('former'), host .. '|' .. incarnation)
+  if text then return string.match(text, '^(%a+)|%d+|(.*)$') end
+end
+
+local function become_former(host, incarnation, state, lasts, life, renewals)
+  -- Nobody has anything to take from one that has nothing.
+  if state == 'over' and redis.call('ZCARD', key('on', host)) == 0 then
+    redis.call('HDEL', key('former'), host .. '|' .. incarnation)
+  else
+    local text = table.concat({state, lasts, life or '0', renewals or '0'}, '|')
+    redis.call('HSET', key('former'), host .. '|' .. incarnation, text)
+  end
+end
+
+-- Whether a process of a host may still run what it has claimed.
+local function is_live(host, incarnation)
+  if redis.call('HGET', key('host', host), 'incarnation') == incarnation then return true end
+  local state = former(host, incarnation)
+  return state == 'silent' or state == 'awaited'
+end
+
+-- Agents that were stopped, or asked to be when they were not known, in order; what was asked for earlier must not bring them
+-- back. The latest ten thousand: whoever asked before those asks again.
+local MOST_STOPPED = 10000
+
+local function bury(member, epoch)
+  local number = redis.call('INCR', key('stops'))
+  redis.call('ZADD', key('stopped'), number, member)
+  -- A stop of an agent that nobody knows has no epoch, and takes nothing back from one that had.
+  local before = redis.call('HGET', key('stopped_epochs'), member)
+  if not before or tonumber(before) < tonumber(epoch) then redis.call('HSET', key('stopped_epochs'), member, epoch) end
+  if redis.call('ZCARD', key('stopped')) > MOST_STOPPED then
+    local oldest = redis.call('ZPOPMIN', key('stopped'))
+    redis.call('HDEL', key('stopped_epochs'), oldest[1])
+    redis.call('SET', key('stops_forgotten'), oldest[2])
+  end
+end
+
+-- Whether an agent was stopped after the store had counted `asked` stops, as far as is known.
+local function was_stopped_since(member, asked)
+  if asked < tonumber(redis.call('GET', key('stops_forgotten')) or '0') then return true end
+  return tonumber(redis.call('ZSCORE', key('stopped'), member) or '0') > asked
+end
+
+-- Whether an agent was stopped under this epoch, or a later one.
+local function was_stopped(member, epoch)
+  local stopped = redis.call('HGET', key('stopped_epochs'), member)
+  return stopped and tonumber(stopped) >= tonumber(epoch)
+end
+
+-- The first candidate, from ARGV[first] on, that holds a lease, takes agents and has room: host, its process, what is used there.
 local function pick(demand, first)
   for i = first, #ARGV do
-    local deadline = redis.call('ZSCORE', key('hosts'), ARGV[i])
-    if deadline and tonumber(deadline) > now_ms() then
-      local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used')
-      local used = parse_room(h[4])
-      if h[1] and h[2] == 'READY' and fits(parse_room(h[3]), used, demand) then return ARGV[i], h[1], used end
+    local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
+    local used = parse_room(h[4])
+    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(parse_room(h[3]), used, demand) then
+      return ARGV[i], h[1], used
     end
   end
 end
@@ -146,7 +175,7 @@ local function seat(member, host, incarnation)
     'reason', '', 'updated', now)
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZADD', key('on', host), 0, member)
-  redis.call('ZADD', key('unaccepted'), now, member)
+  redis.call('ZADD', key('unaccepted'), epoch, member)
   redis.call('ZREM', key('pending'), member)
   event(member, 'STARTING', epoch, host)
   return epoch
@@ -186,6 +215,7 @@ end
 
 -- A record that holds no room any more goes.
 local function remove(guild, member, epoch, host, machine)
+  bury(member, epoch)
   free_machine(guild, machine)
   redis.call('DEL', key('agent', member))
   for _, index in ipairs({key('agents'), key('guild', guild), key('pending'), key('unaccepted')}) do
@@ -201,4 +231,34 @@ local function raise_epoch(highest)
   if redis.call('EXISTS', key('epoch')) == 0 then count_epochs_from_now() end
   local current = tonumber(redis.call('GET', key('epoch')))
   if tonumber(highest) > current and tonumber(highest) <= MAX_EPOCH then redis.call('SET', key('epoch'), highest) end
+end
+
+-- Gives the claims of a process that has ended to the one that has its name now: they are its own, under new epochs.
+local function give_back(host, ended, incarnation)
+  local returned = 0
+  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
+    local agent = redis.call('HMGET', key('agent', member), 'phase', 'epoch', 'incarnation', 'machine_id', 'demand')
+    if agent[3] == ended then
+      if agent[1] == 'STOPPING' then
+        redis.call('ZREM', key('on', host), member)
+        remove(string.match(member, '^[^:]*'), member, agent[2], host, agent[4])
+      else
+        seat(member, host, incarnation)
+        returned = returned + 1
+      end
+    end
+  end
+  return returned
+end
+
+-- What the claims of a process take.
+local function claimed_by(host, incarnation)
+  local used = {}
+  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
+    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
+    if agent[1] == incarnation then
+      for name, milli in pairs(parse_room(agent[2])) do used[name] = (used[name] or 0) + milli end
+    end
+  end
+  return format_room(used)
 end

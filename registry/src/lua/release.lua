@@ -1,9 +1,9 @@
--- ARGV: guild, member, epoch, guard (reaped, vouched, unaccepted, unhosted, failed, expired), grace ms of expired, what it becomes (gone,
--- pending), reason to be pending, generation known or empty
+-- ARGV: guild, member, epoch, guard (reaped, vouched, unaccepted, unhosted, failed, retired, ended), what it becomes (gone, pending), reason to be
+-- pending, generation known or empty
 notice_another_run()
 local guild, member, guard = ARGV[1], ARGV[2], ARGV[4]
 -- Only a host knows what is so while the store is being told.
-if is_lost(ARGV[8]) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
+if is_lost(ARGV[7]) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'machine_id',
   'on_disconnect')
@@ -17,18 +17,18 @@ local holds_room = phase ~= 'PENDING' and phase ~= 'FAILED'
 if guard == 'unaccepted' and (old[6] or not holds_room) then return {'guarded', phase} end
 if guard == 'unhosted' and holds_room then return {'guarded', phase} end
 if guard == 'failed' and phase ~= 'FAILED' then return {'guarded', phase} end
-if guard == 'expired' then
-  if not holds_room then return {'guarded', phase} end
-  local ended, another_life = has_ended(old[3], old[4], tonumber(ARGV[5]))
-  if not (ended and (old[8] == 'stop' or another_life)) then return {'guarded', phase} end
+if guard == 'ended' or guard == 'retired' then
+  if not holds_room or is_live(old[3], old[4]) then return {'guarded', phase} end
+  -- One that outlives its lease has ended when another process has its host's name.
+  if guard == 'ended' and old[8] ~= 'stop' and redis.call('EXISTS', key('host', old[3])) == 0 then return {'guarded', phase} end
 end
-if ARGV[6] == 'pending' and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
+if ARGV[5] == 'pending' and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
 
 if holds_room then vacate(member, old[3], old[4], old[5]) end
 -- Stop wins: an agent that was being stopped does not come back.
-if ARGV[6] == 'pending' and phase ~= 'STOPPING' then
+if ARGV[5] == 'pending' and phase ~= 'STOPPING' then
   if guard == 'failed' then redis.call('HSET', akey, 'restarts', '0', 'last_lines', '') end
-  wait_for_room(member, ARGV[7])
+  wait_for_room(member, ARGV[6])
 else
   remove(guild, member, ARGV[3], old[3], old[7])
 end

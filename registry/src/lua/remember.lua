@@ -1,8 +1,7 @@
--- ARGV: guild, member, epoch, phase (PENDING or FAILED), generation that had the record, ms to hold after a loss, name, request id,
+-- ARGV: guild, member, epoch, phase (PENDING or FAILED), generation that had the record, name, request id,
 -- digest, demand, on_disconnect, spec, launch, machine id, created ms, restarts, reason, exit, ms of that, last lines, running ms
 notice_another_run()
 local guild, member, had = ARGV[1], ARGV[2], ARGV[5]
-if is_wiped(had) then hold(ARGV[6]) end
 -- Once hosts have told, what is not there was stopped or moved; before, nobody was.
 local known = redis.call('GET', key('known_epoch'))
 local forgotten = is_wiped(had) or (known and tonumber(ARGV[3]) > tonumber(known))
@@ -10,20 +9,20 @@ local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id', 'accepted')
 -- An older claim that no host has accepted gives way at any time: now none ever will.
 local may_go = old[1] and not old[7]
-if not (is_lost(had) and forgotten and (is_held() or may_go)) then return {'void'} end
+if not (is_lost(had) and forgotten and (is_held() or may_go)) or was_stopped(member, ARGV[3]) then return {'void'} end
 if old[1] and tonumber(old[1]) >= tonumber(ARGV[3]) then return {'void'} end
 raise_epoch(ARGV[3])
 if old[1] then displace(guild, member, old[2], old[3], old[4], old[5], old[6]) end
 redis.call('DEL', akey)
 redis.call('HSET', akey, 'phase', ARGV[4], 'host', '', 'incarnation', '', 'epoch', ARGV[3], 'pid', '0',
-  'restarts', ARGV[16], 'reason', ARGV[17], 'name', ARGV[7], 'request_id', ARGV[8], 'digest', ARGV[9],
-  'demand', ARGV[10], 'on_disconnect', ARGV[11], 'spec', ARGV[12], 'launch', ARGV[13], 'machine_id', ARGV[14],
-  'created', ARGV[15], 'updated', int(now_ms()), 'last_lines', ARGV[20])
-if ARGV[18] ~= '' then redis.call('HSET', akey, 'exit', ARGV[18], 'exit_at', ARGV[19]) end
-if ARGV[21] ~= '' then redis.call('HSET', akey, 'running', ARGV[21]) end
-redis.call('HINCRBY', key('machines', guild), ARGV[14], 1)
+  'restarts', ARGV[15], 'reason', ARGV[16], 'name', ARGV[6], 'request_id', ARGV[7], 'digest', ARGV[8],
+  'demand', ARGV[9], 'on_disconnect', ARGV[10], 'spec', ARGV[11], 'launch', ARGV[12], 'machine_id', ARGV[13],
+  'created', ARGV[14], 'updated', int(now_ms()), 'last_lines', ARGV[19])
+if ARGV[17] ~= '' then redis.call('HSET', akey, 'exit', ARGV[17], 'exit_at', ARGV[18]) end
+if ARGV[20] ~= '' then redis.call('HSET', akey, 'running', ARGV[20]) end
+redis.call('HINCRBY', key('machines', guild), ARGV[13], 1)
 redis.call('ZADD', key('agents'), 0, member)
 redis.call('ZADD', key('guild', guild), 0, member)
-if ARGV[4] == 'PENDING' then redis.call('ZADD', key('pending'), ARGV[15], member) end
+if ARGV[4] == 'PENDING' then redis.call('ZADD', key('pending'), ARGV[14], member) end
 event(member, ARGV[4], ARGV[3], '')
 return {'done'}

@@ -1,19 +1,15 @@
--- ARGV: host, incarnation, ttl ms, state, highest epoch, generation that was told all this host runs or empty
+-- ARGV: host, incarnation, life, state, highest epoch, store's life, whether that was told all this host runs ("1" or "0")
 notice_another_run()
-local hkey = key('host', ARGV[1])
-local incarnation = redis.call('HGET', hkey, 'incarnation')
-if not incarnation then return {'unknown'} end
-if incarnation ~= ARGV[2] then return {'superseded'} end
+if is_lost(ARGV[6]) then return {'lost'} end
+local host, incarnation = ARGV[1], ARGV[2]
+local hkey = key('host', host)
+local h = redis.call('HMGET', hkey, 'incarnation', 'life', 'cordoned')
+if h[1] and h[1] ~= incarnation then return {'superseded'} end
+if not h[1] then return {former(host, incarnation) and 'retired' or 'unknown'} end
+-- A later announcement of its own, whose answer it has not had: nobody has taken anything.
+if h[2] ~= ARGV[3] then return {'lost'} end
 raise_epoch(ARGV[5])
--- A host that was told to drain from outside does not know it.
-local cordoned = redis.call('HGET', hkey, 'cordoned') == '1'
-redis.call('HSET', hkey, 'state', cordoned and 'DRAINING' or ARGV[4])
-redis.call('ZADD', key('hosts'), int(now_ms() + ARGV[3]), ARGV[1])
-local gen = redis.call('GET', key('gen')) or ''
-if ARGV[6] == gen then
-  has_told(ARGV[1], ARGV[2])
-elseif is_held() and redis.call('SISMEMBER', key('awaited'), ARGV[1] .. '|' .. ARGV[2]) == 1 then
-  -- It lives on and has not told everything yet: nothing is decided without it, however long that takes.
-  redis.call('SET', key('held_until'), int(now_ms() + redis.call('GET', key('hold'))))
-end
-return {'held', gen}
+redis.call('HINCRBY', hkey, 'renewals', 1)
+redis.call('HSET', hkey, 'state', ARGV[4], 'renewed', int(now_ms()))
+if ARGV[7] == '1' then redis.call('HSET', hkey, 'telling', '0') end
+return {'held', h[3], redis.call('GET', key('stops')) or '0'}

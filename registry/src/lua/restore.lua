@@ -10,10 +10,13 @@ local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', '
   'sequence')
 if old[1] and tonumber(old[1]) > tonumber(ARGV[3]) then return {'stale', old[1]} end
 if old[1] == ARGV[3] and old[4] ~= ARGV[5] then return {'stale', old[1]} end
+-- Once the store has settled, what it has of an agent was decided without this host.
+if old[1] and not is_held() and old[4] ~= ARGV[5] then return {'stale', old[1]} end
 -- While hosts told what they run nobody was stopped or moved. Since then an agent that is not there was, unless its claim was
 -- forgotten, or its host may be silent for as long as it likes.
 local forgotten = is_wiped(ARGV[22]) or tonumber(ARGV[3]) > tonumber(redis.call('GET', key('known_epoch')) or ARGV[3])
 if not old[1] and not is_held() and not forgotten and ARGV[16] == 'stop' then return {'gone'} end
+if not old[1] and was_stopped(member, ARGV[3]) then return {'gone'} end
 if old[1] == ARGV[3] and tonumber(ARGV[21]) < tonumber(old[7] or '0') then return {'done'} end
 if redis.call('HGET', key('host', host), 'incarnation') ~= ARGV[5] then return {'lost'} end
 if old[1] then displace(guild, member, old[2], old[3], old[4], old[5], old[6]) end

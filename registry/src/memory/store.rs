@@ -7,9 +7,9 @@ mod lives;
 mod reads;
 
 use crate::{
-    ids::{AgentKey, Epoch, GuildId, HostId, Incarnation, UnixMillis},
-    ops::Event,
-    record::{AgentRecord, Documents, HostRecord, HostState, Phase, View},
+    ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, UnixMillis},
+    ops::{Event, Retire},
+    record::{AgentRecord, Documents, FormerState, HostRecord, Phase, View},
     resources::Resources,
 };
 use std::{
@@ -27,12 +27,18 @@ pub(super) struct Store {
     run: Option<u64>,
     /// The run that made this its life.
     life_of: Option<u64>,
-    held_until: Option<UnixMillis>,
-    held_least: Option<UnixMillis>,
-    /// How long nobody is placed after another run was noticed.
-    hold: Duration,
-    /// Lives of hosts that have not told yet what they run.
-    awaited: BTreeSet<(HostId, Incarnation)>,
+    /// Its life is new: nothing is decided yet.
+    settling: Option<Settling>,
+    /// Hosts that have not told yet what they run.
+    telling: BTreeSet<HostId>,
+    /// Processes of hosts that hold no lease any more.
+    former: BTreeMap<(HostId, Incarnation), Former>,
+    /// The last lease that was given.
+    lives: u64,
+    /// Stops that were counted; of the latest ones the agent, with number and epoch; and the last one that is not among them.
+    stops: u64,
+    stopped: BTreeMap<String, (u64, Epoch)>,
+    stops_forgotten: u64,
     epoch: u64,
     /// Claims beyond this one were forgotten in the last restart.
     known_epoch: Option<Epoch>,
@@ -40,11 +46,34 @@ pub(super) struct Store {
     /// By encoded member, which is the order of the lists.
     agents: BTreeMap<String, AgentRecord>,
     machines: BTreeMap<GuildId, BTreeMap<u8, u32>>,
-    /// When an agent was claimed that no host has accepted.
-    unaccepted: BTreeMap<String, UnixMillis>,
+    /// Agents that no host has accepted, by the epochs of their claims.
+    unaccepted: BTreeMap<String, Epoch>,
     /// Latest write of an agent's host.
     sequences: BTreeMap<String, u64>,
     events: Vec<Event>,
+}
+
+/// What is known of a process of a host that holds no lease any more.
+#[derive(Debug, Clone, Copy)]
+struct Former {
+    state: FormerState,
+    /// How long its last lease lasts, with the grace after it.
+    lasts: Duration,
+    /// That lease and its renewals.
+    renewal: (HostLife, u64),
+}
+
+impl Former {
+    const OVER: Self = Self { state: FormerState::Over, lasts: Duration::ZERO, renewal: Retire::HOLDS_NO_LEASE };
+}
+
+/// Why a life of the store settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    /// It is new, and nobody has come from another one.
+    New,
+    /// Somebody has.
+    Lost,
 }
 
 impl Store {
@@ -58,7 +87,7 @@ impl Store {
     }
 
     fn count_epochs_from(&mut self, now: UnixMillis) {
-        self.epoch = self.epoch.max(now.0);
+        self.epoch = self.epoch.max(now.0 * 1_000);
     }
 
     fn next_epoch(&mut self, now: UnixMillis) -> Epoch {
@@ -88,7 +117,7 @@ impl Store {
     /// A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
     fn seat(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
         let epoch = self.next_epoch(now);
-        self.unaccepted.insert(member.to_owned(), now);
+        self.unaccepted.insert(member.to_owned(), epoch);
         self.sequences.remove(member);
         if let Some(agent) = self.agents.get_mut(member) {
             agent.phase = Phase::Starting;
@@ -129,18 +158,18 @@ impl Store {
     }
 
     /// A record that holds no room any more goes.
-    fn remove(&mut self, member: &str, agent: &AgentRecord) {
+    fn remove(&mut self, member: &str, agent: &AgentRecord, epoch: Epoch) {
+        self.bury(member, epoch);
         self.free_machine(agent);
         self.agents.remove(member);
         self.unaccepted.remove(member);
         self.sequences.remove(member);
-        self.record(&agent.key, None, agent.epoch, agent.host.clone());
+        self.record(&agent.key, None, epoch, agent.host.clone());
     }
 
-    /// The first candidate that lives, takes agents and has room.
-    fn pick(&self, demand: &Resources, candidates: &[HostId], now: UnixMillis) -> Option<(HostId, Incarnation)> {
-        let has_room =
-            |h: &&HostRecord| h.deadline > now && h.state == HostState::Ready && h.capacity.fits(&h.used, demand);
+    /// The first candidate that holds a lease, takes agents and has room.
+    fn pick(&self, demand: &Resources, candidates: &[HostId]) -> Option<(HostId, Incarnation)> {
+        let has_room = |h: &&HostRecord| h.takes_agents() && h.capacity.fits(&h.used, demand);
         let picked = candidates.iter().filter_map(|id| self.hosts.get(id)).find(has_room);
         picked.map(|h| (h.host.clone(), h.incarnation.clone()))
     }
@@ -164,15 +193,6 @@ impl Store {
         *taken.entry(id).or_default() += 1;
         id
     }
-}
-
-fn after(now: UnixMillis, duration: Duration) -> UnixMillis {
-    UnixMillis(now.0 + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Whether `at` was at least `ago` before `now`.
-fn is_over(at: UnixMillis, ago: Duration, now: UnixMillis) -> bool {
-    u128::from(at.0) + ago.as_millis() <= u128::from(now.0)
 }
 
 /// A record as far as `view` reads it.

@@ -2,20 +2,25 @@
 
 use crate::{
     error::RegistryError,
-    ids::{AgentKey, Epoch, Incarnation, RequestId, UnixMillis},
+    ids::{AgentKey, Epoch, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
-        AdvanceOutcome, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome, ReleaseOutcome,
-        Remembered, Renewal,
+        AdvanceOutcome, Announced, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome,
+        ReleaseOutcome, Remembered, Renewal,
     },
     record::{
-        AgentRecord, Documents, ExitStatus, HostRecord, HostState, LastExit, OnDisconnect, Phase, SpecDigest, View,
+        AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, LastExit,
+        OnDisconnect, Phase, SpecDigest, View,
     },
     resources::Resources,
 };
 use bytes::Bytes;
-use deadpool_redis::redis::{FromRedisValue, RedisError, Value, from_redis_value_ref};
-use std::{collections::HashMap, str::FromStr};
+use deadpool_redis::redis::RedisError;
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+    time::Duration,
+};
 
 /// One agent in a list: member and field values.
 pub(super) type Row = (String, Vec<Option<Vec<u8>>>);
@@ -94,12 +99,40 @@ fn epoch(text: &str) -> Option<Epoch> {
     text.parse().ok().map(Epoch)
 }
 
-pub(super) fn renewal(answer: &[String]) -> Result<Renewal, RegistryError> {
+pub(super) fn announced(store: String, numbers: &[&str; 3]) -> Result<Announced, RegistryError> {
+    let [life, returned, stops] = numbers.map(|text| text.parse::<u64>().ok());
+    let announced = || {
+        Some(Announced {
+            store: StoreLife(store),
+            life: HostLife(life?),
+            returned: u32::try_from(returned?).ok()?,
+            stops: Stops(stops?),
+        })
+    };
+    announced().ok_or_else(|| unreadable("announce", numbers))
+}
+
+pub(super) fn renewal(answer: &[Option<String>]) -> Result<Renewal, RegistryError> {
+    let words: Vec<_> = answer.iter().map(|word| word.as_deref().unwrap_or_default()).collect();
+    let outcome = match words[..] {
+        ["held", cordoned, stops] => {
+            stops.parse().ok().map(|stops| Renewal::Held { cordoned: cordoned == "1", stops: Stops(stops) })
+        }
+        ["lost"] => Some(Renewal::StoreLost),
+        ["retired"] => Some(Renewal::Retired),
+        ["unknown"] => Some(Renewal::Unknown),
+        ["superseded"] => Some(Renewal::Superseded),
+        _ => None,
+    };
+    outcome.ok_or_else(|| unreadable("renew", answer))
+}
+
+pub(super) fn buried(key: &AgentKey, answer: &[String]) -> Result<bool, RegistryError> {
     match words(answer)[..] {
-        ["held", generation] => Ok(Renewal::Held { generation: generation.to_owned() }),
-        ["unknown"] => Ok(Renewal::Unknown),
-        ["superseded"] => Ok(Renewal::Superseded),
-        _ => Err(unreadable("renew", answer)),
+        ["done"] => Ok(true),
+        ["known"] => Ok(false),
+        ["held"] => Err(RegistryError::Lost(key.to_string())),
+        _ => Err(unreadable("bury", answer)),
     }
 }
 
@@ -113,6 +146,7 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
         ["full"] => Some(ClaimOutcome::NoRoom),
         ["waits"] => Some(ClaimOutcome::Waits),
         ["held"] => Some(ClaimOutcome::Held),
+        ["late", stops] => stops.parse().ok().map(|stops| ClaimOutcome::Late(Stops(stops))),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("claim", answer))
@@ -145,6 +179,7 @@ pub(super) fn advance(answer: &[String]) -> Result<AdvanceOutcome, RegistryError
         ["done"] => Some(AdvanceOutcome::Done),
         ["gone"] => Some(AdvanceOutcome::Gone),
         ["lost"] => Some(AdvanceOutcome::StoreLost),
+        ["retired"] => Some(AdvanceOutcome::Retired),
         ["stale", at] => epoch(at).map(AdvanceOutcome::Stale),
         ["illegal", phase] => Phase::parse(phase).map(AdvanceOutcome::Illegal),
         _ => None,
@@ -243,39 +278,67 @@ pub(super) fn page(rows: Vec<Row>, limit: usize, view: View) -> Result<Page, Reg
         last = Some(key.clone());
         agents.extend(agent(key, view, values)?);
     }
-    Ok(Page { agents, next: last.filter(|_| full) })
+    Ok(Page { agents, next: last.filter(|_| full), settled: None })
 }
 
-fn host(row: &Value) -> Option<HostRecord> {
-    let (id, deadline, values): (String, f64, Vec<Option<Vec<u8>>>) = from_redis_value_ref(row).ok()?;
+/// A host's name and its hash.
+type HostRow = (String, Vec<Option<Vec<u8>>>);
+
+fn host((id, values): &HostRow) -> Option<HostRecord> {
+    let millis = |at| parsed(values, at).map(Duration::from_millis);
     Some(HostRecord {
-        host: keys::parse_host(&id)?,
-        deadline: UnixMillis(deadline as u64),
-        incarnation: parsed(&values, 0)?,
-        address: text(&values, 1).to_owned(),
-        state: HostState::parse(text(&values, 2))?,
-        capacity: Resources::parse(text(&values, 3)),
-        used: Resources::parse(text(&values, 4)),
-        labels: serde_json::from_str(text(&values, 5)).unwrap_or_default(),
-        version: text(&values, 6).to_owned(),
-        former_until: UnixMillis(parsed(&values, 7).unwrap_or(0)),
-        cordoned: text(&values, 8) == "1",
-        dns_name: text(&values, 9).to_owned(),
+        host: keys::parse_host(id)?,
+        incarnation: parsed(values, 0)?,
+        address: text(values, 1).to_owned(),
+        state: HostState::parse(text(values, 2))?,
+        capacity: Resources::parse(text(values, 3)),
+        used: Resources::parse(text(values, 4)),
+        labels: serde_json::from_str(text(values, 5)).unwrap_or_default(),
+        version: text(values, 6).to_owned(),
+        cordoned: text(values, 7) == "1",
+        dns_name: text(values, 8).to_owned(),
+        life: HostLife(parsed(values, 9)?),
+        renewals: parsed(values, 10)?,
+        lasts: millis(11)?,
+        ttl: millis(12)?,
+        renewed: UnixMillis(parsed(values, 13)?),
     })
 }
 
-pub(super) fn hosts(rows: Vec<Value>) -> Result<HostsView, RegistryError> {
-    let mut rows = rows.iter();
-    let mut text = || rows.next().and_then(|v| String::from_redis_value_ref(v).ok());
-    let now = text().and_then(|t| t.parse().ok()).ok_or_else(|| unreadable("hosts", "no time"))?;
-    let generation = text().filter(|generation| !generation.is_empty());
-    let held = text().is_some_and(|held| held == "1");
-    let pending = text().and_then(|t| t.parse().ok()).ok_or_else(|| unreadable("hosts", "no queue"))?;
-    let mut view = HostsView { now: UnixMillis(now), generation, held, pending, hosts: vec![] };
-    for row in rows {
+fn former(process: &str, text: &str) -> Option<FormerProcess> {
+    let (host, incarnation) = process.split_once('|')?;
+    let mut words = text.split('|');
+    let state = words.next()?;
+    let mut number = || words.next()?.parse().ok();
+    Some(FormerProcess {
+        host: keys::parse_host(host)?,
+        incarnation: incarnation.parse().ok()?,
+        state: FormerState::parse(state)?,
+        lasts: Duration::from_millis(number()?),
+        renewal: (HostLife(number()?), number()?),
+    })
+}
+
+pub(super) fn hosts(
+    store: Vec<String>,
+    hosts: Vec<HostRow>,
+    formers: BTreeMap<String, String>,
+) -> Result<HostsView, RegistryError> {
+    let number = |at: usize| store.get(at).and_then(|text| text.parse().ok());
+    let head = || Some((number(0)?, number(3)?, number(4)?));
+    let (now, pending, stops) = head().ok_or_else(|| unreadable("hosts", &store))?;
+    let life = store.get(1).filter(|life| !life.is_empty()).cloned().map(StoreLife);
+    let held = store.get(2).is_some_and(|held| held == "1");
+    let mut view =
+        HostsView { now: UnixMillis(now), store: life, held, pending, stops: Stops(stops), ..HostsView::default() };
+    for row in &hosts {
         view.hosts.push(host(row).ok_or_else(|| unreadable("hosts", row))?);
     }
+    for (process, text) in &formers {
+        view.former.push(former(process, text).ok_or_else(|| unreadable("former processes", process))?);
+    }
     view.hosts.sort_by(|a, b| a.host.cmp(&b.host));
+    view.former.sort_by(|a, b| (&a.host, &a.incarnation).cmp(&(&b.host, &b.incarnation)));
     Ok(view)
 }
 

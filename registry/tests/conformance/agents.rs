@@ -2,9 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, ClaimOutcome, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard, ReleaseOutcome, View,
+    Advance, AdvanceOutcome, ClaimOutcome, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard, ReleaseOutcome,
+    View,
 };
-use std::time::Duration;
 
 promises!(
     epochs_grow_and_an_old_one_changes_nothing,
@@ -13,12 +13,12 @@ promises!(
     release_frees_room_and_machine_id,
     release_guards_hold,
     an_agent_taken_off_its_host_waits_under_a_new_epoch,
-    a_claim_that_nobody_accepts_is_found_by_its_age,
+    a_claim_that_nobody_accepts_is_found,
     every_change_leaves_one_event,
 );
 
 async fn epochs_grow_and_an_old_one_changes_nothing(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let old = claimed(&store, &a, "r1", &["h-0"]).await.epoch;
     assert_eq!(store.release(&a, old, ReleaseGuard::Reaped).await.unwrap(), ReleaseOutcome::Released);
@@ -33,7 +33,7 @@ async fn epochs_grow_and_an_old_one_changes_nothing(store: Store) {
 }
 
 async fn stop_wins_over_every_other_phase(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Stopping)).await.unwrap();
@@ -46,10 +46,10 @@ async fn stop_wins_over_every_other_phase(store: Store) {
 }
 
 async fn failed_gives_the_room_back_and_keeps_its_reason(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
-    let failed = rustic_registry::Advance {
+    let failed = Advance {
         reason: "spent".to_owned(),
         exit: Some(ExitStatus::Signal(9)),
         ..advance(&a, epoch, Phase::Failed)
@@ -65,7 +65,7 @@ async fn failed_gives_the_room_back_and_keeps_its_reason(store: Store) {
 }
 
 async fn release_frees_room_and_machine_id(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let first = claimed(&store, &a, "r", &["h-0"]).await;
     assert_eq!(first.machine_id, 1);
@@ -77,7 +77,7 @@ async fn release_frees_room_and_machine_id(store: Store) {
 }
 
 async fn release_guards_hold(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     let release = async |guard| store.release(&a, epoch, guard).await.unwrap();
@@ -95,7 +95,7 @@ async fn release_guards_hold(store: Store) {
 }
 
 async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
@@ -119,19 +119,23 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
     assert_eq!(phase(&store, &b).await, None, "stop wins");
 }
 
-async fn a_claim_that_nobody_accepts_is_found_by_its_age(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+async fn a_claim_that_nobody_accepts_is_found(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, b) = (key("g", "a"), key("g", "b"));
     claimed(&store, &a, "r", &["h-0"]).await;
     let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&b, epoch, Phase::Starting)).await.unwrap();
-    let old = store.oldest(Queue::Unaccepted(Duration::ZERO), 0, 10, View::Basic).await.unwrap();
+    let old = store.oldest(Queue::Unaccepted, 0, 10, View::Basic).await.unwrap();
     assert_eq!(old.iter().map(|r| &r.key).collect::<Vec<_>>(), [&a]);
-    assert_eq!(store.oldest(Queue::Unaccepted(LONG), 0, 10, View::Basic).await.unwrap(), []);
+    let c = key("g", "c");
+    claimed(&store, &c, "r", &["h-0"]).await;
+    let old = store.oldest(Queue::Unaccepted, 0, 10, View::Basic).await.unwrap();
+    assert_eq!(old.iter().map(|r| &r.key).collect::<Vec<_>>(), [&a, &c], "oldest first");
+    assert_eq!(store.oldest(Queue::Unaccepted, 1, 10, View::Basic).await.unwrap().len(), 1);
 }
 
 async fn every_change_leaves_one_event(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();

@@ -2,13 +2,13 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    ClaimOutcome, Epoch, HostState, IfFull, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Resources, View,
+    Announce, Bring, Claim, ClaimOutcome, Epoch, HostState, IfFull, Phase, PlaceOutcome, Queue, ReleaseGuard,
+    ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
 };
-use std::time::Duration;
 
 promises!(
     a_claim_takes_the_first_candidate_with_room,
-    a_host_whose_lease_ran_out_gets_no_claims,
+    a_host_that_was_retired_gets_no_claims_until_it_announces_itself,
     a_draining_host_gets_no_claims,
     the_same_claim_again_answers_with_what_exists,
     the_same_id_with_another_digest_is_a_conflict,
@@ -18,11 +18,16 @@ promises!(
     fractional_resources_are_reserved_exactly,
     machine_ids_are_the_smallest_free_and_shared_past_255,
     the_epoch_counter_is_raised_to_what_hosts_saw,
+    epochs_begin_at_the_time_at_which_the_store_was_new,
+    a_claim_made_before_a_stop_comes_late_and_asks_again,
+    a_failed_agent_that_was_stopped_is_not_brought_back_by_who_asked_before,
+    a_stop_of_an_agent_that_nobody_knows_counts,
+    who_asked_before_the_oldest_stop_that_is_remembered_asks_again,
 );
 
 async fn a_claim_takes_the_first_candidate_with_room(store: Store) {
-    store.announce(&announce("h-0", "i", 1.0)).await.unwrap();
-    store.announce(&announce("h-1", "i", 1.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 1.0)).await;
+    arrive(&store, &announce("h-1", "i", 1.0)).await;
     let (a, b, c) = (key("g", "a"), key("g", "b"), key("g", "c"));
     assert_eq!(claimed(&store, &a, "r", &["gone", "h-0", "h-1"]).await.host, host("h-0"));
     assert_eq!(claimed(&store, &b, "r", &["h-0", "h-1"]).await.host, host("h-1"));
@@ -35,25 +40,27 @@ async fn a_claim_takes_the_first_candidate_with_room(store: Store) {
     assert_eq!(record.accepted, None);
 }
 
-async fn a_host_whose_lease_ran_out_gets_no_claims(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    store.renew(&renew("h-0", "i", Duration::ZERO)).await.unwrap();
+async fn a_host_that_was_retired_gets_no_claims_until_it_announces_itself(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    assert!(retire(&store, "h-0", "i").await);
     let a = key("g", "a");
     assert_eq!(store.claim(&claim(&a, "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
-    store.renew(&renew("h-0", "i", LONG)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     claimed(&store, &a, "r", &["h-0"]).await;
 }
 
 async fn a_draining_host_gets_no_claims(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    let draining = rustic_registry::Renew { state: HostState::Draining, ..renew("h-0", "i", LONG) };
+    let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let draining = Renew { state: HostState::Draining, ..renew("h-0", "i", &lease) };
     store.renew(&draining).await.unwrap();
     assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
     assert_eq!(store.hosts().await.unwrap().hosts[0].state, HostState::Draining);
+    arrive(&store, &Announce { state: HostState::Draining, ..announce("h-0", "next", 5.0) }).await;
+    assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
 }
 
 async fn the_same_claim_again_answers_with_what_exists(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let first = claimed(&store, &a, "r1", &["h-0"]).await;
     for request in ["r1", "r2"] {
@@ -66,7 +73,7 @@ async fn the_same_claim_again_answers_with_what_exists(store: Store) {
 }
 
 async fn the_same_id_with_another_digest_is_a_conflict(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     claimed(&store, &a, "r", &["h-0"]).await;
     let other = store.claim(&claim(&a, "r", "other", &["h-0"])).await.unwrap();
@@ -74,7 +81,7 @@ async fn the_same_id_with_another_digest_is_a_conflict(store: Store) {
 }
 
 async fn a_failed_agent_can_be_claimed_anew_but_not_by_a_retry_of_the_request_that_failed(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let first = claimed(&store, &a, "r1", &["h-0"]).await;
     store.advance(&advance(&a, first.epoch, Phase::Failed)).await.unwrap();
@@ -87,7 +94,7 @@ async fn a_failed_agent_can_be_claimed_anew_but_not_by_a_retry_of_the_request_th
 }
 
 async fn concurrent_claims_of_one_agent_make_one_claim(store: Store) {
-    store.announce(&announce("h-0", "i", 50.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 50.0)).await;
     let a = key("g", "a");
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..20 {
@@ -102,12 +109,16 @@ async fn concurrent_claims_of_one_agent_make_one_claim(store: Store) {
 }
 
 async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
-    let waiting = |agent: &str, hosts: &[&str]| rustic_registry::Claim {
-        if_full: IfFull::Wait,
-        ..claim(&key("g", agent), "r", "d", hosts)
-    };
+    let waiting =
+        |agent: &str, hosts: &[&str]| Claim { if_full: IfFull::Wait, ..claim(&key("g", agent), "r", "d", hosts) };
+    assert_eq!(
+        store.claim(&waiting("a", &["h-0"])).await.unwrap(),
+        ClaimOutcome::Held,
+        "nobody has come to the store"
+    );
+    arrive(&store, &announce("h-1", "i", 1.0)).await;
     assert_eq!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Waits);
-    store.announce(&announce("h-0", "i", 1.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 1.0)).await;
     assert_eq!(store.claim(&waiting("b", &["h-0"])).await.unwrap(), ClaimOutcome::Waits, "behind the first");
     assert!(matches!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Exists(_)));
     let queue = store.oldest(Queue::Pending, 0, 10, View::Full).await.unwrap();
@@ -128,13 +139,10 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
 }
 
 async fn fractional_resources_are_reserved_exactly(store: Store) {
-    store.announce(&announce("h-0", "i", 100.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 100.0)).await;
     let mut demand = Resources::one_slot();
     demand.set("cpus", 0.4).unwrap();
-    let with = |n: u32| rustic_registry::Claim {
-        demand: demand.clone(),
-        ..claim(&key("g", &format!("a{n}")), "r", "d", &["h-0"])
-    };
+    let with = |n: u32| Claim { demand: demand.clone(), ..claim(&key("g", &format!("a{n}")), "r", "d", &["h-0"]) };
     for n in 0..10 {
         assert!(matches!(store.claim(&with(n)).await.unwrap(), ClaimOutcome::Claimed(_)), "agent {n}");
     }
@@ -144,7 +152,7 @@ async fn fractional_resources_are_reserved_exactly(store: Store) {
 }
 
 async fn machine_ids_are_the_smallest_free_and_shared_past_255(store: Store) {
-    store.announce(&announce("h-0", "i", 1000.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 1000.0)).await;
     for n in 1..=257u32 {
         let id = claimed(&store, &key("g", &format!("a{n}")), "r", &["h-0"]).await.machine_id;
         assert_eq!(u32::from(id), if n <= 255 { n } else { n - 255 });
@@ -153,14 +161,90 @@ async fn machine_ids_are_the_smallest_free_and_shared_past_255(store: Store) {
 }
 
 async fn the_epoch_counter_is_raised_to_what_hosts_saw(store: Store) {
-    let seen = rustic_registry::Announce { highest_epoch: Epoch(1 << 50), ..announce("h-0", "i", 5.0) };
-    store.announce(&seen).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch, Epoch((1 << 50) + 1));
-    let seen = rustic_registry::Renew { highest_epoch: Epoch(1 << 51), ..renew("h-0", "i", LONG) };
-    store.renew(&seen).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch((1 << 51) + 1));
-    // Nonsense must not stop all claims.
-    let nonsense = rustic_registry::Renew { highest_epoch: Epoch(u64::MAX), ..renew("h-0", "i", LONG) };
-    store.renew(&nonsense).await.unwrap();
-    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.epoch, Epoch((1 << 51) + 2));
+    let highest = Epoch(1 << 52);
+    let lease = arrive(&store, &Announce { highest_epoch: highest, ..announce("h-0", "i", 5.0) }).await;
+    assert_eq!(claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch, Epoch(highest.0 + 1));
+    let highest = Epoch(3 << 51);
+    store.renew(&Renew { highest_epoch: highest, ..renew("h-0", "i", &lease) }).await.unwrap();
+    assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch(highest.0 + 1));
+    // Nonsense must not stop all claims, and who saw less takes nothing back.
+    for seen in [Epoch(u64::MAX), Epoch(Epoch::MAX.0 + 1), Epoch(7)] {
+        store.renew(&Renew { highest_epoch: seen, ..renew("h-0", "i", &lease) }).await.unwrap();
+    }
+    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.epoch, Epoch(highest.0 + 2));
+}
+
+async fn epochs_begin_at_the_time_at_which_the_store_was_new(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let epoch = claimed(&store, &key("g", "a"), "r", &["h-0"]).await.epoch;
+    let now = store.hosts().await.unwrap().now;
+    let (earliest, latest) = ((now.0 - 600_000) * 1_000, (now.0 + 1) * 1_000);
+    assert!((earliest..latest).contains(&epoch.0), "{epoch} at {now:?}");
+}
+
+async fn a_claim_made_before_a_stop_comes_late_and_asks_again(store: Store) {
+    let asked = arrive(&store, &announce("h-0", "i", 5.0)).await.stops;
+    assert_eq!(asked, Stops(0));
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    let epoch = claimed(&store, &a, "r1", &["h-0"]).await.epoch;
+    store.release(&a, epoch, ReleaseGuard::Reaped).await.unwrap();
+    let late = store.claim(&asked_first(claim(&a, "r2", "d", &["h-0"]))).await.unwrap();
+    assert_eq!(late, ClaimOutcome::Late(Stops(1)));
+    assert_eq!(phase(&store, &a).await, None, "nothing changed");
+    claimed(&store, &b, "r", &["h-0"]).await;
+    let again = claimed_by(&store, &Claim { asked: Stops(1), ..claim(&a, "r2", "d", &["h-0"]) }).await;
+    assert!(again.epoch > epoch);
+    // What exists answers for itself, however old the question.
+    let old = asked_first(claim(&a, "r3", "d", &["h-0"]));
+    assert!(matches!(store.claim(&old).await.unwrap(), ClaimOutcome::Exists(_)));
+    assert_eq!(store.hosts().await.unwrap().stops, Stops(1));
+}
+
+async fn a_failed_agent_that_was_stopped_is_not_brought_back_by_who_asked_before(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let a = key("g", "a");
+    let epoch = claimed(&store, &a, "r1", &["h-0"]).await.epoch;
+    store.advance(&advance(&a, epoch, Phase::Failed)).await.unwrap();
+    store.release(&a, epoch, ReleaseGuard::Unhosted).await.unwrap();
+    let late = Claim { if_full: IfFull::Wait, ..asked_first(claim(&a, "r1", "d", &[])) };
+    assert_eq!(store.claim(&late).await.unwrap(), ClaimOutcome::Late(Stops(1)), "nor put in line");
+}
+
+async fn a_stop_of_an_agent_that_nobody_knows_counts(store: Store) {
+    let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let (a, b) = (key("g", "a"), key("g", "b"));
+    assert!(store.bury(&a).await.unwrap());
+    let late = asked_first(claim(&a, "r", "d", &["h-0"]));
+    assert_eq!(store.claim(&late).await.unwrap(), ClaimOutcome::Late(Stops(1)));
+    claimed(&store, &b, "r", &["h-0"]).await;
+    assert!(!store.bury(&b).await.unwrap(), "it is known: who stops it goes another way");
+    assert_eq!(store.hosts().await.unwrap().stops, Stops(1));
+    let told = store.renew(&renew("h-0", "i", &lease)).await.unwrap();
+    assert_eq!(told, Renewal::Held { cordoned: false, stops: Stops(1) });
+    assert_eq!(store.announce(&announce("h-0", "i", 5.0)).await.unwrap().stops, Stops(1));
+    let again = Claim { asked: Stops(1), ..claim(&a, "r", "d", &["h-0"]) };
+    claimed_by(&store, &again).await;
+}
+
+/// How many stops are remembered one by one.
+const REMEMBERED: u64 = 10_000;
+
+async fn who_asked_before_the_oldest_stop_that_is_remembered_asks_again(store: Store) {
+    let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let stopped: Vec<_> = (0..=REMEMBERED).map(|n| (key("g", &format!("stopped {n}")), Epoch(1))).collect();
+    let another = || asked_first(claim(&key("g", "another"), "r", "d", &[]));
+    let had = store_life("elsewhere.1");
+    store.bring(&Bring { stopped: stopped[1..].to_vec(), ..bring(&had) }).await.unwrap();
+    assert_eq!(store.claim(&another()).await.unwrap(), ClaimOutcome::NoRoom, "all of them are remembered");
+    let first = asked_first(claim(&stopped[1].0, "r", "d", &[]));
+    assert_eq!(store.claim(&first).await.unwrap(), ClaimOutcome::Late(Stops(REMEMBERED)));
+
+    store.bring(&Bring { stopped: stopped[..1].to_vec(), ..bring(&had) }).await.unwrap();
+    let late = ClaimOutcome::Late(Stops(REMEMBERED + 1));
+    assert_eq!(store.claim(&another()).await.unwrap(), late, "it may be the one that was forgotten");
+    assert_eq!(store.claim(&Claim { asked: Stops(1), ..another() }).await.unwrap(), ClaimOutcome::NoRoom);
+    let second = Claim { asked: Stops(1), ..claim(&stopped[2].0, "r", "d", &[]) };
+    assert_eq!(store.claim(&second).await.unwrap(), late);
+    claimed_by(&store, &Claim { asked: Stops(REMEMBERED + 1), ..claim(&stopped[2].0, "r", "d", &["h-0"]) }).await;
+    assert_eq!(store.hosts().await.unwrap().store, Some(lease.store));
 }

@@ -2,7 +2,7 @@
 //!
 //! `claims.rs`, `agents.rs`, `hosts.rs` and `reads.rs` say what every registry must do and run against both; `twins.rs`
 //! applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts both into
-//! another run of Redis.
+//! another life.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 

@@ -10,8 +10,8 @@ promises!(
 );
 
 async fn lists_are_paged_and_filtered_by_index(store: Store) {
-    store.announce(&announce("h-0", "i", 10.0)).await.unwrap();
-    store.announce(&announce("h-1", "i", 10.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 10.0)).await;
+    arrive(&store, &announce("h-1", "i", 10.0)).await;
     for n in 0..5 {
         let on = if n % 2 == 0 { "h-0" } else { "h-1" };
         claimed(&store, &key("g", &format!("a{n}")), "r", &[on]).await;
@@ -36,7 +36,7 @@ async fn lists_are_paged_and_filtered_by_index(store: Store) {
 }
 
 async fn documents_come_back_byte_for_byte(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let request = claim(&a, "r", "d", &["h-0"]);
     store.claim(&request).await.unwrap();
@@ -47,7 +47,7 @@ async fn documents_come_back_byte_for_byte(store: Store) {
 }
 
 async fn ids_with_separators_do_not_collide(store: Store) {
-    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, b) = (key("g:a", "b"), key("g", "a:b"));
     claimed(&store, &a, "r", &["h-0"]).await;
     assert_eq!(store.get(&b, View::Basic).await.unwrap(), None);

@@ -1,9 +1,10 @@
 //! Short ways to write requests and to get a registry of either kind.
 
 use rustic_registry::{
-    Advance, AgentKey, Announce, Claim, ClaimOutcome, Claimed, Documents, Epoch, HostId, HostState, IfFull,
-    Incarnation, MemoryRegistry, OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, Renew,
-    Resources, Restore, SpecDigest, UnixMillis, Unplace, View,
+    Advance, AgentKey, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Documents, Epoch, FormerState,
+    HostId, HostLife, HostState, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Phase, RedisRegistry,
+    RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest,
+    Stops, StoreLife, UnixMillis, Unplace, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -18,11 +19,20 @@ use std::{
 /// A registry of either kind.
 pub(crate) type Store = Arc<dyn Registry>;
 
-pub(crate) const LONG: Duration = Duration::from_secs(600);
+pub(crate) const TTL: Duration = Duration::from_secs(10);
+
+/// [`TTL`] with the grace after it.
+pub(crate) const LASTS: Duration = Duration::from_secs(13);
+
+/// Asked after every stop of these tests.
+pub(crate) const JUST_NOW: Stops = Stops(1 << 40);
 
 pub(crate) fn memory() -> Arc<dyn Registry> {
-    let wall = || UnixMillis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64);
     Arc::new(MemoryRegistry::new(wall))
+}
+
+pub(crate) fn wall() -> UnixMillis {
+    UnixMillis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
 }
 
 /// A Redis of this test's own.
@@ -79,12 +89,24 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
         capacity,
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
         version: "0.1.0".to_owned(),
-        ttl: LONG,
+        state: HostState::Ready,
+        cordoned: false,
+        ttl: TTL,
+        lasts: LASTS,
         highest_epoch: Epoch(0),
+        highest_life: HostLife(0),
         succeeds: None,
         knew: None,
-        hold: LONG,
+        told: None,
     }
+}
+
+/// A host comes, and the store settles: nobody that it does not know of may run anything.
+pub(crate) async fn arrive(store: &Store, request: &Announce) -> Announced {
+    let announced = store.announce(request).await.unwrap();
+    store.settle(&announced.store, true).await.unwrap();
+    assert!(!store.hosts().await.unwrap().held, "somebody has something to tell");
+    announced
 }
 
 /// Announces the life that follows one that has certainly ended.
@@ -92,15 +114,63 @@ pub(crate) fn succeed(id: &str, ended: &str, incarnation: &str, slots: f64) -> A
     Announce { succeeds: Some(life(ended)), ..announce(id, incarnation, slots) }
 }
 
-pub(crate) fn renew(id: &str, incarnation: &str, ttl: Duration) -> Renew {
+/// Renews the lease that was given.
+pub(crate) fn renew(id: &str, incarnation: &str, lease: &Announced) -> Renew {
     Renew {
         host: host(id),
         incarnation: life(incarnation),
-        ttl,
+        life: lease.life,
         state: HostState::Ready,
         highest_epoch: Epoch(0),
-        told: None,
+        store: lease.store.clone(),
+        told: false,
     }
+}
+
+/// Renews, and says that it told all it runs.
+pub(crate) fn tell(id: &str, incarnation: &str, lease: &Announced) -> Renew {
+    Renew { told: true, ..renew(id, incarnation, lease) }
+}
+
+pub(crate) async fn is_held(store: &Store, request: &Renew) -> bool {
+    matches!(store.renew(request).await.unwrap(), Renewal::Held { .. })
+}
+
+/// What an observer quotes who sees a process as it is now.
+pub(crate) async fn seen(store: &Store, id: &str, incarnation: &str) -> Retire {
+    let view = store.hosts().await.unwrap();
+    let lease = view.hosts.iter().find(|h| h.host == host(id) && h.incarnation == life(incarnation));
+    let former = view.former.iter().find(|f| f.host == host(id) && f.incarnation == life(incarnation));
+    let seen = lease.map(|h| (h.life, h.renewals)).or(former.map(|f| f.renewal)).unwrap();
+    Retire { host: host(id), incarnation: life(incarnation), seen, store: view.store.unwrap() }
+}
+
+/// Retires a process that has not renewed since it was looked at.
+pub(crate) async fn retire(store: &Store, id: &str, incarnation: &str) -> bool {
+    let request = seen(store, id, incarnation).await;
+    store.retire(&request).await.unwrap()
+}
+
+/// What is known of a former process.
+pub(crate) async fn former(store: &Store, id: &str, incarnation: &str) -> Option<FormerState> {
+    let view = store.hosts().await.unwrap();
+    let it = view.former.into_iter().find(|f| f.host == host(id) && f.incarnation == life(incarnation));
+    it.map(|f| f.state)
+}
+
+/// Takes an agent whose process has ended.
+pub(crate) async fn take(store: &Store, key: &AgentKey, epoch: Epoch) -> ReleaseOutcome {
+    store.unplace(&unplace(key, epoch, ReleaseGuard::Ended, "its host is gone")).await.unwrap()
+}
+
+/// A name of a store's life.
+pub(crate) fn store_life(name: &str) -> StoreLife {
+    StoreLife(name.to_owned())
+}
+
+/// What an engine brings that has seen nothing.
+pub(crate) fn bring(had: &StoreLife) -> Bring {
+    Bring { had: had.clone(), hosts: vec![], stopped: vec![], highest_epoch: Epoch(0), highest_life: HostLife(0) }
 }
 
 pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&str]) -> Claim {
@@ -115,8 +185,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         candidates: candidates.iter().map(|h| host(h)).collect(),
         if_full: IfFull::Refuse,
         knew: None,
-        hold: LONG,
-        patience: LONG,
+        asked: JUST_NOW,
     }
 }
 
@@ -139,10 +208,10 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
 }
 
 /// What the host tells of an agent after the store was lost.
-pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, knew: &str) -> Restore {
+pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, knew: &StoreLife) -> Restore {
     let told = claim(key, "the request", "d", &[]);
     Restore {
-        advance: Advance { knew: Some(knew.to_owned()), ..advance(key, epoch, Phase::Running) },
+        advance: Advance { knew: Some(knew.clone()), ..advance(key, epoch, Phase::Running) },
         host: host(id),
         incarnation: life(incarnation),
         name: told.name,
@@ -153,7 +222,7 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
         documents: told.documents,
         machine_id: 3,
         created: UnixMillis(77),
-        had: Some("a lost one".to_owned()),
+        had: Some(store_life("a lost one")),
     }
 }
 
@@ -162,7 +231,22 @@ pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason:
 }
 
 pub(crate) async fn claimed(store: &Store, key: &AgentKey, request: &str, hosts: &[&str]) -> Claimed {
-    match store.claim(&claim(key, request, "d", hosts)).await.unwrap() {
+    claimed_by(store, &claim(key, request, "d", hosts)).await
+}
+
+/// Claims an agent that outlives its host's lease.
+pub(crate) async fn claimed_to_keep(store: &Store, key: &AgentKey, hosts: &[&str]) -> Claimed {
+    let keep = Claim { on_disconnect: OnDisconnect::Keep, ..claim(key, "r", "d", hosts) };
+    claimed_by(store, &keep).await
+}
+
+/// The same, asked for before anything was stopped.
+pub(crate) fn asked_first(request: Claim) -> Claim {
+    Claim { asked: Stops(0), ..request }
+}
+
+pub(crate) async fn claimed_by(store: &Store, request: &Claim) -> Claimed {
+    match store.claim(request).await.unwrap() {
         ClaimOutcome::Claimed(claimed) => claimed,
         other => panic!("expected a claim, got {other:?}"),
     }

@@ -1,325 +1,371 @@
-//! Who can do what, and what comes of it. What a lost store makes of it is in `loss.rs`.
+//! Who can do what, and how far that is explored.
 //!
-//! Time goes in ticks. A lease lasts [`TTL`] ticks of the store's clock. A host's clock may be slow by [`DRIFT`] over that
-//! time; its fence falls [`MARGIN`] before the lease ends, by its own clock. Takeover needs the lease to be over for [`GRACE`].
+//! A host's clock may be slow by [`DRIFT`] over a lease, and so may an engine's be fast: what a host does [`MARGIN`] before the
+//! end of its lease happens [`Protocol::fence`] ticks after the renewal was sent at the latest, and what an engine does
+//! [`GRACE`] after the end happens [`Protocol::silence`] ticks after it first saw the renewal at the earliest.
 
-use super::state::{Call, Here, Record, State};
+use super::state::{Call, Here, NAMES, Running, SLOTS, State};
 
-pub(crate) const HOSTS: usize = 2;
-pub(crate) const TTL: u8 = 3;
 const MARGIN: u8 = 1;
+const GRACE: u8 = 1;
 const DRIFT: u8 = 1;
-pub(crate) const GRACE: u8 = 0;
 
-/// How far the model is explored.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    /// Ticks.
-    pub(crate) time: u8,
-    /// Crashes of hosts and processes, together.
-    pub(crate) crashes: u8,
-    /// Calls of hosts under way at once.
-    pub(crate) messages: usize,
-    /// Losses of everything in the store.
-    pub(crate) wipes: u8,
+/// Where a world begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    Nothing,
+    /// Hosts hold leases, the agent is claimed for the first one, and the call is on its way.
+    Claimed,
+    /// It runs there.
+    Runs,
 }
 
-/// What is left out of the protocol, to see that the checker would notice.
+/// What is explored, and how far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct World {
+    /// Where it begins.
+    pub(crate) begin: Begin,
+    /// The state that the store may come back to is the first one; else any.
+    pub(crate) saved_first: bool,
+    /// How long a lease lasts.
+    pub(crate) ttl: u8,
+    /// The name of each process of a host.
+    pub(crate) names: [usize; SLOTS],
+    /// Processes that run at the beginning, and those that may ever run while there are faults.
+    pub(crate) up: usize,
+    pub(crate) slots: usize,
+    pub(crate) engines: usize,
+    /// Agents outlive a lost lease.
+    pub(crate) keep: bool,
+    /// Highest epoch.
+    pub(crate) epochs: u8,
+    /// Calls of hosts under way at once.
+    pub(crate) calls: usize,
+    /// Crashes of hosts, agents and engines, together.
+    pub(crate) crashes: u8,
+    pub(crate) wipes: u8,
+    pub(crate) rollbacks: u8,
+    /// Processes whose questions and answers take no time, and whose clocks are slow; they may be silent all the same.
+    pub(crate) prompt: [bool; SLOTS],
+    /// Whether hosts give up questions, and ask again.
+    pub(crate) losses: bool,
+    /// Whether questions that nobody waits for any more arrive after all.
+    pub(crate) strays: bool,
+    /// Whether engines that live have seen every claim: then epochs grow even when the clock from which they begin was set back.
+    pub(crate) seen: bool,
+    /// Whether the agent is stopped.
+    pub(crate) stops: bool,
+}
+
+/// What is left out of the protocol, or wrong in it, to see that the checker would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
     None,
-    /// Nobody kills agents when the lease ends.
+    /// Nobody kills agents when the lease ends: only the answer that it was retired does.
     NoFence,
-    /// The fence falls when the lease ends, by the host's own clock.
+    /// Agents are killed when the lease ends, by the host's own clock.
     NoMargin,
+    /// A host counts from the answer to its renewal.
+    CountsFromAnswer,
+    /// Not even that: a host that was retired goes on with what it runs, and announces itself.
+    RetiredGoesOn,
+    /// A host is retired as soon as it is seen.
+    NoObservation,
+    /// A host is retired whatever it has renewed since it was seen.
+    NoComparison,
+    /// A host is retired when a clock that may show anything says that its lease is over.
+    WallClock,
+    /// Agents of a host that was silent are taken, and the host still is answered that its lease holds.
+    NotAtomic,
+    /// What was seen in one life of the store counts in the next.
+    CarriesOver,
     /// A host's write is taken whatever epoch it quotes.
     NoEpochs,
     /// Claims that were never accepted are nobody's business.
     NoSecondCall,
-    /// A lost store is one like any other: agents are placed at once.
-    NoHold,
-    /// Hosts that come late to tell are not waited for.
+    /// A store in another life is one like any other: agents are placed at once.
+    NoSettling,
+    /// Hosts that have something to tell are not waited for.
     NoAwait,
+    /// Engines neither bring the hosts that they saw nor watch before the store is settled.
+    NoBringNorWatching,
     /// An agent that was killed with the lease is started again by the claim that it told a lost store of.
     TrustsWhatItTold,
+    /// A claim that comes after a stop is taken.
+    TakesLateClaims,
+    /// A store that is new is settled at once, as long as nobody has come from another life.
+    NewSettlesAtOnce,
+    /// What is brought of a stop does not end the record that a rolled back store has.
+    BringsNoStops,
+    /// A host that tells a store which is settled displaces a claim that was made since, if that has a lower epoch.
+    ToldLateDisplaces,
+    /// A host takes a call whatever life of the store the claim was made in.
+    CallsOfAnyLife,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Protocol {
-    pub(crate) agents: usize,
-    pub(crate) bounds: Bounds,
+    pub(crate) world: World,
     pub(crate) mutation: Mutation,
 }
 
-/// What may happen next. Engines are stateless: what any of them may do is a step of its own, and a call that is never
+/// What may happen next. Where a step names no engine, any may do it: it rests on what the store says alone. A call that is never
 /// delivered is an engine that died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     Tick,
-    SendRenewal(usize),
-    /// The store takes it and the host hears so.
-    RenewalAnswered(usize),
-    /// The store takes it and the answer is lost.
-    AnswerLost(usize),
-    RenewalLost(usize),
-    Claim {
-        agent: usize,
-        host: usize,
+    // Hosts.
+    Ask(usize),
+    /// The store takes the question; the answer is on its way.
+    Arrive(usize),
+    Hear(usize),
+    /// The question, or its answer, is not waited for any more: it is lost, or late.
+    GiveUp {
+        process: usize,
+        late: bool,
     },
-    TakeOver(usize),
-    Place {
-        agent: usize,
-        host: usize,
-    },
-    CallAgain(usize),
+    ArriveLate(usize),
+    LoseLate(usize),
+    /// The lease is over by a clock that is not slow.
+    Fence(usize),
     Deliver(Call),
     LoseCall(Call),
-    Spawn {
-        agent: usize,
-        host: usize,
-    },
+    Spawn(usize),
     /// A fresh write under its epoch, before the next process.
-    AdmitAgain {
-        agent: usize,
-        host: usize,
-    },
-    ProcessDies {
-        agent: usize,
-        host: usize,
-    },
+    AdmitAgain(usize),
+    Tell(usize),
+    AgentDies(usize),
     HostDies(usize),
-    HostReturns(usize),
-    /// FLUSHALL.
-    Wipe,
-    /// A host tells a lost store of an agent.
-    Tell {
-        agent: usize,
-        host: usize,
+    HostStarts {
+        process: usize,
+        succeeds: bool,
     },
-    HasTold(usize),
-    /// From now on nothing is lost, nobody crashes and everybody acts, until there is nothing left to do. May happen in
-    /// every state, and is the last step of a path.
-    FaultsStop,
+    // Engines.
+    Look(usize),
+    Bring(usize),
+    Retire {
+        engine: usize,
+        process: usize,
+    },
+    Settle(usize),
+    TakeOver(usize),
+    Place(usize),
+    CallAgain,
+    Unplace,
+    EngineDies(usize),
+    // Those who use the agent.
+    /// An engine is asked for the agent, and claims it.
+    Create {
+        engine: usize,
+    },
+    ClaimArrives(usize),
+    ClaimLost,
+    /// From now on nobody wants it.
+    WantStop,
+    /// An engine has it stopped.
+    Stop {
+        engine: usize,
+        how: Stop,
+    },
+    // The store.
+    Wipe,
+    Save,
+    RollBack,
+}
+
+/// What a stop rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Stop {
+    /// The host has reaped it.
+    Reaped(usize),
+    Unaccepted,
+    Unhosted,
+    Ended,
+    Unknown,
+}
+
+impl World {
+    /// Whether the store may be wiped or rolled back.
+    pub(super) fn may_lose(&self) -> bool {
+        self.wipes > 0 || self.rollbacks > 0
+    }
 }
 
 impl Protocol {
+    /// Where it begins.
+    pub(crate) fn initial(&self) -> State {
+        let mut s = State::new(self.world.up);
+        if self.world.begin != Begin::Nothing {
+            for process in 0..self.world.up {
+                self.take(&mut s, Step::Ask(process));
+                if !self.world.prompt[process] {
+                    self.take(&mut s, Step::Arrive(process));
+                    self.take(&mut s, Step::Hear(process));
+                }
+            }
+            (0..self.world.engines).for_each(|engine| self.take(&mut s, Step::Look(engine)));
+            self.take(&mut s, Step::Create { engine: 0 });
+            self.take(&mut s, Step::ClaimArrives(0));
+        }
+        if let (Begin::Runs, Some(call)) = (self.world.begin, s.calls.first().copied()) {
+            self.take(&mut s, Step::Deliver(call));
+            self.take(&mut s, Step::Spawn(0));
+        }
+        if self.world.saved_first {
+            self.take(&mut s, Step::Save);
+        }
+        self.normalise(&mut s);
+        s
+    }
+
+    /// States that nobody can tell apart become one.
+    pub(crate) fn normalise(&self, s: &mut State) {
+        let notes = [Mutation::NoComparison, Mutation::NotAtomic, Mutation::CarriesOver];
+        if !notes.contains(&self.mutation) {
+            s.forget_what_is_over();
+        }
+        s.normalise(self.world.engines);
+    }
+
+    /// Whether the end of a lease kills nothing, as when everything was frozen.
+    pub(super) fn has_no_clock(&self) -> bool {
+        matches!(self.mutation, Mutation::NoFence | Mutation::RetiredGoesOn)
+    }
+
+    /// When the agents of a host are gone, at the latest.
+    pub(super) fn fence(&self) -> u8 {
+        let margin = if self.mutation == Mutation::NoMargin { 0 } else { MARGIN };
+        self.world.ttl - margin + DRIFT
+    }
+
+    /// The same at the earliest.
+    pub(super) fn fence_early(&self) -> u8 {
+        (self.world.ttl - MARGIN).max(1)
+    }
+
+    /// When an engine takes a host for silent, at the earliest.
+    pub(super) fn silence(&self) -> u8 {
+        self.world.ttl + GRACE - DRIFT
+    }
+
+    /// Whether a host holds its lease, as far as it knows.
+    pub(super) fn is_leased(&self, s: &State, process: usize) -> bool {
+        let p = &s.processes[process];
+        p.is_up() && (p.age < self.fence() || (p.lease.is_some() && self.has_no_clock()))
+    }
+
     /// Every step that may happen now.
     pub(crate) fn possible(&self, s: &State, steps: &mut Vec<Step>) {
-        if s.calm {
-            return;
-        }
-        steps.push(Step::FaultsStop);
-        if s.now < self.bounds.time {
-            steps.push(Step::Tick);
-        }
-        let may_crash = s.crashes < self.bounds.crashes;
-        let may_call = s.calls.len() < self.bounds.messages;
-        for (host, h) in s.hosts.iter().enumerate() {
-            if h.up && h.renewing.is_none() {
-                steps.push(Step::SendRenewal(host));
-            }
-            if h.up && h.renewing.is_some() {
-                steps.extend([Step::RenewalAnswered(host), Step::AnswerLost(host), Step::RenewalLost(host)]);
-            }
-            if may_crash && h.up {
-                steps.push(Step::HostDies(host));
-            }
-            if !h.up {
-                steps.push(Step::HostReturns(host));
-            }
-            for agent in 0..self.agents {
-                match h.agents[agent] {
-                    Here::Admitted { .. } if h.up => steps.push(Step::Spawn { agent, host }),
-                    Here::Between { .. } if h.up && h.fence > s.now => steps.push(Step::AdmitAgain { agent, host }),
-                    Here::Process { .. } if h.up && may_crash => steps.push(Step::ProcessDies { agent, host }),
-                    _ => {}
-                }
-            }
-        }
-        self.possible_telling(s, steps);
-        let decided = !s.is_held() || self.mutation == Mutation::NoHold;
-        for agent in (0..self.agents).filter(|_| decided) {
-            for host in (0..HOSTS).filter(|host| may_call && s.takes_agents(*host)) {
-                match s.records[agent] {
-                    Record::Nothing => steps.push(Step::Claim { agent, host }),
-                    Record::Pending { .. } => steps.push(Step::Place { agent, host }),
-                    Record::Claimed { .. } => {}
-                }
-            }
-            if let Record::Claimed { host, accepted, life, .. } = s.records[agent] {
-                // A former life whose agents were not given back has ended, as the lock on the host's name told.
-                if s.hosts[host].deadline + GRACE <= s.now || s.hosts[host].known_life > life {
-                    steps.push(Step::TakeOver(agent));
-                }
-                if !accepted && may_call && self.mutation != Mutation::NoSecondCall {
-                    steps.push(Step::CallAgain(agent));
-                }
-            }
-        }
+        steps.push(Step::Tick);
+        (0..SLOTS).for_each(|process| self.possible_of_host(s, process, steps));
+        (0..self.world.engines).for_each(|engine| self.possible_of_engine(s, engine, steps));
+        self.possible_of_any_engine(s, steps);
+        self.possible_of_users(s, steps);
         for call in &s.calls {
             steps.extend([Step::Deliver(*call), Step::LoseCall(*call)]);
+        }
+        if s.store.life.wipes < self.world.wipes {
+            steps.push(Step::Wipe);
+        }
+        if s.saved.is_none() && !self.world.saved_first && s.store.life.runs < self.world.rollbacks {
+            steps.push(Step::Save);
+        }
+        if s.saved.is_some() {
+            steps.push(Step::RollBack);
         }
     }
 
     pub(crate) fn take(&self, s: &mut State, step: Step) {
         match step {
-            Step::Tick => {
-                s.now += 1;
-                for h in &mut s.hosts {
-                    for here in &mut h.agents {
-                        match *here {
-                            Here::Process { epoch } | Here::Admitted { epoch }
-                                if h.fence <= s.now && self.mutation != Mutation::NoFence =>
-                            {
-                                *here = Here::Between { epoch, fenced: true };
-                            }
-                            Here::Between { epoch, .. } if h.fence <= s.now => {
-                                *here = Here::Between { epoch, fenced: true };
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-            }
-            Step::SendRenewal(host) => s.hosts[host].renewing = Some(s.now),
-            Step::RenewalAnswered(host) => {
-                let sent = s.hosts[host].renewing.unwrap_or(s.now);
-                self.renewed(s, host);
-                let margin = if self.mutation == Mutation::NoMargin { 0 } else { MARGIN };
-                // By a clock that is slow: the latest moment at which the fence may truly fall.
-                s.hosts[host].fence = s.hosts[host].fence.max(sent + TTL - margin + DRIFT);
-                s.hosts[host].knows = s.store;
-            }
-            Step::AnswerLost(host) => self.renewed(s, host),
-            Step::RenewalLost(host) => s.hosts[host].renewing = None,
-            Step::Claim { agent, host } | Step::Place { agent, host } => {
-                let (epoch, life) = (s.epoch(), s.hosts[host].known_life);
-                s.records[agent] = Record::Claimed { epoch, host, life, accepted: false };
-                s.send(Call { agent, host, life, epoch });
-            }
-            Step::TakeOver(agent) => {
-                let epoch = s.epoch();
-                s.records[agent] = Record::Pending { epoch };
-                s.taken_over = true;
-            }
-            Step::CallAgain(agent) => {
-                if let Record::Claimed { epoch, host, life, .. } = s.records[agent] {
-                    s.send(Call { agent, host, life, epoch });
-                }
-            }
-            Step::LoseCall(call) => s.calls.retain(|c| *c != call),
-            Step::Deliver(call) => {
-                s.calls.retain(|c| *c != call);
-                self.admit(s, call);
-            }
-            Step::Spawn { agent, host } => {
-                let h = &mut s.hosts[host];
-                if let Here::Admitted { epoch } = h.agents[agent] {
-                    let leased = h.fence > s.now || self.mutation == Mutation::NoFence;
-                    h.agents[agent] =
-                        if leased { Here::Process { epoch } } else { Here::Between { epoch, fenced: true } };
-                }
-            }
-            Step::AdmitAgain { agent, host } => {
-                if s.hosts[host].acknowledged[agent] != s.store {
-                    self.admit_by_telling(s, agent, host);
-                } else if let Here::Between { epoch, .. } = s.hosts[host].agents[agent] {
-                    s.hosts[host].agents[agent] = Here::No;
-                    let life = s.hosts[host].life;
-                    self.admit(s, Call { agent, host, life, epoch });
-                }
-            }
-            Step::ProcessDies { agent, host } => {
-                s.crashes += 1;
-                if let Here::Process { epoch } = s.hosts[host].agents[agent] {
-                    s.hosts[host].agents[agent] = Here::Between { epoch, fenced: false };
-                }
-            }
-            Step::HostDies(host) => {
-                s.crashes += 1;
-                let h = &mut s.hosts[host];
-                h.up = false;
-                h.renewing = None;
-                h.fence = 0;
-                // The watchdog ends after the last agent, and only then is the host's name free.
-                h.agents.fill(Here::No);
-            }
-            Step::HostReturns(host) => self.announce(s, host),
-            Step::Wipe => s.wipe(),
-            Step::Tell { agent, host } => self.tell(s, agent, host),
-            Step::HasTold(host) => s.has_told(host),
-            Step::FaultsStop => {
-                self.settle(s);
-                s.calm = true;
-            }
+            Step::Tick => self.tick(s),
+            Step::Wipe => self.wipe(s),
+            Step::Save => s.saved = Some(s.store),
+            Step::RollBack => self.roll_back(s),
+            Step::Ask(_)
+            | Step::Arrive(_)
+            | Step::Hear(_)
+            | Step::GiveUp { .. }
+            | Step::ArriveLate(_)
+            | Step::LoseLate(_)
+            | Step::Fence(_)
+            | Step::Deliver(_)
+            | Step::LoseCall(_)
+            | Step::Spawn(_)
+            | Step::AdmitAgain(_)
+            | Step::Tell(_)
+            | Step::AgentDies(_)
+            | Step::HostDies(_)
+            | Step::HostStarts { .. } => self.take_of_host(s, step),
+            Step::Look(_)
+            | Step::Bring(_)
+            | Step::Retire { .. }
+            | Step::Settle(_)
+            | Step::TakeOver(_)
+            | Step::Place(_)
+            | Step::CallAgain
+            | Step::Unplace
+            | Step::EngineDies(_)
+            | Step::Create { .. }
+            | Step::ClaimArrives(_)
+            | Step::ClaimLost
+            | Step::WantStop
+            | Step::Stop { .. } => self.take_of_engine(s, step),
+        }
+        self.forget_stop(s);
+    }
+
+    /// What nobody remembers cannot be held to: a stop is known to the store, or to an engine that still can tell it.
+    fn forget_stop(&self, s: &mut State) {
+        use super::state::Wish;
+        let told = s.store.stopped.is_some();
+        let teller = s.engines.iter().any(|e| e.stopped.is_some());
+        if s.wish == Wish::Stopped && !told && !(teller && s.store.settling.is_some()) {
+            s.wish = Wish::Forgotten;
         }
     }
 
-    /// The script `renew`.
-    fn renewed(&self, s: &mut State, host: usize) {
-        let now = s.now;
-        let h = &mut s.hosts[host];
-        h.renewing = None;
-        h.deadline = h.deadline.max(now + TTL);
-        // A store that does not know the host any more says so, and the host announces itself.
-        let forgotten = h.known_life == 0;
-        h.known_life = h.life;
-        if forgotten || h.awaited {
-            self.await_telling(s, host);
+    /// A tick of the true time, at which every clock is at its worst: hosts' are slow, engines' are fast.
+    fn tick(&self, s: &mut State) {
+        let (fence, silence) = (self.fence(), self.silence());
+        for p in &mut s.processes {
+            p.age = (p.age + 1).min(fence);
+            if let Some(asked) = &mut p.asked {
+                asked.age = (asked.age + 1).min(fence);
+            }
+            if p.age >= fence && !self.has_no_clock() {
+                self.lose_lease(p);
+            }
+        }
+        for engine in &mut s.engines {
+            engine.watched = (engine.watched + 1).min(silence);
+            engine.seen.iter_mut().flatten().for_each(|seen| seen.age = (seen.age + 1).min(silence));
         }
     }
 
-    /// A host is asked to run an agent, and the script `advance` acknowledges the claim or does not.
-    fn admit(&self, s: &mut State, call: Call) {
-        let Call { agent, host, life, epoch } = call;
-        let h = &s.hosts[host];
-        let leased = h.fence > s.now;
-        // What it has of an older epoch is void when the store gives it a newer one: ended first, then admitted.
-        let older = h.agents[agent].epoch().is_none_or(|here| here < epoch);
-        if !h.up || h.life != life || !leased || !older {
-            return;
-        }
-        let any_epoch = self.mutation == Mutation::NoEpochs;
-        let acknowledged = match &mut s.records[agent] {
-            Record::Claimed { epoch: now, host: on, accepted, .. } if *now == epoch && *on == host => {
-                *accepted = true;
-                true
-            }
-            Record::Claimed { .. } | Record::Pending { .. } => any_epoch,
-            Record::Nothing => false,
-        };
-        if acknowledged {
-            s.hosts[host].agents[agent] = Here::Admitted { epoch };
-            s.hosts[host].acknowledged[agent] = s.store;
-        }
+    /// Whether some process has a name, or may still come to have it.
+    pub(super) fn is_manned(&self, s: &State, name: usize) -> bool {
+        (0..SLOTS).any(|p| self.world.names[p] == name && s.processes[p].running == Running::Up)
     }
 
-    /// The script `announce`, by a host that holds the lock on its name: the claims of its former life are its own.
-    fn announce(&self, s: &mut State, host: usize) {
-        let now = s.now;
-        let h = &mut s.hosts[host];
-        h.up = true;
-        h.life += 1;
-        h.known_life = h.life;
-        h.deadline = now + TTL;
-        let margin = if self.mutation == Mutation::NoMargin { 0 } else { MARGIN };
-        h.fence = now + TTL - margin + DRIFT;
-        (h.knows, h.told) = (s.store, s.store);
-        let life = h.life;
-        s.has_told(host);
-        if s.is_held() {
-            return;
-        }
-        for agent in 0..self.agents {
-            if let Record::Claimed { host: on, .. } = s.records[agent]
-                && on == host
-            {
-                let epoch = s.epoch();
-                s.records[agent] = Record::Claimed { epoch, host, life, accepted: false };
-                // It reads what was given back to it, and takes it in.
-                self.admit(s, Call { agent, host, life, epoch });
-                s.given_back = true;
-            }
+    /// Names that are used.
+    pub(super) fn names(&self) -> usize {
+        NAMES.min(1 + self.world.names[..self.world.slots].iter().copied().max().unwrap_or(0))
+    }
+
+    /// Whether the agent is as it was wished, and its record says so.
+    pub(crate) fn is_well(&self, s: &State) -> bool {
+        use super::state::{Record, Wish};
+        let on = (0..SLOTS).filter_map(|process| match s.processes[process].here {
+            Here::Process { epoch } => Some((process, epoch)),
+            _ => None,
+        });
+        let on: Vec<_> = on.collect();
+        match s.wish {
+            Wish::Runs => matches!((&on[..], s.store.record), ([(at, under)], Record::Claimed { epoch, process, .. })
+                if *under == epoch && *at == process),
+            Wish::Stops => false,
+            Wish::Stopped => on.is_empty() && s.store.record == Record::Nothing,
+            Wish::Forgotten => true,
         }
     }
 }

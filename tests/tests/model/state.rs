@@ -1,16 +1,77 @@
-//! What there is at one moment: the store, two hosts and what they run, and calls on their way.
+//! What there is at one moment: the store, processes of hosts and what they run, engines and what they have seen, and what is on
+//! its way. Nobody's clock is here: everybody counts the ticks since something happened to him.
 
-use super::protocol::HOSTS;
+/// Processes of hosts; the last one starts only in a quiet world, where a host's name has none left.
+pub(crate) const SLOTS: usize = 3;
+pub(crate) const SPARE: usize = SLOTS - 1;
+pub(crate) const NAMES: usize = 2;
+pub(crate) const ENGINES: usize = 2;
+/// An age at which every lease is over.
+const NO_LEASE: u8 = 100;
 
-/// An agent in the store.
+/// One life of the store: how often it was wiped, and how often rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StoreLife {
+    pub(crate) wipes: u8,
+    pub(crate) runs: u8,
+}
+
+/// Why the store settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Settling {
+    New,
+    Lost,
+}
+
+/// The agent in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Record {
     Nothing,
-    Pending { epoch: u8 },
-    Claimed { epoch: u8, host: usize, life: u8, accepted: bool },
+    /// `had`: the epoch that it had before it became PENDING while the store settled.
+    Pending {
+        epoch: u8,
+        had: u8,
+    },
+    Claimed {
+        epoch: u8,
+        process: usize,
+        accepted: bool,
+    },
 }
 
-/// An agent on a host.
+/// A host that holds a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Entry {
+    pub(crate) process: usize,
+    pub(crate) life: u8,
+    pub(crate) renewals: u8,
+    pub(crate) telling: bool,
+}
+
+/// A process that holds no lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Former {
+    Silent,
+    Awaited,
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Store {
+    pub(crate) life: StoreLife,
+    pub(crate) settling: Option<Settling>,
+    pub(crate) epoch: u8,
+    /// Claims beyond this one were forgotten by the latest rollback.
+    pub(crate) known_epoch: Option<u8>,
+    pub(crate) hosts: [Option<Entry>; NAMES],
+    pub(crate) former: [Option<Former>; SLOTS],
+    pub(crate) record: Record,
+    /// Stops that were counted, and of the agent's latest one the number and the epoch.
+    pub(crate) stops: u8,
+    pub(crate) stopped: Option<(u8, u8)>,
+}
+
+/// The agent on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Here {
     No,
@@ -29,69 +90,146 @@ pub(crate) enum Here {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Host {
-    pub(crate) up: bool,
-    pub(crate) life: u8,
-    /// When the watchdog kills, on the true clock; 0: no lease.
-    pub(crate) fence: u8,
-    /// When a renewal was sent that is not answered.
-    pub(crate) renewing: Option<u8>,
-    pub(crate) agents: Vec<Here>,
-    /// The store's life that it knows, and the one that was told of everything here.
-    pub(crate) knows: u8,
-    pub(crate) told: u8,
-    /// The store's life that acknowledged each agent last.
-    pub(crate) acknowledged: Vec<u8>,
-    /// In the store: when its lease ends, and which life holds it; 0: it knows of none.
-    pub(crate) deadline: u8,
-    pub(crate) known_life: u8,
-    /// In the store: it has something to tell, and nothing is decided without it.
-    pub(crate) awaited: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Running {
+    NotYet,
+    Up,
+    /// It has ended, with every process it had.
+    Over,
 }
 
-/// A call on its way to a host: run this agent under this epoch.
+/// What a host asks the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Question {
+    Announce { knew: Option<StoreLife>, told: Option<StoreLife>, succeeds: bool },
+    Renew { life: u8, store: StoreLife, told: bool },
+}
+
+/// What the store answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Answer {
+    Announced {
+        store: StoreLife,
+        life: u8,
+    },
+    Held,
+    StoreLost,
+    /// Or unknown.
+    Retired,
+    Superseded,
+}
+
+/// A question that its host waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    pub(crate) question: Question,
+    pub(crate) answer: Option<Answer>,
+    /// Ticks since it was sent.
+    pub(crate) age: u8,
+}
+
+/// One process of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Process {
+    pub(crate) running: Running,
+    /// It can prove that the one before it has ended.
+    pub(crate) succeeds: bool,
+    /// Its lease, and the ticks since the last good renewal was sent.
+    pub(crate) lease: Option<u8>,
+    pub(crate) age: u8,
+    pub(crate) asked: Option<Asked>,
+    /// A question whose answer nobody waits for any more.
+    pub(crate) stray: Option<Question>,
+    /// The store's life that it knows, and the one that was told of everything here.
+    pub(crate) knows: Option<StoreLife>,
+    pub(crate) told: Option<StoreLife>,
+    pub(crate) here: Here,
+    /// The store's life that acknowledged its agent last.
+    pub(crate) acknowledged: Option<StoreLife>,
+    pub(crate) highest_epoch: u8,
+}
+
+impl Seen {
+    /// What is of no use any more, but that there was such a process.
+    const VOID: Self = Self { renewal: (0, 1), age: 0 };
+}
+
+/// What an engine saw of a process that may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Seen {
+    /// Lease and renewals; zeros: it holds no lease.
+    pub(crate) renewal: (u8, u8),
+    /// Ticks since this was seen first.
+    pub(crate) age: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Engine {
+    pub(crate) knows: Option<StoreLife>,
+    /// Ticks since it saw this life of the store first.
+    pub(crate) watched: u8,
+    pub(crate) seen: [Option<Seen>; SLOTS],
+    pub(crate) highest_epoch: u8,
+    pub(crate) stops: u8,
+    /// The epoch of a stop that it knows of.
+    pub(crate) stopped: Option<u8>,
+}
+
+/// A call on its way to a host: run the agent under this epoch, given in this life of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Call {
-    pub(crate) agent: usize,
-    pub(crate) host: usize,
-    pub(crate) life: u8,
+    pub(crate) process: usize,
     pub(crate) epoch: u8,
+    pub(crate) store: StoreLife,
+}
+
+/// A claim on its way to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Claim {
+    pub(crate) knew: StoreLife,
+    pub(crate) asked: u8,
+}
+
+/// What those who use the agent want, and were told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Wish {
+    Runs,
+    Stops,
+    Stopped,
+    /// It was stopped, and whoever knew so was lost with the store.
+    Forgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct State {
-    pub(crate) now: u8,
-    pub(crate) crashes: u8,
-    pub(crate) next_epoch: u8,
-    pub(crate) records: Vec<Record>,
-    pub(crate) hosts: Vec<Host>,
+    pub(crate) store: Store,
+    /// An earlier state of the store, which may come back.
+    pub(crate) saved: Option<Store>,
+    pub(crate) processes: [Process; SLOTS],
+    pub(crate) engines: [Engine; ENGINES],
     pub(crate) calls: Vec<Call>,
-    /// The store's life, and its losses so far.
-    pub(crate) store: u8,
-    /// Nobody is placed until then; at least until `held_least`, longer while hosts are awaited.
-    pub(crate) held_until: u8,
-    pub(crate) held_least: u8,
-    pub(super) taken_over: bool,
-    pub(super) given_back: bool,
-    pub(super) told_again: bool,
-    /// Faults have stopped.
-    pub(super) calm: bool,
+    pub(crate) claim: Option<Claim>,
+    pub(crate) wish: Wish,
+    /// Crashes so far.
+    pub(crate) crashes: u8,
+    /// The highest epoch that a process of the agent has had.
+    pub(crate) highest_run: u8,
+    pub(crate) epoch_went_back: bool,
+    pub(crate) taken_while_alive: bool,
 }
 
 impl Record {
-    /// The epoch of its latest claim; 0: there is none.
-    pub(super) fn epoch(self) -> u8 {
+    pub(crate) fn epoch(self) -> u8 {
         match self {
             Self::Nothing => 0,
-            Self::Pending { epoch } | Self::Claimed { epoch, .. } => epoch,
+            Self::Pending { epoch, .. } | Self::Claimed { epoch, .. } => epoch,
         }
     }
 }
 
 impl Here {
     /// The epoch under which a host has the agent.
-    pub(super) fn epoch(self) -> Option<u8> {
+    pub(crate) fn epoch(self) -> Option<u8> {
         match self {
             Self::No => None,
             Self::Admitted { epoch } | Self::Process { epoch } | Self::Between { epoch, .. } => Some(epoch),
@@ -99,81 +237,183 @@ impl Here {
     }
 }
 
+impl Process {
+    const NOT_YET: Self = Self {
+        running: Running::NotYet,
+        succeeds: false,
+        lease: None,
+        age: NO_LEASE,
+        asked: None,
+        stray: None,
+        knows: None,
+        told: None,
+        here: Here::No,
+        acknowledged: None,
+        highest_epoch: 0,
+    };
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.running == Running::Up
+    }
+}
+
+impl Engine {
+    /// It starts, and knows nothing.
+    pub(crate) const NEW: Self =
+        Self { knows: None, watched: 0, seen: [None; SLOTS], highest_epoch: 0, stops: 0, stopped: None };
+}
+
 impl State {
-    pub(crate) fn new() -> Self {
-        let host = Host {
-            up: true,
-            life: 1,
-            fence: 0,
-            renewing: None,
-            agents: vec![Here::No; 2],
-            knows: 0,
-            told: 0,
-            acknowledged: vec![0; 2],
-            deadline: 0,
-            known_life: 1,
-            awaited: false,
+    /// The first `up` processes run, and nobody has announced himself to a store that is settled.
+    pub(crate) fn new(up: usize) -> Self {
+        let store = Store {
+            life: StoreLife { wipes: 0, runs: 0 },
+            settling: None,
+            epoch: 0,
+            known_epoch: None,
+            hosts: [None; NAMES],
+            former: [None; SLOTS],
+            record: Record::Nothing,
+            stops: 0,
+            stopped: None,
         };
+        let mut processes = [Process::NOT_YET; SLOTS];
+        processes.iter_mut().take(up).for_each(|p| p.running = Running::Up);
         Self {
-            now: 1,
-            crashes: 0,
-            next_epoch: 1,
-            records: vec![Record::Nothing; 2],
-            hosts: vec![host; HOSTS],
+            store,
+            saved: None,
+            processes,
+            engines: [Engine::NEW; ENGINES],
             calls: vec![],
-            store: 0,
-            held_until: 0,
-            held_least: 0,
-            taken_over: false,
-            given_back: false,
-            told_again: false,
-            calm: false,
+            claim: None,
+            wish: Wish::Runs,
+            crashes: 0,
+            highest_run: 0,
+            epoch_went_back: false,
+            taken_while_alive: false,
         }
     }
 
-    pub(crate) fn is_calm(&self) -> bool {
-        self.calm
+    /// How many processes of the agent live.
+    pub(crate) fn live(&self) -> usize {
+        self.processes.iter().filter(|p| matches!(p.here, Here::Process { .. })).count()
     }
 
-    pub(crate) fn processes(&self, agent: usize) -> usize {
-        self.hosts.iter().filter(|h| matches!(h.agents[agent], Here::Process { .. })).count()
-    }
-
-    pub(crate) fn at_most_one_process(&self) -> bool {
-        (0..self.records.len()).all(|agent| self.processes(agent) <= 1)
-    }
-
+    /// Some process runs under a later epoch than another had, which was killed with its lease.
     pub(crate) fn was_taken_over(&self) -> bool {
-        self.taken_over
+        let fenced = self.processes.iter().filter_map(|p| match p.here {
+            Here::Between { epoch, fenced: true } => Some(epoch),
+            _ => None,
+        });
+        let mut fenced = fenced;
+        fenced.any(|old| self.processes.iter().any(|p| matches!(p.here, Here::Process { epoch } if epoch > old)))
     }
 
+    /// The successor of a process of a host runs the agent.
     pub(crate) fn was_given_back(&self) -> bool {
-        self.given_back
+        self.processes.iter().any(|p| p.succeeds && matches!(p.here, Here::Process { epoch: 2 }))
     }
 
     pub(crate) fn was_told_again(&self) -> bool {
-        self.told_again
+        // While a store settles nothing else is acknowledged.
+        let settles = self.store.settling.is_some();
+        settles && self.processes.iter().any(|p| p.acknowledged == Some(self.store.life))
     }
 
-    /// A new epoch. Never one that was given before: a store that was lost counts from the time of day.
-    pub(super) fn epoch(&mut self) -> u8 {
-        self.next_epoch += 1;
-        self.next_epoch - 1
+    pub(crate) fn send(&mut self, call: Call) {
+        if !self.calls.contains(&call) {
+            self.calls.push(call);
+            self.calls.sort_unstable();
+        }
     }
 
-    /// The script `pick`: the host lives, by the store's clock.
-    pub(super) fn takes_agents(&self, host: usize) -> bool {
-        self.hosts[host].deadline > self.now
+    /// States that differ only in what nobody can tell are one: in the numbers of leases and renewals, of which only equality
+    /// counts, in which engine is which, and in what was noted and is of no use. So time needs no bound.
+    pub(crate) fn normalise(&mut self, engines: usize) {
+        for process in 0..SLOTS {
+            self.rank(process, |(life, _)| life, |renewal, to| renewal.0 = to);
+            self.rank(process, |(_, renewals)| renewals, |renewal, to| renewal.1 = to);
+        }
+        for p in self.processes.iter_mut().filter(|p| p.here == Here::No) {
+            p.acknowledged = None;
+        }
+        if engines == ENGINES && key(&self.engines[0]) > key(&self.engines[1]) {
+            self.engines.swap(0, 1);
+        }
     }
 
-    /// Hosts are telling a store that was lost.
-    pub(super) fn is_held(&self) -> bool {
-        self.held_until > self.now
+    /// An engine has no use for what it saw in another life of the store, nor for a renewal that is not the latest one.
+    pub(crate) fn forget_what_is_over(&mut self) {
+        let store = self.store;
+        for engine in &mut self.engines {
+            let here = engine.knows == Some(store.life);
+            if !here {
+                engine.watched = 0;
+            }
+            for (process, seen) in engine.seen.iter_mut().enumerate() {
+                let entry = store.hosts.iter().flatten().find(|entry| entry.process == process);
+                let now = entry.map_or((0, 0), |entry| (entry.life, entry.renewals));
+                if let Some(seen) = seen.as_mut().filter(|seen| !here || seen.renewal != now) {
+                    *seen = Seen::VOID;
+                }
+            }
+        }
     }
 
-    pub(super) fn send(&mut self, call: Call) {
-        self.calls.push(call);
-        self.calls.sort_unstable();
-        self.calls.dedup();
+    /// Numbers that are about one process become 1, 2, and so on, in their order; 0 stays.
+    fn rank(&mut self, process: usize, get: fn((u8, u8)) -> u8, set: fn(&mut (u8, u8), u8)) {
+        let mut used: u128 = 0;
+        self.each_renewal(process, |renewal| {
+            if renewal.0 != 0 {
+                used |= 1 << get(*renewal);
+            }
+        });
+        used &= !1;
+        self.each_renewal(process, |renewal| {
+            if renewal.0 == 0 {
+                return;
+            }
+            let up_to = u128::MAX >> (127 - get(*renewal));
+            let to = (used & up_to).count_ones().to_le_bytes()[0];
+            set(renewal, to);
+        });
     }
+
+    /// Everything that names a lease of a process, or a renewal of it.
+    pub(crate) fn each_renewal(&mut self, process: usize, mut with: impl FnMut(&mut (u8, u8))) {
+        let stores = std::iter::once(&mut self.store).chain(&mut self.saved);
+        for entry in stores.flat_map(|store| store.hosts.iter_mut().flatten()).filter(|e| e.process == process) {
+            let mut renewal = (entry.life, entry.renewals);
+            with(&mut renewal);
+            (entry.life, entry.renewals) = renewal;
+        }
+        for seen in self.engines.iter_mut().filter_map(|engine| engine.seen[process].as_mut()) {
+            with(&mut seen.renewal);
+        }
+        let p = &mut self.processes[process];
+        let mut lives = p.lease.iter_mut().collect::<Vec<_>>();
+        if let Some(asked) = &mut p.asked {
+            if let Question::Renew { life, .. } = &mut asked.question {
+                lives.push(life);
+            }
+            if let Some(Answer::Announced { life, .. }) = &mut asked.answer {
+                lives.push(life);
+            }
+        }
+        if let Some(Question::Renew { life, .. }) = &mut p.stray {
+            lives.push(life);
+        }
+        for life in lives {
+            let mut renewal = (*life, 0);
+            with(&mut renewal);
+            *life = renewal.0;
+        }
+    }
+}
+
+/// An order of engines; which one does not matter.
+fn key(engine: &Engine) -> impl Ord {
+    let seen = engine.seen.map(|seen| seen.map(|seen| (seen.renewal, seen.age)));
+    let knows = engine.knows.map(|life| (life.wipes, life.runs));
+    (knows, engine.watched, seen, engine.highest_epoch, engine.stops, engine.stopped)
 }

@@ -1,7 +1,7 @@
 //! Holds a run to the promises, at every step and at its end.
 
 use crate::{machine::Machine, plan::Plan, world::World};
-use rustic_registry::{AgentKey, AgentRecord, Epoch, HostState, Phase};
+use rustic_registry::{AgentKey, AgentRecord, Epoch, Phase};
 use std::{collections::BTreeMap, fmt};
 
 /// A promise that was broken.
@@ -106,9 +106,8 @@ fn record_tells_the_truth(world: &World, record: &AgentRecord) -> Option<(&'stat
         Phase::Pending if record.reason.is_empty() => stuck("without a reason"),
         Phase::Pending => {
             let view = world.hosts();
-            let room = |h: &&rustic_registry::HostRecord| {
-                h.state == HostState::Ready && h.deadline > view.now && h.capacity.fits(&h.used, &record.demand)
-            };
+            let room =
+                |h: &&rustic_registry::HostRecord| h.takes_agents() && h.capacity.fits(&h.used, &record.demand);
             view.hosts.iter().find(room).and_then(|h| stuck(&format!("although {} has room", h.host)))
         }
         Phase::Failed if record.reason.is_empty() || !alive.is_empty() => {

@@ -1,6 +1,7 @@
 //! What befalls the world, and how it is mended.
 
 use crate::{
+    ambient,
     client::Client,
     machine::Machine,
     plan::{Fault, Place},
@@ -87,6 +88,10 @@ impl World {
             Fault::Cordon { host, lasts } => {
                 self.cordon(host, Cordon::On);
                 self.at(self.now + lasts, Event::Heal(Healing::Uncordon(host)));
+            }
+            Fault::StepClocks { store, others } => {
+                self.store_steps(store);
+                ambient::step_wall(others);
             }
             Fault::Crash { agent } => {
                 let key = self.clients.get(agent).map(|client| client.key.clone());

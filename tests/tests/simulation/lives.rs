@@ -23,7 +23,8 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentKey, Announce, Epoch, HostId, IfFull, Incarnation, Registry, RequestId, Resources, resources::SLOTS,
+    AgentKey, Announce, Epoch, HostId, HostLife, HostState, IfFull, Incarnation, Registry, RequestId, Resources,
+    resources::SLOTS,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
@@ -140,7 +141,7 @@ pub(crate) struct HostPlan {
     pub(crate) address: String,
     pub(crate) slots: u32,
     pub(crate) times: LeaseTimes,
-    pub(crate) hold: Duration,
+    pub(crate) grace: Duration,
 }
 
 /// The main task of a host: what `agent_host::run` does, without sockets and processes.
@@ -156,11 +157,15 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         capacity,
         labels: BTreeMap::new(),
         version: String::new(),
+        state: HostState::Ready,
+        cordoned: false,
         ttl: plan.times.ttl,
+        lasts: plan.times.ttl + plan.grace,
         highest_epoch: Epoch(0),
+        highest_life: HostLife::default(),
         succeeds: plan.succeeds.clone(),
         knew: None,
-        hold: plan.hold,
+        told: None,
     };
     let (keeper, lease) = LeaseKeeper::new(announce, plan.times, registry.clone(), AMBIENT);
     let home = Home {
@@ -179,7 +184,6 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         start_timeout: Duration::from_secs(5),
         stop_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(10),
-        hold: plan.hold,
     };
     let supervisor = Supervisor::new(settings, home);
     let everything = CancellationToken::new();

@@ -1,5 +1,6 @@
 //! What a seed means: a cluster, a network, and what befalls it. Pure.
 
+use crate::ambient::LeftOut;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use std::time::Duration;
 
@@ -71,6 +72,11 @@ pub(crate) enum Fault {
         host: usize,
         lasts: u64,
     },
+    /// Wall clocks step, ms: that of the store, and those of hosts and engines.
+    StepClocks {
+        store: i64,
+        others: i64,
+    },
     /// An agent's process ends by itself.
     Crash {
         agent: usize,
@@ -92,8 +98,9 @@ pub(crate) struct Plan {
     pub(crate) twice: f64,
     /// Longest way of a message, ms.
     pub(crate) latency: u64,
-    /// How fast each host's clock goes.
+    /// How fast the clock of each host goes, and of each engine.
     pub(crate) rates: Vec<f64>,
+    pub(crate) engine_rates: Vec<f64>,
     /// When what befalls it.
     pub(crate) faults: Vec<(u64, Fault)>,
     /// How often a client changes its mind about an agent, at most.
@@ -101,8 +108,8 @@ pub(crate) struct Plan {
     /// What keeps two processes apart in time; a test takes it away to see that the checker notices.
     pub(crate) margin: Duration,
     pub(crate) grace: Duration,
-    /// How long nobody is placed after the store was lost.
-    pub(crate) hold: Duration,
+    /// What this world does without; a test takes it away to see that the checker notices.
+    pub(crate) left_out: Option<LeftOut>,
 }
 
 impl Plan {
@@ -128,11 +135,12 @@ impl Plan {
             twice: *[0.0, 0.05].choose(&mut rng).expect("some"),
             latency: *[2, 20, 150].choose(&mut rng).expect("some"),
             rates: (0..hosts).map(|_| rng.random_range(0.95..1.05)).collect(),
+            engine_rates: (0..engines).map(|_| rng.random_range(0.95..1.05)).collect(),
             faults,
             changes: rng.random_range(0..=2),
             margin: MARGIN,
             grace: GRACE,
-            hold: TTL + GRACE,
+            left_out: None,
         };
         // A store that is wiped, is told again and then loses that too knows nothing of a host that is silent meanwhile, as if
         // that host had died before it told. `docs/guarantees.md` says so.
@@ -190,7 +198,7 @@ fn fault(rng: &mut StdRng, hosts: usize, engines: usize) -> Fault {
     let ttl = u64::try_from(TTL.as_millis()).expect("short");
     let lasts = [ttl / 6, ttl / 2, ttl, ttl * 2][rng.random_range(0..4)];
     let back = rng.random_range(50..5_000);
-    match rng.random_range(0..14) {
+    match rng.random_range(0..16) {
         0 | 1 => Fault::KillHost { host, back },
         2 => Fault::EndHost { host, back },
         3 => Fault::StopHost { host, lasts },
@@ -209,6 +217,11 @@ fn fault(rng: &mut StdRng, hosts: usize, engines: usize) -> Fault {
         10 => Fault::Wipe,
         11 => Fault::RollBack { operations: rng.random_range(1..=30), down: rng.random_range(20..1_000) },
         12 => Fault::Cordon { host, lasts },
+        13 | 14 => {
+            let steps = [0, 11_000, -11_000, 3_600_000, -3_600_000];
+            let mut step = || steps[rng.random_range(0..steps.len())];
+            Fault::StepClocks { store: step(), others: step() }
+        }
         _ => Fault::Crash { agent: rng.random_range(0..4) },
     }
 }

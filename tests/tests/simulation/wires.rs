@@ -1,5 +1,6 @@
 //! What engines and hosts hand to the world instead of a network and processes: their registry, their hosts, their runtime.
 
+use crate::ambient::{self, LeftOut};
 use agent_host::{
     output::Tail,
     process::Signal,
@@ -12,10 +13,10 @@ use engine_svc::channels::{Callee, HostCalls};
 use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Claim, ClaimOutcome, Cordon, Epoch, Event,
-    EventId, HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, StoreClock,
-    UnixMillis, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
+    Event, EventId, HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, Registry,
+    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife,
+    Unplace, View,
 };
 use std::{
     collections::BTreeSet,
@@ -30,9 +31,6 @@ use tonic::Status;
 
 /// Longest wait for the store, as `--redis-timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long its clock, once read, is trusted.
-const CLOCK_LASTS: Duration = Duration::from_secs(10);
 
 /// One run of an engine or a host.
 pub(crate) type LifeId = usize;
@@ -91,26 +89,11 @@ impl Outbox {
 /// The registry at the other end of the world's network.
 pub(crate) struct FarStore {
     outbox: Outbox,
-    clock: Mutex<Option<StoreClock>>,
 }
 
 impl FarStore {
     pub(crate) fn new(outbox: Outbox) -> Self {
-        Self { outbox, clock: Mutex::new(None) }
-    }
-
-    /// Until when a claim that is sent now is waited for, on the store's clock.
-    async fn until(&self, patience: Duration) -> Result<UnixMillis, RegistryError> {
-        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let clock = match clock.filter(|clock| clock.age() <= CLOCK_LASTS) {
-            Some(clock) => clock,
-            None => StoreClock::told(self.hosts().await?.now),
-        };
-        Ok(clock.after(patience.min(STORE_TIMEOUT)))
-    }
-
-    fn tell(&self, now: UnixMillis) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(StoreClock::told(now));
+        Self { outbox }
     }
 
     async fn call<T: Send + 'static>(
@@ -137,15 +120,28 @@ macro_rules! far {
     ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
         #[async_trait]
         impl Registry for FarStore {
-            async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError> {
-                let (request, until) = (request.clone(), self.until(request.patience).await?);
-                self.call("claim", move |store| store.claim_until(&request, until)).await
+            async fn retire(&self, request: &Retire) -> Result<bool, RegistryError> {
+                let request = request.clone();
+                if ambient::left_out() == Some(LeftOut::Comparing) {
+                    // One that comes late is harmless because of what is compared.
+                    tokio::time::sleep(Duration::from_millis(700)).await;
+                }
+                self.call("retire", move |store| {
+                    let request = without_what_is_left_out(store, request);
+                    store.retire(&request).now_or_never().expect("the store in memory never waits")
+                })
+                .await
             }
 
-            async fn hosts(&self) -> Result<HostsView, RegistryError> {
-                let view = self.call("hosts", |store| store.hosts().now_or_never().expect("it never waits")).await?;
-                self.tell(view.now);
-                Ok(view)
+            async fn bring(&self, request: &Bring) -> Result<(), RegistryError> {
+                let mut request = request.clone();
+                if ambient::left_out() == Some(LeftOut::Settling) {
+                    request.hosts.clear();
+                }
+                self.call("bring", move |store| {
+                    store.bring(&request).now_or_never().expect("the store in memory never waits")
+                })
+                .await
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
@@ -156,6 +152,19 @@ macro_rules! far {
             })+
         }
     };
+}
+
+/// What is left of the comparison that a retirement rests on, in a world that does without some of it.
+fn without_what_is_left_out(store: &MemoryRegistry, request: Retire) -> Retire {
+    let view = store.hosts().now_or_never().expect("it never waits").expect("it never fails");
+    let host = view.hosts.iter().find(|h| h.host == request.host && h.incarnation == request.incarnation);
+    match ambient::left_out() {
+        Some(LeftOut::Comparing) => {
+            let seen = host.map_or(request.seen, |h| (h.life, h.renewals));
+            Retire { seen, store: view.store.unwrap_or(request.store), ..request }
+        }
+        Some(LeftOut::Observing | LeftOut::Settling) | None => request,
+    }
 }
 
 /// An argument that can travel.
@@ -195,7 +204,7 @@ macro_rules! copied {
     };
 }
 
-copied!(Epoch, ReleaseGuard, Duration, Cordon, Queue, View, usize);
+copied!(Epoch, ReleaseGuard, Cordon, Queue, View, usize, bool);
 
 far! {
     ping() -> ();
@@ -209,7 +218,11 @@ far! {
     unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
-    retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
+    claim(request: &Claim) -> ClaimOutcome;
+    hosts() -> HostsView;
+    forget(host: &HostId, incarnation: &Incarnation) -> bool;
+    settle(store: &StoreLife, watched: bool) -> bool;
+    bury(key: &AgentKey) -> bool;
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;

@@ -12,7 +12,7 @@ mod network;
 mod processes;
 
 use crate::{
-    ambient,
+    ambient::{self, LeftOut},
     checker::Checker,
     client::Client,
     lives::{self, HostPlan, Inbound, Life, Wish},
@@ -42,7 +42,7 @@ use tonic::Status;
 /// How finely time is cut, ms.
 pub(crate) const TICK: u64 = 20;
 /// What the store's clock shows when a world begins, ms.
-const STORE_BEGINS: u64 = 1_000_000;
+const STORE_BEGINS: u64 = ambient::WALL_BEGINS;
 /// Time in which hosts tell what they run when all is mended, ms.
 const TELLS: u64 = 15_000;
 /// Time between two looks at who waits, and after which every engine has a copy, ms.
@@ -92,6 +92,8 @@ pub(crate) struct World {
     pub(crate) rng: StdRng,
     clock: Arc<AtomicU64>,
     pub(crate) store: MemoryRegistry,
+    /// By how much its wall clock has stepped, ms.
+    stepped: i64,
     pub(crate) history: VecDeque<rustic_registry::memory::Snapshot>,
     pub(crate) store_stopped_until: u64,
     /// What the store does not answer at all until then.
@@ -131,6 +133,8 @@ impl World {
     /// A cluster as `seed` says, just started.
     pub(crate) fn new(seed: u64, plan: Plan, trace: bool) -> Self {
         ambient::seed(seed);
+        ambient::step_wall(0);
+        ambient::leave_out(plan.left_out);
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
         let clock = Arc::new(AtomicU64::new(STORE_BEGINS));
         let shown = clock.clone();
@@ -142,6 +146,7 @@ impl World {
             rng,
             clock,
             store,
+            stepped: 0,
             history: VecDeque::new(),
             store_stopped_until: 0,
             store_down_until: 0,
@@ -206,7 +211,7 @@ impl World {
     /// Runs one tick.
     pub(crate) fn step(&mut self) {
         self.now += TICK;
-        self.clock.store(STORE_BEGINS + self.now, Ordering::Relaxed);
+        self.clock.store((STORE_BEGINS + self.now).saturating_add_signed(self.stepped), Ordering::Relaxed);
         while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let event = entry.remove();
             self.happen(event);
@@ -225,6 +230,12 @@ impl World {
             self.take_up();
         }
         self.forget_told();
+    }
+
+    /// The store's wall clock steps by so many ms.
+    pub(crate) fn store_steps(&mut self, by: i64) {
+        self.stepped += by;
+        self.clock.store((STORE_BEGINS + self.now).saturating_add_signed(self.stepped), Ordering::Relaxed);
     }
 
     fn happen(&mut self, event: Event) {
@@ -267,8 +278,16 @@ impl World {
     pub(crate) fn begin_engine(&mut self, engine: usize) {
         let id = self.slots.len();
         let outbox = self.outbox(id);
-        let leases = Leases { longest: self.plan.hold.saturating_sub(self.plan.grace), grace: self.plan.grace };
-        let life = Life::begin(self.now, 1.0, |letters| lives::engine(leases, outbox, letters));
+        // What nobody has used before is known to be so by those only who were there when it began.
+        let new_registry = self.now == 0 || self.plan.left_out == Some(LeftOut::Settling);
+        let (longest, drift) = match self.plan.left_out {
+            Some(LeftOut::Observing) => (TTL + self.plan.grace, -1.0),
+            Some(LeftOut::Settling) => (Duration::ZERO, 0.0),
+            Some(LeftOut::Comparing) | None => (TTL + self.plan.grace, 0.01),
+        };
+        let leases = Leases { longest, drift, new_registry };
+        let rate = self.plan.engine_rates[engine];
+        let life = Life::begin(self.now, rate, |letters| lives::engine(leases, outbox, letters));
         self.slots.push(Slot { life: Some(life), place: Place::Engine(engine), address: String::new() });
         match self.engines.get_mut(engine) {
             Some(current) => *current = id,
@@ -291,7 +310,7 @@ impl World {
             address: format!("life-{id}"),
             slots: self.plan.slots,
             times: LeaseTimes { ttl: TTL, renew_every: TTL / 3, margin: self.plan.margin },
-            hold: self.plan.hold,
+            grace: self.plan.grace,
         };
         let (address, outbox) = (plan.address.clone(), self.outbox(id));
         let life = Life::begin(self.now, rate, |letters| lives::host(plan, outbox, letters));

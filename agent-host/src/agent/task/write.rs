@@ -6,7 +6,7 @@ use crate::agent::{
     record::{Facts, Write, Written},
 };
 use futures_util::future::BoxFuture;
-use rustic_registry::{Phase, RegistryError};
+use rustic_registry::{Phase, RegistryError, StoreLife};
 use std::time::Duration;
 use tracing::warn;
 
@@ -17,7 +17,7 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub(super) struct StoreWrite {
     write: Write,
     /// The store's life that is written to.
-    knows: Option<String>,
+    knows: Option<StoreLife>,
     retry: Duration,
     pub(super) call: BoxFuture<'static, Written>,
 }

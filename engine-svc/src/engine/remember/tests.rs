@@ -11,10 +11,10 @@ use crate::{
 use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Claim, ClaimOutcome, Cordon, Documents, Epoch,
-    EventId, HostId, HostsView, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue,
-    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, SpecDigest,
-    UnixMillis, Unplace,
+    Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,
+    EventId, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, MemoryRegistry, OnDisconnect,
+    Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,7 +65,11 @@ forward! {
     unplace(request: &Unplace) -> ReleaseOutcome;
     place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
-    retire(host: &HostId, incarnation: &Incarnation, grace: Duration) -> bool;
+    retire(request: &Retire) -> bool;
+    forget(host: &HostId, incarnation: &Incarnation) -> bool;
+    bring(request: &Bring) -> ();
+    settle(store: &StoreLife, watched: bool) -> bool;
+    bury(key: &AgentKey) -> bool;
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
     hosts() -> HostsView;
@@ -105,10 +109,12 @@ async fn engine() -> (Engine, Arc<Unreliable>, Unhosted) {
     let registry = Arc::new(Unreliable { inner: MemoryRegistry::new(clock), fails: AtomicBool::new(false) });
     announce(&registry, "first").await;
     let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
-    let leases = Leases { longest: HOLD, grace: Duration::ZERO };
+    let leases = Leases { longest: HOLD, drift: 0.0, new_registry: true };
     let engine = Engine::new(registry.clone(), fleet, Arc::new(NoHosts), leases, Wake::default());
     let mut unhosted = Unhosted::default();
     pass(&engine, &mut unhosted).await.expect("the registry answers");
+    engine.keep(&mut crate::engine::Kept::default()).await.expect("the registry answers");
+    assert!(!registry.hosts().await.expect("in memory").held, "nobody has used it before");
     (engine, registry, unhosted)
 }
 
@@ -127,11 +133,15 @@ async fn announce(registry: &Unreliable, incarnation: &str) {
         capacity: Resources::default(),
         labels: BTreeMap::new(),
         version: String::new(),
+        state: HostState::Ready,
+        cordoned: false,
         ttl: HOLD,
+        lasts: HOLD,
         highest_epoch: Epoch(0),
+        highest_life: HostLife::default(),
         succeeds: None,
         knew: None,
-        hold: HOLD,
+        told: None,
     };
     registry.announce(&host).await.expect("in memory");
 }
@@ -150,8 +160,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         candidates: vec![],
         if_full: IfFull::Wait,
         knew: None,
-        hold: HOLD,
-        patience: HOLD,
+        asked: Stops::default(),
     };
     assert_eq!(registry.claim(&claim).await.expect("in memory"), ClaimOutcome::Waits);
     registry.inner.get(&key, View::Full).await.expect("in memory").expect("it waits")
@@ -177,7 +186,6 @@ async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
     registry.inner.wipe();
     // A host that knew nothing before comes first: to it the store is a new one, that has lost nothing.
     announce(&registry, "second").await;
-    assert!(!registry.hosts().await.expect("in memory").held);
     let early = engine.get(&record.key, View::Basic).await.expect_err("the store does not know it");
     assert!(matches!(early, EngineError::Held(_)), "{early}");
     let stopped = engine.stop(&record.key, Duration::ZERO, crate::engine::IfSilent::Refuse).await;
@@ -185,4 +193,21 @@ async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
     pass(&engine, &mut unhosted).await.expect("the registry answers");
     let told = engine.get(&record.key, View::Full).await.expect("it is known again");
     assert_eq!((told.phase, told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
+    // The first host was seen by this engine, and may still run something: nothing is decided before it is retired.
+    let view = registry.hosts().await.expect("in memory");
+    let awaited: Vec<_> = view.former.iter().map(|f| (f.incarnation.as_str(), f.state)).collect();
+    assert_eq!((view.held, awaited), (true, vec![("first", FormerState::Awaited)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stopped_in_a_lost_store_is_not_brought_back_by_a_copy() {
+    let (engine, registry, mut unhosted) = engine().await;
+    let record = waits(&registry).await;
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    // Another engine stops it, and this one has a copy still when the store is wiped.
+    engine.stop(&record.key, Duration::ZERO, crate::engine::IfSilent::Refuse).await.expect("it waits");
+    registry.inner.wipe();
+    announce(&registry, "second").await;
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    assert_eq!(registry.inner.get(&record.key, View::Basic).await.expect("in memory"), None);
 }

@@ -1,9 +1,9 @@
 //! What happens to agents: claims, changes of phase, and ends.
 
-use super::{Store, is_over, project};
+use super::{Store, project};
 use crate::{
     error::RegistryError,
-    ids::{AgentKey, Epoch, HostId, UnixMillis},
+    ids::{AgentKey, Epoch, HostId, Stops, UnixMillis},
     keys,
     ops::{
         Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
@@ -11,14 +11,10 @@ use crate::{
     },
     record::{AgentRecord, LastExit, OnDisconnect, Phase, View},
 };
-use std::time::Duration;
 
 impl Store {
     pub(in crate::memory) fn claim(&mut self, r: &Claim, now: UnixMillis) -> ClaimOutcome {
-        if self.is_wiped(r.knew.as_ref()) {
-            self.hold(r.hold, now);
-        }
-        if self.is_lost(r.knew.as_ref()) || self.is_held(now) {
+        if self.is_lost(r.knew.as_ref()) || self.is_held() || !self.born {
             return ClaimOutcome::Held;
         }
         let member = keys::member(&r.key);
@@ -33,10 +29,13 @@ impl Store {
             }
         }
         let kept = old.map(|o| o.machine_id);
+        if self.was_stopped_since(&member, r.asked) {
+            return ClaimOutcome::Late(Stops(self.stops));
+        }
         let waits = r.if_full == IfFull::Wait;
         // Who is willing to wait does not overtake those who do.
         let in_line = waits && !self.pending().is_empty();
-        let picked = self.pick(&r.demand, &r.candidates, now).filter(|_| !in_line);
+        let picked = self.pick(&r.demand, &r.candidates).filter(|_| !in_line);
         if picked.is_none() && !waits {
             return ClaimOutcome::NoRoom;
         }
@@ -84,10 +83,10 @@ impl Store {
         let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
-        if self.is_held(now) {
+        if self.is_held() {
             return PlaceOutcome::Held;
         }
-        let Some((host, incarnation)) = self.pick(&demand, candidates, now) else { return PlaceOutcome::NoRoom };
+        let Some((host, incarnation)) = self.pick(&demand, candidates) else { return PlaceOutcome::NoRoom };
         self.reserve(&host, &demand);
         let epoch = self.seat(&member, &host, &incarnation, now);
         PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
@@ -97,10 +96,18 @@ impl Store {
         if self.is_lost(r.knew.as_ref()) {
             return AdvanceOutcome::StoreLost;
         }
-        let Some(agent) = self.agents.get_mut(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
+        let Some(agent) = self.agents.get(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
         if agent.epoch != r.epoch {
             return AdvanceOutcome::Stale(agent.epoch);
         }
+        // A claim that nobody has accepted may have been taken back in writes that were lost.
+        if agent.accepted.is_none() && self.is_held() {
+            return AdvanceOutcome::StoreLost;
+        }
+        if agent.phase.holds_room() && !self.is_claimed_by_the_living(agent) {
+            return AdvanceOutcome::Retired;
+        }
+        let Some(agent) = self.agents.get_mut(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
         if r.sequence < self.sequences.get(&keys::member(&r.key)).copied().unwrap_or(0) {
             return AdvanceOutcome::Done;
         }
@@ -147,9 +154,17 @@ impl Store {
         if let Some(old) = old.as_ref().filter(another) {
             return AdvanceOutcome::Stale(old.epoch);
         }
+        // Once the store has settled, what it has of an agent was decided without this host.
+        let others = |old: &&AgentRecord| !self.is_held() && old.incarnation.as_ref() != Some(&r.incarnation);
+        if let Some(old) = old.as_ref().filter(others) {
+            return AdvanceOutcome::Stale(old.epoch);
+        }
         let ends = r.on_disconnect == OnDisconnect::Stop;
         let forgotten = self.is_wiped(r.had.as_ref()) || self.known_epoch.is_some_and(|known| a.epoch > known);
-        if old.is_none() && !self.is_held(now) && !forgotten && ends {
+        if old.is_none() && !self.is_held() && !forgotten && ends {
+            return AdvanceOutcome::Gone;
+        }
+        if old.is_none() && self.was_stopped(&member, a.epoch) {
             return AdvanceOutcome::Gone;
         }
         let known = self.sequences.get(&member).copied().unwrap_or(0);
@@ -213,16 +228,14 @@ impl Store {
 
     pub(in crate::memory) fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
         let (told, had) = (&r.record, Some(&r.had));
-        if self.is_wiped(had) {
-            self.hold(r.hold, now);
-        }
         // Once hosts have told, what is not there was stopped or moved; before, nobody was.
         let forgotten = self.is_wiped(had) || self.known_epoch.is_some_and(|known| told.epoch > known);
         let member = keys::member(&told.key);
         let old = self.agents.get(&member).cloned();
         // An older claim that no host has accepted gives way at any time: now none ever will.
         let may_go = old.as_ref().is_some_and(|old| old.accepted.is_none());
-        if !(self.is_lost(had) && forgotten && (self.is_held(now) || may_go)) {
+        let in_time = self.is_lost(had) && forgotten && (self.is_held() || may_go);
+        if !in_time || self.was_stopped(&member, told.epoch) {
             return Remembered::Void;
         }
         if old.as_ref().is_some_and(|old| old.epoch >= told.epoch) {
@@ -240,13 +253,18 @@ impl Store {
         Remembered::Done
     }
 
-    /// Whether the process of an agent has certainly ended: the lease of the life that claimed it is over.
-    pub(super) fn has_expired(&self, agent: &AgentRecord, grace: Duration, now: UnixMillis) -> bool {
-        let Some(host) = agent.host.as_ref().and_then(|h| self.hosts.get(h)) else { return false };
-        let another_life = Some(&host.incarnation) != agent.incarnation.as_ref();
-        let until = if another_life { host.former_until } else { host.deadline };
-        let ends = agent.on_disconnect == OnDisconnect::Stop || another_life;
-        agent.phase.holds_room() && ends && is_over(until, grace, now)
+    /// Whether the process of a host that claimed an agent may still run it.
+    fn is_claimed_by_the_living(&self, agent: &AgentRecord) -> bool {
+        let by = agent.host.as_ref().zip(agent.incarnation.as_ref());
+        by.is_some_and(|(host, incarnation)| self.is_live(host, incarnation))
+    }
+
+    /// Whether the process of an agent has certainly ended, as the host's process that claimed it is over.
+    fn has_ended(&self, agent: &AgentRecord) -> bool {
+        // One that outlives its lease has ended when another process has its host's name.
+        let ends = agent.on_disconnect == OnDisconnect::Stop
+            || agent.host.as_ref().is_some_and(|host| self.hosts.contains_key(host));
+        agent.phase.holds_room() && ends && !self.is_claimed_by_the_living(agent)
     }
 
     pub(in crate::memory) fn take_off(
@@ -258,7 +276,7 @@ impl Store {
         now: UnixMillis,
     ) -> Result<ReleaseOutcome, RegistryError> {
         // Only a host knows what is so while the store is being told.
-        if guard != ReleaseGuard::Reaped && self.is_held(now) {
+        if guard != ReleaseGuard::Reaped && self.is_held() {
             return Err(RegistryError::Lost(key.to_string()));
         }
         let member = keys::member(key);
@@ -277,7 +295,8 @@ impl Store {
             ReleaseGuard::Failed => agent.phase == Phase::Failed,
             ReleaseGuard::Unaccepted => agent.accepted.is_none() && holds_room,
             ReleaseGuard::Unhosted => !holds_room,
-            ReleaseGuard::Expired(grace) => self.has_expired(&agent, grace, now),
+            ReleaseGuard::Retired => holds_room && !self.is_claimed_by_the_living(&agent),
+            ReleaseGuard::Ended => self.has_ended(&agent),
         };
         let may_wait = holds_room || forgotten || guard == ReleaseGuard::Failed;
         if !holds || (pending.is_some() && !may_wait) {
@@ -294,7 +313,7 @@ impl Store {
                 }
                 self.wait_for_room(&member, reason, now);
             }
-            _ => self.remove(&member, &agent),
+            _ => self.remove(&member, &agent, epoch),
         }
         Ok(ReleaseOutcome::Released)
     }

@@ -1,67 +1,80 @@
-//! What hosts do: announce themselves, renew, leave, and are forgotten.
+//! What hosts do: announce themselves, renew, leave, and are retired.
 
-use super::{Store, after, is_over};
+use super::{Former, Store};
 use crate::{
-    ids::{HostId, Incarnation, UnixMillis},
-    ops::{Announce, Announced, Cordon, HostsView, Renew, Renewal},
-    record::{AgentRecord, HostRecord, HostState, Phase},
+    ids::{HostId, HostLife, Incarnation, Stops, UnixMillis},
+    ops::{Announce, Announced, Cordon, HostsView, Renew, Renewal, Retire},
+    record::{FormerProcess, FormerState, HostRecord, Phase},
     resources::Resources,
 };
-use std::time::Duration;
 
 impl Store {
     pub(in crate::memory) fn announce(&mut self, r: &Announce, random: u64, now: UnixMillis) -> Announced {
-        if !std::mem::replace(&mut self.born, true) {
-            self.generation = random;
-        }
-        self.hold = r.hold;
-        if self.is_wiped(r.knew.as_ref()) {
-            self.hold(r.hold, now);
-        }
-        if self.is_lost(r.knew.as_ref()) && self.is_held(now) {
-            self.awaited.insert((r.host.clone(), r.incarnation.clone()));
-            self.held_until = Some(after(now, r.hold));
+        self.be_born(random);
+        // It has something to tell, and nothing was decided without it yet.
+        let telling = self.is_held() && r.knew.is_some() && r.told.as_ref() != Some(&self.life());
+        if telling && self.is_lost(r.knew.as_ref()) {
+            self.settling = Some(super::Settling::Lost);
         }
         self.raise_epoch(r.highest_epoch, now);
-        let before = self.hosts.get(&r.host).cloned();
-        let cordoned = before.as_ref().is_some_and(|h| h.cordoned && h.incarnation == r.incarnation);
-        let (mut used, mut former_until, mut returned) = (Resources::default(), UnixMillis(0), 0);
-        if let Some(before) = before {
-            (used, former_until) = (before.used, before.former_until);
-            let ended = before.incarnation != r.incarnation && Some(&before.incarnation) == r.succeeds.as_ref();
-            if ended {
-                self.has_told(&r.host, &before.incarnation);
-            }
-            if ended && !self.is_held(now) {
-                if let Some(host) = self.hosts.get_mut(&r.host) {
-                    host.incarnation = r.incarnation.clone();
-                }
-                returned = self.give_back(&r.host, &before.incarnation, &r.incarnation, now);
-                used = self.hosts.get(&r.host).map(|h| h.used.clone()).unwrap_or_default();
-            } else if before.incarnation != r.incarnation {
-                former_until = former_until.max(if ended { now } else { before.deadline });
-                used = self.claimed_by(&r.host, &r.incarnation);
+        if let Some(before) = self.hosts.get(&r.host).filter(|h| h.incarnation != r.incarnation) {
+            let (process, lasts, renewal) =
+                (before.incarnation.clone(), before.lasts, (before.life, before.renewals));
+            let state = match Some(&process) == r.succeeds.as_ref() {
+                true => FormerState::Over,
+                // It runs what nobody knows of: the store does not settle before it is retired.
+                false if self.telling.contains(&r.host) => FormerState::Awaited,
+                false => FormerState::Silent,
+            };
+            self.become_former(&r.host, &process, Former { state, lasts, renewal });
+        }
+        // Who drains it said so here, perhaps since the host heard of it last; a store that was lost is told by the host.
+        let here =
+            self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation && !self.is_lost(r.knew.as_ref()));
+        let cordoned = here.map_or(r.cordoned, |h| h.cordoned);
+        self.former.remove(&(r.host.clone(), r.incarnation.clone()));
+        let mut returned = 0;
+        if let Some(ended) = r.succeeds.as_ref().filter(|ended| **ended != r.incarnation)
+            && self.former(&r.host, ended).is_some()
+        {
+            self.become_former(&r.host, ended, Former::OVER);
+            if !self.is_held() {
+                returned = self.give_back(&r.host, ended, &r.incarnation, now);
+                self.former.remove(&(r.host.clone(), ended.clone()));
             }
         }
+        self.lives = self.lives.max(r.highest_life.0) + 1;
         let host = HostRecord {
             host: r.host.clone(),
             incarnation: r.incarnation.clone(),
             address: r.address.clone(),
             dns_name: r.dns_name.clone(),
-            state: if cordoned { HostState::Draining } else { HostState::Ready },
+            state: r.state,
             cordoned,
             capacity: r.capacity.clone(),
-            used,
+            used: self.claimed_by(&r.host, &r.incarnation),
             labels: r.labels.clone(),
             version: r.version.clone(),
-            deadline: UnixMillis(now.0 + r.ttl.as_millis() as u64),
-            former_until,
+            life: HostLife(self.lives),
+            renewals: 0,
+            ttl: r.ttl,
+            lasts: r.lasts,
+            renewed: now,
         };
         self.hosts.insert(r.host.clone(), host);
-        Announced { generation: self.life(), returned }
+        self.tells(&r.host, telling);
+        Announced { store: self.life(), life: HostLife(self.lives), returned, stops: Stops(self.stops) }
     }
 
-    /// Room of the claims that a life has: one that had the name before, and lost it to one that is over now, has them still.
+    fn tells(&mut self, host: &HostId, telling: bool) {
+        if telling {
+            self.telling.insert(host.clone());
+        } else {
+            self.telling.remove(host);
+        }
+    }
+
+    /// What the claims of a process take.
     fn claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> Resources {
         let mut used = Resources::default();
         let here = self.on(host).into_iter().filter_map(|member| self.agents.get(&member));
@@ -70,17 +83,16 @@ impl Store {
         used
     }
 
-    /// Gives the claims of a life that has ended to the next one.
-    pub(super) fn give_back(&mut self, host: &HostId, old: &Incarnation, new: &Incarnation, now: UnixMillis) -> u32 {
+    /// Gives the claims of a process that has ended to the one that has its name now.
+    fn give_back(&mut self, host: &HostId, ended: &Incarnation, new: &Incarnation, now: UnixMillis) -> u32 {
         let mut returned = 0;
         for member in self.on(host) {
-            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation.as_ref() == Some(old)) else {
+            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation.as_ref() == Some(ended)) else {
                 continue;
             };
             let agent = agent.clone();
             if agent.phase == Phase::Stopping {
-                self.vacate(&AgentRecord { incarnation: Some(new.clone()), ..agent.clone() });
-                self.remove(&member, &agent);
+                self.remove(&member, &agent, agent.epoch);
             } else {
                 self.seat(&member, host, new, now);
                 returned += 1;
@@ -90,64 +102,96 @@ impl Store {
     }
 
     pub(in crate::memory) fn renew(&mut self, r: &Renew, now: UnixMillis) -> Renewal {
-        let Some(host) = self.hosts.get_mut(&r.host) else { return Renewal::Unknown };
+        if self.is_lost(Some(&r.store)) {
+            return Renewal::StoreLost;
+        }
+        let former = self.former(&r.host, &r.incarnation);
+        let Some(host) = self.hosts.get_mut(&r.host) else {
+            return if former.is_some() { Renewal::Retired } else { Renewal::Unknown };
+        };
         if host.incarnation != r.incarnation {
             return Renewal::Superseded;
         }
-        host.state = if host.cordoned { HostState::Draining } else { r.state };
-        host.deadline = UnixMillis(now.0 + r.ttl.as_millis() as u64);
-        self.raise_epoch(r.highest_epoch, now);
-        let generation = self.life();
-        if r.told.as_ref() == Some(&generation) {
-            self.has_told(&r.host, &r.incarnation);
-        } else if self.is_held(now) && self.awaited.contains(&(r.host.clone(), r.incarnation.clone())) {
-            // It lives on and has not told everything yet: nothing is decided without it, however long that takes.
-            self.held_until = Some(after(now, self.hold));
+        // A later announcement of its own, whose answer it has not had: nobody has taken anything.
+        if host.life != r.life {
+            return Renewal::StoreLost;
         }
-        Renewal::Held { generation }
+        (host.renewals, host.state, host.renewed) = (host.renewals + 1, r.state, now);
+        let cordoned = host.cordoned;
+        self.raise_epoch(r.highest_epoch, now);
+        if r.told {
+            self.telling.remove(&r.host);
+        }
+        Renewal::Held { cordoned, stops: Stops(self.stops) }
     }
 
     pub(in crate::memory) fn depart(&mut self, id: &HostId, incarnation: &Incarnation) {
-        let empty = self.on(id).is_empty();
-        let Some(host) = self.hosts.get_mut(id).filter(|h| h.incarnation == *incarnation) else { return };
-        host.deadline = UnixMillis(0);
-        self.has_told(id, incarnation);
-        if empty {
-            self.hosts.remove(id);
+        if self.hosts.get(id).is_some_and(|h| h.incarnation == *incarnation) {
+            self.take_lease(id, incarnation);
         }
     }
 
-    pub(in crate::memory) fn retire(
-        &mut self,
-        id: &HostId,
-        incarnation: &Incarnation,
-        grace: Duration,
-        now: UnixMillis,
-    ) -> bool {
-        let over = |h: &HostRecord| is_over(h.deadline, grace, now) && h.incarnation == *incarnation;
-        let retires = self.hosts.get(id).is_some_and(over) && self.on(id).is_empty();
-        if retires {
-            self.has_told(id, incarnation);
-            self.hosts.remove(id);
+    /// A process holds no lease any more, and what it claimed is others' to take.
+    fn take_lease(&mut self, id: &HostId, incarnation: &Incarnation) {
+        self.become_former(id, incarnation, Former::OVER);
+        self.hosts.remove(id);
+        self.telling.remove(id);
+    }
+
+    pub(in crate::memory) fn retire(&mut self, r: &Retire) -> bool {
+        if self.is_lost(Some(&r.store)) {
+            return false;
         }
-        retires
+        match self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation) {
+            Some(host) if (host.life, host.renewals) != r.seen => false,
+            Some(_) => {
+                self.take_lease(&r.host, &r.incarnation);
+                true
+            }
+            None => {
+                // It may have renewed before it lost its name: then it was not seen to be silent.
+                let former = self.former.get(&(r.host.clone(), r.incarnation.clone()));
+                let silent = former.is_some_and(|f| f.state != FormerState::Over && f.renewal == r.seen);
+                if silent {
+                    self.become_former(&r.host, &r.incarnation, Former::OVER);
+                }
+                silent
+            }
+        }
+    }
+
+    pub(in crate::memory) fn forget(&mut self, host: &HostId, incarnation: &Incarnation) -> bool {
+        let over = self.former(host, incarnation) == Some(FormerState::Over);
+        let claims = |member: String| self.agents[&member].incarnation.as_ref() == Some(incarnation);
+        if !over || self.on(host).into_iter().any(claims) {
+            return false;
+        }
+        self.former.remove(&(host.clone(), incarnation.clone()));
+        true
     }
 
     pub(in crate::memory) fn cordon(&mut self, host: &HostId, cordon: Cordon) -> bool {
         let Some(host) = self.hosts.get_mut(host) else { return false };
         host.cordoned = cordon == Cordon::On;
-        host.state = if host.cordoned { HostState::Draining } else { HostState::Ready };
         true
     }
 
     pub(in crate::memory) fn hosts_view(&self, now: UnixMillis) -> HostsView {
-        let generation = self.born.then(|| self.life());
+        let former = self.former.iter().map(|((host, incarnation), f)| FormerProcess {
+            host: host.clone(),
+            incarnation: incarnation.clone(),
+            state: f.state,
+            lasts: f.lasts,
+            renewal: f.renewal,
+        });
         HostsView {
             now,
-            generation,
-            held: self.is_held(now),
+            store: self.born.then(|| self.life()),
+            held: self.is_held(),
             pending: self.pending().len() as u64,
+            stops: Stops(self.stops),
             hosts: self.hosts.values().cloned().collect(),
+            former: former.collect(),
         }
     }
 }

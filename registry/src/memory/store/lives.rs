@@ -1,31 +1,41 @@
 //! The store's own lives: whether it lost something, and who has told it again. `prelude.lua` says the same.
 
-use super::{Store, after};
-use crate::ids::{Epoch, HostId, Incarnation, UnixMillis};
-use std::time::Duration;
+use super::{Former, Settling, Store};
+use crate::{
+    ids::{AgentKey, Epoch, HostId, Incarnation, Stops, StoreLife, UnixMillis},
+    keys,
+    ops::{Bring, Retire},
+    record::FormerState,
+};
+
+/// Most stops that are known one by one.
+const MOST_STOPPED: usize = 10_000;
 
 impl Store {
-    pub(super) fn life(&self) -> String {
-        match self.life_of {
+    pub(super) fn life(&self) -> StoreLife {
+        StoreLife(match self.life_of {
             None => self.generation.to_string(),
             Some(run) => format!("{}.{run}", self.generation),
-        }
+        })
     }
 
     /// Whether this is another life of the store than the one that `knew` names.
-    pub(in crate::memory) fn is_lost(&self, knew: Option<&String>) -> bool {
-        knew.is_some_and(|knew| !self.born || *knew != self.life())
+    pub(in crate::memory) fn is_lost(&self, knew: Option<&StoreLife>) -> bool {
+        knew.is_some_and(|knew| *knew != StoreLife::NONE && (!self.born || *knew != self.life()))
     }
 
     /// Whether everything was lost since `knew`.
-    pub(super) fn is_wiped(&self, knew: Option<&String>) -> bool {
+    pub(super) fn is_wiped(&self, knew: Option<&StoreLife>) -> bool {
         let random = |life: &str| life.split('.').next().unwrap_or_default().to_owned();
-        knew.is_some_and(|knew| !self.born || random(knew) != self.generation.to_string())
+        knew.is_some_and(|knew| !self.born || random(&knew.0) != self.generation.to_string())
     }
 
-    pub(super) fn hold(&mut self, hold: Duration, now: UnixMillis) {
-        self.held_until.get_or_insert(after(now, hold));
-        self.held_least.get_or_insert(after(now, hold));
+    /// A life of the store begins with the first who comes.
+    pub(super) fn be_born(&mut self, random: u64) {
+        if !std::mem::replace(&mut self.born, true) {
+            self.generation = random;
+            self.settling = Some(Settling::New);
+        }
     }
 
     /// See `notice_another_run` of the prelude.
@@ -37,21 +47,113 @@ impl Store {
         self.life_of = Some(run);
         self.known_epoch = Some(Epoch(self.epoch));
         self.count_epochs_from(now);
-        self.awaited = self.hosts.values().map(|h| (h.host.clone(), h.incarnation.clone())).collect();
-        let third = after(now, Duration::from_millis(self.hold.as_millis() as u64 / 3));
-        self.held_least = self.held_least.max(Some(third));
-        let longest = if self.awaited.is_empty() { third } else { after(now, self.hold) };
-        self.held_until = self.held_least.max(Some(longest));
+        self.settling = Some(Settling::Lost);
+        self.telling = self.hosts.keys().cloned().collect();
     }
 
-    /// A life of a host has told all it runs, or has nothing left to tell.
-    pub(super) fn has_told(&mut self, host: &HostId, incarnation: &Incarnation) {
-        if self.awaited.remove(&(host.clone(), incarnation.clone())) && self.awaited.is_empty() {
-            self.held_until = self.held_least;
+    pub(super) fn is_held(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    pub(in crate::memory) fn settle(&mut self, store: &StoreLife, watched: bool) -> bool {
+        let may = match self.settling {
+            None => false,
+            Some(Settling::New) => true,
+            Some(Settling::Lost) => watched,
+        };
+        let awaited = self.former.values().any(|f| f.state == FormerState::Awaited);
+        if self.is_lost(Some(store)) || !may || awaited || !self.telling.is_empty() {
+            return false;
+        }
+        self.settling = None;
+        true
+    }
+
+    pub(in crate::memory) fn bring(&mut self, r: &Bring, random: u64, now: UnixMillis) {
+        self.be_born(random);
+        if !self.is_lost(Some(&r.had)) {
+            return;
+        }
+        self.raise_epoch(r.highest_epoch, now);
+        self.lives = self.lives.max(r.highest_life.0);
+        for (key, epoch) in &r.stopped {
+            let member = keys::member(key);
+            // What a store has of it that was rolled back is older than its stop.
+            let old = self.agents.get(&member).filter(|old| old.epoch <= *epoch).cloned();
+            if let Some(old) = old.filter(|_| self.is_held()) {
+                if old.phase.holds_room() {
+                    self.vacate(&old);
+                }
+                self.remove(&member, &old, *epoch);
+            } else if !self.was_stopped(&member, *epoch) {
+                self.bury(&member, *epoch);
+            }
+        }
+        if !self.is_held() {
+            return;
+        }
+        self.settling = Some(Settling::Lost);
+        for (host, incarnation, lasts) in &r.hosts {
+            let here = self.hosts.get(host).is_some_and(|h| h.incarnation == *incarnation);
+            if !here && self.former(host, incarnation).is_none() {
+                let awaited = Former { state: FormerState::Awaited, lasts: *lasts, renewal: Retire::HOLDS_NO_LEASE };
+                self.become_former(host, incarnation, awaited);
+            }
         }
     }
 
-    pub(super) fn is_held(&self, now: UnixMillis) -> bool {
-        self.held_until.is_some_and(|until| until > now)
+    pub(super) fn former(&self, host: &HostId, incarnation: &Incarnation) -> Option<FormerState> {
+        self.former.get(&(host.clone(), incarnation.clone())).map(|f| f.state)
+    }
+
+    pub(super) fn become_former(&mut self, host: &HostId, incarnation: &Incarnation, former: Former) {
+        let process = (host.clone(), incarnation.clone());
+        // Nobody has anything to take from one that has nothing.
+        if former.state == FormerState::Over && self.on(host).is_empty() {
+            self.former.remove(&process);
+        } else {
+            self.former.insert(process, former);
+        }
+    }
+
+    /// Whether a process of a host may still run what it has claimed.
+    pub(super) fn is_live(&self, host: &HostId, incarnation: &Incarnation) -> bool {
+        self.hosts.get(host).is_some_and(|h| h.incarnation == *incarnation)
+            || matches!(self.former(host, incarnation), Some(FormerState::Silent | FormerState::Awaited))
+    }
+
+    pub(super) fn bury(&mut self, member: &str, epoch: Epoch) {
+        self.stops += 1;
+        // A stop of an agent that nobody knows has no epoch, and takes nothing back from one that had.
+        let before = self.stopped.get(member).map_or(Epoch(0), |(_, epoch)| *epoch);
+        self.stopped.insert(member.to_owned(), (self.stops, epoch.max(before)));
+        if self.stopped.len() > MOST_STOPPED {
+            let oldest = self.stopped.iter().min_by_key(|(_, (number, _))| *number);
+            if let Some((member, (number, _))) = oldest.map(|(member, stop)| (member.clone(), *stop)) {
+                self.stopped.remove(&member);
+                self.stops_forgotten = number;
+            }
+        }
+    }
+
+    pub(super) fn was_stopped_since(&self, member: &str, asked: Stops) -> bool {
+        asked.0 < self.stops_forgotten || self.stopped.get(member).is_some_and(|(number, _)| *number > asked.0)
+    }
+
+    pub(super) fn was_stopped(&self, member: &str, epoch: Epoch) -> bool {
+        self.stopped.get(member).is_some_and(|(_, stopped)| *stopped >= epoch)
+    }
+
+    /// Notes that an unknown agent was asked to be stopped; `None` while hosts are telling, else whether it is unknown.
+    pub(in crate::memory) fn bury_unknown(&mut self, key: &AgentKey) -> Option<bool> {
+        if self.is_held() {
+            return None;
+        }
+        let member = keys::member(key);
+        let unknown = !self.agents.contains_key(&member);
+        if unknown {
+            self.bury(&member, Epoch(0));
+        }
+        Some(unknown)
     }
 }

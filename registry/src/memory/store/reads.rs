@@ -1,8 +1,8 @@
 //! What is only read.
 
-use super::{Store, is_over, project};
+use super::{Store, project};
 use crate::{
-    ids::{AgentKey, UnixMillis},
+    ids::AgentKey,
     keys,
     ops::{Event, EventId, Index, Page, Queue},
     record::{AgentRecord, View},
@@ -19,22 +19,15 @@ impl Store {
         let later = self.agents.iter().filter(|(m, r)| after.as_ref().is_none_or(|a| *m > a) && wanted(r));
         let agents: Vec<_> = later.take(limit).map(|(_, r)| project(r, view)).collect();
         let next = agents.last().map(|r| r.key.clone()).filter(|_| agents.len() == limit);
-        Page { agents, next }
+        let settled = (self.born && !self.is_held()).then(|| self.life());
+        Page { agents, next, settled }
     }
 
-    pub(in crate::memory) fn oldest(
-        &self,
-        queue: Queue,
-        skip: usize,
-        limit: usize,
-        view: View,
-        now: UnixMillis,
-    ) -> Vec<AgentRecord> {
+    pub(in crate::memory) fn oldest(&self, queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord> {
         let found: Vec<&AgentRecord> = match queue {
             Queue::Pending => self.pending(),
-            Queue::Unaccepted(age) => {
-                let unaccepted = self.unaccepted.iter().filter(|(_, at)| is_over(**at, age, now));
-                let mut old: Vec<_> = unaccepted.map(|(member, at)| (*at, member)).collect();
+            Queue::Unaccepted => {
+                let mut old: Vec<_> = self.unaccepted.iter().map(|(member, epoch)| (*epoch, member)).collect();
                 old.sort();
                 old.into_iter().filter_map(|(_, member)| self.agents.get(member)).collect()
             }

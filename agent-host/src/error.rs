@@ -251,6 +251,7 @@ fn registry(error: &RegistryError) -> Status {
         | RegistryError::Refused(_)
         | RegistryError::Lost(_)
         | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
+        RegistryError::Form(_) => with_reason(Code::FailedPrecondition, "REGISTRY_FORM", error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this host tells more")

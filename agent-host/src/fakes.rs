@@ -127,6 +127,7 @@ impl FakeHost {
             documents: launch.documents(),
             candidates: vec![self.home.host.clone()],
             if_full: IfFull::Refuse,
+            first_start: rustic_registry::FirstStart::FollowsPolicy,
             knew: self.home.lease.store(),
             asked: self.home.lease.stops(),
         };

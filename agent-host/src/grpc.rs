@@ -96,9 +96,12 @@ impl Service {
     ) -> Result<pb::CreateAgentResponse, HostError> {
         self.supervisor.check_incarnation(&r.incarnation)?;
         let mode = convert::wait_mode(r.wait)?;
-        let first_start = match mode {
-            pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
-            pb::WaitMode::Unspecified | pb::WaitMode::Running => FirstStart::MustSucceed,
+        let first_start = match (convert::first_start(r.first_start)?, mode) {
+            (pb::FirstStart::Fail, _) => FirstStart::FailsAtOnce,
+            (pb::FirstStart::Unspecified, pb::WaitMode::Accepted) => FirstStart::FollowsPolicy,
+            (pb::FirstStart::Unspecified, pb::WaitMode::Unspecified | pb::WaitMode::Running) => {
+                FirstStart::MustSucceed
+            }
         };
         let claim = given_claim(r.epoch, r.machine_id)?;
         let request_id = request::request_id(&r.request_id)?;

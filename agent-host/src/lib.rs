@@ -73,7 +73,9 @@ use rustic_proto::{
     profile::ProfileName,
     reflection,
 };
-use rustic_registry::{Announce, Epoch, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry};
+use rustic_registry::{
+    Announce, Epoch, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError,
+};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
 use std::{
     collections::BTreeMap,
@@ -108,6 +110,10 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     process::keep_from_children().context("cannot look at the descriptors that this host was started with")?;
     let limits = limits::raise();
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    // One that cannot be reached yet is waited for; one of another form never becomes right by itself.
+    if let Err(error @ RegistryError::Form(_)) = registry.hosts().await {
+        return Err(error).context("--redis-url");
+    }
     let listener = TcpListener::bind(settings.listen).await.context("--listen")?;
     let bound = listener.local_addr()?;
     let tasks = Tasks::new();

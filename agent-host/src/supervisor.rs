@@ -241,6 +241,10 @@ impl Supervisor {
             documents: launch.documents(),
             candidates: vec![self.host().clone()],
             if_full: IfFull::Refuse,
+            first_start: match creation.first_start {
+                FirstStart::MustSucceed | FirstStart::FailsAtOnce => rustic_registry::FirstStart::MustSucceed,
+                FirstStart::FollowsPolicy => rustic_registry::FirstStart::FollowsPolicy,
+            },
             knew: self.home.lease.store(),
             asked: self.home.lease.stops(),
         };

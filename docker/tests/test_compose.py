@@ -85,7 +85,7 @@ def test_agents_start_on_all_hosts_and_both_engines_know_them(stack: Stack) -> N
     with stack.engine("engine-svc-1") as engine:
         calls = [
             engine.CreateAgent.future(
-                pb.CreateAgentRequest(launch=_launch(stack, f"agent-{n}"), allow_pending=True), timeout=60
+                pb.CreateAgentRequest(launch=_launch(stack, f"agent-{n}"), pending=pb.PENDING_POLICY_WAIT_FOR_ROOM), timeout=60
             )
             for n in range(AGENTS)
         ]

@@ -4,7 +4,9 @@
 mod create;
 mod drain;
 mod keep;
+mod line;
 mod list;
+mod own;
 mod remember;
 mod restart;
 mod stop;
@@ -12,12 +14,16 @@ mod stop;
 pub use create::{Created, Creation};
 pub use drain::Drain;
 pub use keep::Kept;
-pub use list::{AgentsPage, AgentsQuery};
+pub use list::{AgentsPage, AgentsQuery, Listed};
+pub use rustic_proto::engine::v1::PendingPolicy;
 pub use stop::IfSilent;
 
 use crate::{channels::HostCalls, error::EngineError, fleet::Fleet, keeper::Wake};
-use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, View};
-use std::{sync::Arc, time::Duration};
+use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, RegistryError, UnreadableAgent, View};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 /// The engine.
 pub struct Engine {
@@ -27,6 +33,9 @@ pub struct Engine {
     leases: Leases,
     /// Tells the keeper that an agent waits.
     wake: Wake,
+    /// Lines of those that wait which the last pass had seen to the end: the next one begins after them.
+    lines_seen: AtomicUsize,
+    troubles: own::Troubles,
 }
 
 /// What an engine must know of the leases of hosts.
@@ -57,12 +66,19 @@ impl Engine {
         leases: Leases,
         wake: Wake,
     ) -> Self {
-        Self { registry, fleet, hosts, leases, wake }
+        let (lines_seen, troubles) = (AtomicUsize::new(0), own::Troubles::default());
+        Self { registry, fleet, hosts, leases, wake, lines_seen, troubles }
     }
 
     /// Reads one agent, as its host would tell it.
-    pub async fn get(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
-        self.read(key, view).await.map(|record| self.as_it_is(record))
+    pub async fn get(&self, key: &AgentKey, view: View) -> Result<Listed, EngineError> {
+        match self.read(key, view).await {
+            Ok(record) => Ok(Listed::Agent(Box::new(self.as_it_is(record)))),
+            Err(EngineError::Registry(RegistryError::Unreadable { what, .. })) => {
+                Ok(Listed::Unreadable(UnreadableAgent { key: key.clone(), what }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads one record, as it stands in the registry.

@@ -2,12 +2,13 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use crate::too_large::TooLarge;
 use rustic_proto::{
     status::{DOMAIN, MAX_MESSAGE, has_no_room, middle_cut, with_reason},
     violation::Violations,
 };
 use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
-use std::{collections::HashMap, error::Error as _};
+use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -60,8 +61,21 @@ pub enum EngineError {
     #[error("the registry was lost and is being told again what runs; retry in some seconds")]
     Telling,
     /// No host has room.
-    #[error("no host has room for agent {0}; stop agents or add hosts, ListHosts tells what they hold")]
+    #[error(
+        "no host has room for agent {0} beside those that wait; stop agents or add hosts, ListHosts tells what they hold"
+    )]
     NoRoom(AgentKey),
+    /// No host could ever hold it.
+    #[error(
+        "no host could ever hold agent {key}, which asks for {lack}; ask for less, add larger hosts, or have it wait for them \
+         (PENDING_POLICY_WAIT_FOR_ANY_HOST)"
+    )]
+    TooLarge {
+        /// The agent.
+        key: AgentKey,
+        /// What is lacking.
+        lack: TooLarge,
+    },
     /// No host lives.
     #[error("there is no host to run agent {0}; start agent-hosts, or wait until they are back")]
     NoHost(AgentKey),
@@ -109,9 +123,9 @@ impl EngineError {
             Self::OtherSpec { .. } => Code::AlreadyExists,
             Self::Failed { .. } | Self::AgentStopping(_) | Self::HostLives(_) => Code::FailedPrecondition,
             Self::TooLate(_) | Self::NotReady(_) => Code::DeadlineExceeded,
-            Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::NoRoom(_) | Self::TooLarge { .. } => Code::ResourceExhausted,
             Self::Host { status, .. } => status.code(),
-            Self::Registry(RegistryError::Unreadable { .. }) => Code::Internal,
+            Self::Registry(RegistryError::Unreadable { .. } | RegistryError::Form(_)) => Code::FailedPrecondition,
             Self::NoHost(_)
             | Self::Held(_)
             | Self::Telling
@@ -120,6 +134,21 @@ impl EngineError {
             | Self::Stopping
             | Self::Registry(_) => Code::Unavailable,
         }
+    }
+
+    /// Whether it would stand in everybody's way, and not only in that of the agent, host or record that it is about.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Held(_)
+                | Self::Telling
+                | Self::Registry(
+                    RegistryError::Unreachable(_)
+                        | RegistryError::Timeout(_)
+                        | RegistryError::Lost(_)
+                        | RegistryError::Form(_)
+                )
+        )
     }
 
     /// Whether the same call may succeed later.
@@ -137,6 +166,7 @@ impl EngineError {
             Self::Registry(error) => error.is_retryable(),
             Self::Host { status, .. } => status.code() == Code::Unavailable || has_no_room(status),
             Self::Bad(_)
+            | Self::TooLarge { .. }
             | Self::Unknown(_)
             | Self::UnknownHost(_)
             | Self::HostLives(_)
@@ -162,6 +192,11 @@ impl From<EngineError> for Status {
             EngineError::TooLate(_) => with_reason(code, "TOO_LATE", text, &[]),
             EngineError::NoHost(_) => with_reason(code, "NO_HOST", text, &[]),
             EngineError::Held(_) | EngineError::Telling => with_reason(code, "REGISTRY_LOST", text, &[]),
+            EngineError::TooLarge { lack, .. } => {
+                let metadata = lack.metadata();
+                let about: Vec<_> = metadata.iter().map(|(name, amount)| (name.as_str(), amount.as_str())).collect();
+                with_reason(code, "AGENT_TOO_LARGE", text, &about)
+            }
             EngineError::NoRoom(_) => with_reason(code, "NO_ROOM", text, &[]),
             EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
             EngineError::Host { host, status } => of_host(&host, &status),
@@ -191,9 +226,10 @@ fn registry(error: &RegistryError) -> Status {
         | RegistryError::Refused(_)
         | RegistryError::Lost(_)
         | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
+        RegistryError::Form(_) => with_reason(Code::FailedPrecondition, "REGISTRY_FORM", error.to_string(), &[]),
+        // Written by another version, most likely; one of that version can do what was asked.
         RegistryError::Unreadable { .. } => {
-            tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
-            Status::internal("internal error; the log of this engine tells more")
+            with_reason(Code::FailedPrecondition, "RECORD_UNREADABLE", error.to_string(), &[])
         }
     }
 }

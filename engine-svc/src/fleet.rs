@@ -14,6 +14,7 @@ mod avoided;
 use crate::{
     backoff,
     placement::{self, Policy},
+    too_large::{self, TooLarge},
 };
 use avoided::Avoided;
 use rustic_registry::{
@@ -218,6 +219,11 @@ impl Fleet {
         let request = placement::Request { demand, excluded, avoided, turn, limit: CANDIDATES };
         let (known, now) = (self.known(), Instant::now());
         placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request)
+    }
+
+    /// What an agent asks for that no host could ever give, by what is known.
+    pub fn too_large(&self, demand: &Resources) -> Option<TooLarge> {
+        too_large::too_large(&self.view(), demand)
     }
 
     /// A host said that it lacks what every process needs: others are preferred for a while.

@@ -1,16 +1,16 @@
 //! EngineService: reads requests, asks the engine, writes answers. No decisions of its own.
 
 use crate::{
-    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent},
+    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed},
     error::EngineError,
 };
 use rustic_proto::{
+    agent_host::v1::{Agent, FirstStart},
     convert,
     engine::v1::{self as pb, engine_service_server::EngineService},
     launch::Launch,
     request,
 };
-use rustic_registry::IfFull;
 use rustic_telemetry::grpc::{CallDeadline, CallPermit};
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -71,9 +71,9 @@ impl Service {
         let caller_gone = CancellationToken::new();
         // Dropped with this call: by its answer, or because nobody waits for one any more.
         let _caller = caller_gone.clone().drop_guard();
-        let if_full = if r.allow_pending { IfFull::Wait } else { IfFull::Refuse };
+        let (pending, first_start) = (convert::pending_policy(r.pending)?, FirstStart::Unspecified);
         let deadline = call.deadline;
-        let creation = Creation { launch, request_id, wait, if_full, deadline, caller_gone };
+        let creation = Creation { launch, request_id, wait, first_start, pending, deadline, caller_gone };
         let engine = self.engine.clone();
         let created = self.to_the_end(call, async move { engine.create(&creation).await }).await?;
         Ok(pb::CreateAgentResponse { agent: Some(created.agent), timings: Some(created.timings) })
@@ -108,8 +108,8 @@ impl Service {
 
     async fn get(&self, r: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, EngineError> {
         let key = request::agent_key(&r.guild_id, &r.agent_id)?;
-        let record = self.engine.get(&key, convert::view(r.view)?).await?;
-        Ok(pb::GetAgentResponse { agent: Some(convert::agent(&record)) })
+        let agent = self.engine.get(&key, convert::view(r.view)?).await?;
+        Ok(pb::GetAgentResponse { agent: Some(shown(&agent)) })
     }
 
     async fn list(&self, r: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse, EngineError> {
@@ -124,7 +124,7 @@ impl Service {
         };
         let page = self.engine.list(&query).await?;
         let next_page_token = request::agent_token(page.next.as_ref());
-        Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(convert::agent).collect(), next_page_token })
+        Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(shown).collect(), next_page_token })
     }
 
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
@@ -133,6 +133,13 @@ impl Service {
         let hosts =
             view.registry.hosts.iter().map(|host| convert::host(host, view.silent.contains(&host.host))).collect();
         Ok(pb::ListHostsResponse { hosts, next_page_token: request::host_token(next.as_ref()) })
+    }
+}
+
+fn shown(agent: &Listed) -> Agent {
+    match agent {
+        Listed::Agent(record) => convert::agent(record),
+        Listed::Unreadable(agent) => convert::unreadable_agent(agent),
     }
 }
 

@@ -9,7 +9,7 @@
 //!              │        keeper ─▶ engine::keep
 //!              │           └────▶ engine::remember ─▶ unhosted (pure)
 //!   KEDA ─▶ scaler ─▶ scale (pure)
-//!              └─▶ fleet (view of the hosts) ─▶ placement (pure)
+//!              └─▶ fleet (view of the hosts) ─▶ placement, too_large (pure)
 //! ```
 //!
 //! The supervision tree ([`rustic_telemetry::tasks`]): a panic, an error or an end of one of these ends the program, in order. Other
@@ -38,6 +38,7 @@ pub mod placement;
 pub mod scale;
 pub mod scaler;
 pub mod settings;
+pub mod too_large;
 pub mod unhosted;
 
 pub use settings::{Command, DevSettings, Program, Settings};
@@ -50,7 +51,7 @@ use rustic_proto::{
     externalscaler::external_scaler_server::{ExternalScalerServer, SERVICE_NAME as SCALER},
     reflection,
 };
-use rustic_registry::{RedisRegistry, Registry};
+use rustic_registry::{RedisRegistry, Registry, RegistryError};
 use rustic_telemetry::{grpc::incoming, tasks::Tasks};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
@@ -76,6 +77,10 @@ pub fn run(settings: Settings, stop: CancellationToken) -> BoxFuture<'static, an
 /// Runs the service on a socket that is open already.
 pub async fn serve(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    // One that cannot be reached yet is waited for; one of another form never becomes right by itself.
+    if let Err(error @ RegistryError::Form(_)) = registry.hosts().await {
+        return Err(error).context("--redis-url");
+    }
     let tasks = Tasks::new();
     let ending = tasks.ending();
     let _end_tasks = ending.clone().drop_guard();

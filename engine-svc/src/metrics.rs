@@ -1,7 +1,11 @@
 //! What this engine tells Prometheus.
 
 use crate::{error::EngineError, fleet::Fleet};
-use rustic_registry::{HostRecord, Resources, resources::SLOTS};
+use rustic_registry::{
+    HostRecord, Resources,
+    resources::SLOTS,
+    unreadable::{self, RowKind},
+};
 use rustic_telemetry::{
     grpc::CALLS,
     metrics::{self, Metric, Refresh},
@@ -14,6 +18,11 @@ pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_engine_create_seconds", "From a create call to its answer, by outcome"),
     Metric::Count("rustic_engine_takeovers_total", "Agents that this engine took off hosts that were gone"),
     Metric::Count("rustic_engine_moves_total", "Agents that this engine moved off hosts that drain"),
+    Metric::Count(TROUBLES, "Steps of the keeper that failed for one agent or host alone, by step"),
+    Metric::Count(
+        UNREADABLE,
+        "Rows of the registry that this version cannot read and left out, by kind: agent, host, event",
+    ),
     Metric::Gauge("rustic_engine_slots_capacity", "Slots of all hosts that take agents"),
     Metric::Gauge("rustic_engine_slots_used", "Slots that agents hold on them"),
     Metric::Gauge("rustic_engine_agents_pending", "Agents that wait for room"),
@@ -22,6 +31,8 @@ pub const ALL: &[Metric] = &[
     CALLS,
 ];
 
+const TROUBLES: &str = "rustic_engine_keeper_troubles_total";
+const UNREADABLE: &str = "rustic_engine_unreadable_rows_total";
 const COPIES: &str = "rustic_engine_agent_copies";
 
 /// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its keeper old.
@@ -40,6 +51,9 @@ pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
         metrics::gauge("rustic_engine_slots_capacity", &[], slots(|h| &h.capacity));
         metrics::gauge("rustic_engine_slots_used", &[], slots(|h| &h.used));
         metrics::gauge("rustic_engine_agents_pending", &[], view.registry.pending as f64);
+        for kind in RowKind::ALL {
+            metrics::counts(UNREADABLE, &[("kind", kind.as_str())], unreadable::take_skipped(kind));
+        }
         for name in ["ready", "draining", "expired"] {
             let count = view.registry.hosts.iter().filter(|h| state(h) == name).count();
             metrics::gauge("rustic_engine_hosts", &[("state", name)], count as f64);
@@ -55,6 +69,11 @@ pub fn taken_over(agents: usize) {
 /// This engine keeps so many copies.
 pub fn copies(agents: usize) {
     metrics::gauge(COPIES, &[], agents as f64);
+}
+
+/// A step of the keeper failed for one agent or host.
+pub fn trouble(step: &'static str) {
+    metrics::count(TROUBLES, &[("step", step)]);
 }
 
 /// An agent was moved.

@@ -87,7 +87,7 @@ fn size(record: &AgentRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::{Documents, OnDisconnect, Resources, SpecDigest, UnixMillis};
+    use rustic_registry::{Documents, FirstStart, OnDisconnect, Resources, SpecDigest, UnixMillis};
 
     fn key(agent: &str) -> AgentKey {
         AgentKey { guild: "g".parse().expect("an id"), agent: agent.parse().expect("an id") }
@@ -118,6 +118,7 @@ mod tests {
             created: UnixMillis(1),
             accepted: None,
             running: None,
+            first_start: FirstStart::MustSucceed,
             documents: Some(Documents { spec: " ".repeat(spec), launch: vec![].into() }),
         }
     }

@@ -2,10 +2,12 @@
 
 use crate::{
     agent_host::v1 as pb,
-    engine::v1::{Host, HostState as PbHostState},
+    engine::v1::{Host, HostState as PbHostState, PendingPolicy},
     violation::Violations,
 };
-use rustic_registry::{AgentRecord, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis, View};
+use rustic_registry::{
+    AgentRecord, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis, UnreadableAgent, View,
+};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A phase on the wire.
@@ -49,6 +51,20 @@ pub fn wait_mode(wire: i32) -> Result<pb::WaitMode, Violations> {
         Ok(pb::WaitMode::Unspecified | pb::WaitMode::Running) => Ok(pb::WaitMode::Running),
         Ok(pb::WaitMode::Accepted) => Ok(pb::WaitMode::Accepted),
         Err(_) => Err(unknown_enum("wait", "WaitMode")),
+    }
+}
+
+/// What becomes of an agent that fails before it was ever ready.
+pub fn first_start(wire: i32) -> Result<pb::FirstStart, Violations> {
+    pb::FirstStart::try_from(wire).map_err(|_| unknown_enum("first_start", "FirstStart"))
+}
+
+/// What happens to an agent for which no host has room.
+pub fn pending_policy(wire: i32) -> Result<PendingPolicy, Violations> {
+    match PendingPolicy::try_from(wire) {
+        Ok(PendingPolicy::Unspecified) => Ok(PendingPolicy::Refuse),
+        Ok(policy) => Ok(policy),
+        Err(_) => Err(unknown_enum("pending", "PendingPolicy")),
     }
 }
 
@@ -98,6 +114,17 @@ pub fn agent(record: &AgentRecord) -> pb::Agent {
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
         last_lines: record.last_lines.clone(),
+    }
+}
+
+/// An agent whose record another version wrote.
+pub fn unreadable_agent(agent: &UnreadableAgent) -> pb::Agent {
+    pb::Agent {
+        guild_id: agent.key.guild.to_string(),
+        agent_id: agent.key.agent.to_string(),
+        phase: pb::AgentPhase::Unspecified.into(),
+        reason: format!("this version cannot read the record: {}", agent.what),
+        ..pb::Agent::default()
     }
 }
 

@@ -224,6 +224,7 @@ def _exhausted(reason: str) -> grpc.RpcError:
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
+        ("AGENT_TOO_LARGE", errors.AgentTooLargeError),
         ("NO_ROOM", errors.NoRoomError),
         ("HOST_FULL", errors.NoRoomError),
         ("HOST_EXHAUSTED", errors.HostExhaustedError),

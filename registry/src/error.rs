@@ -20,6 +20,9 @@ pub enum RegistryError {
     /// The lease of the host that claimed the agent was taken. It may be the host's again once that has announced itself.
     #[error("the registry has taken the lease under which {0} was claimed")]
     Retired(String),
+    /// The store's data has another form than this version works with. Nothing was written.
+    #[error(transparent)]
+    Form(#[from] FormTrouble),
     /// A record or an answer is not in the form this version writes.
     #[error("the registry holds something this version cannot read in {place}: {what}")]
     Unreadable {
@@ -30,12 +33,36 @@ pub enum RegistryError {
     },
 }
 
+/// In which way the form of the store's data is another one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormTrouble {
+    /// A later version has been at work on it.
+    #[error(
+        "the registry's data has form {0}, which is newer than this program; run the newer version of engine-svc and agent-host \
+         everywhere, or clear the registry: stop all of them, and delete every key that begins with its prefix in braces, {{rustic}}"
+    )]
+    Newer(String),
+    /// No way leads from it to this version's.
+    #[error(
+        "the registry's data has form {0}, which is too old for this program; run the version between them first, or clear the \
+         registry: stop all engine-svc and agent-host, and delete every key that begins with its prefix in braces, {{rustic}}"
+    )]
+    Older(String),
+    /// There is data, and no number.
+    #[error(
+        "the registry's data is of a version whose forms had no numbers yet; clear it: stop all engine-svc and agent-host, delete \
+         every key that begins with its prefix in braces, {{rustic}} (redis-cli --scan --pattern '{{rustic}}:*' | xargs redis-cli del), \
+         and start them again"
+    )]
+    Unnumbered,
+}
+
 impl RegistryError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) | Self::Lost(_) | Self::Retired(_) => true,
-            Self::Unreadable { .. } => false,
+            Self::Unreadable { .. } | Self::Form(_) => false,
         }
     }
 }

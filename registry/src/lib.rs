@@ -10,6 +10,7 @@
 //! | [`record`] | what is stored of an agent and of a host |
 //! | [`ops`] | the operations: requests and outcomes |
 //! | [`observe`] | how long a host has been silent, as its callers see it |
+//! | [`unreadable`] | rows that another version wrote |
 //! | [`redis`] | the store over deadpool-redis and Lua |
 //! | [`memory`] | the deterministic twin, held to the same conformance tests |
 //! | [`dev_server`] | a private Redis for development and tests |
@@ -36,10 +37,11 @@ pub mod record;
 pub mod redis;
 pub mod resources;
 pub mod signal;
+pub mod unreadable;
 
 mod error;
 
-pub use error::RegistryError;
+pub use error::{FormTrouble, RegistryError};
 pub use ids::{
     AgentId, AgentKey, Epoch, GuildId, HostId, HostLife, IdError, Incarnation, RequestId, Stops, StoreLife,
     UnixMillis,
@@ -48,12 +50,13 @@ pub use memory::MemoryRegistry;
 pub use observe::Observer;
 pub use ops::{
     Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId,
-    HostsView, IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember,
+    HostsView, IfFull, Index, LINES, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember,
     Remembered, Renew, Renewal, Restore, Retire, Unplace,
 };
 pub use record::{
-    AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, LastExit, OnDisconnect,
-    Phase, SpecDigest, View,
+    AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
+    OnDisconnect, Phase, SpecDigest, View,
 };
-pub use redis::{RedisRegistry, RedisSettings};
+pub use redis::{RedisRegistry, RedisSettings, Schema};
 pub use resources::Resources;
+pub use unreadable::UnreadableAgent;

@@ -6,10 +6,11 @@ use crate::{
     error::RegistryError,
     ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     record::{
-        AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, OnDisconnect, Phase,
-        SpecDigest, View,
+        AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
+        OnDisconnect, Phase, SpecDigest, View,
     },
     resources::Resources,
+    unreadable::UnreadableAgent,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, time::Duration};
@@ -131,6 +132,8 @@ pub struct Claim {
     pub candidates: Vec<HostId>,
     /// What happens when none of them has room.
     pub if_full: IfFull,
+    /// What becomes of it if it fails before it was ever ready.
+    pub first_start: FirstStart,
     /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
     pub knew: Option<StoreLife>,
     /// Stops that the store had counted before the caller asked: an agent that was stopped since is not brought back by a claim that
@@ -138,7 +141,12 @@ pub struct Claim {
     pub asked: Stops,
 }
 
-/// What a claim does when no candidate has room.
+/// What a claim does when no candidate has room for it beside those that wait already. These stand in lines, one a demand, in the
+/// order in which they were created, and let a claim pass unless it gets in their way: on a host that could hold one of them, it takes
+/// something of which that one is short then. If that one could have the room now, and none on a candidate before, the claim may not have it. Else it may be overtaken
+/// 32 times; then the next host on which it would be is kept for it, and whoever comes later goes elsewhere, or waits. A claim looks at
+/// the 32 lines whose first waits longest. An agent that was ready before, and lost its place, stands in nobody's line: it takes no
+/// more room than it had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfFull {
     /// Nothing: the caller is told.
@@ -385,24 +393,40 @@ pub enum Cordon {
 /// Agents that somebody must see to, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// PENDING, by the time of their creation.
+    /// PENDING, in the order of their creation.
     Pending,
+    /// The same, of each demand only some of the oldest: so many that all together are as many as were asked for, at least one. `skip` counts
+    /// demands, of which one reading has at most [`LINES`].
+    Lines,
     /// Claimed, and accepted by no host, by their epochs.
     Unaccepted,
 }
+
+/// Most demands in one reading of [`Queue::Lines`].
+pub const LINES: usize = 64;
 
 /// A part of a list, in order of the encoded key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The agents.
     pub agents: Vec<AgentRecord>,
+    /// Those among them that this version cannot read.
+    pub unreadable: Vec<UnreadableAgent>,
     /// Last key looked at; `None` when the end was reached.
     pub next: Option<AgentKey>,
     /// The store's life that it was read in; `None` while that settles, when agents that run may be missing.
     pub settled: Option<StoreLife>,
 }
 
-/// All hosts at one moment.
+impl Page {
+    /// The names of all that are on it.
+    pub fn into_keys(self) -> impl Iterator<Item = AgentKey> {
+        let readable = self.agents.into_iter().map(|record| record.key);
+        readable.chain(self.unreadable.into_iter().map(|agent| agent.key))
+    }
+}
+
+/// All hosts at one moment, without those that this version cannot read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostsView {
     /// The moment, on the store's clock; for showing.
@@ -457,7 +481,7 @@ pub trait Registry: Send + Sync + 'static {
     async fn renew(&self, request: &Renew) -> Result<Renewal, RegistryError>;
     /// Takes a host off the list at the end of its life; void if another incarnation holds the name.
     async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError>;
-    /// See [`Claim`]. Idempotent by request id and digest. O(1) in agents and hosts.
+    /// See [`Claim`] and [`IfFull`]. Idempotent by request id and digest. O(1) in agents and hosts.
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
@@ -476,7 +500,8 @@ pub trait Registry: Send + Sync + 'static {
     ) -> Result<ReleaseOutcome, RegistryError>;
     /// See [`Unplace`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
     async fn unplace(&self, request: &Unplace) -> Result<ReleaseOutcome, RegistryError>;
-    /// Claims a host for an agent that is PENDING under `epoch`. O(1) in agents and hosts.
+    /// Claims a host for an agent that is PENDING under `epoch`, as far as those that came before it let it pass. O(1) in agents and
+    /// hosts.
     async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
     -> Result<PlaceOutcome, RegistryError>;
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
@@ -494,7 +519,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Notes that an agent which nobody knows was asked to be stopped: a claim that was made before must not bring it. Tells whether
     /// it is unknown; fails with [`RegistryError::Lost`] while hosts are telling.
     async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError>;
-    /// Reads up to `limit` agents of a queue after the first `skip`.
+    /// Reads up to `limit` agents of a queue after the first `skip`, without those that this version cannot read.
     async fn oldest(
         &self,
         queue: Queue,
@@ -502,7 +527,7 @@ pub trait Registry: Send + Sync + 'static {
         limit: usize,
         view: View,
     ) -> Result<Vec<AgentRecord>, RegistryError>;
-    /// Reads one agent. O(1).
+    /// Reads one agent. Fails with [`RegistryError::Unreadable`] if this version cannot. O(1).
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError>;
     /// Reads up to `limit` agents after `after`.
     async fn list(
@@ -514,6 +539,6 @@ pub trait Registry: Send + Sync + 'static {
     ) -> Result<Page, RegistryError>;
     /// Reads all hosts.
     async fn hosts(&self) -> Result<HostsView, RegistryError>;
-    /// Reads up to `limit` events after `after`; the stream keeps about the last ten thousand.
+    /// Reads up to `limit` events after `after`, without those that this version cannot read; the stream keeps about the last ten thousand.
     async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError>;
 }

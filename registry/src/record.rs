@@ -82,6 +82,16 @@ words! {
 }
 
 words! {
+    /// What becomes of an agent that fails before it was ever ready.
+    FirstStart {
+        /// It is refused, as long as its caller waits; FAILED at once when nobody does.
+        MustSucceed = "must-succeed",
+        /// Its restart policy decides.
+        FollowsPolicy = "follows-policy",
+    }
+}
+
+words! {
     /// Whether a host takes agents.
     HostState {
         /// Takes agents.
@@ -186,6 +196,8 @@ pub struct AgentRecord {
     pub accepted: Option<UnixMillis>,
     /// When it last became ready.
     pub running: Option<UnixMillis>,
+    /// What becomes of it if it fails before it was ever ready.
+    pub first_start: FirstStart,
     /// Its texts, as far as asked for.
     pub documents: Option<Documents>,
 }

@@ -5,7 +5,10 @@
 
 mod pool;
 mod read;
+mod schema;
 mod scripts;
+
+pub use schema::Schema;
 
 use crate::{
     error::RegistryError,
@@ -13,8 +16,8 @@ use crate::{
     keys::{self, Keys},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
-        IfFull, Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
-        Renew, Renewal, Restore, Retire, Unplace,
+        IfFull, Index, LINES, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember,
+        Remembered, Renew, Renewal, Restore, Retire, Unplace,
     },
     record::{AgentRecord, Documents, ExitStatus, View},
 };
@@ -55,8 +58,14 @@ pub struct RedisRegistry {
 impl RedisRegistry {
     /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
     pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
+        Self::of_form(settings, &Schema::current())
+    }
+
+    /// The same for a version that writes another form.
+    pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, RegistryError> {
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
-        Ok(Self { pool, keys: Keys::new(&settings.prefix), scripts: Scripts::load(), timeout: settings.timeout })
+        let (keys, scripts) = (Keys::new(&settings.prefix), Scripts::load(schema));
+        Ok(Self { pool, keys, scripts, timeout: settings.timeout })
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {
@@ -249,6 +258,7 @@ impl Registry for RedisRegistry {
             },
             knew.as_bytes(),
             asked.as_bytes(),
+            r.first_start.as_str().as_bytes(),
         ];
         let args: Vec<&[u8]> = args.into_iter().chain(candidates.iter().map(String::as_bytes)).collect();
         loop {
@@ -340,6 +350,7 @@ impl Registry for RedisRegistry {
             millis_of(exit.map(|exit| exit.at)),
             record.last_lines.join("\n"),
             millis_of(record.running),
+            record.first_start.as_str().to_owned(),
         ];
         let mut args: Vec<&[u8]> = before.iter().map(String::as_bytes).collect();
         args.push(&launch);
@@ -428,15 +439,16 @@ impl Registry for RedisRegistry {
         limit: usize,
         view: View,
     ) -> Result<Vec<AgentRecord>, RegistryError> {
-        let index = match queue {
-            Queue::Pending => self.keys.pending(),
-            Queue::Unaccepted => self.keys.unaccepted(),
+        let (script, index, skip) = match queue {
+            Queue::Pending => (&self.scripts.oldest, Some(self.keys.pending()), vec![skip]),
+            Queue::Lines => (&self.scripts.lines, None, vec![skip, LINES]),
+            Queue::Unaccepted => (&self.scripts.oldest, Some(self.keys.unaccepted()), vec![skip]),
         };
-        let texts = [skip.to_string(), limit.to_string()];
+        let texts: Vec<_> = skip.into_iter().chain([limit]).map(|number| number.to_string()).collect();
         let mut args: Vec<_> = texts.iter().map(String::as_bytes).collect();
         args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
-        let rows: Vec<read::Row> = self.run_on(&self.scripts.oldest, Some(&index), &args).await?;
-        Ok(read::page(rows, limit, view)?.agents)
+        let rows: Vec<read::Row> = self.run_on(script, index.as_deref(), &args).await?;
+        Ok(read::page(rows, limit, view).0.agents)
     }
 
     async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {
@@ -455,14 +467,22 @@ impl Registry for RedisRegistry {
         limit: usize,
         view: View,
     ) -> Result<Page, RegistryError> {
-        let after = after.map(keys::member).unwrap_or_default();
+        let mut after = after.map(keys::member).unwrap_or_default();
         let limit_text = limit.to_string();
-        let mut args: Vec<&[u8]> = vec![after.as_bytes(), limit_text.as_bytes()];
-        args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
-        let (store, rows): (String, Vec<read::Row>) =
-            self.run_on(&self.scripts.list, Some(&self.index_key(index)), &args).await?;
-        let settled = Some(StoreLife(store)).filter(|store| !store.0.is_empty());
-        Ok(Page { settled, ..read::page(rows, limit, view)? })
+        loop {
+            let mut args: Vec<&[u8]> = vec![after.as_bytes(), limit_text.as_bytes()];
+            args.extend(read::fields(view).iter().map(|f| f.as_bytes()));
+            let (store, rows): (String, Vec<read::Row>) =
+                self.run_on(&self.scripts.list, Some(&self.index_key(index)), &args).await?;
+            match read::page(rows, limit, view) {
+                // Nothing but names that cannot be read, after which no caller could ask for more.
+                (Page { next: None, .. }, Some(end)) => after = end,
+                (page, _) => {
+                    let settled = Some(StoreLife(store)).filter(|store| !store.0.is_empty());
+                    return Ok(Page { settled, ..page });
+                }
+            }
+        }
     }
 
     async fn hosts(&self) -> Result<HostsView, RegistryError> {
@@ -476,6 +496,6 @@ impl Registry for RedisRegistry {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.events()).arg(start).arg("+").arg("COUNT").arg(limit);
         let rows = self.answer(connection, async |c| command.query_async(c).await).await?;
-        read::events(rows, after)
+        Ok(read::events(rows, after))
     }
 }

@@ -86,7 +86,7 @@ class Agents:
             guild_spec=guild.model_dump_json(),
             messaging_config=self.messaging.model_dump_json(),
         )
-        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, allow_pending=True)
+        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, pending=pb.PENDING_POLICY_WAIT_FOR_ROOM)
         self.call("CreateAgent", request, seconds)
         self.accepted[str(name)] = name
 

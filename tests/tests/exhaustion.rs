@@ -4,7 +4,7 @@
 
 use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase, WaitMode},
-    engine::v1 as pb,
+    engine::v1::{self as pb, PendingPolicy::WaitForRoom},
     status::{HOST_EXHAUSTED, reason},
 };
 use rustic_registry::Registry as _;
@@ -143,7 +143,7 @@ async fn an_agent_that_may_wait_waits_for_an_exhausted_host() {
     assert!(!refused.is_empty());
     let request = pb::CreateAgentRequest {
         launch: Some(idle("g", "waits")),
-        allow_pending: true,
+        pending: WaitForRoom.into(),
         wait: WaitMode::Running.into(),
         ..Default::default()
     };

@@ -6,7 +6,9 @@ use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase, AgentView},
     engine::v1 as pb,
 };
-use rustic_registry::{Claim, ClaimOutcome, Documents, IfFull, OnDisconnect, Registry as _, Resources, SpecDigest};
+use rustic_registry::{
+    Claim, ClaimOutcome, Documents, FirstStart, IfFull, OnDisconnect, Registry as _, Resources, SpecDigest,
+};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, idle, python, script},
@@ -118,6 +120,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         documents: Documents::default(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        first_start: FirstStart::MustSucceed,
         knew: None,
         asked: rustic_registry::Stops(u64::MAX),
     };
@@ -228,7 +231,7 @@ async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
         launch: Some(launch.clone()),
         wait: host_pb::WaitMode::Accepted.into(),
         request_id: "first".to_owned(),
-        allow_pending: false,
+        pending: pb::PendingPolicy::Refuse.into(),
     };
     let mut client = stack.client.clone();
     client.create_agent(request.clone()).await.unwrap();

@@ -4,7 +4,7 @@
 
 use rustic_proto::{
     agent_host::v1::{Agent, AgentLaunch, AgentPhase},
-    engine::v1 as pb,
+    engine::v1::{self as pb, PendingPolicy::WaitForRoom},
     externalscaler::{self as keda, external_scaler_client::ExternalScalerClient},
 };
 use rustic_tests::{Stack, StackSettings, launches::idle, wait_until};
@@ -63,7 +63,7 @@ async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_
     for n in 0..5 {
         let request = pb::CreateAgentRequest {
             launch: Some(idle("g", &n.to_string())),
-            allow_pending: true,
+            pending: WaitForRoom.into(),
             ..Default::default()
         };
         stack.client.clone().create_agent(request).await.unwrap();

@@ -4,10 +4,11 @@
 
 use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase},
-    engine::v1 as pb,
+    engine::v1::{self as pb, PendingPolicy::WaitForRoom},
 };
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, IfFull, Index, OnDisconnect, Registry as _, RequestId, Resources, SpecDigest, View,
+    AgentKey, Claim, ClaimOutcome, FirstStart, IfFull, Index, OnDisconnect, Registry as _, RequestId, Resources,
+    SpecDigest, View,
 };
 use rustic_tests::{
     Modules, PATIENCE, Stack, StackSettings,
@@ -189,7 +190,7 @@ async fn a_second_sigterm_does_not_wait_for_an_engine_to_move_agents() {
 
 async fn create_or_wait(stack: &Stack, agent: &str) -> host_pb::Agent {
     let launch = Some(idle("g", agent));
-    let request = pb::CreateAgentRequest { launch, allow_pending: true, ..Default::default() };
+    let request = pb::CreateAgentRequest { launch, pending: WaitForRoom.into(), ..Default::default() };
     stack.client.clone().create_agent(request).await.unwrap().into_inner().agent.unwrap()
 }
 
@@ -237,6 +238,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         documents: launch.documents(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        first_start: FirstStart::MustSucceed,
         knew: None,
         asked: rustic_registry::Stops(u64::MAX),
     };
@@ -341,7 +343,7 @@ async fn a_registry_that_was_wiped_is_no_empty_one_for_an_engine_that_knew_it() 
     // To answer this, the engine looks at the registry, and sees no life of it.
     assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::Unavailable, "nobody knows yet");
     let mut create = tonic::Request::new(pb::CreateAgentRequest {
-        allow_pending: true,
+        pending: WaitForRoom.into(),
         launch: Some(idle("g", "a")),
         ..Default::default()
     });

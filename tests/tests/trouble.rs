@@ -4,7 +4,7 @@
 
 use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase},
-    engine::v1 as pb,
+    engine::v1::{self as pb, PendingPolicy::WaitForRoom},
 };
 use rustic_registry::{
     RedisRegistry, RedisSettings, Registry as _,
@@ -169,7 +169,7 @@ async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_not
     let stack = rustic_tests::stack::client(&address);
     let create = async |agent: &str| {
         let (launch, wait) = (Some(idle("g", agent)), host_pb::WaitMode::Accepted.into());
-        let request = pb::CreateAgentRequest { launch, allow_pending: true, wait, ..Default::default() };
+        let request = pb::CreateAgentRequest { launch, pending: WaitForRoom.into(), wait, ..Default::default() };
         stack.clone().create_agent(request).await.map(|r| r.into_inner().agent.unwrap()).map_err(|s| s.to_string())
     };
     let becomes = async |agent: &str, phase| {

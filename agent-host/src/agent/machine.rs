@@ -426,6 +426,10 @@ impl Machine {
         if self.must_succeed() && !again {
             return self.release(Ending::StartFailed(failure));
         }
+        let fails_at_once = self.rules.first_start == FirstStart::FailsAtOnce && !self.was_ready;
+        if fails_at_once && !again && failure.is_its_own() {
+            return self.fail(format!("its first start failed: {failure}"));
+        }
         self.crashed(format!("its start failed: {failure}"), status, now, chance)
     }
 

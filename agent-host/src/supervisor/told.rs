@@ -113,7 +113,8 @@ impl Supervisor {
             unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
         };
         let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
-        let first_start = FirstStart::FollowsPolicy;
+        let never_ran = record.running.is_none() && record.first_start == rustic_registry::FirstStart::MustSucceed;
+        let first_start = if never_ran { FirstStart::FailsAtOnce } else { FirstStart::FollowsPolicy };
         let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
         // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
         if let Err(error) = self.admit(creation, claim, None) {

@@ -10,7 +10,7 @@
 //!  else: call its host   call the same host again, by the same epoch
 //! ```
 
-use super::Engine;
+use super::{Engine, PendingPolicy};
 use crate::{
     channels::{Callee, is_unanswered},
     error::EngineError,
@@ -23,8 +23,8 @@ use rustic_proto::{
     status::{has_no_room, is_exhausted},
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Epoch, HostId, IfFull, Incarnation, Phase, ReleaseGuard, ReleaseOutcome,
-    RequestId, View,
+    AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, HostId, IfFull, Incarnation, Phase, ReleaseGuard,
+    ReleaseOutcome, RequestId, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -45,8 +45,10 @@ pub struct Creation {
     pub request_id: RequestId,
     /// How long to wait.
     pub wait: pb::WaitMode,
+    /// What a failed first start does, beside what `wait` says.
+    pub first_start: pb::FirstStart,
     /// What happens when no host has room.
-    pub if_full: IfFull,
+    pub pending: PendingPolicy,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// Cancelled when the caller has hung up.
@@ -167,11 +169,15 @@ impl Engine {
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
             candidates: self.fleet.candidates(&launch.demand, excluded),
-            if_full: creation.if_full,
+            // First like everybody: whom the view of the hosts has no room for may find some when it is read again.
+            if_full: IfFull::Refuse,
+            first_start: match creation.wait {
+                pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
+                pb::WaitMode::Unspecified | pb::WaitMode::Running => FirstStart::MustSucceed,
+            },
             knew: self.fleet.store(),
             asked: self.fleet.stops(),
         };
-        // Who waits in line is found room for by the keeper; all others look twice.
         let mut outcome = self.registry.claim(&request).await?;
         if let ClaimOutcome::Late(stops) = outcome {
             // The agent was stopped a moment ago, and is wanted since: the caller waits for this very answer.
@@ -181,6 +187,16 @@ impl Engine {
         if outcome == ClaimOutcome::NoRoom {
             // The view may be older than the room that was made since.
             self.fleet.refresh().await?;
+            let too_large = self.fleet.too_large(&launch.demand);
+            request.if_full = match creation.pending {
+                PendingPolicy::WaitForAnyHost => IfFull::Wait,
+                _ if too_large.is_some() => IfFull::Refuse,
+                PendingPolicy::WaitForRoom => IfFull::Wait,
+                PendingPolicy::Unspecified | PendingPolicy::Refuse => IfFull::Refuse,
+            };
+            if let (IfFull::Refuse, Some(lack)) = (request.if_full, too_large) {
+                return Err(EngineError::TooLarge { key: launch.key.clone(), lack });
+            }
             request.candidates = self.fleet.candidates(&launch.demand, excluded);
             outcome = self.registry.claim(&request).await?;
         }
@@ -239,6 +255,7 @@ impl Engine {
             epoch: place.epoch.0,
             machine_id: place.machine_id.into(),
             incarnation: place.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
+            first_start: creation.first_start.into(),
         };
         // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
         // that has; either way the claim is looked after, here or there.

@@ -1,17 +1,16 @@
-//! What one pass of the keeper does: takes agents off hosts that are gone, gives places to those that wait, and calls
-//! hosts again whose claims were never accepted.
+//! What one pass of the keeper does: takes agents off hosts that are gone, gives places to those that wait (`line.rs`), and
+//! calls hosts again whose claims were never accepted.
 
-use super::{Creation, Engine, create::Place, stop::StopKind};
+use super::{Creation, Engine, PendingPolicy, create::Place, stop::StopKind};
 use crate::{error::EngineError, metrics, scale};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch, status::is_exhausted};
 use rustic_registry::{
-    Advance, AgentKey, AgentRecord, Claimed, Epoch, FormerState, HostId, Incarnation, Index, Phase, PlaceOutcome,
-    Queue, ReleaseGuard, ReleaseOutcome, Unplace, View,
+    Advance, AgentKey, AgentRecord, Epoch, FirstStart, FormerState, HostId, Incarnation, Index, Phase, Queue,
+    ReleaseGuard, ReleaseOutcome, Unplace, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -20,16 +19,14 @@ use tonic::Code;
 use tracing::{debug, info, warn};
 
 /// Agents seen to at once.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 /// Agents moved at once: each is away for as long as one stop and one start take, and not for a queue of them.
 const MOVES_AT_ONCE: usize = 6;
 /// Longest wait for an agent that moved to become ready, and time between two looks at it.
 const READY: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Agents read at once.
-const PAGE: usize = 200;
-/// Agents that wait, looked at in one pass; the oldest first.
-const LOOKED_AT: usize = 2_000;
+pub(super) const PAGE: usize = 200;
 /// Age at which a claim that nobody accepted is seen to: whoever made it has given up or is gone.
 const UNACCEPTED: Duration = Duration::from_secs(5);
 /// Longest wait for a host that is asked to take an agent.
@@ -51,7 +48,8 @@ impl Engine {
         }
         let former = self.fleet.view().registry.former;
         for process in former.iter().filter(|f| f.state == FormerState::Over) {
-            self.take_over(&process.host, &process.incarnation).await?;
+            let taken = self.take_over(&process.host, &process.incarnation).await;
+            self.troubles.own("take_over", &process.host, taken)?;
         }
         self.call_again(kept).await?;
         self.place_waiting().await
@@ -95,7 +93,11 @@ impl Engine {
             let page = self.registry.list(&index, None, PAGE, View::Basic).await?;
             let mut here = page.agents;
             here.retain(|record| record.accepted.is_some());
-            let moves: Vec<_> = here.iter().map(|record| self.move_off(record)).collect();
+            let move_off = async |record| {
+                let moved = self.move_off(record).await;
+                self.troubles.own("move", &record.key, moved).map(|_| ())
+            };
+            let moves: Vec<_> = here.iter().map(move_off).collect();
             stream::iter(moves).buffer_unordered(MOVES_AT_ONCE).try_collect::<()>().await?;
         }
         Ok(())
@@ -201,9 +203,13 @@ impl Engine {
         };
         let here = self.fleet.agents_on(host).await?;
         let requests: Vec<_> = here.into_iter().filter(|r| goes(r)).map(unplace).collect();
-        let taking: Vec<_> = requests.iter().map(|request| self.registry.unplace(request)).collect();
+        let take = async |request: &Unplace| {
+            let outcome = self.registry.unplace(request).await.map_err(EngineError::from);
+            self.troubles.own("take_off", &request.key, outcome)
+        };
+        let taking: Vec<_> = requests.iter().map(take).collect();
         let outcomes: Vec<_> = stream::iter(taking).buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(outcomes.iter().filter(|outcome| **outcome == ReleaseOutcome::Released).count())
+        Ok(outcomes.iter().filter(|outcome| **outcome == Some(ReleaseOutcome::Released)).count())
     }
 
     /// Claims whose engine died between claim and call, or whose host did not get to accept them: those that this engine has seen for
@@ -214,64 +220,16 @@ impl Engine {
         let since =
             |r: &AgentRecord| seen.get(&r.key).filter(|(epoch, _)| *epoch == r.epoch).map_or(now, |(_, at)| *at);
         let still: BTreeMap<_, _> = left.iter().map(|r| (r.key.clone(), (r.epoch, since(r)))).collect();
-        let mut calls = vec![];
-        for record in left.iter().filter(|r| now.saturating_duration_since(since(r)) >= UNACCEPTED) {
-            if let Some(host) = record.host.clone() {
-                let (incarnation, epoch, machine_id) = (record.incarnation.clone(), record.epoch, record.machine_id);
-                calls.push(self.start_on(record, Place { host, incarnation, epoch, machine_id }));
-            }
-        }
+        let old: Vec<_> = left.iter().filter(|r| now.saturating_duration_since(since(r)) >= UNACCEPTED).collect();
         *seen = still;
+        let call = async |record: &AgentRecord| {
+            let Some(host) = record.host.clone() else { return Ok(()) };
+            let (incarnation, epoch, machine_id) = (record.incarnation.clone(), record.epoch, record.machine_id);
+            let started = self.start_on(record, Place { host, incarnation, epoch, machine_id }).await;
+            self.troubles.own("call_again", &record.key, started).map(|_| ())
+        };
+        let calls: Vec<_> = old.into_iter().map(call).collect();
         stream::iter(calls).buffer_unordered(AT_ONCE).try_collect().await
-    }
-
-    /// Gives a place to every agent that waits, as far as there is room, oldest first.
-    async fn place_waiting(&self) -> Result<(), EngineError> {
-        let mut skip = 0;
-        while skip < LOOKED_AT {
-            let waiting = self.registry.oldest(Queue::Pending, skip, PAGE, View::Basic).await?;
-            let looked_at = waiting.len();
-            let placed = AtomicUsize::new(0);
-            // Places are given one after the other: the order in which agents wait is the order in which they get room.
-            // Whoever has a place starts while the next ones are looked for.
-            let places = stream::iter(waiting.into_iter().map(Ok::<_, EngineError>))
-                .and_then(async |record| Ok((self.place(&record, &BTreeSet::new()).await?, record)));
-            places
-                .try_for_each_concurrent(AT_ONCE, async |(place, record)| match place {
-                    Some(place) => {
-                        placed.fetch_add(1, Ordering::Relaxed);
-                        self.start_on(&record, place).await
-                    }
-                    None => Ok(()),
-                })
-                .await?;
-            if looked_at < PAGE {
-                break;
-            }
-            skip += looked_at - placed.into_inner();
-        }
-        Ok(())
-    }
-
-    pub(super) async fn place(
-        &self,
-        record: &AgentRecord,
-        not_on: &BTreeSet<HostId>,
-    ) -> Result<Option<Place>, EngineError> {
-        // It waits rather than go from one exhausted host to the next.
-        let candidates = self.fleet.willing(&record.demand, not_on);
-        if candidates.is_empty() {
-            return Ok(None);
-        }
-        match self.registry.place(&record.key, record.epoch, &candidates).await? {
-            PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id }) => {
-                self.fleet.reserve(&host, &record.demand);
-                self.fleet.saw(epoch);
-                info!(agent = %record.key, %host, %epoch, "placed");
-                Ok(Some(Place { host, incarnation: Some(incarnation), epoch, machine_id }))
-            }
-            PlaceOutcome::NoRoom | PlaceOutcome::Changed | PlaceOutcome::Held => Ok(None),
-        }
     }
 
     /// Has the host of a claim take the agent. If it does not, the agent waits for another place; if no host ever could,
@@ -288,11 +246,17 @@ impl Engine {
             Some(Err(violations)) => return self.fail(&full, &format!("it cannot be launched: {violations}")).await,
             None => return Ok(()),
         };
+        let never_ran = full.running.is_none();
         let creation = Creation {
             launch,
             request_id: full.request_id.clone(),
             wait: pb::WaitMode::Accepted,
-            if_full: rustic_registry::IfFull::Wait,
+            first_start: if never_ran && full.first_start == FirstStart::MustSucceed {
+                pb::FirstStart::Fail
+            } else {
+                pb::FirstStart::Unspecified
+            },
+            pending: PendingPolicy::Refuse,
             deadline: Instant::now() + HOST_CALL,
             caller_gone: CancellationToken::new(),
         };

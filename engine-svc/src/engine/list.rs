@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::{error::EngineError, fleet::FleetView};
-use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, Page, Phase, View};
+use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, Page, Phase, UnreadableAgent, View, keys};
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
@@ -30,9 +30,27 @@ pub struct AgentsQuery {
 #[derive(Debug)]
 pub struct AgentsPage {
     /// The agents.
-    pub agents: Vec<AgentRecord>,
+    pub agents: Vec<Listed>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<AgentKey>,
+}
+
+/// An agent as it is shown.
+#[derive(Debug)]
+pub enum Listed {
+    /// With all that is known.
+    Agent(Box<AgentRecord>),
+    /// Another version wrote its record: there it is, and nothing else is known.
+    Unreadable(UnreadableAgent),
+}
+
+impl Listed {
+    fn key(&self) -> &AgentKey {
+        match self {
+            Self::Agent(record) => &record.key,
+            Self::Unreadable(agent) => &agent.key,
+        }
+    }
 }
 
 impl AgentsQuery {
@@ -42,6 +60,17 @@ impl AgentsQuery {
             (Some(guild), _) => Index::Guild(guild.clone()),
             (None, Some(host)) => Index::Host(host.clone()),
             (None, None) => Index::All,
+        }
+    }
+
+    fn shows(&self, agent: &Listed) -> bool {
+        match agent {
+            Listed::Agent(record) => self.fits(record),
+            // As far as the index tells.
+            Listed::Unreadable(_) => {
+                let by_index = self.guild.is_none() || self.host.is_none();
+                by_index && self.name.is_none() && self.phase.is_none()
+            }
         }
     }
 
@@ -65,16 +94,20 @@ impl Engine {
             // Whole pages, however few are still wanted: a filter must not lead to many small reads.
             let page = self.registry.list(&index, after.as_ref(), query.size, query.view).await?;
             self.check_whole(&page)?;
-            looked_at += page.agents.len();
+            looked_at += page.agents.len() + page.unreadable.len();
             after = page.next;
-            let mut records = page.agents.into_iter().map(|record| self.as_it_is(record));
-            while let Some(record) = records.next() {
-                let key = record.key.clone();
-                if query.fits(&record) {
-                    agents.push(record);
+            let readable = page.agents.into_iter().map(|record| Listed::Agent(Box::new(self.as_it_is(record))));
+            let mut rows: Vec<_> = readable.chain(page.unreadable.into_iter().map(Listed::Unreadable)).collect();
+            // As the index has them, which is where the next page goes on.
+            rows.sort_by_cached_key(|row| keys::member(row.key()));
+            let mut rows = rows.into_iter();
+            while let Some(row) = rows.next() {
+                let key = row.key().clone();
+                if query.shows(&row) {
+                    agents.push(row);
                 }
                 if agents.len() == query.size {
-                    let more = records.next().is_some() || after.is_some();
+                    let more = rows.next().is_some() || after.is_some();
                     return Ok(AgentsPage { agents, next: more.then_some(key) });
                 }
             }

@@ -122,7 +122,12 @@ impl Engine {
     }
 
     async fn copy(&self, unhosted: &mut Unhosted, keys: Vec<AgentKey>) -> Result<(), EngineError> {
-        let reads: Vec<_> = keys.iter().map(|key| self.registry.get(key, View::Full)).collect();
+        let read = async |key: &AgentKey| {
+            let record = self.registry.get(key, View::Full).await.map_err(EngineError::from);
+            // One that cannot be read is not kept; an older copy of it is, and gives way to what the registry has.
+            Ok::<_, EngineError>(self.troubles.own("remember", key, record)?.flatten())
+        };
+        let reads: Vec<_> = keys.iter().map(read).collect();
         let mut records = stream::iter(reads).buffer_unordered(AT_ONCE);
         let mut left_out = 0;
         // One that is gone has an event that says so; if not, the store is.

@@ -172,8 +172,8 @@ impl Engine {
             let index = Index::Guild(guild.clone());
             let page = self.registry.list(&index, after.as_ref(), PAGE, View::Basic).await?;
             self.check_whole(&page)?;
-            keys.extend(page.agents.into_iter().map(|record| record.key));
-            after = page.next;
+            after.clone_from(&page.next);
+            keys.extend(page.into_keys());
             if after.is_none() {
                 break;
             }

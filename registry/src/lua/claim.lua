@@ -1,5 +1,5 @@
 -- ARGV: guild, member, name, request id, digest, demand, on_disconnect, spec, launch, if full ("refuse" or "wait"),
--- store's life known or empty, stops that it had counted when the caller asked, candidate hosts...
+-- store's life known or empty, stops that it had counted when the caller asked, what its first start must do, candidate hosts...
 notice_another_run()
 -- What the store says of an agent may not be so while hosts are telling, or before the caller has.
 if is_lost(ARGV[11]) or is_held() or redis.call('EXISTS', key('gen')) == 0 then return {'held'} end
@@ -17,10 +17,7 @@ if phase and old[2] == ARGV[5] and old[3] == ARGV[4] then return {'exists'} end
 if was_stopped_since(member, tonumber(ARGV[12])) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
 local demand, waits = parse_room(ARGV[6]), ARGV[10] == 'wait'
-local host, incarnation, used
--- Who is willing to wait does not overtake those who do.
-local in_line = waits and redis.call('ZCARD', key('pending')) > 0
-if not in_line then host, incarnation, used = pick(demand, 13) end
+local host, incarnation, used = pick(demand, 14, '+inf')
 if not host and not waits then return {'full'} end
 
 -- Smallest free machine id of the guild; when all are taken, the least shared one. A FAILED record keeps its own.
@@ -38,8 +35,8 @@ if not machine then
   redis.call('HINCRBY', mkey, machine, 1)
 end
 
-redis.call('DEL', akey)
-redis.call('HSET', akey, 'name', ARGV[3], 'request_id', ARGV[4], 'digest', ARGV[5], 'demand', ARGV[6],
+clear(akey)
+redis.call('HSET', akey, 'first_start', ARGV[13], 'name', ARGV[3], 'request_id', ARGV[4], 'digest', ARGV[5], 'demand', ARGV[6],
   'on_disconnect', ARGV[7], 'spec', ARGV[8], 'launch', ARGV[9], 'machine_id', machine, 'restarts', '0',
   'created', int(now_ms()))
 redis.call('ZADD', key('agents'), 0, member)
@@ -49,4 +46,6 @@ if not host then
   return {'waits'}
 end
 reserve(host, used, demand)
-return {'claimed', host, incarnation, seat(member, host, incarnation), machine}
+local epoch = seat(member, host, incarnation)
+redis.call('HSET', akey, 'order', epoch)
+return {'claimed', host, incarnation, epoch, machine}

@@ -30,6 +30,9 @@ local function fits(capacity, used, demand)
   return true
 end
 
+-- In `line.lua`: who waits for room, and whom those that wait let pass.
+local join_line, leave_line, is_let_pass
+
 local function event(member, phase, epoch, host)
   redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*',
     'agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
@@ -157,11 +160,13 @@ local function was_stopped(member, epoch)
 end
 
 -- The first candidate, from ARGV[first] on, that holds a lease, takes agents and has room: host, its process, what is used there.
-local function pick(demand, first)
+-- With an `order`, those that wait and came before it must let it pass.
+local function pick(demand, first, order)
   for i = first, #ARGV do
     local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
-    local used = parse_room(h[4])
-    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(parse_room(h[3]), used, demand) then
+    local capacity, used = parse_room(h[3]), parse_room(h[4])
+    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(capacity, used, demand)
+      and (not order or is_let_pass(ARGV[i], capacity, used, demand, order)) then
       return ARGV[i], h[1], used
     end
   end
@@ -176,7 +181,7 @@ local function seat(member, host, incarnation)
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZADD', key('on', host), 0, member)
   redis.call('ZADD', key('unaccepted'), epoch, member)
-  redis.call('ZREM', key('pending'), member)
+  leave_line(member)
   event(member, 'STARTING', epoch, host)
   return epoch
 end
@@ -186,18 +191,26 @@ local function reserve(host, used, demand)
   redis.call('HSET', key('host', host), 'used', format_room(used))
 end
 
--- A record that holds no room waits for some, in the order in which agents were created. Its new epoch fences whoever
--- had it before.
+-- A record that holds no room waits for some, in the order in which agents were created: by the first epoch that it is known
+-- to have had. Its new epoch fences whoever had it before.
 local function wait_for_room(member, reason)
   local epoch = next_epoch()
   local akey = key('agent', member)
-  redis.call('HSET', akey, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
+  local before = redis.call('HMGET', akey, 'order', 'epoch', 'demand')
+  local order = before[1] or before[2] or epoch
+  redis.call('HSET', akey, 'order', order, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
     'reason', reason, 'updated', int(now_ms()))
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZREM', key('unaccepted'), member)
-  redis.call('ZADD', key('pending'), redis.call('HGET', akey, 'created'), member)
+  join_line(member, before[3], order)
   event(member, 'PENDING', epoch, '')
   return epoch
+end
+
+-- What a record of another claim says goes; what a newer version has put there stays.
+local function clear(akey)
+  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'reason', 'updated', 'accepted', 'running', 'sequence',
+    'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
 end
 
 local function free_machine(guild, machine)
@@ -209,7 +222,7 @@ end
 local function displace(guild, member, phase, host, incarnation, demand, machine)
   if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
   free_machine(guild, machine)
-  redis.call('ZREM', key('pending'), member)
+  leave_line(member)
   redis.call('ZREM', key('unaccepted'), member)
 end
 
@@ -217,8 +230,9 @@ end
 local function remove(guild, member, epoch, host, machine)
   bury(member, epoch)
   free_machine(guild, machine)
+  leave_line(member)
   redis.call('DEL', key('agent', member))
-  for _, index in ipairs({key('agents'), key('guild', guild), key('pending'), key('unaccepted')}) do
+  for _, index in ipairs({key('agents'), key('guild', guild), key('unaccepted')}) do
     redis.call('ZREM', index, member)
   end
   event(member, '', epoch, host or '')

@@ -3,6 +3,7 @@
 
 mod agents;
 mod hosts;
+mod line;
 mod lives;
 mod reads;
 
@@ -12,6 +13,7 @@ use crate::{
     record::{AgentRecord, Documents, FormerState, HostRecord, Phase, View},
     resources::Resources,
 };
+use line::Lines;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -48,6 +50,8 @@ pub(super) struct Store {
     machines: BTreeMap<GuildId, BTreeMap<u8, u32>>,
     /// Agents that no host has accepted, by the epochs of their claims.
     unaccepted: BTreeMap<String, Epoch>,
+    /// Those that wait for room.
+    lines: Lines,
     /// Latest write of an agent's host.
     sequences: BTreeMap<String, u64>,
     events: Vec<Event>,
@@ -119,6 +123,9 @@ impl Store {
         let epoch = self.next_epoch(now);
         self.unaccepted.insert(member.to_owned(), epoch);
         self.sequences.remove(member);
+        if let Some(agent) = self.agents.get(member).cloned() {
+            self.leave_line(&agent);
+        }
         if let Some(agent) = self.agents.get_mut(member) {
             agent.phase = Phase::Starting;
             agent.host = Some(host.clone());
@@ -138,6 +145,8 @@ impl Store {
         self.unaccepted.remove(member);
         self.sequences.remove(member);
         if let Some(agent) = self.agents.get_mut(member) {
+            let known = Some(agent.epoch.0).filter(|epoch| *epoch > 0);
+            let order = self.lines.order(member).or(known).unwrap_or(epoch.0);
             agent.phase = Phase::Pending;
             agent.host = None;
             agent.incarnation = None;
@@ -145,8 +154,10 @@ impl Store {
             agent.pid = None;
             reason.clone_into(&mut agent.reason);
             agent.accepted = None;
-            let key = agent.key.clone();
-            self.record(&key, Some(Phase::Pending), epoch, None);
+            let agent = agent.clone();
+            self.lines.set_order(member, Epoch(order));
+            self.join_line(&agent, order);
+            self.record(&agent.key, Some(Phase::Pending), epoch, None);
         }
     }
 
@@ -161,29 +172,38 @@ impl Store {
     fn remove(&mut self, member: &str, agent: &AgentRecord, epoch: Epoch) {
         self.bury(member, epoch);
         self.free_machine(agent);
+        self.leave_line(agent);
+        self.lines.forget_order(member);
         self.agents.remove(member);
         self.unaccepted.remove(member);
         self.sequences.remove(member);
         self.record(&agent.key, None, epoch, agent.host.clone());
     }
 
-    /// The first candidate that holds a lease, takes agents and has room.
-    fn pick(&self, demand: &Resources, candidates: &[HostId]) -> Option<(HostId, Incarnation)> {
-        let has_room = |h: &&HostRecord| h.takes_agents() && h.capacity.fits(&h.used, demand);
-        let picked = candidates.iter().filter_map(|id| self.hosts.get(id)).find(has_room);
-        picked.map(|h| (h.host.clone(), h.incarnation.clone()))
+    /// The first candidate that holds a lease, takes agents and has room. With an `order`, those that wait and came before it must
+    /// let it pass.
+    fn pick(
+        &mut self,
+        demand: &Resources,
+        candidates: &[HostId],
+        order: Option<u64>,
+    ) -> Option<(HostId, Incarnation)> {
+        let mut found = BTreeMap::new();
+        for id in candidates {
+            let has_room = |h: &&HostRecord| h.takes_agents() && h.capacity.fits(&h.used, demand);
+            let Some(host) = self.hosts.get(id).filter(has_room) else { continue };
+            let picked = (host.host.clone(), host.incarnation.clone());
+            if order.is_none_or(|order| self.is_let_pass(id, demand, order, &mut found)) {
+                return Some(picked);
+            }
+        }
+        None
     }
 
     fn reserve(&mut self, host: &HostId, demand: &Resources) {
         if let Some(h) = self.hosts.get_mut(host) {
             h.used.add(demand);
         }
-    }
-
-    fn pending(&self) -> Vec<&AgentRecord> {
-        let mut pending: Vec<_> = self.agents.iter().filter(|(_, r)| r.phase == Phase::Pending).collect();
-        pending.sort_by_key(|(member, r)| (r.created, (*member).clone()));
-        pending.into_iter().map(|(_, r)| r).collect()
     }
 
     fn machine_id(&mut self, guild: &GuildId) -> u8 {

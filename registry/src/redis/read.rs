@@ -1,7 +1,8 @@
-//! Reads what Redis answers. What this version did not write is an error that names the place.
+//! Reads what Redis answers. What this version did not write is an error that names the place; in a list such rows are left out, or
+//! told apart.
 
 use crate::{
-    error::RegistryError,
+    error::{FormTrouble, RegistryError},
     ids::{AgentKey, Epoch, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
@@ -9,10 +10,11 @@ use crate::{
         ReleaseOutcome, Remembered, Renewal,
     },
     record::{
-        AgentRecord, Documents, ExitStatus, FormerProcess, FormerState, HostRecord, HostState, LastExit,
+        AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
         OnDisconnect, Phase, SpecDigest, View,
     },
     resources::Resources,
+    unreadable::{self, RowKind, UnreadableAgent},
 };
 use bytes::Bytes;
 use deadpool_redis::redis::RedisError;
@@ -25,7 +27,7 @@ use std::{
 /// One agent in a list: member and field values.
 pub(super) type Row = (String, Vec<Option<Vec<u8>>>);
 
-const ALL: [&str; 21] = [
+const ALL: [&str; 22] = [
     "phase",
     "host",
     "incarnation",
@@ -44,13 +46,16 @@ const ALL: [&str; 21] = [
     "created",
     "accepted",
     "running",
+    "first_start",
     "spec",
     "last_lines",
     "launch",
 ];
-const SPEC: usize = 18;
-const LAST_LINES: usize = 19;
-const LAUNCH: usize = 20;
+/// Most bytes quoted of a word that cannot be read.
+const WORD: usize = 100;
+const SPEC: usize = 19;
+const LAST_LINES: usize = 20;
+const LAUNCH: usize = 21;
 
 /// Fields of an agent's hash to read for a view, in the order [`agent`] expects.
 pub(super) fn fields(view: View) -> &'static [&'static str] {
@@ -65,10 +70,24 @@ pub(super) fn fields(view: View) -> &'static [&'static str] {
 pub(super) fn error(error: RedisError) -> RegistryError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() || error.is_connection_refusal() {
         RegistryError::Unreachable(Box::new(error))
+    } else if let Some(trouble) = form_trouble(&error) {
+        RegistryError::Form(trouble)
     } else {
         let code = error.code().unwrap_or_default();
         RegistryError::Refused(refusal(&format!("{code} {error}")))
     }
+}
+
+/// What `lua/schema.lua` says.
+fn form_trouble(error: &RedisError) -> Option<FormTrouble> {
+    let says = error.detail().filter(|_| error.code() == Some("SCHEMA"))?;
+    let mut words = says.split_whitespace();
+    let (kind, form) = (words.next()?, words.next().unwrap_or_default().to_owned());
+    Some(match kind {
+        "newer" => FormTrouble::Newer(form),
+        "older" => FormTrouble::Older(form),
+        _ => FormTrouble::Unnumbered,
+    })
 }
 
 /// What Redis refuses, by what it says, and what to do about it.
@@ -243,7 +262,12 @@ pub(super) fn agent(
         }),
     };
     let place = format!("agent {key}");
-    let missing = |field: &str| unreadable(place.clone(), field);
+    let missing = |field: &'static str| {
+        let at = ALL.iter().position(|known| *known == field).unwrap_or_default();
+        let word = text(&v, at);
+        let what = format!("{field} {:?}", &word[..word.floor_char_boundary(WORD)]);
+        RegistryError::Unreadable { place: place.clone(), what }
+    };
     let record = AgentRecord {
         phase: Phase::parse(text(&v, 0)).ok_or_else(|| missing("phase"))?,
         host: keys::parse_host(text(&v, 1)),
@@ -263,22 +287,42 @@ pub(super) fn agent(
         created: UnixMillis(parsed(&v, 15).ok_or_else(|| missing("created"))?),
         accepted: parsed(&v, 16).map(UnixMillis),
         running: parsed(&v, 17).map(UnixMillis),
+        // A record that was told again by a host does not say.
+        first_start: FirstStart::parse(text(&v, 18)).unwrap_or(FirstStart::FollowsPolicy),
         documents,
         key,
     };
     Ok(Some(record))
 }
 
-pub(super) fn page(rows: Vec<Row>, limit: usize, view: View) -> Result<Page, RegistryError> {
+/// A page of an index, and the last name looked at, whether or not it can be read.
+pub(super) fn page(rows: Vec<Row>, limit: usize, view: View) -> (Page, Option<String>) {
     let full = rows.len() == limit;
-    let mut agents = Vec::with_capacity(rows.len());
-    let mut last = None;
+    let end = rows.last().map(|(member, _)| member.clone()).filter(|_| full);
+    let mut page = Page { agents: Vec::with_capacity(rows.len()), unreadable: vec![], next: None, settled: None };
     for (member, values) in rows {
-        let key = keys::parse_member(&member).ok_or_else(|| unreadable("index of agents", &member))?;
-        last = Some(key.clone());
-        agents.extend(agent(key, view, values)?);
+        let Some(key) = keys::parse_member(&member) else {
+            unreadable::skip(RowKind::Agent, &unreadable("index of agents", &member));
+            continue;
+        };
+        page.next = Some(key.clone());
+        match agent(key.clone(), view, values) {
+            Ok(record) => page.agents.extend(record),
+            Err(error) => {
+                unreadable::skip(RowKind::Agent, &error);
+                page.unreadable.push(UnreadableAgent { key, what: what_of(error) });
+            }
+        }
     }
-    Ok(Page { agents, next: last.filter(|_| full), settled: None })
+    page.next = page.next.filter(|_| full);
+    (page, end)
+}
+
+fn what_of(error: RegistryError) -> String {
+    match error {
+        RegistryError::Unreadable { what, .. } => what,
+        other => other.to_string(),
+    }
 }
 
 /// A host's name and its hash.
@@ -332,28 +376,43 @@ pub(super) fn hosts(
     let mut view =
         HostsView { now: UnixMillis(now), store: life, held, pending, stops: Stops(stops), ..HostsView::default() };
     for row in &hosts {
-        view.hosts.push(host(row).ok_or_else(|| unreadable("hosts", row))?);
+        match host(row) {
+            Some(host) => view.hosts.push(host),
+            None => unreadable::skip(RowKind::Host, &unreadable("hosts", row)),
+        }
     }
     for (process, text) in &formers {
-        view.former.push(former(process, text).ok_or_else(|| unreadable("former processes", process))?);
+        match former(process, text) {
+            Some(former) => view.former.push(former),
+            None => unreadable::skip(RowKind::Host, &unreadable("former processes", (process, text))),
+        }
     }
     view.hosts.sort_by(|a, b| a.host.cmp(&b.host));
     view.former.sort_by(|a, b| (&a.host, &a.incarnation).cmp(&(&b.host, &b.incarnation)));
     Ok(view)
 }
 
-pub(super) fn events(
-    rows: Vec<(String, HashMap<String, String>)>,
-    after: &EventId,
-) -> Result<(Vec<Event>, EventId), RegistryError> {
+/// The events that can be read, and the last one looked at.
+pub(super) fn events(rows: Vec<(String, HashMap<String, String>)>, after: &EventId) -> (Vec<Event>, EventId) {
     let mut last = after.clone();
     let mut events = Vec::with_capacity(rows.len());
     for (id, fields) in rows {
-        let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
-        let key = keys::parse_member(field("agent")).zip(epoch(field("epoch")));
-        let (key, epoch) = key.ok_or_else(|| unreadable("events", &fields))?;
-        events.push(Event { key, epoch, phase: Phase::parse(field("phase")), host: keys::parse_host(field("host")) });
+        match event(&fields) {
+            Some(event) => events.push(event),
+            None => unreadable::skip(RowKind::Event, &unreadable("events", &fields)),
+        }
         last = EventId(id);
     }
-    Ok((events, last))
+    (events, last)
+}
+
+fn event(fields: &HashMap<String, String>) -> Option<Event> {
+    let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    let phase = match field("phase") {
+        "" => None,
+        // One that this version does not know is not the end of the agent.
+        word => Some(Phase::parse(word)?),
+    };
+    let (key, epoch) = (keys::parse_member(field("agent"))?, epoch(field("epoch"))?);
+    Some(Event { key, epoch, phase, host: keys::parse_host(field("host")) })
 }

@@ -1,12 +1,17 @@
-//! The Lua scripts, each with the shared prelude before it.
+//! The Lua scripts, each with what they share before it: the look at the store's form, the prelude, and the
+//! line of those that wait.
 
+use super::schema::Schema;
 use deadpool_redis::redis::Script;
 
 macro_rules! script {
-    ($file:literal) => {
-        Script::new(concat!(include_str!("../lua/prelude.lua"), include_str!(concat!("../lua/", $file))))
+    ($schema:expr, $file:literal) => {
+        Script::new(&[$schema, SHARED, include_str!(concat!("../lua/", $file))].concat())
     };
 }
+
+const SHARED: &str =
+    concat!(include_str!("../lua/schema.lua"), include_str!("../lua/prelude.lua"), include_str!("../lua/line.lua"),);
 
 /// All scripts, hashed once.
 pub(super) struct Scripts {
@@ -25,32 +30,35 @@ pub(super) struct Scripts {
     pub(super) settle: Script,
     pub(super) bury: Script,
     pub(super) oldest: Script,
+    pub(super) lines: Script,
     pub(super) restore: Script,
     pub(super) remember: Script,
     pub(super) cordon: Script,
 }
 
 impl Scripts {
-    pub(super) fn load() -> Self {
+    pub(super) fn load(schema: &Schema) -> Self {
+        let schema = &*schema.lua();
         Self {
-            announce: script!("announce.lua"),
-            renew: script!("renew.lua"),
-            depart: script!("depart.lua"),
-            claim: script!("claim.lua"),
-            advance: script!("advance.lua"),
-            release: script!("release.lua"),
-            list: script!("list.lua"),
-            hosts: script!("hosts.lua"),
-            place: script!("place.lua"),
-            retire: script!("retire.lua"),
-            forget: script!("forget.lua"),
-            bring: script!("bring.lua"),
-            settle: script!("settle.lua"),
-            bury: script!("bury.lua"),
-            oldest: script!("oldest.lua"),
-            restore: script!("restore.lua"),
-            remember: script!("remember.lua"),
-            cordon: script!("cordon.lua"),
+            announce: script!(schema, "announce.lua"),
+            renew: script!(schema, "renew.lua"),
+            depart: script!(schema, "depart.lua"),
+            claim: script!(schema, "claim.lua"),
+            advance: script!(schema, "advance.lua"),
+            release: script!(schema, "release.lua"),
+            list: script!(schema, "list.lua"),
+            hosts: script!(schema, "hosts.lua"),
+            place: script!(schema, "place.lua"),
+            retire: script!(schema, "retire.lua"),
+            forget: script!(schema, "forget.lua"),
+            bring: script!(schema, "bring.lua"),
+            settle: script!(schema, "settle.lua"),
+            bury: script!(schema, "bury.lua"),
+            oldest: script!(schema, "oldest.lua"),
+            lines: script!(schema, "lines.lua"),
+            restore: script!(schema, "restore.lua"),
+            remember: script!(schema, "remember.lua"),
+            cordon: script!(schema, "cordon.lua"),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Short ways to write requests and to get a registry of either kind.
 
 use rustic_registry::{
-    Advance, AgentKey, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Documents, Epoch, FormerState,
-    HostId, HostLife, HostState, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Phase, RedisRegistry,
-    RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest,
-    Stops, StoreLife, UnixMillis, Unplace, View,
+    Advance, AgentKey, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Documents, Epoch, FirstStart,
+    FormerState, HostId, HostLife, HostState, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Phase,
+    RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire,
+    SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -184,6 +184,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
         candidates: candidates.iter().map(|h| host(h)).collect(),
         if_full: IfFull::Refuse,
+        first_start: FirstStart::MustSucceed,
         knew: None,
         asked: JUST_NOW,
     }

@@ -754,6 +754,7 @@ fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
         created: UnixMillis(77),
         accepted: None,
         running: None,
+        first_start: told.first_start,
         documents: Some(told.documents),
     }
 }

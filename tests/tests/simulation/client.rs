@@ -1,12 +1,13 @@
 //! A caller who wants one agent to run, or not to run, and asks until it is told so.
 
 use crate::lives::Wish;
+use engine_svc::engine::PendingPolicy;
 use rand::{Rng as _, rngs::StdRng};
 use rustic_proto::{
     agent_host::v1::{self as pb, AgentLaunch, CommandRuntime, OnDisconnect, Runtime, runtime::Kind},
     launch::Launch,
 };
-use rustic_registry::{AgentKey, IfFull, RequestId};
+use rustic_registry::{AgentKey, RequestId};
 use std::time::Duration;
 
 /// Longest wait for a create.
@@ -34,7 +35,7 @@ pub(crate) struct Client {
     pub(crate) key: AgentKey,
     launch: Launch,
     wait: pb::WaitMode,
-    if_full: IfFull,
+    pending: PendingPolicy,
     want: Want,
     /// What was answered OK last.
     has: Option<Want>,
@@ -66,7 +67,7 @@ impl Client {
             key: launch.key.clone(),
             launch,
             wait: if rng.random() { pb::WaitMode::Running } else { pb::WaitMode::Accepted },
-            if_full: if rng.random_bool(0.7) { IfFull::Wait } else { IfFull::Refuse },
+            pending: if rng.random_bool(0.7) { PendingPolicy::WaitForRoom } else { PendingPolicy::Refuse },
             want: Want::Run,
             has: None,
             asked: None,
@@ -89,7 +90,7 @@ impl Client {
 
     /// From now on it is glad of room later, so that everything settles.
     pub(crate) fn be_patient(&mut self) {
-        self.if_full = IfFull::Wait;
+        self.pending = PendingPolicy::WaitForAnyHost;
     }
 
     /// What the store forgot with no host to tell it again is asked for anew.
@@ -138,8 +139,8 @@ impl Client {
             Want::Run => {
                 self.creating_until = now + CREATES.as_millis() as u64;
                 let request_id: RequestId = format!("{}-{}", self.key.agent, self.request).parse().expect("an id");
-                let (launch, wait, if_full) = (Box::new(self.launch.clone()), self.wait, self.if_full);
-                (Wish::Create { launch, request_id, wait, if_full }, CREATES)
+                let (launch, wait, pending) = (Box::new(self.launch.clone()), self.wait, self.pending);
+                (Wish::Create { launch, request_id, wait, pending }, CREATES)
             }
             Want::Gone => {
                 self.stopping = true;

@@ -12,7 +12,7 @@ use agent_host::{
     supervisor::{HostSettings, Supervisor},
 };
 use engine_svc::{
-    engine::{Creation, Engine, IfSilent, Leases},
+    engine::{Creation, Engine, IfSilent, Leases, PendingPolicy},
     error::EngineError,
     fleet::Fleet,
     keeper::{self, Wake},
@@ -23,7 +23,7 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentKey, Announce, Epoch, HostId, HostLife, HostState, IfFull, Incarnation, Registry, RequestId, Resources,
+    AgentKey, Announce, Epoch, HostId, HostLife, HostState, Incarnation, Registry, RequestId, Resources,
     resources::SLOTS,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -48,7 +48,7 @@ pub(crate) enum Inbound {
 /// What a client wants of an engine.
 #[derive(Clone)]
 pub(crate) enum Wish {
-    Create { launch: Box<Launch>, request_id: RequestId, wait: pb::WaitMode, if_full: IfFull },
+    Create { launch: Box<Launch>, request_id: RequestId, wait: pb::WaitMode, pending: PendingPolicy },
     Stop { key: AgentKey },
 }
 
@@ -258,10 +258,12 @@ pub(crate) async fn engine(leases: Leases, outbox: Outbox, mut letters: mpsc::Un
 
 async fn grant(engine: &Engine, wish: Wish, within: Duration) -> Result<(), EngineError> {
     match wish {
-        Wish::Create { launch, request_id, wait, if_full } => {
+        Wish::Create { launch, request_id, wait, pending } => {
             let deadline = Instant::now() + within;
             let caller_gone = CancellationToken::new();
-            let creation = Creation { launch: *launch, request_id, wait, if_full, deadline, caller_gone };
+            let first_start = pb::FirstStart::Unspecified;
+            let creation =
+                Creation { launch: *launch, request_id, wait, first_start, pending, deadline, caller_gone };
             engine.create(&creation).await.map(|_| ())
         }
         Wish::Stop { key } => match engine.stop(&key, Duration::from_millis(500), IfSilent::Refuse).await {

@@ -177,6 +177,23 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
 }
 
 #[test]
+fn a_first_start_that_nobody_is_told_of_fails_at_once_unless_the_host_is_to_blame() {
+    let mut run = Run::new(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
+    run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Failed)]);
+    assert!(run.machine.reason().starts_with("its first start failed: "), "{}", run.machine.reason());
+
+    // It got no turn: the host starts too many.
+    let mut run = Run::new(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
+    run.on(Event::Recorded);
+    assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
+
+    // It was ready once.
+    let mut run = Run::running(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Restarting)]);
+}
+
+#[test]
 fn an_agent_that_a_lost_store_is_told_of_after_a_lost_lease_starts_by_a_new_claim_only() {
     let mut run = Run::running(rules());
     // It crashed, and the store has not answered yet, when both are lost.

@@ -2,7 +2,7 @@
 
 use crate::{
     agent::poison::{Delivery, Exit},
-    runtime::{InitFailure, StartError},
+    runtime::{Blame, InitFailure, StartError},
 };
 use rustic_registry::{ExitStatus, Phase};
 use std::{fmt, sync::Arc, time::Duration};
@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub enum FirstStart {
     /// It is removed: somebody waits for it and is told.
     MustSucceed,
+    /// FAILED at once, unless its host is to blame: whoever wanted to be told has gone.
+    FailsAtOnce,
     /// The restart policy decides: nobody waits.
     FollowsPolicy,
 }
@@ -32,6 +34,17 @@ pub enum StartFailure {
     Queued(Duration),
     /// Nobody waited for it any more when its turn had not come yet.
     Abandoned,
+}
+
+impl StartFailure {
+    /// Whether it would fail anywhere, as far as anybody can tell.
+    pub fn is_its_own(&self) -> bool {
+        match self {
+            Self::Init(_) | Self::Exited(_) | Self::Timeout(_) => true,
+            Self::Spawn(error) => error.blame() == Blame::Launch,
+            Self::Queued(_) | Self::Abandoned => false,
+        }
+    }
 }
 
 impl fmt::Display for StartFailure {

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,
-    EventId, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, MemoryRegistry, OnDisconnect,
-    Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
-    Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
+    EventId, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, MemoryRegistry,
+    OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew,
+    Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -159,6 +159,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
         candidates: vec![],
         if_full: IfFull::Wait,
+        first_start: FirstStart::MustSucceed,
         knew: None,
         asked: Stops::default(),
     };
@@ -192,6 +193,7 @@ async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
     assert!(matches!(stopped, Err(EngineError::Held(_))), "{stopped:?}");
     pass(&engine, &mut unhosted).await.expect("the registry answers");
     let told = engine.get(&record.key, View::Full).await.expect("it is known again");
+    let crate::engine::Listed::Agent(told) = told else { panic!("{told:?}") };
     assert_eq!((told.phase, told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
     // The first host was seen by this engine, and may still run something: nothing is decided before it is retired.
     let view = registry.hosts().await.expect("in memory");

@@ -49,6 +49,10 @@ class NoRoomError(K8sEngineError):
     """No host has room for the agent."""
 
 
+class AgentTooLargeError(NoRoomError):
+    """No host could ever hold the agent, however empty: the message says what it asks for, and what there is."""
+
+
 class HostExhaustedError(NoRoomError):
     """The hosts with room for the agent lack what every process needs: descriptors, process ids, memory or disk.
 
@@ -70,6 +74,7 @@ _CLASSES: dict[grpc.StatusCode, type[K8sEngineError]] = {
 
 # What RESOURCE_EXHAUSTED means, by reason. Without one of ours it is something else, such as a message that is too large.
 _NO_ROOM: dict[str, type[NoRoomError]] = {
+    "AGENT_TOO_LARGE": AgentTooLargeError,
     "NO_ROOM": NoRoomError,
     "HOST_FULL": NoRoomError,
     "HOST_EXHAUSTED": HostExhaustedError,

@@ -49,6 +49,7 @@ class K8sExecutionEngine(ExecutionEngine):
         engine_address: Optional[str] = None,
         detach_on_shutdown: Optional[bool] = None,
         runtime_profile: Optional[str] = None,
+        wait_for_any_host: Optional[bool] = None,
     ) -> None:
         """Prepares the engine; connects with the first call.
 
@@ -63,6 +64,8 @@ class K8sExecutionEngine(ExecutionEngine):
             detach_on_shutdown: Whether `shutdown` leaves the agents running. Default: `RUSTIC_DETACH_ON_SHUTDOWN`.
             runtime_profile: Python environment of the hosts in which agents run. Default: `RUSTIC_RUNTIME_PROFILE`,
                 else the hosts' own.
+            wait_for_any_host: Whether agents that no host could ever hold wait for larger ones, which somebody or an
+                autoscaler adds, and are not refused. Default: `RUSTIC_WAIT_FOR_ANY_HOST`, else no.
 
         Raises:
             ValueError: An environment variable cannot be understood.
@@ -70,7 +73,9 @@ class K8sExecutionEngine(ExecutionEngine):
         super().__init__(guild_id=guild_id, organization_id=organization_id)
         self.redis_url = redis_url
         self.agent_host_service_name = agent_host_service_name
-        self._settings = EngineSettings.read(engine_address, k8s_namespace, detach_on_shutdown, runtime_profile)
+        self._settings = EngineSettings.read(
+            engine_address, k8s_namespace, detach_on_shutdown, runtime_profile, wait_for_any_host
+        )
 
     @property
     def engine_address(self) -> str:
@@ -90,7 +95,8 @@ class K8sExecutionEngine(ExecutionEngine):
         """Runs an agent and returns when it has subscribed to its topics.
 
         Idempotent: an agent that runs with the same launch is left alone. An agent for which no host has room waits for
-        some, and so does this call, up to `RUSTIC_CREATE_TIMEOUT`; the agent waits on after that.
+        some, and so does this call, up to `RUSTIC_CREATE_TIMEOUT`; the agent waits on after that. One that no host could
+        ever hold is refused with `AgentTooLargeError`, unless it may wait for any host.
 
         Args:
             guild_spec: The guild's spec.
@@ -116,7 +122,7 @@ class K8sExecutionEngine(ExecutionEngine):
         if self._settings.profile:
             launch.runtime.python.profile = self._settings.profile
         launch.start_timeout.FromMilliseconds(int(self._settings.create_timeout * 1000))
-        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, allow_pending=True)
+        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, pending=self._settings.pending)
         # A little longer than the agent gets, so that the host's own words about a slow agent still reach us.
         timeout = self._settings.create_timeout + self._settings.call_timeout
         give_up = time.monotonic() + timeout

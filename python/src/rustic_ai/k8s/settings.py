@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 import os
 
+from rustic_ai.engine.v1 import engine_service_pb2 as pb
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -14,6 +16,7 @@ class EngineSettings:
         call_timeout: Seconds every other call gets.
         detach: Whether `shutdown` leaves the agents running.
         profile: Runtime profile of the hosts in which agents run; empty: the hosts' own.
+        pending: What happens to agents for which no host has room.
         proxy: Whether calls go through the proxy that the environment names.
     """
 
@@ -22,11 +25,17 @@ class EngineSettings:
     call_timeout: float
     detach: bool
     profile: str
+    pending: pb.PendingPolicy = pb.PENDING_POLICY_WAIT_FOR_ROOM
     proxy: bool = False
 
     @classmethod
     def read(
-        cls, engine_address: str | None, namespace: str | None, detach: bool | None, profile: str | None = None
+        cls,
+        engine_address: str | None,
+        namespace: str | None,
+        detach: bool | None,
+        profile: str | None = None,
+        wait_for_any_host: bool | None = None,
     ) -> "EngineSettings":
         """Reads the settings.
 
@@ -37,12 +46,17 @@ class EngineSettings:
         address = engine_address or os.environ.get("RUSTIC_ENGINE_ADDRESS") or f"engine-svc.{namespace}:50051"
         if detach is None:
             detach = _flag("RUSTIC_DETACH_ON_SHUTDOWN")
+        if wait_for_any_host is None:
+            wait_for_any_host = _flag("RUSTIC_WAIT_FOR_ANY_HOST")
         return cls(
             address=address,
             create_timeout=_seconds("RUSTIC_CREATE_TIMEOUT", 120.0),
             call_timeout=_seconds("RUSTIC_CALL_TIMEOUT", 20.0),
             detach=detach,
             profile=profile or os.environ.get("RUSTIC_RUNTIME_PROFILE", ""),
+            pending=(
+                pb.PENDING_POLICY_WAIT_FOR_ANY_HOST if wait_for_any_host else pb.PENDING_POLICY_WAIT_FOR_ROOM
+            ),
             proxy=_flag("RUSTIC_ENGINE_PROXY"),
         )
 

@@ -9,7 +9,7 @@ use crate::{
         Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
         Remember, Remembered, Restore,
     },
-    record::{AgentRecord, LastExit, OnDisconnect, Phase, View},
+    record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, View},
 };
 
 impl Store {
@@ -33,9 +33,7 @@ impl Store {
             return ClaimOutcome::Late(Stops(self.stops));
         }
         let waits = r.if_full == IfFull::Wait;
-        // Who is willing to wait does not overtake those who do.
-        let in_line = waits && !self.pending().is_empty();
-        let picked = self.pick(&r.demand, &r.candidates).filter(|_| !in_line);
+        let picked = self.pick(&r.demand, &r.candidates, Some(u64::MAX));
         if picked.is_none() && !waits {
             return ClaimOutcome::NoRoom;
         }
@@ -60,8 +58,10 @@ impl Store {
             created: now,
             accepted: None,
             running: None,
+            first_start: r.first_start,
             documents: Some(r.documents.clone()),
         };
+        self.lines.forget_order(&member);
         self.agents.insert(member.clone(), record);
         let Some((host, incarnation)) = picked else {
             self.wait_for_room(&member, "no host has room for it; it starts as soon as one has", now);
@@ -69,6 +69,7 @@ impl Store {
         };
         self.reserve(&host, &r.demand);
         let epoch = self.seat(&member, &host, &incarnation, now);
+        self.lines.set_order(&member, epoch);
         ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
     }
 
@@ -83,10 +84,12 @@ impl Store {
         let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
+        // Who ran before takes no room from anybody who did not have it before.
+        let order = self.lines.order(&member).filter(|_| record.running.is_none());
         if self.is_held() {
             return PlaceOutcome::Held;
         }
-        let Some((host, incarnation)) = self.pick(&demand, candidates) else { return PlaceOutcome::NoRoom };
+        let Some((host, incarnation)) = self.pick(&demand, candidates, order) else { return PlaceOutcome::NoRoom };
         self.reserve(&host, &demand);
         let epoch = self.seat(&member, &host, &incarnation, now);
         PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
@@ -203,6 +206,7 @@ impl Store {
                 Phase::Running => Some(now),
                 _ => old.as_ref().and_then(|old| old.running),
             },
+            first_start: old.as_ref().map_or(FirstStart::FollowsPolicy, |old| old.first_start),
             documents: Some(r.documents.clone()),
         };
         *self.machines.entry(a.key.guild.clone()).or_default().entry(r.machine_id).or_default() += 1;
@@ -223,6 +227,7 @@ impl Store {
             self.vacate(old);
         }
         self.free_machine(old);
+        self.leave_line(old);
         self.unaccepted.remove(member);
     }
 
@@ -248,6 +253,10 @@ impl Store {
         *self.machines.entry(told.key.guild.clone()).or_default().entry(told.machine_id).or_default() += 1;
         self.sequences.remove(&member);
         let record = AgentRecord { host: None, incarnation: None, pid: None, accepted: None, ..told.clone() };
+        self.lines.set_order(&member, told.epoch);
+        if told.phase == Phase::Pending {
+            self.join_line(&record, told.epoch.0);
+        }
         self.agents.insert(member, record);
         self.record(&told.key, Some(told.phase), told.epoch, None);
         Remembered::Done

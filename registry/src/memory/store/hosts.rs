@@ -188,7 +188,7 @@ impl Store {
             now,
             store: self.born.then(|| self.life()),
             held: self.is_held(),
-            pending: self.pending().len() as u64,
+            pending: self.lines.len() as u64,
             stops: Stops(self.stops),
             hosts: self.hosts.values().cloned().collect(),
             former: former.collect(),

@@ -7,6 +7,7 @@ use crate::{
     ops::{Event, EventId, Index, Page, Queue},
     record::{AgentRecord, View},
 };
+use std::collections::BTreeSet;
 
 impl Store {
     pub(in crate::memory) fn list(&self, index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page {
@@ -20,12 +21,19 @@ impl Store {
         let agents: Vec<_> = later.take(limit).map(|(_, r)| project(r, view)).collect();
         let next = agents.last().map(|r| r.key.clone()).filter(|_| agents.len() == limit);
         let settled = (self.born && !self.is_held()).then(|| self.life());
-        Page { agents, next, settled }
+        Page { agents, unreadable: vec![], next, settled }
     }
 
     pub(in crate::memory) fn oldest(&self, queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord> {
         let found: Vec<&AgentRecord> = match queue {
-            Queue::Pending => self.pending(),
+            Queue::Pending => self.in_order(self.lines.members()),
+            Queue::Lines => {
+                return self
+                    .in_order(self.lines.oldest_of_each(skip, limit))
+                    .into_iter()
+                    .map(|r| project(r, view))
+                    .collect();
+            }
             Queue::Unaccepted => {
                 let mut old: Vec<_> = self.unaccepted.iter().map(|(member, epoch)| (*epoch, member)).collect();
                 old.sort();
@@ -33,6 +41,10 @@ impl Store {
             }
         };
         found.into_iter().skip(skip).take(limit).map(|r| project(r, view)).collect()
+    }
+
+    fn in_order(&self, members: BTreeSet<(u64, String)>) -> Vec<&AgentRecord> {
+        members.into_iter().filter_map(|(_, member)| self.agents.get(&member)).collect()
     }
 
     pub(in crate::memory) fn get(&self, key: &AgentKey, view: View) -> Option<AgentRecord> {

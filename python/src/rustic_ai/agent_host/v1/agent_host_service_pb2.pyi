@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from rustic_ai.agent_host.v1 import agent_pb2 as _agent_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -10,21 +11,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class FirstStart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIRST_START_UNSPECIFIED: _ClassVar[FirstStart]
+    FIRST_START_FAIL: _ClassVar[FirstStart]
+FIRST_START_UNSPECIFIED: FirstStart
+FIRST_START_FAIL: FirstStart
+
 class CreateAgentRequest(_message.Message):
-    __slots__ = ("request_id", "launch", "wait", "epoch", "machine_id", "incarnation")
+    __slots__ = ("request_id", "launch", "wait", "epoch", "machine_id", "incarnation", "first_start")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LAUNCH_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_START_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     launch: _agent_pb2.AgentLaunch
     wait: _agent_pb2.WaitMode
     epoch: int
     machine_id: int
     incarnation: str
-    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+    first_start: FirstStart
+    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ..., incarnation: _Optional[str] = ..., first_start: _Optional[_Union[FirstStart, str]] = ...) -> None: ...
 
 class CreateAgentResponse(_message.Message):
     __slots__ = ("agent", "timings")

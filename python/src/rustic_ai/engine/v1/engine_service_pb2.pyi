@@ -12,28 +12,39 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PendingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PENDING_POLICY_UNSPECIFIED: _ClassVar[PendingPolicy]
+    PENDING_POLICY_REFUSE: _ClassVar[PendingPolicy]
+    PENDING_POLICY_WAIT_FOR_ROOM: _ClassVar[PendingPolicy]
+    PENDING_POLICY_WAIT_FOR_ANY_HOST: _ClassVar[PendingPolicy]
+
 class HostState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     HOST_STATE_UNSPECIFIED: _ClassVar[HostState]
     HOST_STATE_READY: _ClassVar[HostState]
     HOST_STATE_DRAINING: _ClassVar[HostState]
     HOST_STATE_EXPIRED: _ClassVar[HostState]
+PENDING_POLICY_UNSPECIFIED: PendingPolicy
+PENDING_POLICY_REFUSE: PendingPolicy
+PENDING_POLICY_WAIT_FOR_ROOM: PendingPolicy
+PENDING_POLICY_WAIT_FOR_ANY_HOST: PendingPolicy
 HOST_STATE_UNSPECIFIED: HostState
 HOST_STATE_READY: HostState
 HOST_STATE_DRAINING: HostState
 HOST_STATE_EXPIRED: HostState
 
 class CreateAgentRequest(_message.Message):
-    __slots__ = ("request_id", "launch", "wait", "allow_pending")
+    __slots__ = ("request_id", "launch", "wait", "pending")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LAUNCH_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
-    ALLOW_PENDING_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     launch: _agent_pb2.AgentLaunch
     wait: _agent_pb2.WaitMode
-    allow_pending: bool
-    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., allow_pending: bool = ...) -> None: ...
+    pending: PendingPolicy
+    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., pending: _Optional[_Union[PendingPolicy, str]] = ...) -> None: ...
 
 class CreateAgentResponse(_message.Message):
     __slots__ = ("agent", "timings")

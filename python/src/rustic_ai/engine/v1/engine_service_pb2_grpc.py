@@ -90,9 +90,10 @@ class EngineServiceServicer(object):
         """Runs an agent on the host that placement picks. Idempotent: the same agent with the same launch answers OK with
         the agent that runs, however often and from wherever it is called; retrying is always safe.
         Errors: INVALID_ARGUMENT (field violations; or the agent's class cannot be imported), ALREADY_EXISTS (same id,
-        other launch), FAILED_PRECONDITION (is stopping, or its initialisation failed), RESOURCE_EXHAUSTED (no room on
-        any host and allow_pending not set: reason NO_ROOM; or the hosts with room lack descriptors, process ids, memory
-        or disk: reason HOST_EXHAUSTED, retry), DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry or host unreachable: retry).
+        other launch), FAILED_PRECONDITION (is stopping, or its initialisation failed), RESOURCE_EXHAUSTED (no host could
+        ever hold it, and it may not wait for another one: reason AGENT_TOO_LARGE, with `asked_` and `largest_` of each
+        resource that it is about; or no host has room now, and it may not wait: NO_ROOM; or the hosts with room lack descriptors,
+        process ids, memory or disk: HOST_EXHAUSTED, retry), DEADLINE_EXCEEDED (not ready in time), UNAVAILABLE (registry or host unreachable: retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,44 @@
+//! Trouble with one agent or host ends nobody else's turn.
+
+use crate::{error::EngineError, metrics};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    sync::{Mutex, PoisonError},
+};
+use tracing::{debug, warn};
+
+/// Most that are told in the log at once; then they are told anew.
+const MOST_TOLD: usize = 1_000;
+
+/// About whom trouble was told already, so that a pass that meets it again is silent.
+#[derive(Default)]
+pub(super) struct Troubles(Mutex<BTreeSet<String>>);
+
+impl Troubles {
+    /// Lets through what concerns everybody, such as a registry that does not answer. What concerns `whom` alone is told, and
+    /// is `None`: the pass goes on.
+    pub(super) fn own<T>(
+        &self,
+        step: &'static str,
+        whom: &impl Display,
+        result: Result<T, EngineError>,
+    ) -> Result<Option<T>, EngineError> {
+        let error = match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) if error.is_of_the_store() => return Err(error),
+            Err(error) => error,
+        };
+        metrics::trouble(step);
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MOST_TOLD {
+            told.clear();
+        }
+        if told.insert(format!("{step} {whom}")) {
+            warn!(%whom, step, %error, "could not be seen to; trying again");
+        } else {
+            debug!(%whom, step, %error, "could not be seen to");
+        }
+        Ok(None)
+    }
+}

@@ -18,10 +18,13 @@ pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_engine_create_seconds", "From a create call to its answer, by outcome"),
     Metric::Count("rustic_engine_takeovers_total", "Agents that this engine took off hosts that were gone"),
     Metric::Count("rustic_engine_moves_total", "Agents that this engine moved off hosts that drain"),
-    Metric::Count(TROUBLES, "Steps of the keeper that failed for one agent or host alone, by step"),
     Metric::Count(
-        UNREADABLE,
-        "Rows of the registry that this version cannot read and left out, by kind: agent, host, event",
+        "rustic_engine_keeper_troubles_total",
+        "Steps of the keeper that failed for one agent or host alone, by step",
+    ),
+    Metric::Count(
+        "rustic_engine_unreadable_rows_total",
+        "Rows of the registry left out as unreadable, by kind: agent, host, event",
     ),
     Metric::Gauge("rustic_engine_slots_capacity", "Slots of all hosts that take agents"),
     Metric::Gauge("rustic_engine_slots_used", "Slots that agents hold on them"),
@@ -31,8 +34,6 @@ pub const ALL: &[Metric] = &[
     CALLS,
 ];
 
-const TROUBLES: &str = "rustic_engine_keeper_troubles_total";
-const UNREADABLE: &str = "rustic_engine_unreadable_rows_total";
 const COPIES: &str = "rustic_engine_agent_copies";
 
 /// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its keeper old.
@@ -52,7 +53,11 @@ pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
         metrics::gauge("rustic_engine_slots_used", &[], slots(|h| &h.used));
         metrics::gauge("rustic_engine_agents_pending", &[], view.registry.pending as f64);
         for kind in RowKind::ALL {
-            metrics::counts(UNREADABLE, &[("kind", kind.as_str())], unreadable::take_skipped(kind));
+            metrics::counts(
+                "rustic_engine_unreadable_rows_total",
+                &[("kind", kind.as_str())],
+                unreadable::take_skipped(kind),
+            );
         }
         for name in ["ready", "draining", "expired"] {
             let count = view.registry.hosts.iter().filter(|h| state(h) == name).count();
@@ -73,7 +78,7 @@ pub fn copies(agents: usize) {
 
 /// A step of the keeper failed for one agent or host.
 pub fn trouble(step: &'static str) {
-    metrics::count(TROUBLES, &[("step", step)]);
+    metrics::count("rustic_engine_keeper_troubles_total", &[("step", step)]);
 }
 
 /// An agent was moved.

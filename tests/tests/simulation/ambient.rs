@@ -24,8 +24,6 @@ pub(crate) enum LeftOut {
     Observing,
     /// A host is retired whether it has renewed since or not.
     Comparing,
-    /// Nobody waits for a life of the store to settle, nor for hosts that were seen in the former one.
-    Settling,
 }
 
 /// The world does without something from now on.

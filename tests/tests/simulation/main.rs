@@ -171,16 +171,6 @@ fn without_margin_and_grace_there_are_two() {
 }
 
 #[test]
-fn when_nobody_waits_for_hosts_to_tell_a_lost_store_there_are_two() {
-    assert!(breaks("P1 never two", |plan| {
-        plan.left_out = Some(LeftOut::Settling);
-        // Just when agents are started whose callers do not hear of it.
-        let at = 200 + (plan.rates[0] * 1e6) as u64 % 1_500;
-        (plan.faults, plan.loss, plan.latency, plan.agents) = (vec![(at, Fault::Wipe)], 0.2, 20, 4);
-    }));
-}
-
-#[test]
 fn when_hosts_are_retired_at_first_sight_there_are_two() {
     assert!(breaks("P1 never two", |plan| plan.left_out = Some(LeftOut::Observing)));
 }

@@ -133,17 +133,6 @@ macro_rules! far {
                 .await
             }
 
-            async fn bring(&self, request: &Bring) -> Result<(), RegistryError> {
-                let mut request = request.clone();
-                if ambient::left_out() == Some(LeftOut::Settling) {
-                    request.hosts.clear();
-                }
-                self.call("bring", move |store| {
-                    store.bring(&request).now_or_never().expect("the store in memory never waits")
-                })
-                .await
-            }
-
             $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
                 $(let $arg = Owned::own($arg);)*
                 self.call(stringify!($name), move |store| {
@@ -163,7 +152,7 @@ fn without_what_is_left_out(store: &MemoryRegistry, request: Retire) -> Retire {
             let seen = host.map_or(request.seen, |h| (h.life, h.renewals));
             Retire { seen, store: view.store.unwrap_or(request.store), ..request }
         }
-        Some(LeftOut::Observing | LeftOut::Settling) | None => request,
+        Some(LeftOut::Observing) | None => request,
     }
 }
 
@@ -220,6 +209,7 @@ far! {
     cordon(host: &HostId, cordon: Cordon) -> bool;
     claim(request: &Claim) -> ClaimOutcome;
     hosts() -> HostsView;
+    bring(request: &Bring) -> ();
     forget(host: &HostId, incarnation: &Incarnation) -> bool;
     settle(store: &StoreLife, watched: bool) -> bool;
     bury(key: &AgentKey) -> bool;

@@ -279,10 +279,9 @@ impl World {
         let id = self.slots.len();
         let outbox = self.outbox(id);
         // What nobody has used before is known to be so by those only who were there when it began.
-        let new_registry = self.now == 0 || self.plan.left_out == Some(LeftOut::Settling);
+        let new_registry = self.now == 0;
         let (longest, drift) = match self.plan.left_out {
             Some(LeftOut::Observing) => (TTL + self.plan.grace, -1.0),
-            Some(LeftOut::Settling) => (Duration::ZERO, 0.0),
             Some(LeftOut::Comparing) | None => (TTL + self.plan.grace, 0.01),
         };
         let leases = Leases { longest, drift, new_registry };

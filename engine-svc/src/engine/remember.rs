@@ -37,7 +37,9 @@ impl Engine {
     /// One pass.
     pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
         let now = self.fleet.view().registry.store;
-        match (unhosted.store.clone(), now) {
+        // Lost before the first look, it is lost all the same: hosts were seen in it.
+        let seen = || self.fleet.store().filter(|told| now.as_ref() != Some(told));
+        match (unhosted.store.clone().or_else(seen), now) {
             // Nobody has ever come: its life begins with this engine.
             (None, None) => {
                 self.registry.bring(&self.fleet.brings(StoreLife::NONE)).await?;

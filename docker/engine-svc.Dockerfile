@@ -5,6 +5,7 @@
 # Sources are gathered apart: with some storage drivers each copy into the builder's gigabyte takes ten seconds.
 FROM scratch AS manifests
 COPY Cargo.toml Cargo.lock /src/
+COPY core/Cargo.toml /src/core/
 COPY proto/Cargo.toml /src/proto/
 COPY registry/Cargo.toml /src/registry/
 COPY telemetry/Cargo.toml /src/telemetry/
@@ -14,6 +15,7 @@ COPY tests/Cargo.toml /src/tests/
 COPY bench/Cargo.toml /src/bench/
 
 FROM scratch AS sources
+COPY core /src/core
 COPY proto /src/proto
 COPY registry /src/registry
 COPY telemetry /src/telemetry
@@ -28,15 +30,15 @@ COPY --from=manifests /src ./
 # Tables of lines are half of a program's size and a part of the build's time; names of functions stay for backtraces.
 ENV CARGO_PROFILE_RELEASE_DEBUG=0 \
     CARGO_PROFILE_RELEASE_STRIP=debuginfo
-RUN for crate in proto registry telemetry engine-svc agent-host tests bench; do \
+RUN for crate in core proto registry telemetry engine-svc agent-host tests bench; do \
         mkdir -p "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/src/main.rs"; \
     done \
     && cp proto/src/main.rs proto/build.rs \
     && cargo build --release --locked --package engine-svc --package agent-host \
-    && rm -r proto/src proto/build.rs registry/src telemetry/src engine-svc/src agent-host/src
+    && rm -r core/src proto/src proto/build.rs registry/src telemetry/src engine-svc/src agent-host/src
 COPY --from=sources /src ./
 # Sources keep the times of their checkout, which may lie before the stand-ins were built.
-RUN find proto registry telemetry engine-svc agent-host -type f -exec touch {} + \
+RUN find core proto registry telemetry engine-svc agent-host -type f -exec touch {} + \
     && cargo build --release --locked --package engine-svc --package agent-host
 
 FROM debian:bookworm-slim

@@ -62,7 +62,7 @@ def metrics() -> frozenset[str]:
 @cache
 def phases() -> frozenset[str]:
     """Words of agents' phases."""
-    text = (ROOT / "registry/src/record.rs").read_text()
+    text = (ROOT / "core/src/record.rs").read_text()
     block = re.search(r"\n    Phase \{(.*?)\n    \}", text, re.DOTALL)
-    assert block, "registry/src/record.rs writes phases in another way than this expects"
+    assert block, "core/src/record.rs writes phases in another way than this expects"
     return frozenset(re.findall(r'= "([A-Z]+)"', block[1]))

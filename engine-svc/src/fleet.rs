@@ -13,10 +13,10 @@ mod avoided;
 
 use crate::{
     backoff,
-    placement::{self, Policy},
     too_large::{self, TooLarge},
 };
 use avoided::Avoided;
+use rustic_core::placement::{self, Policy};
 use rustic_registry::{
     AgentKey, AgentRecord, Bring, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Index,
     Observer, Queue, Registry, RegistryError, Resources, Retire, Stops, StoreLife, View,

@@ -9,7 +9,7 @@
 //!              │        keeper ─▶ engine::keep
 //!              │           └────▶ engine::remember ─▶ unhosted (pure)
 //!   KEDA ─▶ scaler ─▶ scale (pure)
-//!              └─▶ fleet (view of the hosts) ─▶ placement, too_large (pure)
+//!              └─▶ fleet (view of the hosts) ─▶ too_large, rustic_core::placement (pure)
 //! ```
 //!
 //! The supervision tree ([`rustic_telemetry::tasks`]): a panic, an error or an end of one of these ends the program, in order. Other
@@ -34,7 +34,6 @@ pub mod grpc;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
-pub mod placement;
 pub mod scale;
 pub mod scaler;
 pub mod settings;

@@ -1,8 +1,12 @@
 //! Flags of engine-svc, each with an environment twin `ENGINE_SVC_…`.
 
-use crate::{engine::Leases, placement::Policy};
+use crate::engine::Leases;
 use anyhow::ensure;
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use rustic_core::placement::Policy;
 use rustic_registry::RedisSettings;
 use rustic_telemetry::{
     TelemetrySettings,
@@ -45,7 +49,7 @@ pub struct Settings {
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub redis_timeout: Duration,
     /// How hosts are picked
-    #[arg(long, value_enum, default_value_t = Policy::LeastLoaded)]
+    #[arg(long, default_value_t = Policy::LeastLoaded, value_parser = policies(), value_name = "POLICY")]
     pub placement: Policy,
     /// Time between two agents that are moved to lower hosts, so that the highest one is empty before it is scaled away;
     /// needs --placement packed; default: none are
@@ -102,7 +106,7 @@ impl Settings {
     pub fn compact_every(&self) -> anyhow::Result<Option<Duration>> {
         ensure!(
             self.compact_every.is_none() || self.placement == Policy::Packed,
-            "--compact-every empties the highest host, and --placement {:?} would fill it again; use --placement packed",
+            "--compact-every empties the highest host, and --placement {} would fill it again; use --placement packed",
             self.placement
         );
         Ok(self.compact_every)
@@ -116,6 +120,12 @@ impl Settings {
             ..RedisSettings::new(&self.redis_url)
         }
     }
+}
+
+/// The words of `--placement`.
+fn policies() -> impl TypedValueParser<Value = Policy> {
+    let words = Policy::ALL.iter().map(|policy| policy.as_str());
+    PossibleValuesParser::new(words).map(|word| Policy::parse(&word).unwrap_or(Policy::LeastLoaded))
 }
 
 /// Settings of the stack for development.

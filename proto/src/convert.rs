@@ -5,7 +5,7 @@ use crate::{
     engine::v1::{Host, HostState as PbHostState, PendingPolicy},
     violation::Violations,
 };
-use rustic_registry::{
+use rustic_core::{
     AgentRecord, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis, UnreadableAgent, View,
 };
 use std::{collections::BTreeMap, time::Duration};

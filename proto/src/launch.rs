@@ -8,7 +8,7 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
-use rustic_registry::{AgentId, AgentKey, Documents, GuildId, OnDisconnect, Resources, SpecDigest};
+use rustic_core::{AgentId, AgentKey, Documents, GuildId, OnDisconnect, Resources, SpecDigest};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -238,7 +238,7 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
     let named = [("cpus", head.num_cpus), ("gpus", head.num_gpus)];
     let named = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
     for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
-        if name.is_empty() || name == rustic_registry::resources::SLOTS {
+        if name.is_empty() || name == rustic_core::resources::SLOTS {
             v.add(FIELD, format!("must not name a custom resource {name:?}"));
         } else if let Err(e) = demand.set(&name, amount) {
             v.add(FIELD, e.to_string());

@@ -1,7 +1,7 @@
 //! Checks shared by all requests: names, page size and token, durations.
 
 use crate::violation::Violations;
-use rustic_registry::{AgentId, AgentKey, GuildId, HostId, RequestId, keys};
+use rustic_core::{AgentId, AgentKey, GuildId, HostId, RequestId, encoded};
 use std::time::Duration;
 
 /// Agents or hosts in a page unless asked for otherwise.
@@ -108,7 +108,7 @@ fn unknown_token() -> Violations {
 
 /// Token of the page of agents that follows `key`.
 pub fn agent_token(key: Option<&AgentKey>) -> String {
-    key.map(|key| format!("a1.{}", keys::member(key))).unwrap_or_default()
+    key.map(|key| format!("a1.{}", encoded::member(key))).unwrap_or_default()
 }
 
 /// Reads what [`agent_token`] wrote.
@@ -116,12 +116,12 @@ pub fn read_agent_token(token: &str) -> Result<Option<AgentKey>, Violations> {
     if token.is_empty() {
         return Ok(None);
     }
-    token.strip_prefix("a1.").and_then(keys::parse_member).map(Some).ok_or_else(unknown_token)
+    token.strip_prefix("a1.").and_then(encoded::parse_member).map(Some).ok_or_else(unknown_token)
 }
 
 /// Token of the page of hosts that follows `host`.
 pub fn host_token(host: Option<&HostId>) -> String {
-    host.map(|host| format!("h1.{}", keys::encode(host.as_str()))).unwrap_or_default()
+    host.map(|host| format!("h1.{}", encoded::encode(host.as_str()))).unwrap_or_default()
 }
 
 /// Reads what [`host_token`] wrote.
@@ -129,7 +129,7 @@ pub fn read_host_token(token: &str) -> Result<Option<HostId>, Violations> {
     if token.is_empty() {
         return Ok(None);
     }
-    token.strip_prefix("h1.").and_then(keys::parse_host).map(Some).ok_or_else(unknown_token)
+    token.strip_prefix("h1.").and_then(encoded::parse_host).map(Some).ok_or_else(unknown_token)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Collects everything that is wrong with a request, so that its sender can mend it in one go.
 
 use crate::status::{MAX_MESSAGE, middle_cut};
-use rustic_registry::IdError;
+use rustic_core::IdError;
 use std::{fmt, str::FromStr};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};

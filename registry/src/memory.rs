@@ -1,26 +1,25 @@
 //! The deterministic twin of the store: the same operations on plain maps, with a clock of the caller's.
 //!
-//! For simulation and for tests. It keeps to the scripts under `lua/` word for word; the conformance suite applies
-//! the same operations to both and compares what they answer and what they hold.
-
-mod store;
+//! For simulation and for tests. It is the rule book, under a lock; the conformance suite applies the same operations to
+//! it and to the scripts under `lua/`, and compares what they answer and what they hold.
 
 use crate::{
+    Registry,
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
-        Index, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-        Renewal, Restore, Retire, Unplace,
+        Index, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
+        Restore, Retire, StoreLost, Unplace,
     },
     record::{AgentRecord, View},
+    rules::Store,
 };
 use async_trait::async_trait;
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
-use store::Store;
 
 /// The store in memory.
 pub struct MemoryRegistry {
@@ -109,7 +108,9 @@ impl Registry for MemoryRegistry {
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError> {
-        self.written().take_off(key, epoch, guard, None, self.now())
+        self.written()
+            .take_off(key, epoch, guard, None, self.now())
+            .map_err(|StoreLost| RegistryError::Lost(key.to_string()))
     }
 
     async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError> {
@@ -125,7 +126,8 @@ impl Registry for MemoryRegistry {
         if store.is_lost(r.knew.as_ref()) {
             return Err(RegistryError::Lost(r.key.to_string()));
         }
-        store.take_off(&r.key, r.epoch, r.guard, Some(&r.reason), self.now())
+        let taken = store.take_off(&r.key, r.epoch, r.guard, Some(&r.reason), self.now());
+        taken.map_err(|StoreLost| RegistryError::Lost(r.key.to_string()))
     }
 
     async fn place(

@@ -11,13 +11,14 @@ mod scripts;
 pub use schema::Schema;
 
 use crate::{
+    Registry,
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     keys::{self, Keys},
     ops::{
         Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
-        IfFull, Index, LINES, Page, PlaceOutcome, Queue, Registry, ReleaseGuard, ReleaseOutcome, Remember,
-        Remembered, Renew, Renewal, Restore, Retire, Unplace,
+        IfFull, Index, LINES, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+        Renewal, Restore, Retire, Unplace,
     },
     record::{AgentRecord, Documents, ExitStatus, View},
 };

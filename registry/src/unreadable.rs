@@ -1,7 +1,7 @@
 //! Rows that this version cannot read: another one wrote them, as in a rolling upgrade. They are left out where something is
 //! decided, and what they hold stays as it is. Counted here, by kind, for whoever tells; told in the log once each.
 
-use crate::{error::RegistryError, ids::AgentKey};
+use crate::error::RegistryError;
 use std::{
     collections::BTreeSet,
     sync::{
@@ -37,15 +37,6 @@ impl RowKind {
             Self::Event => "event",
         }
     }
-}
-
-/// An agent of which only the name is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreadableAgent {
-    /// Its name in the cluster.
-    pub key: AgentKey,
-    /// What cannot be read.
-    pub what: String,
 }
 
 static SKIPPED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];

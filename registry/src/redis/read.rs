@@ -2,6 +2,7 @@
 //! told apart.
 
 use crate::{
+    UnreadableAgent,
     error::{FormTrouble, RegistryError},
     ids::{AgentKey, Epoch, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     keys,
@@ -14,7 +15,7 @@ use crate::{
         OnDisconnect, Phase, SpecDigest, View,
     },
     resources::Resources,
-    unreadable::{self, RowKind, UnreadableAgent},
+    unreadable::{self, RowKind},
 };
 use bytes::Bytes;
 use deadpool_redis::redis::RedisError;

@@ -16,8 +16,8 @@ use engine_svc::{
     error::EngineError,
     fleet::Fleet,
     keeper::{self, Wake},
-    placement::Policy,
 };
+use rustic_core::placement::Policy;
 use rustic_proto::{
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService as _},
     launch::Launch,

@@ -6,9 +6,9 @@ use crate::{
     engine::Leases,
     fleet::Fleet,
     keeper::Wake,
-    placement::Policy,
 };
 use async_trait::async_trait;
+use rustic_core::placement::Policy;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,

@@ -3,16 +3,13 @@
 //! All are atomic. `Err` is trouble with the store; an outcome the caller must handle is a variant of `Ok`.
 
 use crate::{
-    error::RegistryError,
     ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     record::{
         AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
-        OnDisconnect, Phase, SpecDigest, View,
+        OnDisconnect, Phase, SpecDigest,
     },
     resources::Resources,
-    unreadable::UnreadableAgent,
 };
-use async_trait::async_trait;
 use std::{collections::BTreeMap, time::Duration};
 
 /// A host says that it lives, and gets a lease. The claims of the process that had its name before become its own if that has certainly
@@ -190,7 +187,7 @@ pub enum ClaimOutcome {
     Late(Stops),
 }
 
-/// Answer to [`Registry::place`].
+/// Answer to a placement of an agent that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlaceOutcome {
     /// Made; the phase is STARTING.
@@ -235,7 +232,7 @@ pub struct Restore {
 /// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
 #[derive(Debug, Clone)]
 pub struct Remember {
-    /// The agent as the store had it, PENDING or FAILED, in [`View::Full`].
+    /// The agent as the store had it, PENDING or FAILED, in [`View::Full`](crate::View::Full).
     pub record: AgentRecord,
     /// The store's life that had it.
     pub had: StoreLife,
@@ -370,6 +367,10 @@ pub enum ReleaseOutcome {
     Guarded(Phase),
 }
 
+/// The store was lost, and hosts are telling what they run: nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLost;
+
 /// Which agents to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Index {
@@ -404,6 +405,15 @@ pub enum Queue {
 
 /// Most demands in one reading of [`Queue::Lines`].
 pub const LINES: usize = 64;
+
+/// An agent of which only the name is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableAgent {
+    /// Its name in the cluster.
+    pub key: AgentKey,
+    /// What cannot be read.
+    pub what: String,
+}
 
 /// A part of a list, in order of the encoded key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -468,77 +478,4 @@ pub struct Event {
     pub epoch: Epoch,
     /// Its host, where it has one.
     pub host: Option<HostId>,
-}
-
-/// The store, real or in memory.
-#[async_trait]
-pub trait Registry: Send + Sync + 'static {
-    /// Checks that the store answers.
-    async fn ping(&self) -> Result<(), RegistryError>;
-    /// See [`Announce`]. Idempotent for one incarnation.
-    async fn announce(&self, request: &Announce) -> Result<Announced, RegistryError>;
-    /// See [`Renew`]. O(1).
-    async fn renew(&self, request: &Renew) -> Result<Renewal, RegistryError>;
-    /// Takes a host off the list at the end of its life; void if another incarnation holds the name.
-    async fn depart(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), RegistryError>;
-    /// See [`Claim`] and [`IfFull`]. Idempotent by request id and digest. O(1) in agents and hosts.
-    async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
-    /// See [`Advance`]. Idempotent. O(1).
-    async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
-    /// See [`Restore`]. Answers `Done` when the record is as the host tells it, `Stale` when there is a later claim, `Gone`
-    /// when it was stopped or moved since, and `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
-    async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError>;
-    /// See [`Remember`]. Idempotent. O(log pending).
-    async fn remember(&self, request: &Remember) -> Result<Remembered, RegistryError>;
-    /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. Fails with [`RegistryError::Lost`] while
-    /// hosts are telling what they run, unless the process was reaped. O(1).
-    async fn release(
-        &self,
-        key: &AgentKey,
-        epoch: Epoch,
-        guard: ReleaseGuard,
-    ) -> Result<ReleaseOutcome, RegistryError>;
-    /// See [`Unplace`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
-    async fn unplace(&self, request: &Unplace) -> Result<ReleaseOutcome, RegistryError>;
-    /// Claims a host for an agent that is PENDING under `epoch`, as far as those that came before it let it pass. O(1) in agents and
-    /// hosts.
-    async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
-    -> Result<PlaceOutcome, RegistryError>;
-    /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
-    /// Tells whether the host is known.
-    async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;
-    /// See [`Retire`]; tells whether it did.
-    async fn retire(&self, request: &Retire) -> Result<bool, RegistryError>;
-    /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
-    async fn forget(&self, host: &HostId, incarnation: &Incarnation) -> Result<bool, RegistryError>;
-    /// See [`Bring`]; void in the life that it was seen in.
-    async fn bring(&self, request: &Bring) -> Result<(), RegistryError>;
-    /// Ends the time in which a life of the store settles, if every host that is known of has told what it runs or is retired, and the caller
-    /// has `watched` it for as long as any lease lasts, or nobody has come to it from another life. Tells whether it did.
-    async fn settle(&self, store: &StoreLife, watched: bool) -> Result<bool, RegistryError>;
-    /// Notes that an agent which nobody knows was asked to be stopped: a claim that was made before must not bring it. Tells whether
-    /// it is unknown; fails with [`RegistryError::Lost`] while hosts are telling.
-    async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError>;
-    /// Reads up to `limit` agents of a queue after the first `skip`, without those that this version cannot read.
-    async fn oldest(
-        &self,
-        queue: Queue,
-        skip: usize,
-        limit: usize,
-        view: View,
-    ) -> Result<Vec<AgentRecord>, RegistryError>;
-    /// Reads one agent. Fails with [`RegistryError::Unreadable`] if this version cannot. O(1).
-    async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError>;
-    /// Reads up to `limit` agents after `after`.
-    async fn list(
-        &self,
-        index: &Index,
-        after: Option<&AgentKey>,
-        limit: usize,
-        view: View,
-    ) -> Result<Page, RegistryError>;
-    /// Reads all hosts.
-    async fn hosts(&self) -> Result<HostsView, RegistryError>;
-    /// Reads up to `limit` events after `after`, without those that this version cannot read; the stream keeps about the last ten thousand.
-    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError>;
 }

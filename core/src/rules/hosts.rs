@@ -9,7 +9,8 @@ use crate::{
 };
 
 impl Store {
-    pub(in crate::memory) fn announce(&mut self, r: &Announce, random: u64, now: UnixMillis) -> Announced {
+    /// See [`Announce`]. `random` names the store's life, if it has none.
+    pub fn announce(&mut self, r: &Announce, random: u64, now: UnixMillis) -> Announced {
         self.be_born(random);
         // It has something to tell, and nothing was decided without it yet.
         let telling = self.is_held() && r.knew.is_some() && r.told.as_ref() != Some(&self.life());
@@ -101,7 +102,8 @@ impl Store {
         returned
     }
 
-    pub(in crate::memory) fn renew(&mut self, r: &Renew, now: UnixMillis) -> Renewal {
+    /// See [`Renew`].
+    pub fn renew(&mut self, r: &Renew, now: UnixMillis) -> Renewal {
         if self.is_lost(Some(&r.store)) {
             return Renewal::StoreLost;
         }
@@ -125,7 +127,8 @@ impl Store {
         Renewal::Held { cordoned, stops: Stops(self.stops) }
     }
 
-    pub(in crate::memory) fn depart(&mut self, id: &HostId, incarnation: &Incarnation) {
+    /// Takes a host off the list at the end of its life.
+    pub fn depart(&mut self, id: &HostId, incarnation: &Incarnation) {
         if self.hosts.get(id).is_some_and(|h| h.incarnation == *incarnation) {
             self.take_lease(id, incarnation);
         }
@@ -138,7 +141,8 @@ impl Store {
         self.telling.remove(id);
     }
 
-    pub(in crate::memory) fn retire(&mut self, r: &Retire) -> bool {
+    /// See [`Retire`]; tells whether it did.
+    pub fn retire(&mut self, r: &Retire) -> bool {
         if self.is_lost(Some(&r.store)) {
             return false;
         }
@@ -160,7 +164,8 @@ impl Store {
         }
     }
 
-    pub(in crate::memory) fn forget(&mut self, host: &HostId, incarnation: &Incarnation) -> bool {
+    /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
+    pub fn forget(&mut self, host: &HostId, incarnation: &Incarnation) -> bool {
         let over = self.former(host, incarnation) == Some(FormerState::Over);
         let claims = |member: String| self.agents[&member].incarnation.as_ref() == Some(incarnation);
         if !over || self.on(host).into_iter().any(claims) {
@@ -170,13 +175,15 @@ impl Store {
         true
     }
 
-    pub(in crate::memory) fn cordon(&mut self, host: &HostId, cordon: Cordon) -> bool {
+    /// See [`Cordon`]; tells whether the host is known.
+    pub fn cordon(&mut self, host: &HostId, cordon: Cordon) -> bool {
         let Some(host) = self.hosts.get_mut(host) else { return false };
         host.cordoned = cordon == Cordon::On;
         true
     }
 
-    pub(in crate::memory) fn hosts_view(&self, now: UnixMillis) -> HostsView {
+    /// All hosts.
+    pub fn hosts_view(&self, now: UnixMillis) -> HostsView {
         let former = self.former.iter().map(|((host, incarnation), f)| FormerProcess {
             host: host.clone(),
             incarnation: incarnation.clone(),

@@ -2,16 +2,17 @@
 
 use super::{Store, project};
 use crate::{
+    encoded,
     ids::AgentKey,
-    keys,
     ops::{Event, EventId, Index, Page, Queue},
     record::{AgentRecord, View},
 };
 use std::collections::BTreeSet;
 
 impl Store {
-    pub(in crate::memory) fn list(&self, index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page {
-        let after = after.map(keys::member);
+    /// A page of an index.
+    pub fn list(&self, index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page {
+        let after = after.map(encoded::member);
         let wanted = |r: &AgentRecord| match index {
             Index::All => true,
             Index::Guild(guild) => r.key.guild == *guild,
@@ -24,7 +25,8 @@ impl Store {
         Page { agents, unreadable: vec![], next, settled }
     }
 
-    pub(in crate::memory) fn oldest(&self, queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord> {
+    /// Those of a queue that must be seen to first.
+    pub fn oldest(&self, queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord> {
         let found: Vec<&AgentRecord> = match queue {
             Queue::Pending => self.in_order(self.lines.members()),
             Queue::Lines => {
@@ -47,11 +49,13 @@ impl Store {
         members.into_iter().filter_map(|(_, member)| self.agents.get(&member)).collect()
     }
 
-    pub(in crate::memory) fn get(&self, key: &AgentKey, view: View) -> Option<AgentRecord> {
-        self.agents.get(&keys::member(key)).map(|r| project(r, view))
+    /// One agent.
+    pub fn get(&self, key: &AgentKey, view: View) -> Option<AgentRecord> {
+        self.agents.get(&encoded::member(key)).map(|r| project(r, view))
     }
 
-    pub(in crate::memory) fn events(&self, after: &EventId, limit: usize) -> (Vec<Event>, EventId) {
+    /// Events after one that was read.
+    pub fn events(&self, after: &EventId, limit: usize) -> (Vec<Event>, EventId) {
         let seen = after.0.parse().unwrap_or(0);
         let events: Vec<_> = self.events.iter().skip(seen).take(limit).cloned().collect();
         let last = EventId((seen + events.len()).to_string());

@@ -1,17 +1,22 @@
 //! Which hosts to try for an agent, best first. Pure: takes what is known and returns an order.
 
-use rustic_registry::{HostId, HostRecord, Resources};
+use crate::{
+    ids::HostId,
+    record::{HostRecord, words},
+    resources::Resources,
+};
 use std::collections::BTreeSet;
 
-/// How hosts are ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Policy {
-    /// Least loaded first, then lowest ordinal.
-    LeastLoaded,
-    /// Each in turn.
-    RoundRobin,
-    /// Lowest ordinal first: what scales in takes the highest.
-    Packed,
+words! {
+    /// How hosts are ordered.
+    Policy {
+        /// Least loaded first, then lowest ordinal.
+        LeastLoaded = "least-loaded",
+        /// Each in turn.
+        RoundRobin = "round-robin",
+        /// Lowest ordinal first: what scales in takes the highest.
+        Packed = "packed",
+    }
 }
 
 /// What an agent needs.
@@ -75,8 +80,8 @@ fn load(host: &HostRecord, demand: &Resources) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{HostLife, HostState, UnixMillis};
     use proptest::prelude::*;
-    use rustic_registry::{HostLife, HostState, UnixMillis};
     use std::{collections::BTreeMap, time::Duration};
 
     fn host(id: &str, slots: u64, used: u64) -> HostRecord {

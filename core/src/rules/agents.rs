@@ -2,22 +2,22 @@
 
 use super::{Store, project};
 use crate::{
-    error::RegistryError,
+    encoded,
     ids::{AgentKey, Epoch, HostId, Stops, UnixMillis},
-    keys,
     ops::{
         Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
-        Remember, Remembered, Restore,
+        Remember, Remembered, Restore, StoreLost,
     },
     record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, View},
 };
 
 impl Store {
-    pub(in crate::memory) fn claim(&mut self, r: &Claim, now: UnixMillis) -> ClaimOutcome {
+    /// See [`Claim`].
+    pub fn claim(&mut self, r: &Claim, now: UnixMillis) -> ClaimOutcome {
         if self.is_lost(r.knew.as_ref()) || self.is_held() || !self.born {
             return ClaimOutcome::Held;
         }
-        let member = keys::member(&r.key);
+        let member = encoded::member(&r.key);
         let old = self.agents.get(&member);
         if let Some(old) = old {
             let same = old.digest == r.digest;
@@ -73,14 +73,9 @@ impl Store {
         ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
     }
 
-    pub(in crate::memory) fn place(
-        &mut self,
-        key: &AgentKey,
-        epoch: Epoch,
-        candidates: &[HostId],
-        now: UnixMillis,
-    ) -> PlaceOutcome {
-        let member = keys::member(key);
+    /// Claims a host for an agent that is PENDING under `epoch`.
+    pub fn place(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> PlaceOutcome {
+        let member = encoded::member(key);
         let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
@@ -95,11 +90,12 @@ impl Store {
         PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
     }
 
-    pub(in crate::memory) fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
+    /// See [`Advance`].
+    pub fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
         if self.is_lost(r.knew.as_ref()) {
             return AdvanceOutcome::StoreLost;
         }
-        let Some(agent) = self.agents.get(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
+        let Some(agent) = self.agents.get(&encoded::member(&r.key)) else { return AdvanceOutcome::Gone };
         if agent.epoch != r.epoch {
             return AdvanceOutcome::Stale(agent.epoch);
         }
@@ -110,8 +106,8 @@ impl Store {
         if agent.phase.holds_room() && !self.is_claimed_by_the_living(agent) {
             return AdvanceOutcome::Retired;
         }
-        let Some(agent) = self.agents.get_mut(&keys::member(&r.key)) else { return AdvanceOutcome::Gone };
-        if r.sequence < self.sequences.get(&keys::member(&r.key)).copied().unwrap_or(0) {
+        let Some(agent) = self.agents.get_mut(&encoded::member(&r.key)) else { return AdvanceOutcome::Gone };
+        if r.sequence < self.sequences.get(&encoded::member(&r.key)).copied().unwrap_or(0) {
             return AdvanceOutcome::Done;
         }
         let before = agent.phase;
@@ -124,8 +120,8 @@ impl Store {
         agent.reason.clone_from(&r.reason);
         agent.last_lines.clone_from(&r.last_lines);
         agent.accepted = agent.accepted.or(Some(now));
-        self.unaccepted.remove(&keys::member(&r.key));
-        self.sequences.insert(keys::member(&r.key), r.sequence);
+        self.unaccepted.remove(&encoded::member(&r.key));
+        self.sequences.insert(encoded::member(&r.key), r.sequence);
         if r.phase == Phase::Running && before != Phase::Running {
             agent.running = Some(now);
         }
@@ -142,13 +138,14 @@ impl Store {
         AdvanceOutcome::Done
     }
 
-    pub(in crate::memory) fn restore(&mut self, r: &Restore, now: UnixMillis) -> AdvanceOutcome {
+    /// See [`Restore`].
+    pub fn restore(&mut self, r: &Restore, now: UnixMillis) -> AdvanceOutcome {
         let a = &r.advance;
         if self.is_lost(a.knew.as_ref()) {
             return AdvanceOutcome::StoreLost;
         }
         self.raise_epoch(a.epoch, now);
-        let member = keys::member(&a.key);
+        let member = encoded::member(&a.key);
         let old = self.agents.get(&member).cloned();
         if let Some(old) = old.as_ref().filter(|old| old.epoch > a.epoch) {
             return AdvanceOutcome::Stale(old.epoch);
@@ -231,11 +228,12 @@ impl Store {
         self.unaccepted.remove(member);
     }
 
-    pub(in crate::memory) fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
+    /// See [`Remember`].
+    pub fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
         let (told, had) = (&r.record, Some(&r.had));
         // Once hosts have told, what is not there was stopped or moved; before, nobody was.
         let forgotten = self.is_wiped(had) || self.known_epoch.is_some_and(|known| told.epoch > known);
-        let member = keys::member(&told.key);
+        let member = encoded::member(&told.key);
         let old = self.agents.get(&member).cloned();
         // An older claim that no host has accepted gives way at any time: now none ever will.
         let may_go = old.as_ref().is_some_and(|old| old.accepted.is_none());
@@ -276,19 +274,20 @@ impl Store {
         agent.phase.holds_room() && ends && !self.is_claimed_by_the_living(agent)
     }
 
-    pub(in crate::memory) fn take_off(
+    /// Takes an agent off its host: it is gone, or pending for a reason.
+    pub fn take_off(
         &mut self,
         key: &AgentKey,
         epoch: Epoch,
         guard: ReleaseGuard,
         pending: Option<&str>,
         now: UnixMillis,
-    ) -> Result<ReleaseOutcome, RegistryError> {
+    ) -> Result<ReleaseOutcome, StoreLost> {
         // Only a host knows what is so while the store is being told.
         if guard != ReleaseGuard::Reaped && self.is_held() {
-            return Err(RegistryError::Lost(key.to_string()));
+            return Err(StoreLost);
         }
-        let member = keys::member(key);
+        let member = encoded::member(key);
         let Some(agent) = self.agents.get(&member).cloned() else { return Ok(ReleaseOutcome::Gone) };
         // A host has had the agent since, in writes that were lost: what is known of it is over as well.
         let forgotten = guard == ReleaseGuard::Reaped && epoch > agent.epoch;

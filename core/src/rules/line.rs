@@ -2,8 +2,8 @@
 
 use super::Store;
 use crate::{
+    encoded,
     ids::{Epoch, HostId},
-    keys,
     ops::LINES,
     record::AgentRecord,
     resources::Resources,
@@ -100,7 +100,7 @@ impl Lines {
 
 impl Store {
     pub(super) fn join_line(&mut self, record: &AgentRecord, order: u64) {
-        let member = keys::member(&record.key);
+        let member = encoded::member(&record.key);
         let line = self.lines.by_demand.entry(record.demand.to_string()).or_default();
         line.demand = record.demand.clone();
         // What overtook the line before does not count for it.
@@ -108,7 +108,7 @@ impl Store {
     }
 
     pub(super) fn leave_line(&mut self, record: &AgentRecord) {
-        let (member, demand) = (keys::member(&record.key), record.demand.to_string());
+        let (member, demand) = (encoded::member(&record.key), record.demand.to_string());
         let Some(line) = self.lines.by_demand.get_mut(&demand) else { return };
         let Some(place) = line.agents.keys().find(|(_, m)| *m == member).cloned() else { return };
         if line.first().is_some_and(|(first, _)| *first == place) {

@@ -2,8 +2,8 @@
 
 use super::{Former, Settling, Store};
 use crate::{
+    encoded,
     ids::{AgentKey, Epoch, HostId, Incarnation, Stops, StoreLife, UnixMillis},
-    keys,
     ops::{Bring, Retire},
     record::FormerState,
 };
@@ -20,7 +20,7 @@ impl Store {
     }
 
     /// Whether this is another life of the store than the one that `knew` names.
-    pub(in crate::memory) fn is_lost(&self, knew: Option<&StoreLife>) -> bool {
+    pub fn is_lost(&self, knew: Option<&StoreLife>) -> bool {
         knew.is_some_and(|knew| *knew != StoreLife::NONE && (!self.born || *knew != self.life()))
     }
 
@@ -39,7 +39,7 @@ impl Store {
     }
 
     /// See `notice_another_run` of the prelude.
-    pub(in crate::memory) fn notice_another_run(&mut self, run: u64, now: UnixMillis) {
+    pub fn notice_another_run(&mut self, run: u64, now: UnixMillis) {
         let seen = self.run.replace(run);
         if seen.is_none() || seen == Some(run) || !self.born {
             return;
@@ -55,7 +55,8 @@ impl Store {
         self.settling.is_some()
     }
 
-    pub(in crate::memory) fn settle(&mut self, store: &StoreLife, watched: bool) -> bool {
+    /// Ends the time in which a life of the store settles; tells whether it did.
+    pub fn settle(&mut self, store: &StoreLife, watched: bool) -> bool {
         let may = match self.settling {
             None => false,
             Some(Settling::New) => true,
@@ -69,7 +70,8 @@ impl Store {
         true
     }
 
-    pub(in crate::memory) fn bring(&mut self, r: &Bring, random: u64, now: UnixMillis) {
+    /// See [`Bring`].
+    pub fn bring(&mut self, r: &Bring, random: u64, now: UnixMillis) {
         self.be_born(random);
         if !self.is_lost(Some(&r.had)) {
             return;
@@ -77,7 +79,7 @@ impl Store {
         self.raise_epoch(r.highest_epoch, now);
         self.lives = self.lives.max(r.highest_life.0);
         for (key, epoch) in &r.stopped {
-            let member = keys::member(key);
+            let member = encoded::member(key);
             // What a store has of it that was rolled back is older than its stop.
             let old = self.agents.get(&member).filter(|old| old.epoch <= *epoch).cloned();
             if let Some(old) = old.filter(|_| self.is_held()) {
@@ -145,11 +147,11 @@ impl Store {
     }
 
     /// Notes that an unknown agent was asked to be stopped; `None` while hosts are telling, else whether it is unknown.
-    pub(in crate::memory) fn bury_unknown(&mut self, key: &AgentKey) -> Option<bool> {
+    pub fn bury_unknown(&mut self, key: &AgentKey) -> Option<bool> {
         if self.is_held() {
             return None;
         }
-        let member = keys::member(key);
+        let member = encoded::member(key);
         let unknown = !self.agents.contains_key(&member);
         if unknown {
             self.bury(&member, Epoch(0));

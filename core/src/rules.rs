@@ -1,5 +1,5 @@
-//! What the twin holds, and each operation on it: one method a script, under the script's name. What several of them do is
-//! here, as in `prelude.lua`.
+//! The rules of the registry: what it holds, and each operation on it, on plain maps, with the caller's clock. One method an operation; what
+//! several of them do is here. The registry's scripts keep to them word for word, and its twin in memory is them.
 
 mod agents;
 mod hosts;
@@ -19,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-/// What it holds.
+/// What a registry holds.
 #[derive(Clone, Default)]
-pub(super) struct Store {
+pub struct Store {
     generation: u64,
     /// Somebody has announced itself: before, the store has no life that could be known.
     born: bool,

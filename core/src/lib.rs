@@ -1,0 +1,52 @@
+//! The rule book: what the words mean and what may follow on what. Pure: it knows neither gRPC nor Redis, starts no task and reads no
+//! clock.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`ids`] | names: guild, agent, host, incarnation, epoch |
+//! | [`encoded`] | ids in keys, indexes and page tokens |
+//! | [`resources`] | room, as exact thousandths |
+//! | [`record`] | what is known of an agent and of a host |
+//! | [`ops`] | the operations on the registry: requests and outcomes |
+//! | [`rules`] | what each of them does |
+//! | [`observe`] | how long a host has been silent, as its callers see it |
+//! | [`placement`] | which hosts to try for an agent |
+//! | [`signal`] | names of signals |
+//!
+//! ```text
+//!             claim                 advance            advance                advance
+//!   (nothing) ─────▶ STARTING ───────────────▶ RUNNING ◀──────▶ RESTARTING ─────────▶ FAILED
+//!     │ ▲            ▲  │                         │                 │                   │
+//!     │ │    release │  ▼                         ▼                 ▼      release      │
+//!     │ └────────────┼─ STOPPING ◀────────────────┴─────────────────┘ ┌─────────────────┘
+//!     │ ▲            │                            │                   │  (room already given back)
+//!     │ └────────────┼────────────────────────────┼───────────────────┘
+//!     │ claim, full  │ place                      │ unplace: its host is gone, or it moves
+//!     └─────────▶ PENDING ◀───────────────────────┘
+//! ```
+
+pub mod encoded;
+pub mod ids;
+pub mod observe;
+pub mod ops;
+pub mod placement;
+pub mod record;
+pub mod resources;
+pub mod rules;
+pub mod signal;
+
+pub use ids::{
+    AgentId, AgentKey, Epoch, GuildId, HostId, HostLife, IdError, Incarnation, RequestId, Stops, StoreLife,
+    UnixMillis,
+};
+pub use observe::Observer;
+pub use ops::{
+    Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId,
+    HostsView, IfFull, Index, LINES, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
+    Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
+};
+pub use record::{
+    AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
+    OnDisconnect, Phase, SpecDigest, View,
+};
+pub use resources::Resources;

@@ -41,9 +41,9 @@ pub use ids::{
 };
 pub use observe::Observer;
 pub use ops::{
-    Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event, EventId,
-    HostsView, IfFull, Index, LINES, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
-    Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
+    Advance, AdvanceOutcome, AgentEvent, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event,
+    EventId, Events, HostsView, IfFull, Index, LINES, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
+    Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,

@@ -96,6 +96,13 @@ impl Observer {
         silent.map(retire).collect()
     }
 
+    /// Time until the next process will have been silent for as long as its lease lasts, times `slack`, if it stays so. Those that have
+    /// been by now are known.
+    pub fn next_due(&self, now: Instant, slack: f64) -> Option<Duration> {
+        let left = |s: &Seen| s.lasts.mul_f64(slack).checked_sub(now.saturating_duration_since(s.since));
+        self.seen.values().filter_map(left).filter(|left| !left.is_zero()).min()
+    }
+
     /// How long this life of the store has been watched.
     pub fn watched(&self, store: &StoreLife, now: Instant) -> Duration {
         let since = self.store.as_ref().filter(|(known, _)| known == store).map(|(_, since)| *since);
@@ -183,6 +190,18 @@ mod tests {
         let two = view("s", vec![lease("h-0", 1, 8), lease("h-1", 2, 0)], vec![]);
         observer.look(&two, Instant::now());
         assert_eq!(observer.silent(Instant::now(), 1.0), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_when_the_next_one_will_have_been_silent_for_long_enough() {
+        let mut observer = Observer::default();
+        assert_eq!(observer.next_due(Instant::now(), 1.0), None);
+        observer.look(&view("s", vec![lease("h-0", 1, 7)], vec![]), Instant::now());
+        advance(SECOND).await;
+        observer.look(&view("s", vec![lease("h-0", 1, 7), lease("h-1", 1, 7)], vec![]), Instant::now());
+        assert_eq!(observer.next_due(Instant::now(), 1.0), Some(11 * SECOND));
+        assert_eq!(observer.next_due(Instant::now(), 1.5), Some(17 * SECOND));
+        assert_eq!(observer.next_due(Instant::now() + 11 * SECOND, 1.0), Some(SECOND), "the first one is due");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use crate::{
     },
     resources::Resources,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr, time::Duration};
 
 /// A host says that it lives, and gets a lease. The claims of the process that had its name before become its own if that has certainly
 /// ended; else they are others' to take once that process is retired.
@@ -463,13 +463,49 @@ impl HostsView {
     }
 }
 
-/// Place of an event in the stream, opaque.
+/// Which leases there are, and how often each was renewed: read more often than all else that is known of hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EventId(pub String);
+pub struct Look {
+    /// The store's life; `None` before the first who came.
+    pub store: Option<StoreLife>,
+    /// Lease and renewals of each host that holds one.
+    pub leases: BTreeMap<HostId, (HostLife, u64)>,
+}
+
+/// Place of a change in the stream: the store's milliseconds, and a number within one. Later changes have higher ones, as long as the
+/// store is in one life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EventId(pub u64, pub u64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (millis, number) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self(millis.parse()?, number.parse()?))
+    }
+}
+
+/// One change. What changed is read where it is of interest: the change tells that it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Of an agent.
+    Agent(AgentEvent),
+    /// Of a host: it announced itself, left, was retired, or began or ceased to take agents.
+    Host(HostId),
+    /// Of the store: it is in another life, or has settled.
+    Store,
+}
 
 /// One change of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct AgentEvent {
     /// The agent.
     pub key: AgentKey,
     /// Its new phase; `None` when it is gone.
@@ -478,4 +514,23 @@ pub struct Event {
     pub epoch: Epoch,
     /// Its host, where it has one.
     pub host: Option<HostId>,
+}
+
+/// A part of the stream of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Events {
+    /// Changes, in order, without those that this version cannot read.
+    pub entries: Vec<(EventId, Event)>,
+    /// The last one that was looked at.
+    pub last: EventId,
+}
+
+impl Events {
+    /// The changes of agents among them.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentEvent> {
+        self.entries.iter().filter_map(|(_, event)| match event {
+            Event::Agent(agent) => Some(agent),
+            Event::Host(_) | Event::Store => None,
+        })
+    }
 }

@@ -9,7 +9,7 @@ mod reads;
 
 use crate::{
     ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, UnixMillis},
-    ops::{Event, Retire},
+    ops::{AgentEvent, Event, Retire},
     record::{AgentRecord, Documents, FormerState, HostRecord, Phase, View},
     resources::Resources,
 };
@@ -82,7 +82,15 @@ enum Settling {
 
 impl Store {
     fn record(&mut self, key: &AgentKey, phase: Option<Phase>, epoch: Epoch, host: Option<HostId>) {
-        self.events.push(Event { key: key.clone(), phase, epoch, host });
+        self.events.push(Event::Agent(AgentEvent { key: key.clone(), phase, epoch, host }));
+    }
+
+    fn host_changed(&mut self, host: &HostId) {
+        self.events.push(Event::Host(host.clone()));
+    }
+
+    fn store_changed(&mut self) {
+        self.events.push(Event::Store);
     }
 
     fn on(&self, host: &HostId) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 mod create;
 mod drain;
+mod follow;
 mod keep;
 mod line;
 mod list;
@@ -10,6 +11,7 @@ mod own;
 mod remember;
 mod restart;
 mod stop;
+mod watch;
 
 pub use create::{Created, Creation};
 pub use drain::Drain;
@@ -17,8 +19,9 @@ pub use keep::Kept;
 pub use list::{AgentsPage, AgentsQuery, Listed};
 pub use rustic_proto::engine::v1::PendingPolicy;
 pub use stop::IfSilent;
+pub use watch::{Scope, Told, Watch};
 
-use crate::{channels::HostCalls, error::EngineError, fleet::Fleet, keeper::Wake};
+use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
 use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, RegistryError, UnreadableAgent, View};
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -31,6 +34,7 @@ pub struct Engine {
     fleet: Arc<Fleet>,
     hosts: Arc<dyn HostCalls>,
     leases: Leases,
+    changes: Arc<Changes>,
     /// Tells the keeper that an agent waits.
     wake: Wake,
     /// Lines of those that wait which the last pass had seen to the end: the next one begins after them.
@@ -52,7 +56,7 @@ pub struct Leases {
 
 impl Leases {
     /// What a time is multiplied with that another clock has measured, so that it is over there too.
-    fn slack(&self) -> f64 {
+    pub fn slack(&self) -> f64 {
         1.0 + self.drift
     }
 }
@@ -64,10 +68,11 @@ impl Engine {
         fleet: Arc<Fleet>,
         hosts: Arc<dyn HostCalls>,
         leases: Leases,
+        changes: Arc<Changes>,
         wake: Wake,
     ) -> Self {
         let (lines_seen, troubles) = (AtomicUsize::new(0), own::Troubles::default());
-        Self { registry, fleet, hosts, leases, wake, lines_seen, troubles }
+        Self { registry, fleet, hosts, leases, changes, wake, lines_seen, troubles }
     }
 
     /// Reads one agent, as its host would tell it.

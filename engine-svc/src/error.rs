@@ -103,6 +103,9 @@ pub enum EngineError {
     /// The store failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A watcher was too slow, resumes from too long ago, or the registry was lost.
+    #[error("what has changed since is not known any more; watch anew, without a revision")]
+    WatchExpired,
     /// The call was given up because this engine stops.
     #[error("this engine is stopping; retry")]
     Stopping,
@@ -124,6 +127,7 @@ impl EngineError {
             Self::Failed { .. } | Self::AgentStopping(_) | Self::HostLives(_) => Code::FailedPrecondition,
             Self::TooLate(_) | Self::NotReady(_) => Code::DeadlineExceeded,
             Self::NoRoom(_) | Self::TooLarge { .. } => Code::ResourceExhausted,
+            Self::WatchExpired => Code::OutOfRange,
             Self::Host { status, .. } => status.code(),
             Self::Registry(RegistryError::Unreadable { .. } | RegistryError::Form(_)) => Code::FailedPrecondition,
             Self::NoHost(_)
@@ -166,6 +170,7 @@ impl EngineError {
             Self::Registry(error) => error.is_retryable(),
             Self::Host { status, .. } => status.code() == Code::Unavailable || has_no_room(status),
             Self::Bad(_)
+            | Self::WatchExpired
             | Self::TooLarge { .. }
             | Self::Unknown(_)
             | Self::UnknownHost(_)
@@ -201,6 +206,7 @@ impl From<EngineError> for Status {
             EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
             EngineError::Host { host, status } => of_host(&host, &status),
             EngineError::SomeLeft(_) => with_reason(code, "GUILD_PARTLY_STOPPED", text, &[]),
+            EngineError::WatchExpired => with_reason(code, "WATCH_EXPIRED", text, &[]),
             EngineError::Stopping => with_reason(code, "ENGINE_STOPPING", text, &[]),
             EngineError::Registry(error) => registry(&error),
         }

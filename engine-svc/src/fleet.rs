@@ -1,5 +1,6 @@
-//! What this engine knows of the hosts: a view that is read from the registry every so often, so that placing an agent
-//! costs no walk over the hosts in Redis; and how long each of them has been silent, by this engine's own clock.
+//! What this engine knows of the hosts: a view that is read from the registry when something has changed, so that placing an agent
+//! costs no walk over the hosts in Redis; and how long each of them has been silent, by this engine's own clock. The renewals of all
+//! hosts are looked at all the time, which is one command however many they are.
 //!
 //! The view may be stale: the registry's claim decides, the view only proposes. What this engine claimed since a
 //! reading began is added to it, so that a burst does not land on one host. Readings that overtake one another do not set it back.
@@ -10,29 +11,35 @@
 //! ```
 
 mod avoided;
+mod known;
 
 use crate::{
     backoff,
+    changes::Changes,
+    rounds::{Chance, Wake},
     too_large::{self, TooLarge},
 };
 use avoided::Avoided;
+use known::Known;
 use rustic_core::placement::{self, Policy};
 use rustic_registry::{
-    AgentKey, AgentRecord, Bring, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Index,
-    Observer, Queue, Registry, RegistryError, Resources, Retire, Stops, StoreLife, View,
+    AgentKey, AgentRecord, Bring, Epoch, Events, HostId, HostRecord, HostsView, Incarnation, Index, Queue, Registry,
+    RegistryError, Resources, Retire, Stops, StoreLife, View,
 };
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 /// Most hosts a claim is offered: more would make the script longer without making it luckier.
 const CANDIDATES: usize = 8;
@@ -44,9 +51,6 @@ const WAITING: usize = 1_000;
 /// Age at which the view says nothing about a single host any more. Well below any lease.
 const TOO_OLD: Duration = Duration::from_secs(2);
 
-/// Stops that are remembered for a store that is lost: the latest.
-const STOPS: usize = 2_000;
-
 /// The view.
 pub struct Fleet {
     registry: Arc<dyn Registry>,
@@ -54,6 +58,9 @@ pub struct Fleet {
     turn: AtomicUsize,
     known: Mutex<Known>,
     avoided: Mutex<Avoided>,
+    changes: Arc<Changes>,
+    store: watch::Sender<Option<StoreLife>>,
+    reach: watch::Sender<Option<Result<(), String>>>,
 }
 
 /// The hosts at one moment.
@@ -72,37 +79,19 @@ impl FleetView {
     }
 }
 
-#[derive(Default)]
-struct Known {
-    view: HostsView,
-    /// When that was read; `None` before the first reading.
-    at: Option<Instant>,
-    observer: Observer,
-    /// Readings that were begun, and the latest of them that was taken in.
-    begun: u64,
-    taken_in: u64,
-    /// What this engine claimed, and how many readings had begun before.
-    reserved: Vec<(u64, HostId, Resources)>,
-    /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
-    /// store that has none was lost.
-    told: Option<StoreLife>,
-    /// What was seen in that life, for the next one.
-    seen: Seen,
-}
-
-/// What an engine brings to a store that was lost, beside the agents that no host runs.
-#[derive(Default)]
-struct Seen {
-    hosts: BTreeMap<(HostId, Incarnation), Duration>,
-    stopped: VecDeque<(AgentKey, Epoch)>,
-    highest_epoch: Epoch,
-    highest_life: HostLife,
-}
-
 impl Fleet {
     /// An empty view.
-    pub fn new(registry: Arc<dyn Registry>, policy: Policy) -> Self {
-        Self { registry, policy, turn: AtomicUsize::new(0), known: Mutex::default(), avoided: Mutex::default() }
+    pub fn new(registry: Arc<dyn Registry>, policy: Policy, changes: Arc<Changes>) -> Self {
+        Self {
+            registry,
+            policy,
+            turn: AtomicUsize::new(0),
+            known: Mutex::default(),
+            avoided: Mutex::default(),
+            changes,
+            store: watch::Sender::default(),
+            reach: watch::Sender::default(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -112,27 +101,87 @@ impl Fleet {
 
     /// Reads the hosts again.
     pub async fn refresh(&self) -> Result<(), RegistryError> {
-        let number = self.known().begin();
-        let view = self.registry.hosts().await?;
-        self.known().take_in(number, view, Instant::now());
+        let reading = self.known().begin(self.changes.moved());
+        let read = self.registry.hosts().await;
+        self.tell_reach(&read);
+        let store = {
+            let mut known = self.known();
+            known.take_in(reading, read?, Instant::now());
+            known.view.store.clone()
+        };
+        self.store.send_if_modified(|seen| std::mem::replace(seen, store.clone()) != store);
         Ok(())
     }
 
-    /// Keeps the view fresh until `stop`. A reading that fails is told by the health of this engine.
-    pub async fn keep_fresh(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+    /// Reads the hosts again if anything has changed since they were read.
+    pub async fn catch_up(&self) -> Result<(), RegistryError> {
+        if self.known().is_behind(self.changes.moved()) { self.refresh().await } else { Ok(()) }
+    }
+
+    /// Looks which leases there are, and how often they were renewed; reads the hosts if they are not the ones that are known.
+    async fn look(&self) -> Result<(), RegistryError> {
+        let reading = self.known().begin(self.changes.moved());
+        let look = self.registry.look().await;
+        self.tell_reach(&look);
+        let look = look?;
+        if self.known().take_in_look(reading, &look, Instant::now()) { Ok(()) } else { self.refresh().await }
+    }
+
+    fn tell_reach<T>(&self, answer: &Result<T, RegistryError>) {
+        let reach = answer.as_ref().map(|_| ()).map_err(ToString::to_string);
+        self.reach.send_if_modified(|known| known.replace(reach.clone()) != Some(reach));
+    }
+
+    /// Whether the registry answered when it was asked last, and why not; `None` before the first answer.
+    pub fn reach(&self) -> watch::Receiver<Option<Result<(), String>>> {
+        self.reach.subscribe()
+    }
+
+    /// The store's life, as it was seen last.
+    pub fn store_seen(&self) -> watch::Receiver<Option<StoreLife>> {
+        self.store.subscribe()
+    }
+
+    /// Takes in what changes tell of a store, for the case that it is lost.
+    pub fn saw_changes(&self, events: &Events) {
+        let mut known = self.known();
+        for agent in events.agents() {
+            known.seen.saw(agent.epoch);
+            if agent.phase.is_none() {
+                known.seen.saw_stop(&agent.key, agent.epoch);
+            }
+        }
+    }
+
+    /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, and when a host has been silent for as long as its
+    /// lease lasts, times `slack`, of which `wake` is told. Reads all of the hosts when one of them changed.
+    pub async fn keep_fresh(
+        self: Arc<Self>,
+        every: Duration,
+        slack: f64,
+        wake: Wake,
+        chance: Chance,
+        stop: CancellationToken,
+    ) {
         let mut failures = 0;
         let mut pause = Duration::ZERO;
         let pulse = Pulse::of("the view of the hosts", pulse::TURN);
         // Cancel-safe: a reading that is cut off has changed nothing.
         while pulse.waits(stop.run_until_cancelled(sleep(pause))).await.is_some() {
-            match self.refresh().await {
+            let behind = self.known().is_behind(self.changes.moved());
+            let seen = if behind { self.refresh().await } else { self.look().await };
+            match seen {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
                     tracing::debug!(%error, failures, "the hosts could not be read");
                 }
             }
-            pause = if failures == 0 { every } else { backoff::delay(failures, rand::random()) };
+            if !self.silent(slack).is_empty() {
+                wake.silent();
+            }
+            let due = self.known().observer.next_due(Instant::now(), slack).unwrap_or(every);
+            pause = if failures == 0 { every.min(due) } else { backoff::delay(failures, chance()) };
         }
     }
 
@@ -169,31 +218,17 @@ impl Fleet {
 
     /// What this engine brings to a store in another life.
     pub fn brings(&self, had: StoreLife) -> Bring {
-        let known = self.known();
-        let Seen { hosts, stopped, highest_epoch, highest_life } = &known.seen;
-        let hosts = hosts.iter().map(|((host, process), lasts)| (host.clone(), process.clone(), *lasts));
-        Bring {
-            had,
-            hosts: hosts.collect(),
-            stopped: stopped.iter().cloned().collect(),
-            highest_epoch: *highest_epoch,
-            highest_life: *highest_life,
-        }
+        self.known().seen.brings(had)
     }
 
     /// An agent was seen under this epoch.
     pub fn saw(&self, epoch: Epoch) {
-        let mut known = self.known();
-        known.seen.highest_epoch = known.seen.highest_epoch.max(epoch);
+        self.known().seen.saw(epoch);
     }
 
     /// An agent was stopped.
     pub fn saw_stop(&self, key: &AgentKey, epoch: Epoch) {
-        let stopped = &mut self.known().seen.stopped;
-        if stopped.len() == STOPS {
-            stopped.pop_front();
-        }
-        stopped.push_back((key.clone(), epoch));
+        self.known().seen.saw_stop(key, epoch);
     }
 
     /// Stops that the store had counted at the last reading.
@@ -286,10 +321,7 @@ impl Fleet {
 
     /// Notes a claim of our own, for readings that began before it.
     pub fn reserve(&self, host: &HostId, demand: &Resources) {
-        let mut known = self.known();
-        let begun = known.begun;
-        known.reserved.push((begun, host.clone(), demand.clone()));
-        add(&mut known.view, host, demand);
+        self.known().reserve(host, demand);
     }
 
     /// What is known of one host. `None` too when the view is too old to tell.
@@ -302,58 +334,5 @@ impl Fleet {
     /// Whether a process of a host was retired or has ended, as far as this engine knows.
     pub fn is_over(&self, host: &HostId, incarnation: &Incarnation) -> bool {
         self.known().view.is_over(host, incarnation)
-    }
-}
-
-impl Known {
-    fn begin(&mut self) -> u64 {
-        self.begun += 1;
-        self.begun
-    }
-
-    /// Takes in a reading, unless a later one was taken in before.
-    fn take_in(&mut self, number: u64, mut view: HostsView, now: Instant) {
-        if number < self.taken_in {
-            return;
-        }
-        self.taken_in = number;
-        self.tell_changes(&view);
-        self.observer.look(&view, now);
-        // Claims that the reading may not have seen.
-        self.reserved.retain(|(begun, _, _)| *begun >= number);
-        self.reserved.iter().for_each(|(_, host, demand)| add(&mut view, host, demand));
-        self.told = self.told.take().or_else(|| view.store.clone());
-        if self.told == view.store {
-            let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
-            let former = view.former.iter().filter(|f| f.state != FormerState::Over);
-            let former = former.map(|f| ((f.host.clone(), f.incarnation.clone()), f.lasts));
-            self.seen.hosts = current.chain(former).collect();
-            let highest = view.hosts.iter().map(|h| h.life).max();
-            self.seen.highest_life = self.seen.highest_life.max(highest.unwrap_or_default());
-        }
-        (self.view, self.at) = (view, Some(now));
-    }
-
-    fn tell_changes(&self, view: &HostsView) {
-        let names = |view: &HostsView| view.hosts.iter().map(|h| h.host.clone()).collect::<BTreeSet<_>>();
-        let (before, after) = (names(&self.view), names(view));
-        after.difference(&before).for_each(|host| info!(%host, "host joined"));
-        for host in before.difference(&after) {
-            if view.former.iter().any(|f| f.host == *host) {
-                warn!(%host, "host was retired, or left agents behind");
-            } else {
-                info!(%host, "host left");
-            }
-        }
-    }
-
-    fn hears(&self, host: &HostRecord, now: Instant) -> bool {
-        self.observer.is_heard(&host.host, &host.incarnation, now)
-    }
-}
-
-fn add(view: &mut HostsView, host: &HostId, demand: &Resources) {
-    if let Some(record) = view.hosts.iter_mut().find(|h| h.host == *host) {
-        record.used.add(demand);
     }
 }

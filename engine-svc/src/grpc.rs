@@ -1,13 +1,18 @@
 //! EngineService: reads requests, asks the engine, writes answers. No decisions of its own.
 
 use crate::{
-    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed},
+    changes::Revision,
+    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, Scope, Told},
     error::EngineError,
+};
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
 };
 use rustic_proto::{
     agent_host::v1::{Agent, FirstStart},
     convert,
-    engine::v1::{self as pb, engine_service_server::EngineService},
+    engine::v1::{self as pb, engine_service_server::EngineService, watch_agents_response::Change},
     launch::Launch,
     request,
 };
@@ -32,12 +37,19 @@ pub struct Service {
     /// Work that goes on when its caller has hung up, so that nothing is left half done.
     work: TaskTracker,
     default_deadline: Duration,
+    /// Ends watches, which would go on for ever.
+    stopping: CancellationToken,
 }
 
 impl Service {
     /// The service over an engine. `work` ends before the process does.
-    pub fn new(engine: Arc<Engine>, work: TaskTracker, default_deadline: Duration) -> Self {
-        Self { engine, work, default_deadline }
+    pub fn new(
+        engine: Arc<Engine>,
+        work: TaskTracker,
+        default_deadline: Duration,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self { engine, work, default_deadline, stopping }
     }
 
     /// Runs `work` to its end even if the caller hangs up or its deadline passes.
@@ -127,6 +139,33 @@ impl Service {
         Ok(pb::ListAgentsResponse { agents: page.agents.iter().map(shown).collect(), next_page_token })
     }
 
+    async fn watch(&self, r: pb::WatchAgentsRequest) -> Result<AgentChanges, EngineError> {
+        let scope = match (request::guild_filter(&r.guild_id)?, &*r.agent_id) {
+            (None, "") => Scope::All,
+            (Some(guild), "") => Scope::Guild(guild),
+            (_, agent) => Scope::Agent(request::agent_key(&r.guild_id, agent)?),
+        };
+        let after = Some(&*r.revision).filter(|text| !text.is_empty()).map(str::parse::<Revision>);
+        let after = after.transpose().map_err(|_| request::unknown_revision())?;
+        let watch = self.engine.watch(scope, convert::view(r.view)?, after.as_ref()).await?;
+        let stopping = self.stopping.clone();
+        let told = stream::try_unfold(watch, move |mut watch| {
+            let stopping = stopping.clone();
+            async move {
+                // Cancel-safe: the stream ends with it.
+                let told = tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => Err(EngineError::Stopping),
+                    told = watch.next() => told,
+                };
+                told.map(|(told, revision)| Some((changes(&told, revision), watch)))
+            }
+        });
+        let one_by_one =
+            told.map_ok(|changes| stream::iter(changes.into_iter().map(Ok::<_, EngineError>))).try_flatten();
+        Ok(one_by_one.map_err(Status::from).boxed())
+    }
+
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
         let after = request::read_host_token(&r.page_token)?;
         let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
@@ -134,6 +173,31 @@ impl Service {
             view.registry.hosts.iter().map(|host| convert::host(host, view.silent.contains(&host.host))).collect();
         Ok(pb::ListHostsResponse { hosts, next_page_token: request::host_token(next.as_ref()) })
     }
+}
+
+/// What a watcher is told, one by one.
+type AgentChanges = BoxStream<'static, Result<pb::WatchAgentsResponse, Status>>;
+
+/// Who stops between two of them is told the earlier one again: only after the last is all of it told.
+fn changes(told: &[Told], revision: Option<Revision>) -> Vec<pb::WatchAgentsResponse> {
+    let mut changes: Vec<_> = told.iter().map(change).collect();
+    if let Some((last, revision)) = changes.last_mut().zip(revision) {
+        last.revision = revision.to_string();
+    }
+    changes
+}
+
+fn change(told: &Told) -> pb::WatchAgentsResponse {
+    let change = match told {
+        Told::Agent(agent) => Change::Agent(shown(agent)),
+        Told::Removed(key, epoch) => Change::Removed(pb::RemovedAgent {
+            guild_id: key.guild.to_string(),
+            agent_id: key.agent.to_string(),
+            epoch: epoch.0,
+        }),
+        Told::Bookmark => Change::Bookmark(pb::Bookmark {}),
+    };
+    pb::WatchAgentsResponse { change: Some(change), revision: String::new() }
 }
 
 fn shown(agent: &Listed) -> Agent {
@@ -189,6 +253,15 @@ impl EngineService for Service {
         request: Request<pb::ListAgentsRequest>,
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    type WatchAgentsStream = AgentChanges;
+
+    async fn watch_agents(
+        &self,
+        request: Request<pb::WatchAgentsRequest>,
+    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        Ok(Response::new(self.watch(request.into_inner()).await?))
     }
 
     async fn drain_host(

@@ -1,9 +1,8 @@
 //! gRPC health, truthful: SERVING exactly while the registry answers and this engine is not stopping; under the name
 //! `readiness` too. `liveness` is SERVING as long as every loop of this program comes round ([`rustic_telemetry::pulse`]), whatever the registry does.
 
-use crate::{backoff, grpc::Service};
+use crate::{fleet::Fleet, grpc::Service};
 use rustic_proto::engine::v1::engine_service_server::EngineServiceServer;
-use rustic_registry::Registry;
 use rustic_telemetry::{
     pulse::{self, Pulse},
     tasks::Tasks,
@@ -14,36 +13,25 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
-/// Time between looks at the registry, and at the loops.
+/// Time between looks at the loops.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Follows the registry until `stopping`, then says NOT_SERVING for good.
-pub async fn follow(registry: Arc<dyn Registry>, reporter: HealthReporter, stopping: CancellationToken) {
-    let mut told = None;
+/// Follows what the view of the hosts has to say of the registry until `stopping`, then says NOT_SERVING for good.
+pub async fn follow(fleet: Arc<Fleet>, reporter: HealthReporter, stopping: CancellationToken) {
     report(&reporter, ServingStatus::NotServing).await;
-    let mut failures = 0;
-    let mut pause = Duration::ZERO;
+    let mut reach = fleet.reach();
     let pulse = Pulse::of("health", pulse::TURN);
-    // Cancel-safe: a look that is cut off has changed nothing.
-    while pulse.waits(stopping.run_until_cancelled(sleep(pause))).await.is_some() {
-        let status = match registry.ping().await {
-            Ok(()) => {
-                failures = 0;
-                ServingStatus::Serving
-            }
-            Err(error) => {
-                failures += 1;
-                if told != Some(ServingStatus::NotServing) {
-                    warn!(%error, "the registry does not answer; not serving until it does");
-                }
+    // Cancel-safe: what was not told yet is told by the end below. The sender lives as long as the view.
+    while let Some(Ok(())) = pulse.waits(stopping.run_until_cancelled(reach.changed())).await {
+        let status = match &*reach.borrow_and_update() {
+            Some(Ok(())) => ServingStatus::Serving,
+            Some(Err(error)) => {
+                warn!(error, "the registry does not answer; not serving until it does");
                 ServingStatus::NotServing
             }
+            None => ServingStatus::NotServing,
         };
-        if told != Some(status) {
-            report(&reporter, status).await;
-            told = Some(status);
-        }
-        pause = if failures == 0 { EVERY } else { backoff::delay(failures, rand::random()) };
+        report(&reporter, status).await;
     }
     report(&reporter, ServingStatus::NotServing).await;
 }

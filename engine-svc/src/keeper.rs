@@ -1,4 +1,4 @@
-//! Sees to the agents that nobody else sees to, over and over, until this engine stops.
+//! Sees to the agents that nobody else sees to, until this engine stops.
 //!
 //! ```text
 //!  host silent: retired ──unplace──▶ PENDING ──place──▶ STARTING ──call host──▶ RUNNING
@@ -9,115 +9,68 @@
 //! ```
 //!
 //! Every replica does so, without a leader: each step is a compare-and-set by epoch in the registry, so that whoever
-//! comes second changes nothing. Passes are spread by chance, so that replicas rarely meet. Beside it each replica keeps copies of
+//! comes second changes nothing. A pass runs when something has changed ([`crate::rounds`]). Beside it each replica keeps copies of
 //! the agents that no host runs, for a registry that is lost (`engine/remember.rs`).
 
 use crate::{
-    backoff,
+    changes::Changes,
     engine::{Engine, Kept},
-    error::EngineError,
+    rounds::{Again, Chance, Rounds, Wake},
     unhosted::Unhosted,
 };
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{future::pending, sync::Arc, time::Duration};
-use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
-/// Time between two passes when nothing hurries, and by how much chance stretches it.
-const EVERY: Duration = Duration::from_millis(150);
+/// By how much chance stretches the time between two moves that compact.
 const SPREAD: f64 = 0.5;
-
-/// Tells the keeper that there is something to do now.
-#[derive(Debug, Clone, Default)]
-pub struct Wake(Arc<Notify>);
-
-impl Wake {
-    /// There is something to do.
-    pub fn wake(&self) {
-        self.0.notify_one();
-    }
-}
-
-/// A number in 0.0..1.0 that spreads passes.
-pub type Chance = fn() -> f64;
 
 /// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
 pub async fn run(
     engine: Arc<Engine>,
+    changes: Arc<Changes>,
     wake: Wake,
     chance: Chance,
     compact_every: Option<Duration>,
     stop: CancellationToken,
 ) {
+    let rounds = |name: &'static str, wake| {
+        let pulse = Pulse::of(format!("the keeper of {name}"), pulse::PASS);
+        Rounds::begin(name, &changes, wake, chance, pulse)
+    };
     let keeping = async {
-        let mut kept = Kept::default();
-        let mut failures = 0;
-        let pulse = Pulse::of("the keeper of agents", pulse::PASS);
+        let (mut rounds, mut kept) = (rounds("agents", wake), Kept::default());
         loop {
-            pulse.beat();
-            tell(engine.keep(&mut kept).await, &mut failures);
-            // Cancel-safe: a waking that comes between two turns is kept.
-            tokio::select! {
-                biased;
-                () = wake.0.notified() => {}
-                () = pause(failures, chance()) => {}
-            }
+            rounds.over(engine.keep(&mut kept).await).await;
         }
     };
     // On its own: an agent that takes long to stop must hold up nobody who waits for a place.
     let draining = async {
-        let mut failures = 0;
-        let pulse = Pulse::of("the keeper of hosts that drain", pulse::TURN);
+        let mut rounds = rounds("draining", Wake::default());
+        let pulse = Pulse::of("the moves off hosts that drain", pulse::TURN);
         loop {
-            tell(pulse.waits(engine.empty_draining()).await, &mut failures);
-            pause(failures, chance()).await;
+            rounds.over(pulse.waits(engine.empty_draining()).await).await;
         }
     };
     let remembering = async {
-        let mut unhosted = Unhosted::default();
-        let mut failures = 0;
-        let pulse = Pulse::of("the keeper of copies", pulse::PASS);
+        let (mut rounds, mut unhosted) = (rounds("copies", Wake::default()), Unhosted::default());
         loop {
-            pulse.beat();
-            tell(engine.remember(&mut unhosted).await, &mut failures);
-            pause(failures, chance()).await;
+            rounds.over(engine.remember(&mut unhosted).await).await;
         }
     };
     let compacting = async {
         let Some(every) = compact_every else { return pending().await };
-        let mut failures = 0;
-        let pulse = Pulse::of("the keeper that compacts", pulse::TURN);
+        let mut rounds = rounds("compaction", Wake::default());
+        let pulse = Pulse::of("the moves that compact", pulse::TURN);
+        // By chance, so that replicas do not move the same agent.
+        let again = || Again::NotBefore(every.mul_f64(1.0 + SPREAD * chance()));
+        rounds.over(Ok(again())).await;
         loop {
-            // By chance, so that replicas do not move the same agent.
-            pulse.waits(sleep(every.mul_f64(1.0 + SPREAD * chance()))).await;
             // Like an agent on a host that drains, one that moves has its own time to stop.
-            tell(pulse.waits(engine.compact()).await, &mut failures);
+            let compacted = pulse.waits(engine.compact()).await;
+            rounds.over(compacted.map(|()| again())).await;
         }
     };
     let all = async { tokio::join!(keeping, draining, remembering, compacting) };
     let _never: Option<((), (), (), ())> = stop.run_until_cancelled(all).await;
-}
-
-/// Told once: while the registry is away every pass fails, and health says so.
-fn tell(pass: Result<(), EngineError>, failures: &mut u32) {
-    match pass {
-        Ok(()) => *failures = 0,
-        Err(error) => {
-            *failures += 1;
-            if *failures == 1 {
-                warn!(%error, "agents could not be seen to; trying again");
-            } else {
-                debug!(%error, failures, "agents could not be seen to");
-            }
-        }
-    }
-}
-
-async fn pause(failures: u32, chance: f64) {
-    sleep(match failures {
-        0 => EVERY.mul_f64(1.0 + SPREAD * chance),
-        n => backoff::delay(n, chance),
-    })
-    .await;
 }

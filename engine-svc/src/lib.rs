@@ -8,6 +8,7 @@
 //!              │          ▲
 //!              │        keeper ─▶ engine::keep
 //!              │           └────▶ engine::remember ─▶ unhosted (pure)
+//!              │   reader ─▶ changes ─▶ keeper (rounds), engine::watch, engine::follow
 //!   KEDA ─▶ scaler ─▶ scale (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ too_large, rustic_core::placement (pure)
 //! ```
@@ -17,7 +18,7 @@
 //!
 //! ```text
 //!  run ─┬─ tasks ─┬─ the gRPC server ── calls: a panic is answered INTERNAL
-//!       │         ├─ the keeper · the view of the hosts
+//!       │         ├─ the keeper · the reader of changes · the view of the hosts
 //!       │         └─ health · liveness · the metrics server
 //!       └─ work: calls that go on when their callers have hung up; a panic is the call's
 //! ```
@@ -25,6 +26,7 @@
 //! Stopping, in this order under `--stop-timeout`: health says NOT_SERVING; no call is taken; calls in flight end.
 
 pub mod backoff;
+pub mod changes;
 pub mod channels;
 pub mod dev;
 pub mod engine;
@@ -34,6 +36,8 @@ pub mod grpc;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
+pub mod reader;
+pub mod rounds;
 pub mod scale;
 pub mod scaler;
 pub mod settings;
@@ -42,7 +46,7 @@ pub mod unhosted;
 
 pub use settings::{Command, DevSettings, Program, Settings};
 
-use crate::{channels::Channels, engine::Engine, fleet::Fleet, keeper::Wake, scaler::Scaler};
+use crate::{changes::Changes, channels::Channels, engine::Engine, fleet::Fleet, rounds::Wake, scaler::Scaler};
 use anyhow::Context as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_proto::{
@@ -83,25 +87,29 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     let tasks = Tasks::new();
     let ending = tasks.ending();
     let _end_tasks = ending.clone().drop_guard();
-    let fleet = Arc::new(Fleet::new(registry.clone(), settings.placement));
-    let fresh = fleet.clone().keep_fresh(settings.hosts_refresh, ending.clone());
+    let (leases, wake, changes, chance) =
+        (settings.leases()?, Wake::default(), Arc::new(Changes::default()), rand::random::<f64>);
+    let fleet = Arc::new(Fleet::new(registry.clone(), settings.placement, changes.clone()));
+    let fresh =
+        fleet.clone().keep_fresh(settings.hosts_refresh, leases.slack(), wake.clone(), chance, ending.clone());
     tasks.spawn_until("the view of the hosts", ending.clone(), fresh);
+    let reader = reader::run(registry.clone(), fleet.clone(), changes.clone(), chance, ending.clone());
+    tasks.spawn_until("the reader of changes", ending.clone(), reader);
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn("liveness", health::follow_tasks(tasks.clone(), reporter.clone()));
-    tasks.spawn_until("health", ending.clone(), health::follow(registry.clone(), reporter, ending.clone()));
+    tasks.spawn_until("health", ending.clone(), health::follow(fleet.clone(), reporter, ending.clone()));
 
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(fleet.clone());
         rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, &tasks).await?;
     }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
-    let wake = Wake::default();
     let scaler = ExternalScalerServer::new(Scaler::new(fleet.clone()));
-    let engine = Arc::new(Engine::new(registry, fleet, Arc::new(channels), settings.leases()?, wake.clone()));
-    let keeper = keeper::run(engine.clone(), wake, rand::random::<f64>, settings.compact_every()?, ending.clone());
+    let engine = Arc::new(Engine::new(registry, fleet, Arc::new(channels), leases, changes.clone(), wake.clone()));
+    let keeper = keeper::run(engine.clone(), changes, wake, chance, settings.compact_every()?, ending.clone());
     tasks.spawn_until("the keeper", ending.clone(), keeper);
     let work = TaskTracker::new();
-    let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline);
+    let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline, ending.clone());
     let service = EngineServiceServer::new(service)
         .max_decoding_message_size(settings.server.max_message_size)
         .max_encoding_message_size(usize::MAX);

@@ -1,6 +1,6 @@
 //! What this engine tells Prometheus.
 
-use crate::{error::EngineError, fleet::Fleet};
+use crate::{error::EngineError, fleet::Fleet, rounds::Cause};
 use rustic_registry::{
     HostRecord, Resources,
     resources::SLOTS,
@@ -10,7 +10,10 @@ use rustic_telemetry::{
     grpc::CALLS,
     metrics::{self, Metric, Refresh},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 /// Every metric of engine-svc.
 pub const ALL: &[Metric] = &[
@@ -18,6 +21,12 @@ pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_engine_create_seconds", "From a create call to its answer, by outcome"),
     Metric::Count("rustic_engine_takeovers_total", "Agents that this engine took off hosts that were gone"),
     Metric::Count("rustic_engine_moves_total", "Agents that this engine moved off hosts that drain"),
+    Metric::Count("rustic_engine_passes_total", "Passes of the loops that see to agents, by loop, cause and outcome"),
+    Metric::Seconds("rustic_engine_pass_seconds", "How long they took, by loop"),
+    Metric::Gauge(
+        "rustic_engine_last_pass_timestamp_seconds",
+        "When each loop ended its last pass, by loop and outcome",
+    ),
     Metric::Count(
         "rustic_engine_keeper_troubles_total",
         "Steps of the keeper that failed for one agent or host alone, by step",
@@ -79,6 +88,16 @@ pub fn copies(agents: usize) {
 /// A step of the keeper failed for one agent or host.
 pub fn trouble(step: &'static str) {
     metrics::count("rustic_engine_keeper_troubles_total", &[("step", step)]);
+}
+
+/// A pass of a loop that sees to agents is over.
+pub fn pass(name: &'static str, cause: Cause, succeeded: bool, took: Duration) {
+    let outcome = if succeeded { "ok" } else { "failed" };
+    let labels = [("loop", name), ("cause", cause.as_str()), ("outcome", outcome)];
+    metrics::count("rustic_engine_passes_total", &labels);
+    metrics::seconds("rustic_engine_pass_seconds", &[("loop", name)], took);
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
+    metrics::gauge("rustic_engine_last_pass_timestamp_seconds", &[("loop", name), ("outcome", outcome)], now);
 }
 
 /// An agent was moved.

@@ -1,7 +1,8 @@
 //! Copies of the agents that no host runs: those that wait for room, and those that FAILED. When the registry is lost, hosts
 //! tell it again what they run; of these only an engine can tell. Pure: told what the registry's events and records say.
 
-use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, EventId, Phase, StoreLife};
+use crate::changes::Cursor;
+use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, Phase, StoreLife};
 use std::collections::BTreeMap;
 
 /// Most memory that copies take, in bytes.
@@ -18,20 +19,28 @@ pub enum Kept {
     NoRoom,
 }
 
-/// The copies, and how far the registry's events were read for them.
+/// The copies, and how far the registry's changes were followed for them.
 #[derive(Debug, Default)]
 pub struct Unhosted {
-    /// The store's life that they are of; `None` before the first look.
-    pub(crate) store: Option<StoreLife>,
-    pub(crate) read_to: EventId,
+    /// The store's life that they are of, and how far its changes were followed; `None` before the first look.
+    pub(crate) of: Option<(StoreLife, Cursor)>,
     copies: BTreeMap<AgentKey, AgentRecord>,
     size: usize,
 }
 
 impl Unhosted {
+    /// None yet, of a store whose changes are followed from here.
+    pub fn of(store: StoreLife, from: Cursor) -> Self {
+        Self { of: Some((store, from)), ..Self::default() }
+    }
+
     /// Takes in what happened, in order: forgets agents that went on, and tells which to read.
     pub fn follow(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<AgentKey> {
-        let latest: BTreeMap<_, _> = events.into_iter().map(|e| (e.key, (e.phase, e.epoch))).collect();
+        let of_agents = events.into_iter().filter_map(|event| match event {
+            Event::Agent(agent) => Some((agent.key, (agent.phase, agent.epoch))),
+            Event::Host(_) | Event::Store => None,
+        });
+        let latest: BTreeMap<_, _> = of_agents.collect();
         let mut to_read = vec![];
         for (key, (phase, epoch)) in latest {
             if !phase.is_some_and(is_unhosted) {
@@ -87,14 +96,14 @@ fn size(record: &AgentRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::{Documents, FirstStart, OnDisconnect, Resources, SpecDigest, UnixMillis};
+    use rustic_registry::{AgentEvent, Documents, FirstStart, OnDisconnect, Resources, SpecDigest, UnixMillis};
 
     fn key(agent: &str) -> AgentKey {
         AgentKey { guild: "g".parse().expect("an id"), agent: agent.parse().expect("an id") }
     }
 
     fn event(agent: &str, phase: Option<Phase>, epoch: u64) -> Event {
-        Event { key: key(agent), phase, epoch: Epoch(epoch), host: None }
+        Event::Agent(AgentEvent { key: key(agent), phase, epoch: Epoch(epoch), host: None })
     }
 
     fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {

@@ -100,6 +100,13 @@ pub fn page_size(wire: u32) -> Result<usize, Violations> {
     }
 }
 
+/// What is wrong with the revision of a watch.
+pub fn unknown_revision() -> Violations {
+    let mut violations = Violations::default();
+    violations.add("revision", "is not one this service gave out; watch without one");
+    violations
+}
+
 fn unknown_token() -> Violations {
     let mut violations = Violations::default();
     violations.add("page_token", "is not one this service gave out; start again without a token");

@@ -188,6 +188,16 @@ impl Admin {
         self.0.read_line(&mut answer).expect("it answers");
         answer.trim_end().to_owned()
     }
+
+    /// The same for a command whose answer is one long text.
+    pub fn text(&mut self, command: &str) -> String {
+        let length = self.run(command);
+        let length: usize = length.strip_prefix('$').and_then(|n| n.parse().ok()).expect("a text");
+        // With the end of the line after it.
+        let mut text = vec![0; length + 2];
+        self.0.read_exact(&mut text).expect("as long as it said");
+        String::from_utf8_lossy(&text).into_owned()
+    }
 }
 
 impl Drop for DevServer {

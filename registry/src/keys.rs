@@ -35,6 +35,11 @@ impl Keys {
         format!("{}:unaccepted", self.prefix)
     }
 
+    /// Lease and renewals of each host, and the store's life beside them.
+    pub fn leases(&self) -> String {
+        format!("{}:leases", self.prefix)
+    }
+
     /// Stream of changes.
     pub fn events(&self) -> String {
         format!("{}:events", self.prefix)

@@ -8,17 +8,24 @@ use crate::{
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
-        Index, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
+        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events, HostsView,
+        Index, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
         Restore, Retire, StoreLost, Unplace,
     },
     record::{AgentRecord, View},
     rules::Store,
 };
 use async_trait::async_trait;
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
 /// The store in memory.
@@ -29,6 +36,8 @@ pub struct MemoryRegistry {
     run: AtomicU64,
     /// Names the store's lives, in place of chance.
     random: AtomicU64,
+    /// Wakes those that wait for changes.
+    changed: Notify,
 }
 
 /// What a store held at one moment.
@@ -38,7 +47,13 @@ pub struct Snapshot(Store);
 impl MemoryRegistry {
     /// An empty store whose time is what `clock` says.
     pub fn new(clock: impl Fn() -> UnixMillis + Send + Sync + 'static) -> Self {
-        Self { clock: Box::new(clock), store: Mutex::default(), run: AtomicU64::new(0), random: AtomicU64::new(0) }
+        Self {
+            clock: Box::new(clock),
+            store: Mutex::default(),
+            run: AtomicU64::new(0),
+            random: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
     }
 
     /// Loses everything, as FLUSHALL does.
@@ -62,6 +77,8 @@ impl MemoryRegistry {
         let (now, run) = (self.now(), self.run.load(Ordering::Relaxed));
         let mut store = self.store();
         store.notice_another_run(run, now);
+        // Whoever wakes waits for the lock.
+        self.changed.notify_waiters();
         store
     }
 
@@ -77,10 +94,6 @@ impl MemoryRegistry {
 
 #[async_trait]
 impl Registry for MemoryRegistry {
-    async fn ping(&self) -> Result<(), RegistryError> {
-        Ok(())
-    }
-
     async fn announce(&self, request: &Announce) -> Result<Announced, RegistryError> {
         Ok(self.written().announce(request, self.random.fetch_add(1, Ordering::Relaxed), self.now()))
     }
@@ -192,7 +205,19 @@ impl Registry for MemoryRegistry {
         Ok(self.written().hosts_view(self.now()))
     }
 
-    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {
-        Ok(self.store().events(after, limit))
+    async fn look(&self) -> Result<Look, RegistryError> {
+        Ok(self.store().look())
+    }
+
+    async fn events(&self, after: EventId, limit: usize, wait: Duration) -> Result<Events, RegistryError> {
+        let give_up = Instant::now() + wait;
+        loop {
+            // Before the look: what is written after it is not missed.
+            let changed = self.changed.notified();
+            let events = self.store().events(after, limit);
+            if !events.entries.is_empty() || wait.is_zero() || timeout_at(give_up, changed).await.is_err() {
+                return Ok(events);
+            }
+        }
     }
 }

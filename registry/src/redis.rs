@@ -16,9 +16,9 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId, HostsView,
-        IfFull, Index, LINES, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-        Renewal, Restore, Retire, Unplace,
+        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events, HostsView,
+        IfFull, Index, LINES, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
+        Renew, Renewal, Restore, Retire, Unplace,
     },
     record::{AgentRecord, Documents, ExitStatus, View},
 };
@@ -27,6 +27,9 @@ use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::Multiplexe
 use pool::{Connection, Pool};
 use scripts::Scripts;
 use std::time::Duration;
+
+/// Connections that wait for changes at once.
+const WAITING: usize = 2;
 
 /// How to reach the store.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ impl RedisSettings {
 /// The store in Redis.
 pub struct RedisRegistry {
     pool: Pool,
+    /// Of those that wait for changes: nobody else stands behind them.
+    waiting: Pool,
     keys: Keys,
     scripts: Scripts,
     timeout: Duration,
@@ -65,36 +70,21 @@ impl RedisRegistry {
     /// The same for a version that writes another form.
     pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, RegistryError> {
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
+        let waiting = pool::pool(&settings.url, WAITING, settings.timeout)?;
         let (keys, scripts) = (Keys::new(&settings.prefix), Scripts::load(schema));
-        Ok(Self { pool, keys, scripts, timeout: settings.timeout })
+        Ok(Self { pool, waiting, keys, scripts, timeout: settings.timeout })
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {
         self.pool.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))
     }
 
-    /// Waits for an answer under the deadline. A connection that failed is thrown away, and one whose answer did not come
-    /// in time: the late answer must not be taken for that of the next question.
     async fn answer<T>(
         &self,
         connection: Connection,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> redis::RedisResult<T>,
     ) -> Result<T, RegistryError> {
-        let mut connection = connection;
-        match tokio::time::timeout(self.timeout, call(&mut connection)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let error = read::error(error);
-                if let RegistryError::Unreachable(_) = error {
-                    drop(Connection::take(connection));
-                }
-                Err(error)
-            }
-            Err(_elapsed) => {
-                drop(Connection::take(connection));
-                Err(RegistryError::Timeout(self.timeout))
-            }
-        }
+        pool::answer(connection, self.timeout, call).await
     }
 
     async fn run<T: FromRedisValue>(&self, script: &Script, args: &[&[u8]]) -> Result<T, RegistryError> {
@@ -185,11 +175,6 @@ fn millis(duration: Duration) -> String {
 
 #[async_trait]
 impl Registry for RedisRegistry {
-    async fn ping(&self) -> Result<(), RegistryError> {
-        let connection = self.connection().await?;
-        self.answer(connection, async |c| redis::cmd("PING").query_async::<()>(c).await).await
-    }
-
     async fn announce(&self, r: &Announce) -> Result<Announced, RegistryError> {
         let labels = serde_json::to_string(&r.labels).unwrap_or_default();
         let args = [
@@ -491,12 +476,21 @@ impl Registry for RedisRegistry {
         read::hosts(store, hosts, former)
     }
 
-    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError> {
+    async fn look(&self) -> Result<Look, RegistryError> {
         let connection = self.connection().await?;
-        let start = if after.0.is_empty() { "-".to_owned() } else { format!("({}", after.0) };
-        let mut command = redis::cmd("XRANGE");
-        command.arg(self.keys.events()).arg(start).arg("+").arg("COUNT").arg(limit);
-        let rows = self.answer(connection, async |c| command.query_async(c).await).await?;
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.keys.leases());
+        let leases = self.answer(connection, async |c| command.query_async(c).await).await?;
+        read::look(leases)
+    }
+
+    async fn events(&self, after: EventId, limit: usize, wait: Duration) -> Result<Events, RegistryError> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(limit).arg("BLOCK").arg(wait.as_millis().max(1).to_string());
+        command.arg("STREAMS").arg(self.keys.events()).arg(after.to_string());
+        let connection = self.waiting.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+        let rows =
+            pool::answer_alone(connection, self.timeout + wait, async |c| command.query_async(c).await).await?;
         Ok(read::events(rows, after))
     }
 }

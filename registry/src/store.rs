@@ -4,15 +4,17 @@ use crate::error::RegistryError;
 use async_trait::async_trait;
 use rustic_core::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    Event, EventId, HostId, HostsView, Incarnation, Index, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife, Unplace, View,
+    EventId, Events, HostId, HostsView, Incarnation, Index, Look, Page, PlaceOutcome, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife, Unplace, View,
 };
+use std::time::Duration;
+
+/// Changes that the stream keeps, roughly.
+pub const EVENTS_KEPT: usize = 10_000;
 
 /// The store, real or in memory.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
-    /// Checks that the store answers.
-    async fn ping(&self) -> Result<(), RegistryError>;
     /// See [`Announce`]. Idempotent for one incarnation.
     async fn announce(&self, request: &Announce) -> Result<Announced, RegistryError>;
     /// See [`Renew`]. O(1).
@@ -77,6 +79,9 @@ pub trait Registry: Send + Sync + 'static {
     ) -> Result<Page, RegistryError>;
     /// Reads all hosts.
     async fn hosts(&self) -> Result<HostsView, RegistryError>;
-    /// Reads up to `limit` events after `after`, without those that this version cannot read; the stream keeps about the last ten thousand.
-    async fn events(&self, after: &EventId, limit: usize) -> Result<(Vec<Event>, EventId), RegistryError>;
+    /// Reads which leases there are. O(hosts), one command.
+    async fn look(&self) -> Result<Look, RegistryError>;
+    /// Reads up to `limit` changes after `after`, and waits for one if there is none, at most for `wait`. The stream keeps about the last
+    /// [`EVENTS_KEPT`]. Cancel-safe.
+    async fn events(&self, after: EventId, limit: usize, wait: Duration) -> Result<Events, RegistryError>;
 }

@@ -98,8 +98,8 @@ async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
     // The same call again finds the agent that the first one made.
     let agent = stack.client.clone().create_agent(request()).await.unwrap().into_inner().agent.unwrap();
     assert_eq!((agent.phase(), agent.restarts), (host_pb::AgentPhase::Running, 0));
-    let (events, _) = stack.registry().events(&EventId::default(), 100).await.unwrap();
-    let claims: Vec<_> = events.iter().filter(|e| e.phase == Some(Phase::Starting)).map(|e| e.epoch.0).collect();
+    let events = stack.registry().events(EventId::default(), 100, Duration::ZERO).await.unwrap();
+    let claims: Vec<_> = events.agents().filter(|e| e.phase == Some(Phase::Starting)).map(|e| e.epoch.0).collect();
     assert_eq!(claims, [agent.epoch], "one claim");
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;

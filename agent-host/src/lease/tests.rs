@@ -3,9 +3,9 @@
 use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Bring, Claim, ClaimOutcome, Cordon, Event, EventId,
-    HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Remember, Remembered, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events,
+    HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -59,7 +59,6 @@ macro_rules! forward {
 }
 
 forward! {
-    ping() -> ();
     announce(request: &Announce) -> Announced;
     renew(request: &Renew) -> Renewal;
     depart(host: &HostId, incarnation: &Incarnation) -> ();
@@ -80,7 +79,8 @@ forward! {
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
     hosts() -> HostsView;
-    events(after: &EventId, limit: usize) -> (Vec<Event>, EventId);
+    look() -> Look;
+    events(after: EventId, limit: usize, wait: Duration) -> Events;
 }
 
 const TIMES: LeaseTimes =

@@ -64,6 +64,7 @@ impl Store {
         };
         self.hosts.insert(r.host.clone(), host);
         self.tells(&r.host, telling);
+        self.host_changed(&r.host);
         Announced { store: self.life(), life: HostLife(self.lives), returned, stops: Stops(self.stops) }
     }
 
@@ -118,11 +119,15 @@ impl Store {
         if host.life != r.life {
             return Renewal::StoreLost;
         }
+        let changes = host.state != r.state;
         (host.renewals, host.state, host.renewed) = (host.renewals + 1, r.state, now);
         let cordoned = host.cordoned;
         self.raise_epoch(r.highest_epoch, now);
         if r.told {
             self.telling.remove(&r.host);
+        }
+        if changes {
+            self.host_changed(&r.host);
         }
         Renewal::Held { cordoned, stops: Stops(self.stops) }
     }
@@ -139,6 +144,7 @@ impl Store {
         self.become_former(id, incarnation, Former::OVER);
         self.hosts.remove(id);
         self.telling.remove(id);
+        self.host_changed(id);
     }
 
     /// See [`Retire`]; tells whether it did.
@@ -158,6 +164,7 @@ impl Store {
                 let silent = former.is_some_and(|f| f.state != FormerState::Over && f.renewal == r.seen);
                 if silent {
                     self.become_former(&r.host, &r.incarnation, Former::OVER);
+                    self.host_changed(&r.host);
                 }
                 silent
             }
@@ -176,9 +183,12 @@ impl Store {
     }
 
     /// See [`Cordon`]; tells whether the host is known.
-    pub fn cordon(&mut self, host: &HostId, cordon: Cordon) -> bool {
-        let Some(host) = self.hosts.get_mut(host) else { return false };
-        host.cordoned = cordon == Cordon::On;
+    pub fn cordon(&mut self, id: &HostId, cordon: Cordon) -> bool {
+        let Some(host) = self.hosts.get_mut(id) else { return false };
+        let before = std::mem::replace(&mut host.cordoned, cordon == Cordon::On);
+        if before != (cordon == Cordon::On) {
+            self.host_changed(id);
+        }
         true
     }
 

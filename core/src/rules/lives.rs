@@ -35,6 +35,7 @@ impl Store {
         if !std::mem::replace(&mut self.born, true) {
             self.generation = random;
             self.settling = Some(Settling::New);
+            self.store_changed();
         }
     }
 
@@ -49,6 +50,7 @@ impl Store {
         self.count_epochs_from(now);
         self.settling = Some(Settling::Lost);
         self.telling = self.hosts.keys().cloned().collect();
+        self.store_changed();
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -67,6 +69,7 @@ impl Store {
             return false;
         }
         self.settling = None;
+        self.store_changed();
         true
     }
 

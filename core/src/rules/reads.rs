@@ -4,7 +4,7 @@ use super::{Store, project};
 use crate::{
     encoded,
     ids::AgentKey,
-    ops::{Event, EventId, Index, Page, Queue},
+    ops::{EventId, Events, Index, Look, Page, Queue},
     record::{AgentRecord, View},
 };
 use std::collections::BTreeSet;
@@ -54,11 +54,17 @@ impl Store {
         self.agents.get(&encoded::member(key)).map(|r| project(r, view))
     }
 
-    /// Events after one that was read.
-    pub fn events(&self, after: &EventId, limit: usize) -> (Vec<Event>, EventId) {
-        let seen = after.0.parse().unwrap_or(0);
-        let events: Vec<_> = self.events.iter().skip(seen).take(limit).cloned().collect();
-        let last = EventId((seen + events.len()).to_string());
-        (events, last)
+    /// Up to `limit` changes after one that was read.
+    pub fn events(&self, after: EventId, limit: usize) -> Events {
+        let seen = usize::try_from(after.0).unwrap_or(usize::MAX);
+        let later = self.events.iter().zip(1..).skip(seen).take(limit);
+        let entries: Vec<_> = later.map(|(event, number)| (EventId(number, 0), event.clone())).collect();
+        Events { last: entries.last().map_or(after, |(id, _)| *id), entries }
+    }
+
+    /// Which leases there are.
+    pub fn look(&self) -> Look {
+        let leases = self.hosts.values().map(|h| (h.host.clone(), (h.life, h.renewals)));
+        Look { store: self.born.then(|| self.life()), leases: leases.collect() }
     }
 }

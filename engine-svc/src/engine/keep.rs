@@ -2,7 +2,12 @@
 //! calls hosts again whose claims were never accepted.
 
 use super::{Creation, Engine, PendingPolicy, create::Place, stop::StopKind};
-use crate::{error::EngineError, metrics, scale};
+use crate::{
+    error::EngineError,
+    metrics,
+    rounds::{Again, LEFT, PAUSE},
+    scale,
+};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch, status::is_exhausted};
 use rustic_registry::{
@@ -13,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{debug, info, warn};
@@ -22,9 +27,8 @@ use tracing::{debug, info, warn};
 pub(super) const AT_ONCE: usize = 32;
 /// Agents moved at once: each is away for as long as one stop and one start take, and not for a queue of them.
 const MOVES_AT_ONCE: usize = 6;
-/// Longest wait for an agent that moved to become ready, and time between two looks at it.
+/// Longest wait for an agent that moved to become ready.
 const READY: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Agents read at once.
 pub(super) const PAGE: usize = 200;
 /// Age at which a claim that nobody accepted is seen to: whoever made it has given up or is gone.
@@ -38,21 +42,27 @@ pub struct Kept(BTreeMap<AgentKey, (Epoch, Instant)>);
 
 impl Engine {
     /// One pass.
-    pub async fn keep(&self, kept: &mut Kept) -> Result<(), EngineError> {
+    pub async fn keep(&self, kept: &mut Kept) -> Result<Again, EngineError> {
+        let troubles = self.troubles.met();
         let telling = self.fleet.is_telling().await?;
         self.hosts.retain(&self.fleet.alive());
         self.retire_silent().await?;
         if telling {
-            // What the registry says is not so yet.
-            return self.settle().await;
+            // What the registry says is not so yet. Nothing changes when a host has told, or the time is over: so this looks at short
+            // intervals, as long as a lease lasts at most.
+            self.settle().await?;
+            return Ok(Again::In(PAUSE));
         }
         let former = self.fleet.view().registry.former;
         for process in former.iter().filter(|f| f.state == FormerState::Over) {
             let taken = self.take_over(&process.host, &process.incarnation).await;
             self.troubles.own("take_over", &process.host, taken)?;
         }
-        self.call_again(kept).await?;
-        self.place_waiting().await
+        let unaccepted = self.call_again(kept).await?;
+        self.place_waiting().await?;
+        let waiting = self.fleet.view().registry.pending > 0;
+        let left = unaccepted || waiting || self.troubles.met() > troubles;
+        Ok(if left { Again::In(LEFT) } else { Again::OnChange })
     }
 
     /// Takes hosts their leases that have been silent for as long as those last. Whoever has renewed meanwhile keeps it.
@@ -83,15 +93,18 @@ impl Engine {
     }
 
     /// Moves agents off hosts that drain, as far as others have room. Takes as long as agents take to stop.
-    pub async fn empty_draining(&self) -> Result<(), EngineError> {
+    pub async fn empty_draining(&self) -> Result<Again, EngineError> {
+        self.fleet.catch_up().await?;
         let view = self.fleet.view();
         if view.registry.held {
-            return Ok(());
+            return Ok(Again::OnChange);
         }
+        let mut left = false;
         for host in view.alive().filter(|host| !host.takes_agents()) {
             let index = Index::Host(host.host.clone());
             let page = self.registry.list(&index, None, PAGE, View::Basic).await?;
             let mut here = page.agents;
+            left |= !here.is_empty();
             here.retain(|record| record.accepted.is_some());
             let move_off = async |record| {
                 let moved = self.move_off(record).await;
@@ -100,7 +113,8 @@ impl Engine {
             let moves: Vec<_> = here.iter().map(move_off).collect();
             stream::iter(moves).buffer_unordered(MOVES_AT_ONCE).try_collect::<()>().await?;
         }
-        Ok(())
+        // Those that are still at work are asked again, and a host may have got the memory back that it lacked.
+        Ok(if left { Again::In(LEFT) } else { Again::OnChange })
     }
 
     /// Moves one agent off the highest host, if the ones below it have room for all it holds.
@@ -166,13 +180,10 @@ impl Engine {
 
     /// Waits until an agent that was started has become ready, or is somebody else's matter; for a while.
     async fn until_ready(&self, key: &AgentKey, epoch: Epoch) -> Result<(), EngineError> {
-        let give_up = Instant::now() + READY;
-        while Instant::now() < give_up {
-            match self.registry.get(key, View::Basic).await? {
-                Some(record) if record.epoch == epoch && record.phase == Phase::Starting => sleep(LOOK_EVERY).await,
-                _ => break,
-            }
-        }
+        let starts = |record: &Option<AgentRecord>| {
+            record.as_ref().is_some_and(|record| record.epoch == epoch && record.phase == Phase::Starting)
+        };
+        self.follow(key, Instant::now() + READY, |record| Ok((!starts(&record)).then_some(()))).await?;
         Ok(())
     }
 
@@ -213,8 +224,8 @@ impl Engine {
     }
 
     /// Claims whose engine died between claim and call, or whose host did not get to accept them: those that this engine has seen for
-    /// a while.
-    async fn call_again(&self, Kept(seen): &mut Kept) -> Result<(), EngineError> {
+    /// a while. Tells whether there are any, however new.
+    async fn call_again(&self, Kept(seen): &mut Kept) -> Result<bool, EngineError> {
         let left = self.registry.oldest(Queue::Unaccepted, 0, PAGE, View::Basic).await?;
         let now = Instant::now();
         let since =
@@ -229,7 +240,8 @@ impl Engine {
             self.troubles.own("call_again", &record.key, started).map(|_| ())
         };
         let calls: Vec<_> = old.into_iter().map(call).collect();
-        stream::iter(calls).buffer_unordered(AT_ONCE).try_collect().await
+        stream::iter(calls).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        Ok(!left.is_empty())
     }
 
     /// Has the host of a claim take the agent. If it does not, the agent waits for another place; if no host ever could,

@@ -4,7 +4,10 @@ use crate::{error::EngineError, metrics};
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tracing::{debug, warn};
 
@@ -13,9 +16,17 @@ const MOST_TOLD: usize = 1_000;
 
 /// About whom trouble was told already, so that a pass that meets it again is silent.
 #[derive(Default)]
-pub(super) struct Troubles(Mutex<BTreeSet<String>>);
+pub(super) struct Troubles {
+    told: Mutex<BTreeSet<String>>,
+    met: AtomicU64,
+}
 
 impl Troubles {
+    /// How often there was any: a pass that met some is run again.
+    pub(super) fn met(&self) -> u64 {
+        self.met.load(Ordering::Relaxed)
+    }
+
     /// Lets through what concerns everybody, such as a registry that does not answer. What concerns `whom` alone is told, and
     /// is `None`: the pass goes on.
     pub(super) fn own<T>(
@@ -30,7 +41,8 @@ impl Troubles {
             Err(error) => error,
         };
         metrics::trouble(step);
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.met.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= MOST_TOLD {
             told.clear();
         }

@@ -13,62 +13,63 @@
 //! still has of them may be older than the copies.
 //!
 //! Every replica does so; who comes second changes nothing. What was stopped is not brought back as long as this engine heard of
-//! it before the loss: it looks at every pass of the keeper, a few times a second.
+//! it before the loss: its reader waits for every change.
 
 use super::Engine;
 use crate::{
     error::EngineError,
     metrics,
+    rounds::{Again, PAUSE},
     unhosted::{self, Kept, Unhosted},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_registry::{AgentKey, Event, Index, Remember, Remembered, StoreLife, View};
+use rustic_registry::{AgentKey, Index, Remember, Remembered, StoreLife, View};
 use tracing::{info, warn};
 
-/// Events and records read at once.
+/// Changes and records read at once.
 const EVENTS: usize = 1_000;
 const PAGE: usize = 200;
-/// Events after which some may be missing: as many as the registry keeps.
-const ALL_KEPT: usize = 10_000;
 /// Records read, or told, at once.
 const AT_ONCE: usize = 16;
 
 impl Engine {
     /// One pass.
-    pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
+    pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<Again, EngineError> {
         let now = self.fleet.view().registry.store;
         // Lost before the first look, it is lost all the same: hosts were seen in it.
         let seen = || self.fleet.store().filter(|told| now.as_ref() != Some(told));
-        match (unhosted.store.clone().or_else(seen), now) {
+        let had = unhosted.of.as_ref().map(|(store, _)| store.clone()).or_else(seen);
+        match (had, now) {
             // Nobody has ever come: its life begins with this engine.
             (None, None) => {
                 self.registry.bring(&self.fleet.brings(StoreLife::NONE)).await?;
-                return Ok(());
+                return Ok(Again::In(PAUSE));
             }
             (None, Some(store)) => {
-                *unhosted = self.look_through().await?;
-                unhosted.store = Some(store.clone());
+                *unhosted = self.look_through(store.clone()).await?;
                 self.fleet.has_told(store);
             }
             (Some(had), Some(now)) if had == now => {}
             (Some(had), _) => {
-                let Some(now) = self.tell(unhosted, &had).await? else { return Ok(()) };
-                unhosted.store = Some(now.clone());
+                // Until it is told there is nothing that could change.
+                let Some(now) = self.tell(unhosted, &had).await? else { return Ok(Again::In(PAUSE)) };
+                unhosted.of = Some((now.clone(), self.changes.beginning()));
                 self.fleet.has_told(now);
-                unhosted.read_to = rustic_registry::EventId::default();
             }
         }
-        self.catch_up(unhosted).await
+        self.read_on(unhosted).await
     }
 
     /// Reads every record, for those that no host has.
-    async fn look_through(&self) -> Result<Unhosted, EngineError> {
-        let mut unhosted = Unhosted::default();
-        // Before the records: what happens meanwhile is read afterwards.
-        self.events(&mut unhosted).await?;
+    async fn look_through(&self, store: StoreLife) -> Result<Unhosted, EngineError> {
+        // Before the records: what happens meanwhile is followed afterwards.
+        let mut unhosted = Unhosted::of(store, self.changes.end());
         let mut after = None;
         loop {
             let page = self.registry.list(&Index::All, after.as_ref(), PAGE, View::Basic).await?;
+            for record in &page.agents {
+                self.fleet.saw(record.epoch);
+            }
             let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase));
             self.copy(&mut unhosted, here.map(|r| r.key).collect()).await?;
             after = page.next;
@@ -78,49 +79,24 @@ impl Engine {
         }
     }
 
-    /// What could not be read is read at the next pass: its events are looked at once more.
-    async fn catch_up(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
-        let before = unhosted.read_to.clone();
-        let read = self.read_on(unhosted).await;
-        if read.is_err() {
-            unhosted.read_to = before;
+    /// Follows what has happened since the last pass. What could not be read is read at the next one.
+    async fn read_on(&self, unhosted: &mut Unhosted) -> Result<Again, EngineError> {
+        while let Some((store, before)) = unhosted.of.clone() {
+            let mut cursor = before;
+            let Ok(events) = self.changes.read(&mut cursor, EVENTS) else {
+                // Until all was read anew, what is known is better than nothing.
+                *unhosted = self.look_through(store).await?;
+                continue;
+            };
+            if events.is_empty() {
+                break;
+            }
+            let to_read = unhosted.follow(events);
+            self.copy(unhosted, to_read).await?;
+            unhosted.of = Some((store, cursor));
         }
-        read
-    }
-
-    async fn read_on(&self, unhosted: &mut Unhosted) -> Result<(), EngineError> {
-        let events = self.events(unhosted).await?;
-        if events.len() >= ALL_KEPT {
-            // Until all was read anew, what is known is better than nothing.
-            let mut all = self.look_through().await?;
-            all.store.clone_from(&unhosted.store);
-            *unhosted = all;
-            return Ok(());
-        }
-        let to_read = unhosted.follow(events);
-        self.copy(unhosted, to_read).await?;
         metrics::copies(unhosted.copies().count());
-        Ok(())
-    }
-
-    /// What has happened since the last look.
-    async fn events(&self, unhosted: &mut Unhosted) -> Result<Vec<Event>, EngineError> {
-        let mut all = vec![];
-        loop {
-            let (events, read_to) = self.registry.events(&unhosted.read_to, EVENTS).await?;
-            let last = events.len() < EVENTS;
-            for event in &events {
-                self.fleet.saw(event.epoch);
-                if event.phase.is_none() {
-                    self.fleet.saw_stop(&event.key, event.epoch);
-                }
-            }
-            all.extend(events);
-            unhosted.read_to = read_to;
-            if last {
-                return Ok(all);
-            }
-        }
+        Ok(Again::OnChange)
     }
 
     async fn copy(&self, unhosted: &mut Unhosted, keys: Vec<AgentKey>) -> Result<(), EngineError> {

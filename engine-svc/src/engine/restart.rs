@@ -11,13 +11,11 @@ use crate::error::EngineError;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic::Code;
 
 /// How often the registry is looked at again when the agent moves under our hands.
 const TRIES: usize = 8;
-/// Time between two looks at an agent that starts.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// Starts an agent anew, with a new restart budget.
@@ -33,8 +31,8 @@ impl Engine {
         if let Some(place) = self.place(&waiting, &BTreeSet::new()).await? {
             self.start_on(&waiting, place).await?;
         }
-        loop {
-            let record = self.read(key, View::Basic).await?;
+        let there = self.follow(key, deadline, |record| {
+            let Some(record) = record else { return Ok(Some(None)) };
             let there = match record.phase {
                 Phase::Running | Phase::Pending => true,
                 Phase::Starting => wait == pb::WaitMode::Accepted && record.accepted.is_some(),
@@ -43,13 +41,13 @@ impl Engine {
                 }
                 Phase::Restarting | Phase::Stopping => false,
             };
-            if there {
-                return Ok(record);
-            }
-            if Instant::now() >= deadline {
-                return Err(EngineError::NotReady(key.clone()));
-            }
-            sleep(LOOK_EVERY).await;
+            Ok(there.then_some(Some(record)))
+        });
+        match there.await? {
+            Some(Some(record)) => Ok(record),
+            // Gone, or the registry was lost.
+            Some(None) => self.read(key, View::Basic).await,
+            None => Err(EngineError::NotReady(key.clone())),
         }
     }
 

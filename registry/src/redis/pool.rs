@@ -5,13 +5,15 @@
 //! that failed is never handed out again (`RedisRegistry::answer`), and every operation may be repeated, so that the
 //! worst that can come of it is one retryable error on a connection that broke within that moment.
 
+use super::read;
 use crate::error::RegistryError;
-use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
+use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleResult, Timeouts};
 use deadpool_redis::{
     Manager, Runtime,
-    redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection},
+    redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection},
 };
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// How long a connection is trusted after its last use.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -34,8 +36,60 @@ pub(super) fn pool(url: &str, connections: usize, timeout: Duration) -> Result<P
         .max_size(connections)
         .timeouts(Timeouts { wait, create: wait, recycle: wait })
         .runtime(Runtime::Tokio1)
+        // One that is asked all the time stays trusted.
+        .queue_mode(QueueMode::Lifo)
         .build()
         .map_err(|e| RegistryError::Unreachable(Box::new(e)))
+}
+
+/// Waits for an answer. A connection that failed is thrown away, and one whose answer did not come in time: the late answer must not
+/// be taken for that of the next question.
+pub(super) async fn answer<T>(
+    mut connection: Connection,
+    within: Duration,
+    call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+) -> Result<T, RegistryError> {
+    match timeout(within, call(&mut connection)).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let error = read::error(error);
+            if let RegistryError::Unreachable(_) = error {
+                drop(Connection::take(connection));
+            }
+            Err(error)
+        }
+        Err(_elapsed) => {
+            drop(Connection::take(connection));
+            Err(RegistryError::Timeout(within))
+        }
+    }
+}
+
+/// The same for a question that Redis answers late on purpose: a connection on which nobody waits for the answer any more is not
+/// used again, for the next question would wait behind it.
+pub(super) async fn answer_alone<T>(
+    connection: Connection,
+    within: Duration,
+    call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+) -> Result<T, RegistryError> {
+    let mut lent = Lent(Some(connection));
+    let connection = lent.0.as_mut().expect("it was just put there");
+    let answered = timeout(within, call(connection)).await.map_err(|_elapsed| RegistryError::Timeout(within))?;
+    let value = answered.map_err(read::error)?;
+    // Back to the others.
+    drop(lent.0.take());
+    Ok(value)
+}
+
+/// A connection that is thrown away unless it was taken out.
+struct Lent(Option<Connection>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Connection::take(connection));
+        }
+    }
 }
 
 impl managed::Manager for Connections {

@@ -7,8 +7,8 @@ use crate::{
     ids::{AgentKey, Epoch, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
-        AdvanceOutcome, Announced, ClaimOutcome, Claimed, Event, EventId, HostsView, Page, PlaceOutcome,
-        ReleaseOutcome, Remembered, Renewal,
+        AdvanceOutcome, AgentEvent, Announced, ClaimOutcome, Claimed, Event, EventId, Events, HostsView, Look, Page,
+        PlaceOutcome, ReleaseOutcome, Remembered, Renewal,
     },
     record::{
         AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
@@ -393,27 +393,62 @@ pub(super) fn hosts(
     Ok(view)
 }
 
-/// The events that can be read, and the last one looked at.
-pub(super) fn events(rows: Vec<(String, HashMap<String, String>)>, after: &EventId) -> (Vec<Event>, EventId) {
-    let mut last = after.clone();
-    let mut events = Vec::with_capacity(rows.len());
-    for (id, fields) in rows {
+/// The field of the leases that names the store's life: no host's name has a colon there.
+const STORE: &str = ":store";
+
+/// The leases, as they stand beside the name of the store's life.
+pub(super) fn look(fields: HashMap<String, String>) -> Result<Look, RegistryError> {
+    let mut look = Look::default();
+    for (name, text) in fields {
+        if name == STORE {
+            look.store = Some(StoreLife(text));
+            continue;
+        }
+        let lease = || {
+            let (life, renewals) = text.split_once(' ')?;
+            Some((keys::parse_host(&name)?, (HostLife(life.parse().ok()?), renewals.parse().ok()?)))
+        };
+        match lease() {
+            Some((host, lease)) => drop(look.leases.insert(host, lease)),
+            None => unreadable::skip(RowKind::Host, &unreadable("leases", (&name, &text))),
+        }
+    }
+    Ok(look)
+}
+
+/// What XREAD answers for one stream: its name, and of each entry the id and the fields.
+pub(super) type Streams = Option<Vec<(String, Vec<(String, HashMap<String, String>)>)>>;
+
+/// The changes that can be read, and the last one looked at.
+pub(super) fn events(streams: Streams, after: EventId) -> Events {
+    let mut events = Events { entries: vec![], last: after };
+    for (id, fields) in streams.into_iter().flatten().flat_map(|(_name, entries)| entries) {
+        let Ok(id) = id.parse() else {
+            unreadable::skip(RowKind::Event, &unreadable("events", &id));
+            continue;
+        };
         match event(&fields) {
-            Some(event) => events.push(event),
+            Some(event) => events.entries.push((id, event)),
             None => unreadable::skip(RowKind::Event, &unreadable("events", &fields)),
         }
-        last = EventId(id);
+        events.last = id;
     }
-    (events, last)
+    events
 }
 
 fn event(fields: &HashMap<String, String>) -> Option<Event> {
     let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    if fields.contains_key("store") {
+        return Some(Event::Store);
+    }
+    if !fields.contains_key("agent") {
+        return keys::parse_host(fields.get("host")?).map(Event::Host);
+    }
     let phase = match field("phase") {
         "" => None,
         // One that this version does not know is not the end of the agent.
         word => Some(Phase::parse(word)?),
     };
     let (key, epoch) = (keys::parse_member(field("agent"))?, epoch(field("epoch"))?);
-    Some(Event { key, epoch, phase, host: keys::parse_host(field("host")) })
+    Some(Event::Agent(AgentEvent { key, epoch, phase, host: keys::parse_host(field("host")) }))
 }

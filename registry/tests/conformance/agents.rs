@@ -2,9 +2,10 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, ClaimOutcome, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard, ReleaseOutcome,
-    View,
+    Advance, AdvanceOutcome, ClaimOutcome, Event, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard,
+    ReleaseOutcome, View,
 };
+use std::time::Duration;
 
 promises!(
     epochs_grow_and_an_old_one_changes_nothing,
@@ -141,9 +142,11 @@ async fn every_change_leaves_one_event(store: Store) {
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     store.release(&a, epoch, ReleaseGuard::Reaped).await.unwrap();
-    let (first, last) = store.events(&EventId::default(), 2).await.unwrap();
-    let (rest, _) = store.events(&last, 10).await.unwrap();
-    let phases: Vec<_> = first.iter().chain(&rest).map(|e| e.phase).collect();
+    let first = store.events(EventId::default(), 4, Duration::ZERO).await.unwrap();
+    assert_eq!(first.entries.len(), 4);
+    let rest = store.events(first.last, 10, Duration::ZERO).await.unwrap();
+    assert_eq!(first.entries[..1].iter().map(|(_, event)| event).collect::<Vec<_>>(), [&Event::Store], "it was born");
+    let phases: Vec<_> = first.agents().chain(rest.agents()).map(|e| e.phase).collect();
     assert_eq!(phases, [Some(Phase::Starting), Some(Phase::Running), None]);
-    assert!(first.iter().all(|e| e.key == a && e.epoch == epoch && e.host == Some(host("h-0"))));
+    assert!(first.agents().all(|e| e.key == a && e.epoch == epoch && e.host == Some(host("h-0"))));
 }

@@ -10,6 +10,7 @@ use rustic_registry::{
     dev_server::{DevServer, Durability},
     memory::Snapshot,
 };
+use std::time::Duration;
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, sync::Arc};
 
 /// Which life of the store somebody knows: one that was seen, counted from the latest, or one of another store.
@@ -715,8 +716,11 @@ impl Subject<'_> {
                 writeln!(text, "  {:?}", timeless(record)).unwrap();
             }
         }
-        let (events, _) = store.events(&EventId::default(), 1000).await.unwrap();
+        let events = store.events(EventId::default(), 1000, Duration::ZERO).await.unwrap();
+        let events: Vec<_> = events.entries.into_iter().map(|(_, event)| event).collect();
         writeln!(text, "{events:?}").unwrap();
+        let leases = store.look().await.unwrap();
+        writeln!(text, "{:?} {:?}", leases.store.is_some(), leases.leases).unwrap();
         text
     }
 }

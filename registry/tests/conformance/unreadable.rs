@@ -8,6 +8,7 @@ use rustic_registry::{
     unreadable::{RowKind, take_skipped},
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 fn start() -> (TestRedis, Store, Admin) {
     let redis = TestRedis::start();
@@ -77,10 +78,11 @@ async fn hosts_events_and_those_that_wait_are_read_without_what_another_version_
     }
     admin.run("XADD {rustic}:events * agent g:a phase HIBERNATING epoch 7 host h-0");
     let claimed = claimed(&store, &key("g", "c"), "r", &["h-1"]).await;
-    let (events, last) = store.events(&EventId::default(), 100).await.unwrap();
-    assert_eq!(events.iter().filter(|e| e.phase.is_none()).count(), 0, "nobody is taken for gone");
-    assert_eq!((events.len(), events[2].epoch), (3, claimed.epoch));
-    assert_eq!(store.events(&last, 100).await.unwrap().0, []);
+    let events = store.events(EventId::default(), 100, Duration::ZERO).await.unwrap();
+    assert_eq!(events.agents().filter(|e| e.phase.is_none()).count(), 0, "nobody is taken for gone");
+    let epochs: Vec<_> = events.agents().map(|event| event.epoch).collect();
+    assert_eq!((epochs.len(), epochs[2]), (3, claimed.epoch));
+    assert_eq!(store.events(events.last, 100, Duration::ZERO).await.unwrap().entries, []);
 }
 
 #[tokio::test]

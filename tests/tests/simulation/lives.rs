@@ -12,10 +12,12 @@ use agent_host::{
     supervisor::{HostSettings, Supervisor},
 };
 use engine_svc::{
+    changes::Changes,
     engine::{Creation, Engine, IfSilent, Leases, PendingPolicy},
     error::EngineError,
     fleet::Fleet,
-    keeper::{self, Wake},
+    keeper, reader,
+    rounds::Wake,
 };
 use rustic_core::placement::Policy;
 use rustic_proto::{
@@ -34,6 +36,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+
+/// Time between an engine's looks at the renewals, as `--hosts-refresh`.
+const LOOK_EVERY: Duration = Duration::from_millis(600);
 
 /// What the world tells a life.
 pub(crate) enum Inbound {
@@ -241,11 +246,14 @@ async fn serve(service: &Service, call: HostCall) -> Result<HostReply, Status> {
 /// The main task of an engine: what `engine_svc::serve` does, without sockets.
 pub(crate) async fn engine(leases: Leases, outbox: Outbox, mut letters: mpsc::UnboundedReceiver<Inbound>) {
     let registry: Arc<dyn Registry> = Arc::new(FarStore::new(outbox.clone()));
-    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
-    let wake = Wake::default();
+    let (changes, wake, stop) = (Arc::new(Changes::default()), Wake::default(), CancellationToken::new());
+    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded, changes.clone()));
     let hosts = Arc::new(FarHosts(outbox.clone()));
-    let engine = Arc::new(Engine::new(registry, fleet, hosts, leases, wake.clone()));
-    tokio::spawn(keeper::run(engine.clone(), wake, ambient::chance, None, CancellationToken::new()));
+    let fresh = fleet.clone().keep_fresh(LOOK_EVERY, leases.slack(), wake.clone(), ambient::chance, stop.clone());
+    tokio::spawn(fresh);
+    tokio::spawn(reader::run(registry.clone(), fleet.clone(), changes.clone(), ambient::chance, stop.clone()));
+    let engine = Arc::new(Engine::new(registry, fleet, hosts, leases, changes.clone(), wake.clone()));
+    tokio::spawn(keeper::run(engine.clone(), changes, wake, ambient::chance, None, stop));
     while let Some(letter) = letters.recv().await {
         let Inbound::Client { id, wish, within } = letter else { continue };
         let (engine, outbox) = (engine.clone(), outbox.clone());

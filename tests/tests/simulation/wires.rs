@@ -14,9 +14,9 @@ use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    Event, EventId, HostId, HostsView, Incarnation, Index, MemoryRegistry, Page, PlaceOutcome, Queue, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife,
-    Unplace, View,
+    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue,
+    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire,
+    StoreLife, Unplace, View,
 };
 use std::{
     collections::BTreeSet,
@@ -31,6 +31,9 @@ use tonic::Status;
 
 /// Longest wait for the store, as `--redis-timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two questions for changes, where the other end cannot wait.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One run of an engine or a host.
 pub(crate) type LifeId = usize;
@@ -133,6 +136,22 @@ macro_rules! far {
                 .await
             }
 
+            /// The other end cannot wait: it is asked again until there is something.
+            async fn events(&self, after: EventId, limit: usize, wait: Duration) -> Result<Events, RegistryError> {
+                let give_up = Instant::now() + wait;
+                loop {
+                    let read = self.call("events", move |store| {
+                        let read = store.events(after, limit, Duration::ZERO);
+                        read.now_or_never().expect("the store in memory never waits")
+                    });
+                    let events = read.await?;
+                    if !events.entries.is_empty() || Instant::now() >= give_up {
+                        return Ok(events);
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+
             $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
                 $(let $arg = Owned::own($arg);)*
                 self.call(stringify!($name), move |store| {
@@ -196,7 +215,6 @@ macro_rules! copied {
 copied!(Epoch, ReleaseGuard, Cordon, Queue, View, usize, bool);
 
 far! {
-    ping() -> ();
     announce(request: &Announce) -> Announced;
     renew(request: &Renew) -> Renewal;
     depart(host: &HostId, incarnation: &Incarnation) -> ();
@@ -216,7 +234,7 @@ far! {
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     get(key: &AgentKey, view: View) -> Option<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
-    events(after: &EventId, limit: usize) -> (Vec<Event>, EventId);
+    look() -> Look;
 }
 
 /// The hosts at the other end of the world's network.

@@ -2,19 +2,21 @@
 
 use super::*;
 use crate::{
+    changes::Changes,
     channels::{Callee, HostCalls},
     engine::Leases,
     fleet::Fleet,
-    keeper::Wake,
+    rounds::Wake,
 };
 use async_trait::async_trait;
 use rustic_core::placement::Policy;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,
-    EventId, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, MemoryRegistry,
-    OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Renew,
-    Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
+    EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, Look,
+    MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard,
+    ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
+    store::EVENTS_KEPT,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +55,6 @@ macro_rules! forward {
 }
 
 forward! {
-    ping() -> ();
     announce(request: &Announce) -> Announced;
     renew(request: &Renew) -> Renewal;
     depart(host: &HostId, incarnation: &Incarnation) -> ();
@@ -73,7 +74,8 @@ forward! {
     oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
     list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
     hosts() -> HostsView;
-    events(after: &EventId, limit: usize) -> (Vec<Event>, EventId);
+    look() -> Look;
+    events(after: EventId, limit: usize, wait: Duration) -> Events;
 }
 
 /// There are none that could be called.
@@ -108,9 +110,10 @@ async fn engine() -> (Engine, Arc<Unreliable>, Unhosted) {
     let clock = move || UnixMillis(1_000_000 + start.elapsed().as_millis() as u64);
     let registry = Arc::new(Unreliable { inner: MemoryRegistry::new(clock), fails: AtomicBool::new(false) });
     announce(&registry, "first").await;
-    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
+    let changes = Arc::new(Changes::default());
+    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded, changes.clone()));
     let leases = Leases { longest: HOLD, drift: 0.0, new_registry: true };
-    let engine = Engine::new(registry.clone(), fleet, Arc::new(NoHosts), leases, Wake::default());
+    let engine = Engine::new(registry.clone(), fleet, Arc::new(NoHosts), leases, changes, Wake::default());
     let mut unhosted = Unhosted::default();
     pass(&engine, &mut unhosted).await.expect("the registry answers");
     engine.keep(&mut crate::engine::Kept::default()).await.expect("the registry answers");
@@ -118,10 +121,17 @@ async fn engine() -> (Engine, Arc<Unreliable>, Unhosted) {
     (engine, registry, unhosted)
 }
 
-/// What the engine does several times a second.
+/// What the engine does when something has changed: its view of the hosts, its reader and its keeper of copies, one after the other.
 async fn pass(engine: &Engine, unhosted: &mut Unhosted) -> Result<(), EngineError> {
     engine.fleet.refresh().await?;
-    engine.remember(unhosted).await
+    let store = engine.fleet.view().registry.store;
+    if engine.changes.store() != store {
+        engine.changes.begin(store);
+    }
+    let events = engine.registry.events(engine.changes.last(), EVENTS_KEPT, Duration::ZERO).await?;
+    engine.fleet.saw_changes(&events);
+    engine.changes.push(events, true);
+    engine.remember(unhosted).await.map(|_| ())
 }
 
 async fn announce(registry: &Unreliable, incarnation: &str) {

@@ -1,6 +1,6 @@
 """One gRPC channel per engine address and process, and calls with deadlines and safe retries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 import logging
 import os
@@ -145,6 +145,43 @@ def call(method: Callable[..., Any], request: Any, timeout: float) -> Any:
             logger.debug("call failed (%s), trying again in %.3f s", error.details(), pause)
             time.sleep(pause)
             delay = min(delay * 2, _LONGEST_DELAY)
+
+
+def watch(stub: EngineServiceStub, request: pb.WatchAgentsRequest, timeout: float) -> Iterator[pb.WatchAgentsResponse]:
+    """Follows agents. A stream that breaks is resumed where it was; one that cannot be begins anew, with every agent that there is.
+
+    Args:
+        stub: The engine's methods.
+        request: Whom to watch; its revision is kept up to date.
+        timeout: Seconds to follow them.
+
+    Yields:
+        What the engine tells, as it comes.
+
+    Raises:
+        grpc.RpcError: The last error; DEADLINE_EXCEEDED when the time is over.
+    """
+    deadline, delay = time.monotonic() + timeout, _FIRST_DELAY
+    while True:
+        answers = stub.WatchAgents(request, timeout=max(0.001, deadline - time.monotonic()), metadata=_trace_context())
+        try:
+            for answer in answers:
+                delay = _FIRST_DELAY
+                request.revision = answer.revision or request.revision
+                yield answer
+        except grpc.RpcError as error:
+            pause = delay * random.uniform(0.5, 1.0)
+            resumes = error.code() in _RETRYABLE
+            if not (resumes or error.code() == grpc.StatusCode.OUT_OF_RANGE) or time.monotonic() + pause >= deadline:
+                raise
+            if not resumes:
+                request.revision = ""
+            logger.debug("watch ended (%s), trying again in %.3f s", error.details(), pause)
+            time.sleep(pause)
+            delay = min(delay * 2, _LONGEST_DELAY)
+        finally:
+            # Also when nobody wants the rest.
+            answers.cancel()
 
 
 def _trace_context() -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """K8sExecutionEngine: Rustic AI's `ExecutionEngine`, carried out by engine-svc."""
 
 from collections.abc import Iterator
+import contextlib
 import json
 import logging
 import time
@@ -29,6 +30,7 @@ _ALIVE = frozenset(
         agent_pb2.AGENT_PHASE_RESTARTING,
     }
 )
+_COMING = _ALIVE - {agent_pb2.AGENT_PHASE_RUNNING}
 _PAGE = 200
 
 
@@ -169,19 +171,36 @@ class K8sExecutionEngine(ExecutionEngine):
         self._call("StopGuild", request, "stop guild", self.guild_id, timeout=self._settings.create_timeout)
 
     def _wait_for_running(self, agent: agent_pb2.Agent, give_up: float) -> agent_pb2.Agent:
-        """Waits while the agent waits for room or starts on its new host."""
-        subject, pause = f"{agent.guild_id}/{agent.agent_id}", 0.02
-        coming = _ALIVE - {agent_pb2.AGENT_PHASE_RUNNING}
-        while agent.phase in coming:
-            if time.monotonic() + pause >= give_up:
-                raise errors.not_running(subject, agent.reason, self._settings.address)
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
-            request = pb.GetAgentRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
-            agent = self._call("GetAgent", request, "look up agent", subject).agent
+        """Follows the agent while it waits for room or starts on its new host."""
+        subject = f"{agent.guild_id}/{agent.agent_id}"
+        if agent.phase in _COMING:
+            agent = self._follow(agent, subject, give_up)
         if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
             raise errors.failed(subject, agent.reason, self._settings.address)
         return agent
+
+    def _follow(self, agent: agent_pb2.Agent, subject: str, give_up: float) -> agent_pb2.Agent:
+        address = self._settings.address
+        request = pb.WatchAgentsRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
+        stub, left = client.stub(address, self._settings.proxy), give_up - time.monotonic()
+        seen = False
+        with contextlib.closing(client.watch(stub, request, left)) as changes:
+            try:
+                for change in changes:
+                    kind = change.WhichOneof("change")
+                    if kind == "agent":
+                        agent, seen = change.agent, True
+                        if agent.phase not in _COMING:
+                            return agent
+                    elif kind == "removed" or not seen:
+                        break
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise errors.not_running(subject, agent.reason, address) from error
+                raise errors.translate(error, "follow agent", subject, address) from error
+        # It was stopped: the engine says so in its own words.
+        request = pb.GetAgentRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
+        return self._call("GetAgent", request, "look up agent", subject).agent
 
     def _list(self, guild_id: str, name: str) -> Iterator[agent_pb2.Agent]:
         request = pb.ListAgentsRequest(

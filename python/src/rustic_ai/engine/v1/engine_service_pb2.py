@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rustic_ai.agent_host.v1 import agent_pb2 as rustic__ai_dot_agent__host_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rustic_ai/engine/v1/engine_service.proto\x12\x13rustic_ai.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xc4\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\x33\n\x07pending\x18\x04 \x01(\x0e\x32\".rustic_ai.engine.v1.PendingPolicy\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"q\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"\x96\x01\n\x13RestartAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x04wait\x18\x04 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\"E\n\x14RestartAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"P\n\x10StopGuildRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x11StopGuildResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"g\n\x0fGetAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x30\n\x04view\x18\x03 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"\xce\x01\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x32\n\x05phase\x18\x04 \x01(\x0e\x32#.rustic_ai.agent_host.v1.AgentPhase\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x30\n\x04view\x18\x07 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListHostsResponse\x12(\n\x05hosts\x18\x01 \x03(\x0b\x32\x19.rustic_ai.engine.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf5\x03\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.rustic_ai.engine.v1.HostState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x32\n\x0elease_deadline\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x08\x63\x61pacity\x18\x06 \x03(\x0b\x32\'.rustic_ai.engine.v1.Host.CapacityEntry\x12\x31\n\x04used\x18\x07 \x03(\x0b\x32#.rustic_ai.engine.v1.Host.UsedEntry\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.rustic_ai.engine.v1.Host.LabelsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x12\x10\n\x08\x64ns_name\x18\n \x01(\t\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\x10\x44rainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x13\n\x11\x44rainHostResponse\"%\n\x12UndrainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"\x15\n\x13UndrainHostResponse*\x92\x01\n\rPendingPolicy\x12\x1e\n\x1aPENDING_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15PENDING_POLICY_REFUSE\x10\x01\x12 \n\x1cPENDING_POLICY_WAIT_FOR_ROOM\x10\x02\x12$\n PENDING_POLICY_WAIT_FOR_ANY_HOST\x10\x03*n\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10HOST_STATE_READY\x10\x01\x12\x17\n\x13HOST_STATE_DRAINING\x10\x02\x12\x16\n\x12HOST_STATE_EXPIRED\x10\x03\x32\xe0\x06\n\rEngineService\x12`\n\x0b\x43reateAgent\x12\'.rustic_ai.engine.v1.CreateAgentRequest\x1a(.rustic_ai.engine.v1.CreateAgentResponse\x12Z\n\tStopAgent\x12%.rustic_ai.engine.v1.StopAgentRequest\x1a&.rustic_ai.engine.v1.StopAgentResponse\x12Z\n\tStopGuild\x12%.rustic_ai.engine.v1.StopGuildRequest\x1a&.rustic_ai.engine.v1.StopGuildResponse\x12\x63\n\x0cRestartAgent\x12(.rustic_ai.engine.v1.RestartAgentRequest\x1a).rustic_ai.engine.v1.RestartAgentResponse\x12W\n\x08GetAgent\x12$.rustic_ai.engine.v1.GetAgentRequest\x1a%.rustic_ai.engine.v1.GetAgentResponse\x12]\n\nListAgents\x12&.rustic_ai.engine.v1.ListAgentsRequest\x1a\'.rustic_ai.engine.v1.ListAgentsResponse\x12Z\n\tDrainHost\x12%.rustic_ai.engine.v1.DrainHostRequest\x1a&.rustic_ai.engine.v1.DrainHostResponse\x12`\n\x0bUndrainHost\x12\'.rustic_ai.engine.v1.UndrainHostRequest\x1a(.rustic_ai.engine.v1.UndrainHostResponse\x12Z\n\tListHosts\x12%.rustic_ai.engine.v1.ListHostsRequest\x1a&.rustic_ai.engine.v1.ListHostsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rustic_ai/engine/v1/engine_service.proto\x12\x13rustic_ai.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\xc4\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\x33\n\x07pending\x18\x04 \x01(\x0e\x32\".rustic_ai.engine.v1.PendingPolicy\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"q\n\x10StopAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"\x96\x01\n\x13RestartAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x04wait\x18\x04 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\"E\n\x14RestartAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"P\n\x10StopGuildRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x11StopGuildResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"g\n\x0fGetAgentRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x30\n\x04view\x18\x03 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"\xce\x01\n\x11ListAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x32\n\x05phase\x18\x04 \x01(\x0e\x32#.rustic_ai.agent_host.v1.AgentPhase\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x30\n\x04view\x18\x07 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x12WatchAgentsRequest\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x30\n\x04view\x18\x04 \x01(\x0e\x32\".rustic_ai.agent_host.v1.AgentView\"\xcb\x01\n\x13WatchAgentsResponse\x12/\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.AgentH\x00\x12\x34\n\x07removed\x18\x02 \x01(\x0b\x32!.rustic_ai.engine.v1.RemovedAgentH\x00\x12\x31\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x1d.rustic_ai.engine.v1.BookmarkH\x00\x12\x10\n\x08revision\x18\x04 \x01(\tB\x08\n\x06\x63hange\"A\n\x0cRemovedAgent\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\n\n\x08\x42ookmark\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x11ListHostsResponse\x12(\n\x05hosts\x18\x01 \x03(\x0b\x32\x19.rustic_ai.engine.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf5\x03\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.rustic_ai.engine.v1.HostState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x32\n\x0elease_deadline\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x08\x63\x61pacity\x18\x06 \x03(\x0b\x32\'.rustic_ai.engine.v1.Host.CapacityEntry\x12\x31\n\x04used\x18\x07 \x03(\x0b\x32#.rustic_ai.engine.v1.Host.UsedEntry\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.rustic_ai.engine.v1.Host.LabelsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x12\x10\n\x08\x64ns_name\x18\n \x01(\t\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\x10\x44rainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x13\n\x11\x44rainHostResponse\"%\n\x12UndrainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"\x15\n\x13UndrainHostResponse*\x92\x01\n\rPendingPolicy\x12\x1e\n\x1aPENDING_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15PENDING_POLICY_REFUSE\x10\x01\x12 \n\x1cPENDING_POLICY_WAIT_FOR_ROOM\x10\x02\x12$\n PENDING_POLICY_WAIT_FOR_ANY_HOST\x10\x03*n\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10HOST_STATE_READY\x10\x01\x12\x17\n\x13HOST_STATE_DRAINING\x10\x02\x12\x16\n\x12HOST_STATE_EXPIRED\x10\x03\x32\xc4\x07\n\rEngineService\x12`\n\x0b\x43reateAgent\x12\'.rustic_ai.engine.v1.CreateAgentRequest\x1a(.rustic_ai.engine.v1.CreateAgentResponse\x12Z\n\tStopAgent\x12%.rustic_ai.engine.v1.StopAgentRequest\x1a&.rustic_ai.engine.v1.StopAgentResponse\x12Z\n\tStopGuild\x12%.rustic_ai.engine.v1.StopGuildRequest\x1a&.rustic_ai.engine.v1.StopGuildResponse\x12\x63\n\x0cRestartAgent\x12(.rustic_ai.engine.v1.RestartAgentRequest\x1a).rustic_ai.engine.v1.RestartAgentResponse\x12W\n\x08GetAgent\x12$.rustic_ai.engine.v1.GetAgentRequest\x1a%.rustic_ai.engine.v1.GetAgentResponse\x12]\n\nListAgents\x12&.rustic_ai.engine.v1.ListAgentsRequest\x1a\'.rustic_ai.engine.v1.ListAgentsResponse\x12\x62\n\x0bWatchAgents\x12\'.rustic_ai.engine.v1.WatchAgentsRequest\x1a(.rustic_ai.engine.v1.WatchAgentsResponse0\x01\x12Z\n\tDrainHost\x12%.rustic_ai.engine.v1.DrainHostRequest\x1a&.rustic_ai.engine.v1.DrainHostResponse\x12`\n\x0bUndrainHost\x12\'.rustic_ai.engine.v1.UndrainHostRequest\x1a(.rustic_ai.engine.v1.UndrainHostResponse\x12Z\n\tListHosts\x12%.rustic_ai.engine.v1.ListHostsRequest\x1a&.rustic_ai.engine.v1.ListHostsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOST_USEDENTRY']._serialized_options = b'8\001'
   _globals['_HOST_LABELSENTRY']._loaded_options = None
   _globals['_HOST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PENDINGPOLICY']._serialized_start=2284
-  _globals['_PENDINGPOLICY']._serialized_end=2430
-  _globals['_HOSTSTATE']._serialized_start=2432
-  _globals['_HOSTSTATE']._serialized_end=2542
+  _globals['_PENDINGPOLICY']._serialized_start=2695
+  _globals['_PENDINGPOLICY']._serialized_end=2841
+  _globals['_HOSTSTATE']._serialized_start=2843
+  _globals['_HOSTSTATE']._serialized_end=2953
   _globals['_CREATEAGENTREQUEST']._serialized_start=168
   _globals['_CREATEAGENTREQUEST']._serialized_end=364
   _globals['_CREATEAGENTRESPONSE']._serialized_start=366
@@ -68,26 +68,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAGENTSREQUEST']._serialized_end=1400
   _globals['_LISTAGENTSRESPONSE']._serialized_start=1402
   _globals['_LISTAGENTSRESPONSE']._serialized_end=1495
-  _globals['_LISTHOSTSREQUEST']._serialized_start=1497
-  _globals['_LISTHOSTSREQUEST']._serialized_end=1554
-  _globals['_LISTHOSTSRESPONSE']._serialized_start=1556
-  _globals['_LISTHOSTSRESPONSE']._serialized_end=1642
-  _globals['_HOST']._serialized_start=1645
-  _globals['_HOST']._serialized_end=2146
-  _globals['_HOST_CAPACITYENTRY']._serialized_start=2007
-  _globals['_HOST_CAPACITYENTRY']._serialized_end=2054
-  _globals['_HOST_USEDENTRY']._serialized_start=2056
-  _globals['_HOST_USEDENTRY']._serialized_end=2099
-  _globals['_HOST_LABELSENTRY']._serialized_start=2101
-  _globals['_HOST_LABELSENTRY']._serialized_end=2146
-  _globals['_DRAINHOSTREQUEST']._serialized_start=2148
-  _globals['_DRAINHOSTREQUEST']._serialized_end=2198
-  _globals['_DRAINHOSTRESPONSE']._serialized_start=2200
-  _globals['_DRAINHOSTRESPONSE']._serialized_end=2219
-  _globals['_UNDRAINHOSTREQUEST']._serialized_start=2221
-  _globals['_UNDRAINHOSTREQUEST']._serialized_end=2258
-  _globals['_UNDRAINHOSTRESPONSE']._serialized_start=2260
-  _globals['_UNDRAINHOSTRESPONSE']._serialized_end=2281
-  _globals['_ENGINESERVICE']._serialized_start=2545
-  _globals['_ENGINESERVICE']._serialized_end=3409
+  _globals['_WATCHAGENTSREQUEST']._serialized_start=1497
+  _globals['_WATCHAGENTSREQUEST']._serialized_end=1621
+  _globals['_WATCHAGENTSRESPONSE']._serialized_start=1624
+  _globals['_WATCHAGENTSRESPONSE']._serialized_end=1827
+  _globals['_REMOVEDAGENT']._serialized_start=1829
+  _globals['_REMOVEDAGENT']._serialized_end=1894
+  _globals['_BOOKMARK']._serialized_start=1896
+  _globals['_BOOKMARK']._serialized_end=1906
+  _globals['_LISTHOSTSREQUEST']._serialized_start=1908
+  _globals['_LISTHOSTSREQUEST']._serialized_end=1965
+  _globals['_LISTHOSTSRESPONSE']._serialized_start=1967
+  _globals['_LISTHOSTSRESPONSE']._serialized_end=2053
+  _globals['_HOST']._serialized_start=2056
+  _globals['_HOST']._serialized_end=2557
+  _globals['_HOST_CAPACITYENTRY']._serialized_start=2418
+  _globals['_HOST_CAPACITYENTRY']._serialized_end=2465
+  _globals['_HOST_USEDENTRY']._serialized_start=2467
+  _globals['_HOST_USEDENTRY']._serialized_end=2510
+  _globals['_HOST_LABELSENTRY']._serialized_start=2512
+  _globals['_HOST_LABELSENTRY']._serialized_end=2557
+  _globals['_DRAINHOSTREQUEST']._serialized_start=2559
+  _globals['_DRAINHOSTREQUEST']._serialized_end=2609
+  _globals['_DRAINHOSTRESPONSE']._serialized_start=2611
+  _globals['_DRAINHOSTRESPONSE']._serialized_end=2630
+  _globals['_UNDRAINHOSTREQUEST']._serialized_start=2632
+  _globals['_UNDRAINHOSTREQUEST']._serialized_end=2669
+  _globals['_UNDRAINHOSTRESPONSE']._serialized_start=2671
+  _globals['_UNDRAINHOSTRESPONSE']._serialized_end=2692
+  _globals['_ENGINESERVICE']._serialized_start=2956
+  _globals['_ENGINESERVICE']._serialized_end=3920
 # @@protoc_insertion_point(module_scope)

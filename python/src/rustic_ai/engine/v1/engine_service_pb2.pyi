@@ -146,6 +146,44 @@ class ListAgentsResponse(_message.Message):
     next_page_token: str
     def __init__(self, agents: _Optional[_Iterable[_Union[_agent_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class WatchAgentsRequest(_message.Message):
+    __slots__ = ("guild_id", "agent_id", "revision", "view")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    agent_id: str
+    revision: str
+    view: _agent_pb2.AgentView
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., revision: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
+
+class WatchAgentsResponse(_message.Message):
+    __slots__ = ("agent", "removed", "bookmark", "revision")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    BOOKMARK_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    agent: _agent_pb2.Agent
+    removed: RemovedAgent
+    bookmark: Bookmark
+    revision: str
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., removed: _Optional[_Union[RemovedAgent, _Mapping]] = ..., bookmark: _Optional[_Union[Bookmark, _Mapping]] = ..., revision: _Optional[str] = ...) -> None: ...
+
+class RemovedAgent(_message.Message):
+    __slots__ = ("guild_id", "agent_id", "epoch")
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    guild_id: str
+    agent_id: str
+    epoch: int
+    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Bookmark(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ListHostsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]

@@ -65,6 +65,11 @@ class EngineServiceStub(object):
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.WatchAgents = channel.unary_stream(
+                '/rustic_ai.engine.v1.EngineService/WatchAgents',
+                request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsResponse.FromString,
+                _registered_method=True)
         self.DrainHost = channel.unary_unary(
                 '/rustic_ai.engine.v1.EngineService/DrainHost',
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.DrainHostRequest.SerializeToString,
@@ -141,6 +146,18 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchAgents(self, request, context):
+        """Tells how agents are, and from then on what becomes of them: first every agent that there is, then a bookmark, then each agent
+        that changes, as it is when it is told; of several changes in short order only the last one may be told. A call that resumes after a
+        revision is told what changed since, without the beginning. The stream ends only with an error.
+        Errors: INVALID_ARGUMENT, UNAVAILABLE (registry unreachable, or lost and being told again, or this engine is stopping: retry
+        after the last revision), OUT_OF_RANGE (what came after the revision is not known any more, the caller was too slow, or the registry
+        was lost: watch anew, without a revision).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainHost(self, request, context):
         """Has a host give its agents away and take none, until UndrainHost or the host's next life. Answers at once; ListHosts
         shows DRAINING and how much room is still used. Idempotent. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION
@@ -197,6 +214,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'WatchAgents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAgents,
+                    request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsRequest.FromString,
+                    response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsResponse.SerializeToString,
             ),
             'DrainHost': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainHost,
@@ -377,6 +399,33 @@ class EngineService(object):
             '/rustic_ai.engine.v1.EngineService/ListAgents',
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsRequest.SerializeToString,
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rustic_ai.engine.v1.EngineService/WatchAgents',
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsRequest.SerializeToString,
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.WatchAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

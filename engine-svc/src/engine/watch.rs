@@ -1,0 +1,215 @@
+//! WatchAgents: how agents are, and what becomes of them.
+//!
+//! ```text
+//!   without a revision ─▶ Listing: page after page ──the last──▶ bookmark ─▶ Following: what changed, read when it is told ─▶ …
+//!   with one ──────────────────────────────────────────────────────────────────▲
+//! ```
+//!
+//! A watch is its place in the changes, and one batch at most: it goes on when its caller has taken what it was told. One that is too
+//! slow finds its place gone, and is told to begin anew.
+
+use super::{AgentsQuery, Engine, Listed};
+use crate::{
+    changes::{Cursor, Resumed, Revision},
+    error::EngineError,
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rustic_registry::{AgentKey, Epoch, Event, GuildId, Phase, RegistryError, UnreadableAgent, View};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// Agents told at once, and changes looked at.
+const PAGE: usize = 200;
+const BATCH: usize = 500;
+/// Records read at once.
+const AT_ONCE: usize = 8;
+/// Changes of others after which a caller is told a revision all the same, so that it can resume.
+const UNTOLD: usize = 1_000;
+/// Longest wait for changes that another engine has told of.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Which agents are watched.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// Those of a guild.
+    Guild(GuildId),
+    /// One.
+    Agent(AgentKey),
+}
+
+impl Scope {
+    fn holds(&self, key: &AgentKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Guild(guild) => key.guild == *guild,
+            Self::Agent(agent) => key == agent,
+        }
+    }
+}
+
+/// What a watcher is told.
+#[derive(Debug)]
+pub enum Told {
+    /// An agent, as it is.
+    Agent(Listed),
+    /// An agent is gone.
+    Removed(AgentKey, Epoch),
+    /// All was told up to here.
+    Bookmark,
+}
+
+/// One watch.
+pub struct Watch {
+    engine: Arc<Engine>,
+    scope: Scope,
+    view: View,
+    state: State,
+}
+
+enum State {
+    Listing { from: Cursor, after: Option<AgentKey> },
+    Following { cursor: Cursor, untold: usize },
+}
+
+impl Engine {
+    /// Begins a watch, or resumes one.
+    pub async fn watch(
+        self: &Arc<Self>,
+        scope: Scope,
+        view: View,
+        after: Option<&Revision>,
+    ) -> Result<Watch, EngineError> {
+        if self.fleet.is_telling().await? {
+            return Err(EngineError::Telling);
+        }
+        let state = match after {
+            None => State::Listing { from: self.changes.end(), after: None },
+            Some(revision) => State::Following { cursor: self.resume(revision).await?, untold: 0 },
+        };
+        Ok(Watch { engine: self.clone(), scope, view, state })
+    }
+
+    async fn resume(&self, revision: &Revision) -> Result<Cursor, EngineError> {
+        let mut moves = self.changes.moves();
+        let resumed = async {
+            loop {
+                match self.changes.resume(revision) {
+                    Ok(Resumed::At(cursor)) => return Ok(cursor),
+                    Err(_expired) => return Err(EngineError::WatchExpired),
+                    // The sender lives as long as this engine.
+                    Ok(Resumed::NotYet) => drop(moves.changed().await),
+                }
+            }
+        };
+        timeout(CATCH_UP, resumed).await.unwrap_or(Err(EngineError::WatchExpired))
+    }
+}
+
+impl Watch {
+    /// Waits for what there is to tell next, with the revision after all of it. Cancel-safe: what is not answered is told the next time.
+    pub async fn next(&mut self) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+        match &self.state {
+            State::Listing { from, after } => self.list(*from, after.clone()).await,
+            State::Following { cursor, untold } => self.follow(*cursor, *untold).await,
+        }
+    }
+
+    async fn list(
+        &mut self,
+        from: Cursor,
+        after: Option<AgentKey>,
+    ) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+        let (agents, next) = match &self.scope {
+            Scope::Agent(key) => (self.look_up(key).await?.into_iter().collect(), None),
+            Scope::All => self.page(None, after).await?,
+            Scope::Guild(guild) => self.page(Some(guild.clone()), after).await?,
+        };
+        let mut told: Vec<_> = agents.into_iter().map(Told::Agent).collect();
+        if next.is_some() {
+            self.state = State::Listing { from, after: next };
+            return Ok((told, None));
+        }
+        let revision = self.revision(from)?;
+        told.push(Told::Bookmark);
+        self.state = State::Following { cursor: from, untold: 0 };
+        Ok((told, Some(revision)))
+    }
+
+    async fn page(
+        &self,
+        guild: Option<GuildId>,
+        after: Option<AgentKey>,
+    ) -> Result<(Vec<Listed>, Option<AgentKey>), EngineError> {
+        let query = AgentsQuery { guild, name: None, host: None, phase: None, after, size: PAGE, view: self.view };
+        self.engine.list(&query).await.map(|page| (page.agents, page.next))
+    }
+
+    async fn follow(
+        &mut self,
+        mut cursor: Cursor,
+        mut untold: usize,
+    ) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+        let mut moves = self.engine.changes.moves();
+        loop {
+            let events =
+                self.engine.changes.read(&mut cursor, BATCH).map_err(|_expired| EngineError::WatchExpired)?;
+            if events.is_empty() {
+                // The sender lives as long as the engine.
+                let _ = moves.changed().await;
+                continue;
+            }
+            untold += events.len();
+            let mut told = self.tell(events).await?;
+            if told.is_empty() && untold < UNTOLD {
+                self.state = State::Following { cursor, untold };
+                continue;
+            }
+            let revision = self.revision(cursor)?;
+            if told.is_empty() {
+                told.push(Told::Bookmark);
+            }
+            self.state = State::Following { cursor, untold: 0 };
+            return Ok((told, Some(revision)));
+        }
+    }
+
+    /// What these changes mean for the agents that are watched: how each of them is now.
+    async fn tell(&self, events: Vec<Event>) -> Result<Vec<Told>, EngineError> {
+        let mut changed = BTreeMap::new();
+        for event in events {
+            if let Event::Agent(agent) = event
+                && self.scope.holds(&agent.key)
+            {
+                changed.insert(agent.key, (agent.phase, agent.epoch));
+            }
+        }
+        let read = async |(key, (phase, epoch)): (AgentKey, (Option<Phase>, Epoch))| {
+            Ok::<_, EngineError>(match self.look_up(&key).await? {
+                Some(listed) => Some(Told::Agent(listed)),
+                None if phase.is_none() => Some(Told::Removed(key, epoch)),
+                // Gone since, which its next change tells; or the store was lost, which ends this watch.
+                None => None,
+            })
+        };
+        let reads: Vec<_> = changed.into_iter().map(read).collect();
+        let told: Vec<_> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        Ok(told.into_iter().flatten().collect())
+    }
+
+    async fn look_up(&self, key: &AgentKey) -> Result<Option<Listed>, EngineError> {
+        match self.engine.registry.get(key, self.view).await {
+            Ok(record) => Ok(record.map(|record| Listed::Agent(Box::new(self.engine.as_it_is(record))))),
+            Err(RegistryError::Unreadable { what, .. }) => {
+                Ok(Some(Listed::Unreadable(UnreadableAgent { key: key.clone(), what })))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn revision(&self, cursor: Cursor) -> Result<Revision, EngineError> {
+        let revision = self.engine.changes.revision(cursor).map_err(|_expired| EngineError::WatchExpired)?;
+        revision.ok_or(EngineError::Telling)
+    }
+}

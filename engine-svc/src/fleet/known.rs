@@ -1,0 +1,172 @@
+//! What is known of the hosts, and what an engine has seen of a store, for the case that it is lost. One lock; no clock, no store.
+
+use rustic_registry::{
+    AgentKey, Bring, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Look, Observer,
+    Resources, StoreLife,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Stops that are remembered for a store that is lost: the latest.
+const STOPS: usize = 2_000;
+
+/// Which reading, and how many changes this engine had heard of when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reading {
+    number: u64,
+    changes: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) view: HostsView,
+    /// When that was so; `None` before the first reading.
+    pub(super) at: Option<Instant>,
+    pub(super) observer: Observer,
+    /// Readings that were begun, and the latest of them that was taken in.
+    begun: u64,
+    taken_in: Reading,
+    /// What this engine claimed, and how many readings had begun before.
+    reserved: Vec<(u64, HostId, Resources)>,
+    /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
+    /// store that has none was lost.
+    pub(super) told: Option<StoreLife>,
+    /// What was seen in that life, for the next one.
+    pub(super) seen: Seen,
+}
+
+/// What an engine brings to a store that was lost, beside the agents that no host runs.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) hosts: BTreeMap<(HostId, Incarnation), Duration>,
+    stopped: BTreeMap<AgentKey, Epoch>,
+    /// Of those the latest, in order.
+    latest: VecDeque<AgentKey>,
+    highest_epoch: Epoch,
+    highest_life: HostLife,
+}
+
+impl Seen {
+    pub(super) fn saw(&mut self, epoch: Epoch) {
+        self.highest_epoch = self.highest_epoch.max(epoch);
+    }
+
+    /// An agent was stopped: heard of as often as it is told, and noted once.
+    pub(super) fn saw_stop(&mut self, key: &AgentKey, epoch: Epoch) {
+        match self.stopped.insert(key.clone(), epoch) {
+            Some(before) if before >= epoch => {
+                self.stopped.insert(key.clone(), before);
+                return;
+            }
+            Some(_earlier_life) => self.latest.retain(|known| known != key),
+            None => {}
+        }
+        self.latest.push_back(key.clone());
+        if self.latest.len() > STOPS
+            && let Some(oldest) = self.latest.pop_front()
+        {
+            self.stopped.remove(&oldest);
+        }
+    }
+
+    pub(super) fn brings(&self, had: StoreLife) -> Bring {
+        let hosts = self.hosts.iter().map(|((host, process), lasts)| (host.clone(), process.clone(), *lasts));
+        let stopped = self.latest.iter().filter_map(|key| Some((key.clone(), *self.stopped.get(key)?)));
+        Bring {
+            had,
+            hosts: hosts.collect(),
+            stopped: stopped.collect(),
+            highest_epoch: self.highest_epoch,
+            highest_life: self.highest_life,
+        }
+    }
+}
+
+impl Known {
+    /// Begins a reading, after so many changes.
+    pub(super) fn begin(&mut self, changes: u64) -> Reading {
+        self.begun += 1;
+        Reading { number: self.begun, changes }
+    }
+
+    /// Whether something has changed since the view was read.
+    pub(super) fn is_behind(&self, changes: u64) -> bool {
+        self.at.is_none() || self.taken_in.changes < changes
+    }
+
+    /// Takes in a reading, unless a later one was taken in before.
+    pub(super) fn take_in(&mut self, reading: Reading, mut view: HostsView, now: Instant) {
+        if reading.number < self.taken_in.number {
+            return;
+        }
+        self.taken_in = reading;
+        self.tell_changes(&view);
+        self.observer.look(&view, now);
+        // Claims that the reading may not have seen.
+        self.reserved.retain(|(begun, _, _)| *begun >= reading.number);
+        self.reserved.iter().for_each(|(_, host, demand)| add(&mut view, host, demand));
+        self.told = self.told.take().or_else(|| view.store.clone());
+        if self.told == view.store {
+            let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
+            let former = view.former.iter().filter(|f| f.state != FormerState::Over);
+            let former = former.map(|f| ((f.host.clone(), f.incarnation.clone()), f.lasts));
+            self.seen.hosts = current.chain(former).collect();
+            let highest = view.hosts.iter().map(|h| h.life).max();
+            self.seen.highest_life = self.seen.highest_life.max(highest.unwrap_or_default());
+        }
+        (self.view, self.at) = (view, Some(now));
+    }
+
+    /// Takes in how often leases were renewed, if they are the ones that are known. `false`: the hosts must be read.
+    pub(super) fn take_in_look(&mut self, reading: Reading, look: &Look, now: Instant) -> bool {
+        if reading.number < self.taken_in.number {
+            return true;
+        }
+        let same = |h: &HostRecord| look.leases.get(&h.host).is_some_and(|(life, _)| *life == h.life);
+        let known = look.store == self.view.store
+            && look.leases.len() == self.view.hosts.len()
+            && self.view.hosts.iter().all(same);
+        if known {
+            for host in &mut self.view.hosts {
+                host.renewals = look.leases.get(&host.host).map_or(host.renewals, |(_, renewals)| *renewals);
+            }
+            self.observer.look(&self.view, now);
+            self.at = Some(now);
+            self.taken_in.number = reading.number;
+        }
+        known
+    }
+
+    /// Notes a claim of our own, for readings that began before it.
+    pub(super) fn reserve(&mut self, host: &HostId, demand: &Resources) {
+        self.reserved.push((self.begun, host.clone(), demand.clone()));
+        add(&mut self.view, host, demand);
+    }
+
+    fn tell_changes(&self, view: &HostsView) {
+        let names = |view: &HostsView| view.hosts.iter().map(|h| h.host.clone()).collect::<BTreeSet<_>>();
+        let (before, after) = (names(&self.view), names(view));
+        after.difference(&before).for_each(|host| info!(%host, "host joined"));
+        for host in before.difference(&after) {
+            if view.former.iter().any(|f| f.host == *host) {
+                warn!(%host, "host was retired, or left agents behind");
+            } else {
+                info!(%host, "host left");
+            }
+        }
+    }
+
+    pub(super) fn hears(&self, host: &HostRecord, now: Instant) -> bool {
+        self.observer.is_heard(&host.host, &host.incarnation, now)
+    }
+}
+
+fn add(view: &mut HostsView, host: &HostId, demand: &Resources) {
+    if let Some(record) = view.hosts.iter_mut().find(|h| h.host == *host) {
+        record.used.add(demand);
+    }
+}

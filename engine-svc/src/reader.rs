@@ -1,0 +1,75 @@
+//! The one reader of the registry's stream of changes: whatever of this engine follows them does so through [`Changes`].
+//!
+//! ```text
+//!   the view of the hosts: another life of the store ─▶ begin anew ─▶ read all that is kept ─▶ wait for the next ─┐
+//!                                                                          ▲                                      │
+//!                                                                          └──────────────────────────────────────┘
+//! ```
+//!
+//! While nothing happens it waits in Redis, which costs one command in [`WAIT`]. A stream tells nothing of a store that was wiped: that
+//! is seen by the view of the hosts, which looks a few times a second.
+
+use crate::{backoff, changes::Changes, fleet::Fleet, rounds::Chance};
+use rustic_registry::{EventId, Registry};
+use rustic_telemetry::pulse::{self, Pulse};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Changes read at once.
+const BATCH: usize = 1_000;
+/// How long one question waits for the next change.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Reads until `stop`. What cannot be read is tried again, and then everybody looks anew.
+pub async fn run(
+    registry: Arc<dyn Registry>,
+    fleet: Arc<Fleet>,
+    changes: Arc<Changes>,
+    chance: Chance,
+    stop: CancellationToken,
+) {
+    let pulse = Pulse::of("the reader of changes", pulse::TURN);
+    let mut store = fleet.store_seen();
+    let reading = async {
+        loop {
+            changes.begin(store.borrow_and_update().clone());
+            // Cancel-safe: what was not pushed yet was of the store's former life.
+            tokio::select! {
+                biased;
+                // The sender lives as long as the view.
+                Ok(()) = store.changed() => {}
+                () = follow(&*registry, &fleet, &changes, chance, &pulse) => {}
+            }
+        }
+    };
+    let _never: Option<()> = stop.run_until_cancelled(reading).await;
+}
+
+async fn follow(registry: &dyn Registry, fleet: &Fleet, changes: &Changes, chance: Chance, pulse: &Pulse) {
+    let (mut after, mut failures) = (EventId::default(), 0);
+    loop {
+        pulse.beat();
+        match registry.events(after, BATCH, WAIT).await {
+            Ok(events) => {
+                if std::mem::take(&mut failures) > 0 {
+                    changes.nudge();
+                }
+                after = events.last;
+                fleet.saw_changes(&events);
+                let at_the_end = events.entries.len() < BATCH;
+                changes.push(events, at_the_end);
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    warn!(%error, "changes could not be read; trying again");
+                } else {
+                    debug!(%error, failures, "changes could not be read");
+                }
+                sleep(backoff::delay(failures, chance())).await;
+            }
+        }
+    }
+}

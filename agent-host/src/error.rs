@@ -9,12 +9,13 @@ use crate::{
 use rustic_proto::{
     launch::PROFILE_FIELD,
     profile::ProfileName,
-    status::{HOST_EXHAUSTED, HOST_FULL, with_reason, with_trace},
+    reason::Reason,
+    status::{with_reason, with_trace},
     violation::Violations,
 };
 use rustic_registry::{AgentKey, Epoch, HostId, Phase, RegistryError};
 use std::{error::Error as _, time::Duration};
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -171,36 +172,24 @@ impl From<HostError> for Status {
         let text = error.to_string();
         match error {
             HostError::Bad(violations) => violations.into(),
-            HostError::Unknown(_) => with_reason(Code::NotFound, "AGENT_UNKNOWN", text, &[]),
-            HostError::OtherSpec { .. } => with_reason(Code::AlreadyExists, "AGENT_HAS_OTHER_SPEC", text, &[]),
-            HostError::Elsewhere { host, .. } => {
-                with_reason(Code::FailedPrecondition, "AGENT_ON_OTHER_HOST", text, &[("host", &host)])
-            }
-            HostError::Waits(_) => with_reason(Code::FailedPrecondition, "AGENT_WAITS", text, &[]),
-            HostError::Failed { .. } => with_reason(Code::FailedPrecondition, "AGENT_FAILED", text, &[]),
+            HostError::Unknown(_) => with_reason(Reason::AgentUnknown, text, &[]),
+            HostError::OtherSpec { .. } => with_reason(Reason::AgentHasOtherSpec, text, &[]),
+            HostError::Elsewhere { host, .. } => with_reason(Reason::AgentOnOtherHost, text, &[("host", &host)]),
+            HostError::Waits(_) => with_reason(Reason::AgentWaits, text, &[]),
+            HostError::Failed { .. } => with_reason(Reason::AgentFailed, text, &[]),
             HostError::AgentStopping(_) | HostError::StoppedMeanwhile(_) => {
-                with_reason(Code::FailedPrecondition, "AGENT_STOPPING", text, &[])
+                with_reason(Reason::AgentStopping, text, &[])
             }
-            HostError::StaleEpoch { .. } | HostError::Superseded(_) => {
-                with_reason(Code::Aborted, "EPOCH_STALE", text, &[])
-            }
-            HostError::Full(host) => {
-                with_reason(Code::ResourceExhausted, HOST_FULL, text, &[("host", host.as_str())])
-            }
+            HostError::StaleEpoch { .. } | HostError::Superseded(_) => with_reason(Reason::EpochStale, text, &[]),
+            HostError::Full(host) => with_reason(Reason::HostFull, text, &[("host", host.as_str())]),
             HostError::StartFailed { failure, last_lines, .. } => start_failed(text, &failure, &last_lines),
-            HostError::Stopping(host) => {
-                with_reason(Code::Unavailable, "HOST_STOPPING", text, &[("host", host.as_str())])
-            }
-            HostError::Broken(_) => with_reason(Code::Unavailable, "HOST_STOPPING", text, &[]),
-            HostError::NoLease(host) => {
-                with_reason(Code::Unavailable, "HOST_WITHOUT_LEASE", text, &[("host", host.as_str())])
-            }
-            HostError::OtherIncarnation(host) => {
-                with_reason(Code::Unavailable, "HOST_REPLACED", text, &[("host", host.as_str())])
-            }
+            HostError::Stopping(host) => with_reason(Reason::HostStopping, text, &[("host", host.as_str())]),
+            HostError::Broken(_) => with_reason(Reason::HostStopping, text, &[]),
+            HostError::NoLease(host) => with_reason(Reason::HostWithoutLease, text, &[("host", host.as_str())]),
+            HostError::OtherIncarnation(host) => with_reason(Reason::HostReplaced, text, &[("host", host.as_str())]),
             HostError::UnknownProfile { .. } => bad_field(PROFILE_FIELD, text),
             HostError::NoRegistry(_) | HostError::Unrecorded { .. } => {
-                with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", text, &[])
+                with_reason(Reason::RegistryUnreachable, text, &[])
             }
             HostError::Registry(error) => registry(&error),
         }
@@ -215,27 +204,25 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
     match failure {
         StartFailure::Spawn(error) => match error.blame() {
             Blame::Launch => bad_field("launch.runtime", text),
-            Blame::Exhausted => with_reason(Code::ResourceExhausted, HOST_EXHAUSTED, text, &[]),
-            Blame::Host => with_reason(Code::Unavailable, "HOST_CANNOT_START", text, &[]),
+            Blame::Exhausted => with_reason(Reason::HostExhausted, text, &[]),
+            Blame::Host => with_reason(Reason::HostCannotStart, text, &[]),
         },
         StartFailure::Init(InitFailure { stage, traceback, field, .. }) => match stage {
             Stage::Spec => bad_field(&format!("launch.{field}"), text),
             Stage::Import => bad_field("launch.agent_spec.class_name", text),
             Stage::ClientType => bad_field("launch.client_type", text),
-            Stage::Initialize => with_trace(Code::FailedPrecondition, "AGENT_INIT_FAILED", text, &[], traceback),
+            Stage::Initialize => with_trace(Reason::AgentInitFailed, text, &[], traceback),
         },
-        StartFailure::Exited(..) => {
-            with_reason(Code::FailedPrecondition, "AGENT_EXITED_BEFORE_READY", with_output(&text), &[])
-        }
+        StartFailure::Exited(..) => with_reason(Reason::AgentExitedBeforeReady, with_output(&text), &[]),
         StartFailure::Timeout(limit) => too_slow(&with_output(&text), *limit),
         StartFailure::Queued(limit) => too_slow(&text, *limit),
-        StartFailure::Abandoned => with_reason(Code::Aborted, "AGENT_ABANDONED", text, &[]),
+        StartFailure::Abandoned => with_reason(Reason::AgentAbandoned, text, &[]),
     }
 }
 
 fn too_slow(text: &str, limit: Duration) -> Status {
     let limit = limit.as_secs_f64().to_string();
-    with_reason(Code::DeadlineExceeded, "AGENT_NOT_READY_IN_TIME", text, &[("start_timeout_seconds", &limit)])
+    with_reason(Reason::AgentNotReadyInTime, text, &[("start_timeout_seconds", &limit)])
 }
 
 fn bad_field(field: &str, what: String) -> Status {
@@ -250,8 +237,8 @@ fn registry(error: &RegistryError) -> Status {
         | RegistryError::Timeout(_)
         | RegistryError::Refused(_)
         | RegistryError::Lost(_)
-        | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
-        RegistryError::Form(_) => with_reason(Code::FailedPrecondition, "REGISTRY_FORM", error.to_string(), &[]),
+        | RegistryError::Retired(_) => with_reason(Reason::RegistryUnreachable, error.to_string(), &[]),
+        RegistryError::Form(_) => with_reason(Reason::RegistryForm, error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
             Status::internal("internal error; the log of this host tells more")

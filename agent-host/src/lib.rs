@@ -72,6 +72,7 @@ use rustic_proto::{
     agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
     profile::ProfileName,
     reflection,
+    status::too_many_calls,
 };
 use rustic_registry::{
     Announce, Epoch, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError,
@@ -147,7 +148,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let closed = CancellationToken::new();
     let server = settings
         .server
-        .server(HEADROOM, reflection::methods(&[SERVICE]))
+        .server(HEADROOM, reflection::methods(&[SERVICE]), too_many_calls)
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE])?)
         .add_service(reflection::v1alpha(&[SERVICE])?)

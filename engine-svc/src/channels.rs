@@ -1,6 +1,7 @@
 //! One gRPC channel per host, kept open. A channel whose address changed is replaced; that of a host that is gone is
 //! dropped, or it would try to connect for ever.
 
+use crate::answer::{self, HostAnswer, HostRefusal};
 use async_trait::async_trait;
 use rustic_proto::agent_host::v1::{self as pb, agent_host_service_client::AgentHostServiceClient};
 use rustic_registry::HostId;
@@ -11,13 +12,11 @@ use std::{
 };
 use tokio::time::Instant;
 use tonic::{
-    Code, Request, Response, Status,
+    Request, Response,
     transport::{Channel, Endpoint},
 };
 
-/// Calls of hosts. Over gRPC here; a simulation has its own network.
-///
-/// A status without an answer of the host is UNAVAILABLE, or has a source: see [`is_unanswered`].
+/// Calls of hosts. Over gRPC here; a simulation has its own network. Both read what comes back with [`answer::read`].
 #[async_trait]
 pub trait HostCalls: Send + Sync + 'static {
     /// Has a host run an agent.
@@ -26,14 +25,14 @@ pub trait HostCalls: Send + Sync + 'static {
         host: &Callee,
         message: pb::CreateAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::CreateAgentResponse, Status>;
+    ) -> HostAnswer<pb::CreateAgentResponse>;
     /// Has a host stop an agent.
     async fn stop_agent(
         &self,
         host: &Callee,
         message: pb::StopAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::StopAgentResponse, Status>;
+    ) -> HostAnswer<pb::StopAgentResponse>;
     /// Lets go of what is kept for any other host than these. Calls under way go on.
     fn retain(&self, hosts: &BTreeSet<HostId>);
 }
@@ -45,17 +44,6 @@ pub struct Callee {
     pub host: HostId,
     /// What it announced; empty if it is not known.
     pub address: String,
-}
-
-/// Whether a call may not have reached its host, or its answer may have been lost.
-pub fn is_unanswered(status: &Status) -> bool {
-    // The transport's own failures carry a source; what a host answered does not.
-    let by_transport = std::error::Error::source(status).is_some();
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Unknown | Code::Internal | Code::Cancelled | Code::ResourceExhausted => by_transport,
-        _ => false,
-    }
 }
 
 /// A client of one host.
@@ -80,7 +68,7 @@ impl Channels {
     }
 
     /// A client; connects with its first call.
-    fn client(&self, Callee { host, address }: &Callee) -> Result<HostClient, Status> {
+    fn client(&self, Callee { host, address }: &Callee) -> HostAnswer<HostClient> {
         let mut open = self.open();
         let channel = match open.get(host) {
             Some((known, channel)) if known == address => channel.clone(),
@@ -94,9 +82,9 @@ impl Channels {
         Ok(client.max_decoding_message_size(usize::MAX).max_encoding_message_size(self.max_message_size * 2))
     }
 
-    fn connect(&self, host: &HostId, address: &str) -> Result<Channel, Status> {
+    fn connect(&self, host: &HostId, address: &str) -> HostAnswer<Channel> {
         let refuse = |_| {
-            Status::unavailable(format!(
+            HostRefusal::silent(format!(
                 "host {host} announced the address {address:?}, which cannot be called; check its --advertise-address"
             ))
         };
@@ -118,8 +106,9 @@ impl HostCalls for Channels {
         host: &Callee,
         message: pb::CreateAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::CreateAgentResponse, Status> {
-        self.client(host)?.create_agent(request(message, deadline)).await.map(Response::into_inner)
+    ) -> HostAnswer<pb::CreateAgentResponse> {
+        let response = self.client(host)?.create_agent(request(message, deadline)).await;
+        answer::read(response.map(Response::into_inner))
     }
 
     async fn stop_agent(
@@ -127,8 +116,9 @@ impl HostCalls for Channels {
         host: &Callee,
         message: pb::StopAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::StopAgentResponse, Status> {
-        self.client(host)?.stop_agent(request(message, deadline)).await.map(Response::into_inner)
+    ) -> HostAnswer<pb::StopAgentResponse> {
+        let response = self.client(host)?.stop_agent(request(message, deadline)).await;
+        answer::read(response.map(Response::into_inner))
     }
 
     fn retain(&self, hosts: &BTreeSet<HostId>) {
@@ -147,6 +137,8 @@ fn request<T>(message: T, deadline: Instant) -> Request<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Refused;
+    use tonic::Code;
 
     fn callee(host: &str, address: &str) -> Callee {
         Callee { host: host.parse().expect("an id"), address: address.to_owned() }
@@ -170,6 +162,21 @@ mod tests {
         channels.retain(&BTreeSet::from(["b".parse().expect("an id")]));
         assert_eq!(kept(&channels), [pair("b", "[fd00::2]:1")]);
         let refused = channels.client(&callee("c", "not an address")).expect_err("nobody can be called there");
-        assert!(refused.message().contains("--advertise-address"), "{refused:?}");
+        assert_eq!(refused.refused(), Refused::Silent);
+        assert!(refused.to_string().contains("--advertise-address"), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_be_connected_to_is_silent() {
+        // Taken, so that nobody else listens there, and not listened on.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let address = socket.local_addr().expect("it has one").to_string();
+        let channels = Channels::new(Duration::from_secs(1), 1024);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let host = callee("a", &address);
+        let stopped = channels.stop_agent(&host, pb::StopAgentRequest::default(), deadline).await;
+        let refused = stopped.expect_err("nobody answers");
+        assert_eq!((refused.refused(), refused.status().code()), (Refused::Silent, Code::Unavailable), "{refused:?}");
     }
 }

@@ -8,6 +8,8 @@ mod keep;
 mod line;
 mod list;
 mod own;
+#[cfg(test)]
+mod refusals;
 mod remember;
 mod restart;
 mod stop;

@@ -2,15 +2,22 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use crate::too_large::TooLarge;
+use crate::{
+    answer::{HostRefusal, Refused},
+    too_large::TooLarge,
+};
 use rustic_proto::{
-    status::{DOMAIN, MAX_MESSAGE, has_no_room, middle_cut, with_reason},
+    reason::Reason,
+    status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
     violation::Violations,
 };
 use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
 use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+/// Given in place of the reason that a host's status does not have.
+const HOST_REFUSED: &str = "HOST_REFUSED";
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +96,29 @@ pub enum EngineError {
         /// What happened.
         why: String,
     },
-    /// Its host answered with an error.
-    #[error("{}", .status.message())]
+    /// It is to be removed by force, and its host is not retired.
+    #[error(
+        "agent {key}: its host {host} could not stop it ({why}) and is not retired, so that the agent may still run there; force \
+         works once the host is retired, one lease and its grace after it was heard of last; until then, wait for the host to answer"
+    )]
+    HostNotRetired {
+        /// The agent.
+        key: AgentKey,
+        /// Its host.
+        host: HostId,
+        /// What happened.
+        why: String,
+    },
+    /// It was claimed anew again and again while the call looked for it.
+    #[error("agent {0} moves too quickly to be found; retry")]
+    Restless(AgentKey),
+    /// Its host did not do what it was asked.
+    #[error("{refusal}")]
     Host {
         /// The host.
         host: HostId,
-        /// What it answered.
-        status: Box<Status>,
+        /// What it answered, if it did.
+        refusal: HostRefusal,
     },
     /// Some agents of a guild could not be stopped.
     #[error("{} of the guild's agents could not be stopped, retry: {}", .0.len(), .0.join("; "))]
@@ -111,6 +134,16 @@ pub enum EngineError {
     Stopping,
 }
 
+/// What the caller's program is told beside the text.
+enum Told<'a> {
+    /// What is wrong with the request, by field.
+    Fields(&'a Violations),
+    /// A reason of ours.
+    Reason(Reason),
+    /// What the host told.
+    Host(&'a HostId, &'a HostRefusal),
+}
+
 impl From<Violations> for EngineError {
     fn from(violations: Violations) -> Self {
         Self::Bad(violations)
@@ -120,23 +153,51 @@ impl From<Violations> for EngineError {
 impl EngineError {
     /// Code of the status it becomes.
     pub fn code(&self) -> Code {
-        match self {
-            Self::Bad(_) => Code::InvalidArgument,
-            Self::Unknown(_) | Self::UnknownHost(_) => Code::NotFound,
-            Self::OtherSpec { .. } => Code::AlreadyExists,
-            Self::Failed { .. } | Self::AgentStopping(_) | Self::HostLives(_) => Code::FailedPrecondition,
-            Self::TooLate(_) | Self::NotReady(_) => Code::DeadlineExceeded,
-            Self::NoRoom(_) | Self::TooLarge { .. } => Code::ResourceExhausted,
-            Self::WatchExpired => Code::OutOfRange,
-            Self::Host { status, .. } => status.code(),
-            Self::Registry(RegistryError::Unreadable { .. } | RegistryError::Form(_)) => Code::FailedPrecondition,
-            Self::NoHost(_)
-            | Self::Held(_)
-            | Self::Telling
-            | Self::HostSilent { .. }
-            | Self::SomeLeft(_)
-            | Self::Stopping
-            | Self::Registry(_) => Code::Unavailable,
+        match self.told() {
+            Told::Fields(_) => Code::InvalidArgument,
+            Told::Reason(reason) => reason.code(),
+            Told::Host(_, refusal) => refusal.status().code(),
+        }
+    }
+
+    fn told(&self) -> Told<'_> {
+        let reason = match self {
+            Self::Bad(violations) => return Told::Fields(violations),
+            Self::Host { host, refusal } => return Told::Host(host, refusal),
+            Self::Unknown(_) => Reason::AgentUnknown,
+            Self::UnknownHost(_) => Reason::HostUnknown,
+            Self::HostLives(_) => Reason::HostLives,
+            Self::OtherSpec { .. } => Reason::AgentHasOtherSpec,
+            Self::Failed { .. } => Reason::AgentFailed,
+            Self::AgentStopping(_) => Reason::AgentStopping,
+            Self::TooLate(_) => Reason::TooLate,
+            Self::NotReady(_) => Reason::NotReady,
+            Self::Held(_) | Self::Telling => Reason::RegistryLost,
+            Self::NoRoom(_) => Reason::NoRoom,
+            Self::TooLarge { .. } => Reason::AgentTooLarge,
+            Self::NoHost(_) => Reason::NoHost,
+            Self::HostSilent { .. } => Reason::HostUnreachable,
+            Self::HostNotRetired { .. } => Reason::HostNotRetired,
+            Self::Restless(_) => Reason::AgentRestless,
+            Self::SomeLeft(_) => Reason::GuildPartlyStopped,
+            Self::WatchExpired => Reason::WatchExpired,
+            Self::Stopping => Reason::EngineStopping,
+            Self::Registry(error) => registry(error),
+        };
+        Told::Reason(reason)
+    }
+
+    /// What the reason is about, by name.
+    fn about(&self) -> Vec<(String, String)> {
+        let host = |host: &str| vec![("host".to_owned(), host.to_owned())];
+        if let Self::TooLarge { lack, .. } = self {
+            lack.metadata()
+        } else if let Self::HostSilent { host: silent, .. } = self {
+            host(silent)
+        } else if let Self::HostNotRetired { host: lives, .. } = self {
+            host(lives.as_str())
+        } else {
+            vec![]
         }
     }
 
@@ -165,10 +226,12 @@ impl EngineError {
             | Self::Telling
             | Self::NoHost(_)
             | Self::HostSilent { .. }
+            | Self::HostNotRetired { .. }
+            | Self::Restless(_)
             | Self::SomeLeft(_)
             | Self::Stopping => true,
             Self::Registry(error) => error.is_retryable(),
-            Self::Host { status, .. } => status.code() == Code::Unavailable || has_no_room(status),
+            Self::Host { refusal, .. } => refusal.is_retryable(),
             Self::Bad(_)
             | Self::WatchExpired
             | Self::TooLarge { .. }
@@ -184,58 +247,40 @@ impl EngineError {
 
 impl From<EngineError> for Status {
     fn from(error: EngineError) -> Self {
-        let (code, text) = (error.code(), error.to_string());
-        match error {
-            EngineError::Bad(violations) => violations.into(),
-            EngineError::Unknown(_) => with_reason(code, "AGENT_UNKNOWN", text, &[]),
-            EngineError::UnknownHost(_) => with_reason(code, "HOST_UNKNOWN", text, &[]),
-            EngineError::HostLives(_) => with_reason(code, "HOST_LIVES", text, &[]),
-            EngineError::NotReady(_) => with_reason(code, "NOT_READY", text, &[]),
-            EngineError::OtherSpec { .. } => with_reason(code, "AGENT_HAS_OTHER_SPEC", text, &[]),
-            EngineError::Failed { .. } => with_reason(code, "AGENT_FAILED", text, &[]),
-            EngineError::AgentStopping(_) => with_reason(code, "AGENT_STOPPING", text, &[]),
-            EngineError::TooLate(_) => with_reason(code, "TOO_LATE", text, &[]),
-            EngineError::NoHost(_) => with_reason(code, "NO_HOST", text, &[]),
-            EngineError::Held(_) | EngineError::Telling => with_reason(code, "REGISTRY_LOST", text, &[]),
-            EngineError::TooLarge { lack, .. } => {
-                let metadata = lack.metadata();
-                let about: Vec<_> = metadata.iter().map(|(name, amount)| (name.as_str(), amount.as_str())).collect();
-                with_reason(code, "AGENT_TOO_LARGE", text, &about)
+        match error.told() {
+            Told::Fields(violations) => violations.clone().into(),
+            Told::Host(host, refusal) => of_host(host, refusal),
+            Told::Reason(reason) => {
+                let about = error.about();
+                let about: Vec<_> = about.iter().map(|(name, what)| (name.as_str(), what.as_str())).collect();
+                with_reason(reason, error.to_string(), &about)
             }
-            EngineError::NoRoom(_) => with_reason(code, "NO_ROOM", text, &[]),
-            EngineError::HostSilent { host, .. } => with_reason(code, "HOST_UNREACHABLE", text, &[("host", &host)]),
-            EngineError::Host { host, status } => of_host(&host, &status),
-            EngineError::SomeLeft(_) => with_reason(code, "GUILD_PARTLY_STOPPED", text, &[]),
-            EngineError::WatchExpired => with_reason(code, "WATCH_EXPIRED", text, &[]),
-            EngineError::Stopping => with_reason(code, "ENGINE_STOPPING", text, &[]),
-            EngineError::Registry(error) => registry(&error),
         }
     }
 }
 
 /// Code and details are the host's own; message and `ErrorInfo` also say which host it was.
-fn of_host(host: &HostId, status: &Status) -> Status {
+fn of_host(host: &HostId, refusal: &HostRefusal) -> Status {
+    let status = refusal.status();
     let mut details = status.get_error_details();
     let info = details.error_info().cloned();
-    let (reason, mut about) =
-        info.map_or_else(|| ("HOST_REFUSED".to_owned(), HashMap::new()), |i| (i.reason, i.metadata));
+    let without = if refusal.refused() == Refused::Silent { Reason::HostUnreachable.as_str() } else { HOST_REFUSED };
+    let (reason, mut about) = info.map_or_else(|| (without.to_owned(), HashMap::new()), |i| (i.reason, i.metadata));
     about.insert("host".to_owned(), host.to_string());
     details.set_error_info(reason, DOMAIN, about);
     let text = format!("host {host}: {}", status.message());
     Status::with_error_details(status.code(), middle_cut(&text, MAX_MESSAGE), details)
 }
 
-fn registry(error: &RegistryError) -> Status {
+fn registry(error: &RegistryError) -> Reason {
     match error {
         RegistryError::Unreachable(_)
         | RegistryError::Timeout(_)
         | RegistryError::Refused(_)
         | RegistryError::Lost(_)
-        | RegistryError::Retired(_) => with_reason(Code::Unavailable, "REGISTRY_UNREACHABLE", error.to_string(), &[]),
-        RegistryError::Form(_) => with_reason(Code::FailedPrecondition, "REGISTRY_FORM", error.to_string(), &[]),
+        | RegistryError::Retired(_) => Reason::RegistryUnreachable,
+        RegistryError::Form(_) => Reason::RegistryForm,
         // Written by another version, most likely; one of that version can do what was asked.
-        RegistryError::Unreadable { .. } => {
-            with_reason(Code::FailedPrecondition, "RECORD_UNREADABLE", error.to_string(), &[])
-        }
+        RegistryError::Unreadable { .. } => Reason::RecordUnreadable,
     }
 }

@@ -5,7 +5,7 @@
 //!  grpc ─▶ engine::{create, stop, list} ─▶ registry
 //!              │          │
 //!              │          └─▶ channels ─▶ agent-hosts
-//!              │          ▲
+//!              │          ▲       └─▶ answer (pure)
 //!              │        keeper ─▶ engine::keep
 //!              │           └────▶ engine::remember ─▶ unhosted (pure)
 //!              │   reader ─▶ changes ─▶ keeper (rounds), engine::watch, engine::follow
@@ -25,6 +25,7 @@
 //!
 //! Stopping, in this order under `--stop-timeout`: health says NOT_SERVING; no call is taken; calls in flight end.
 
+pub mod answer;
 pub mod backoff;
 pub mod changes;
 pub mod channels;
@@ -53,6 +54,7 @@ use rustic_proto::{
     engine::v1::engine_service_server::{EngineServiceServer, SERVICE_NAME as SERVICE},
     externalscaler::external_scaler_server::{ExternalScalerServer, SERVICE_NAME as SCALER},
     reflection,
+    status::too_many_calls,
 };
 use rustic_registry::{RedisRegistry, Registry, RegistryError};
 use rustic_telemetry::{grpc::incoming, tasks::Tasks};
@@ -116,7 +118,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     info!(address = %listener.local_addr()?, "serving");
     let server = settings
         .server
-        .server(0, reflection::methods(&[SERVICE, SCALER]))
+        .server(0, reflection::methods(&[SERVICE, SCALER]), too_many_calls)
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE, SCALER])?)
         .add_service(reflection::v1alpha(&[SERVICE, SCALER])?)

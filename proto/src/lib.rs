@@ -9,6 +9,7 @@
 //! | [`launch`] | what a valid launch is; a [`launch::Launch`] exists only if it is one |
 //! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
 //! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
+//! | [`reason`] | why a call was refused, for programs |
 //! | [`status`] | rich error details |
 //! | [`reflection`] | server reflection over the descriptors |
 //! | [`convert`] | registry records to messages |
@@ -16,6 +17,7 @@
 pub mod convert;
 pub mod launch;
 pub mod profile;
+pub mod reason;
 pub mod reflection;
 pub mod request;
 pub mod restart;

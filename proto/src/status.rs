@@ -1,7 +1,8 @@
 //! Rich error details, so that a program can tell errors apart without reading English.
 
+use crate::reason::Reason;
 use std::{borrow::Cow, collections::HashMap};
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// A status travels in HTTP/2 headers, of which clients take 8 KiB, and carries its message twice, once percent-encoded
@@ -13,31 +14,25 @@ const MAX_TRACEBACK: usize = 2000;
 /// Domain of every `ErrorInfo` of this system.
 pub const DOMAIN: &str = "rustic-ai.k8s";
 
-/// Reason of a host that has as many agents as it takes, or no room for what this one needs.
-pub const HOST_FULL: &str = "HOST_FULL";
-/// Reason of a host that has room by its own count, and lacks what every process needs: descriptors, process ids, memory or disk.
-pub const HOST_EXHAUSTED: &str = "HOST_EXHAUSTED";
-
-/// A status with an `ErrorInfo`: `reason` in UPPER_SNAKE_CASE, and what it is about, by name.
-pub fn with_reason(code: Code, reason: &str, message: impl Into<String>, about: &[(&str, &str)]) -> Status {
-    with_trace(code, reason, message, about, "")
+/// A status with the reason's code and an `ErrorInfo`: the reason, and what it is about, by name.
+pub fn with_reason(reason: Reason, message: impl Into<String>, about: &[(&str, &str)]) -> Status {
+    with_trace(reason, message, about, "")
 }
 
 /// The same with a traceback for people, as `DebugInfo`.
-pub fn with_trace(
-    code: Code,
-    reason: &str,
-    message: impl Into<String>,
-    about: &[(&str, &str)],
-    traceback: &str,
-) -> Status {
+pub fn with_trace(reason: Reason, message: impl Into<String>, about: &[(&str, &str)], traceback: &str) -> Status {
     let metadata: HashMap<_, _> = about.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    let mut details = ErrorDetails::with_error_info(reason.as_str(), DOMAIN, metadata);
     if !traceback.is_empty() {
         let lines = middle_cut(traceback, MAX_TRACEBACK).lines().map(str::to_owned).collect::<Vec<_>>();
         details.set_debug_info(lines, "");
     }
-    Status::with_error_details(code, middle_cut(&message.into(), MAX_MESSAGE), details)
+    Status::with_error_details(reason.code(), middle_cut(&message.into(), MAX_MESSAGE), details)
+}
+
+/// What a service answers to a call over its limit: nothing was done.
+pub fn too_many_calls(text: String) -> Status {
+    with_reason(Reason::TooManyCalls, text, &[])
 }
 
 /// A text of at most about `max` bytes: a longer one loses its middle, because its ends say what and where.
@@ -50,22 +45,6 @@ pub fn middle_cut(text: &str, max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{head} […] {tail}"))
 }
 
-/// The `ErrorInfo` reason of a status, if it has one.
-pub fn reason(status: &Status) -> Option<String> {
-    status.get_details_error_info().map(|info| info.reason)
-}
-
-/// Whether a host that answered so has no room for the agent, by its own count or for lack of something that every process
-/// needs: another host may have some.
-pub fn has_no_room(status: &Status) -> bool {
-    matches!(reason(status).as_deref(), Some(HOST_FULL | HOST_EXHAUSTED))
-}
-
-/// Whether a host that answered so lacks what every process needs.
-pub fn is_exhausted(status: &Status) -> bool {
-    reason(status).as_deref() == Some(HOST_EXHAUSTED)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,7 +52,7 @@ mod tests {
     #[test]
     fn a_status_fits_into_the_headers_of_any_client() {
         let (long, trace) = ("é%\n\"".repeat(5000), "  File \"x.py\", line 1\n".repeat(5000));
-        let status = with_trace(Code::FailedPrecondition, "R", &long, &[("host", "h")], &trace);
+        let status = with_trace(Reason::AgentInitFailed, &long, &[("host", "h")], &trace);
         let response = status.into_http::<()>();
         let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         assert!(size < 8192, "{size}");

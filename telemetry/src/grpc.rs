@@ -14,7 +14,7 @@ mod size;
 mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
-pub use limit::{CallPermit, LoadLimit};
+pub use limit::{CallPermit, LoadLimit, TurnAway};
 pub use panics::Panics;
 pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
 };
-use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb};
+use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb, reason::Reason};
 use rustic_registry::{EventId, Index, Phase, Registry as _, View};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
@@ -161,9 +161,41 @@ async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
     let busy = stack.get("g", "a").await.unwrap_err();
     assert_eq!(busy.code(), Code::Unavailable, "{busy:?}");
     assert!(busy.message().contains("the most this service takes"), "{}", busy.message());
+    assert_eq!(Reason::of(&busy), Some(Ok(Reason::TooManyCalls)));
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", stack.engine_address())).unwrap();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.connect().await.unwrap());
     health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
     slow.await.unwrap().unwrap();
     stack.stop("g", "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_with_as_many_calls_as_it_takes_lives_and_force_does_not_overrule_it() {
+    let host_arguments = vec!["--max-calls".to_owned(), "1".to_owned()];
+    let stack = Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await;
+    let stubborn = stack.create(script("g", "stubborn", "trap '' TERM; while :; do sleep 1; done")).await.unwrap();
+    let other = stack.create(script("g", "other", "exec sleep 1000")).await.unwrap();
+    let stop = |agent: &str, seconds, force| {
+        let (guild_id, agent_id) = ("g".to_owned(), agent.to_owned());
+        let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+        let mut client = stack.client.clone();
+        async move { client.stop_agent(pb::StopAgentRequest { guild_id, agent_id, timeout, force }).await }
+    };
+    let slow = tokio::spawn(stop("stubborn", 60, false));
+    stack.agent_is("its stop to be under way", "g", "stubborn", |a| a.phase() == host_pb::AgentPhase::Stopping).await;
+    for force in [false, true] {
+        let busy = stop("other", 0, force).await.unwrap_err();
+        assert_eq!(Reason::of(&busy), Some(Ok(Reason::TooManyCalls)), "{busy:?}");
+    }
+    let refused = stack.create(script("g", "third", "exec sleep 1000")).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Some(Ok(Reason::TooManyCalls)), "{refused:?}");
+    assert_eq!(stack.get("g", "third").await.unwrap_err().code(), Code::NotFound, "no claim is left");
+    let same = stack.get("g", "other").await.unwrap();
+    assert_eq!((same.phase(), same.pid), (host_pb::AgentPhase::Running, other.pid));
+    // What has ended is stopped.
+    let pid = i32::try_from(stubborn.pid).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    slow.await.unwrap().unwrap();
+    stop("other", 0, false).await.unwrap();
+    stack.assert_nothing_left().await;
 }

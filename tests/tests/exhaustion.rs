@@ -5,7 +5,7 @@
 use rustic_proto::{
     agent_host::v1::{self as host_pb, AgentPhase, WaitMode},
     engine::v1::{self as pb, PendingPolicy::WaitForRoom},
-    status::{HOST_EXHAUSTED, reason},
+    reason::Reason,
 };
 use rustic_registry::Registry as _;
 use rustic_tests::{
@@ -55,7 +55,7 @@ async fn assert_all_run(stack: &Stack, agents: &[String]) {
 async fn assert_told_and_forgotten(stack: &Stack, refused: &[(String, Status)], told: &str) {
     for (agent, status) in refused {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-        assert_eq!(reason(status).as_deref(), Some(HOST_EXHAUSTED));
+        assert_eq!(Reason::of(status), Some(Ok(Reason::HostExhausted)));
         assert!(status.message().contains(told), "{status:?}");
         assert_eq!(stack.get("g", agent).await.unwrap_err().code(), Code::NotFound);
     }

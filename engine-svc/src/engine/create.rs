@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  claim ──Claimed──▶ call host ──OK──▶ done
-//!    │                   │ full, exhausted, stopping, unreachable
+//!    │                   │ silent, busy, without room, closed, in trouble
 //!    │ Exists            ▼
 //!    │            release if never accepted ──▶ claim elsewhere
 //!    ▼                   │ accepted: it has the agent, or had it
@@ -10,9 +10,12 @@
 //!  else: call its host   call the same host again, by the same epoch
 //! ```
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use super::{Engine, PendingPolicy};
 use crate::{
-    channels::{Callee, is_unanswered},
+    answer::{HostAnswer, HostRefusal, Refused},
+    channels::Callee,
     error::EngineError,
     metrics,
 };
@@ -20,7 +23,6 @@ use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
     convert,
     launch::Launch,
-    status::{has_no_room, is_exhausted},
 };
 use rustic_registry::{
     AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, HostId, IfFull, Incarnation, Phase, ReleaseGuard,
@@ -29,7 +31,6 @@ use rustic_registry::{
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
 use tracing::{Instrument as _, info, info_span, warn};
 
 /// Delay before a host that has the agent is asked again.
@@ -129,7 +130,7 @@ impl Engine {
                 }
             };
             let calling = Instant::now();
-            match self.call_host(creation, &place).instrument(info_span!("host_call", host = %place.host)).await {
+            match self.call_host(creation, &place).instrument(info_span!("host_call", host = %place.host)).await? {
                 Ok(mut response) => {
                     let host_call = calling.elapsed();
                     metrics::step("host_call", host_call);
@@ -143,8 +144,8 @@ impl Engine {
                     let agent = record.as_ref().map(convert::agent).or(response.agent).unwrap_or_default();
                     return Ok(Created { agent, timings });
                 }
-                Err(error) => {
-                    let (error, next) = self.after_failure(creation, &place, error).await?;
+                Err(refusal) => {
+                    let (error, next) = self.after_refusal(creation, &place, refusal).await?;
                     warn!(agent = %creation.launch.key, host = %place.host, %error, "host could not take the agent");
                     trouble = Some(error);
                     match next {
@@ -234,20 +235,12 @@ impl Engine {
     }
 
     /// Calls the host of a claim; what it answers instead of yes is for the caller to judge.
-    pub(super) async fn ask_to_take(
+    pub(super) async fn call_host(
         &self,
         creation: &Creation,
         place: &Place,
-    ) -> Result<Result<(), Status>, EngineError> {
-        match self.call_host(creation, place).await {
-            Ok(_) => Ok(Ok(())),
-            Err(CallError::Host(status)) => Ok(Err(*status)),
-            Err(CallError::Engine(error)) => Err(error),
-        }
-    }
-
-    async fn call_host(&self, creation: &Creation, place: &Place) -> Result<pb::CreateAgentResponse, CallError> {
-        let callee = self.callee(&place.host, place.incarnation.as_ref()).await.map_err(CallError::Engine)?;
+    ) -> Result<HostAnswer<pb::CreateAgentResponse>, EngineError> {
+        let callee = self.callee(&place.host, place.incarnation.as_ref()).await?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
             launch: Some(creation.launch.message.clone()),
@@ -259,12 +252,11 @@ impl Engine {
         };
         // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
         // that has; either way the claim is looked after, here or there.
-        let answer = tokio::select! {
+        tokio::select! {
             biased;
-            answer = self.hosts.create_agent(&callee, message, creation.deadline) => answer,
-            () = creation.caller_gone.cancelled() => Err(Status::cancelled("the caller hung up")),
-        };
-        answer.map_err(|status| CallError::Host(Box::new(status)))
+            answer = self.hosts.create_agent(&callee, message, creation.deadline) => Ok(answer),
+            () = creation.caller_gone.cancelled() => Ok(Err(HostRefusal::caller_gone())),
+        }
     }
 
     /// Where a process of a host is. One that just came, perhaps in the place of another, may not be in the view yet.
@@ -282,42 +274,50 @@ impl Engine {
     }
 
     /// Decides how to go on when a host did not start the agent; `Err` when there is no going on.
-    async fn after_failure(
+    async fn after_refusal(
         &self,
         creation: &Creation,
         place: &Place,
-        error: CallError,
+        refusal: HostRefusal,
     ) -> Result<(EngineError, Next), EngineError> {
         let key = &creation.launch.key;
-        let status = match error {
-            CallError::Engine(error) => return Err(error),
-            CallError::Host(status) => *status,
+        let refused = refusal.refused();
+        let elsewhere = match refused {
+            Refused::Stale => {
+                return Ok((EngineError::Host { host: place.host.clone(), refusal }, Next::Again));
+            }
+            Refused::Exhausted => {
+                self.fleet.avoid(&place.host);
+                true
+            }
+            Refused::Silent | Refused::Busy | Refused::NoRoom | Refused::Closed | Refused::InTrouble => true,
+            Refused::CallerGone
+            | Refused::UnknownAgent
+            | Refused::StartFailed
+            | Refused::Invalid
+            | Refused::Unfinished
+            | Refused::Other => false,
         };
-        let host_error = |status| EngineError::Host { host: place.host.clone(), status: Box::new(status) };
-        if status.code() == Code::Aborted {
-            return Ok((host_error(status), Next::Again));
-        }
-        let elsewhere = is_unanswered(&status) || has_no_room(&status);
-        if is_exhausted(&status) {
-            self.fleet.avoid(&place.host);
-        }
+        let why = refusal.to_string();
+        let of_host = EngineError::Host { host: place.host.clone(), refusal };
         // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the
         // release it never will be: the host's first write under this epoch fails.
         match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
-            _ if !elsewhere => Err(host_error(status)),
+            _ if !elsewhere => Err(of_host),
             ReleaseOutcome::Released | ReleaseOutcome::Gone => {
                 // A host that returned under a new address was called at its old one: it may be tried again.
                 let called = self.fleet.host(&place.host).map(|h| h.incarnation);
                 self.fleet.refresh().await?;
                 let same = called == self.fleet.host(&place.host).map(|h| h.incarnation);
-                Ok((host_error(status), if same { Next::Elsewhere } else { Next::Again }))
+                Ok((of_host, if same { Next::Elsewhere } else { Next::Again }))
             }
-            ReleaseOutcome::Stale(_) => Ok((host_error(status), Next::Again)),
-            ReleaseOutcome::Guarded(_) => {
-                let why = status.message().to_owned();
+            ReleaseOutcome::Stale(_) => Ok((of_host, Next::Again)),
+            // It has the agent, or had it: it is asked again.
+            ReleaseOutcome::Guarded(_) if refused == Refused::Silent => {
                 let silent = EngineError::HostSilent { key: key.clone(), host: place.host.to_string(), why };
                 Ok((silent, Next::Again))
             }
+            ReleaseOutcome::Guarded(_) => Ok((of_host, Next::Again)),
         }
     }
 
@@ -358,11 +358,6 @@ enum Claimed {
     Again,
     Held,
     NoRoom,
-}
-
-enum CallError {
-    Engine(EngineError),
-    Host(Box<Status>),
 }
 
 fn answer(record: &AgentRecord, began: Instant) -> Created {

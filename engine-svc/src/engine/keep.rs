@@ -3,13 +3,14 @@
 
 use super::{Creation, Engine, PendingPolicy, create::Place, stop::StopKind};
 use crate::{
+    answer::Refused,
     error::EngineError,
     metrics,
     rounds::{Again, LEFT, PAUSE},
     scale,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_proto::{agent_host::v1 as pb, launch::Launch, status::is_exhausted};
+use rustic_proto::{agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Epoch, FirstStart, FormerState, HostId, Incarnation, Index, Phase, Queue,
     ReleaseGuard, ReleaseOutcome, Unplace, View,
@@ -20,7 +21,6 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tracing::{debug, info, warn};
 
 /// Agents seen to at once.
@@ -165,8 +165,8 @@ impl Engine {
             Ok(_exit) => metrics::moved(),
             // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
             // and is seen to by another step.
-            Err(status) => {
-                debug!(agent = %record.key, %host, %status, "the agent was not moved");
+            Err(refusal) => {
+                debug!(agent = %record.key, %host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
                 return Ok(());
             }
         }
@@ -272,16 +272,16 @@ impl Engine {
             deadline: Instant::now() + HOST_CALL,
             caller_gone: CancellationToken::new(),
         };
-        let Err(status) = self.ask_to_take(&creation, &place).await? else { return Ok(()) };
-        warn!(agent = %key, host = %place.host, %status, "host could not take the agent");
-        if is_exhausted(&status) {
+        let Err(refusal) = self.call_host(&creation, &place).await? else { return Ok(()) };
+        warn!(agent = %key, host = %place.host, refused = ?refusal.refused(), %refusal, "host could not take the agent");
+        if refusal.refused() == Refused::Exhausted {
             self.fleet.avoid(&place.host);
         }
-        if status.code() == Code::InvalidArgument {
-            return self.fail(&full, &format!("host {} refuses it: {}", place.host, status.message())).await;
+        if refusal.refused() == Refused::Invalid {
+            return self.fail(&full, &format!("host {} refuses it: {refusal}", place.host)).await;
         }
         // Guarded: it was accepted after all, and its host sees to it.
-        let reason = format!("host {} could not take it: {}", place.host, status.message());
+        let reason = format!("host {} could not take it: {refusal}", place.host);
         let (key, epoch, guard) = (key.clone(), place.epoch, ReleaseGuard::Unaccepted);
         self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
         Ok(())

@@ -6,13 +6,14 @@
 //!              its host stops it first
 //! ```
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use super::{Engine, stop::StopKind};
-use crate::error::EngineError;
+use crate::{answer::Refused, error::EngineError};
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
-use tonic::Code;
 
 /// How often the registry is looked at again when the agent moves under our hands.
 const TRIES: usize = 8;
@@ -66,18 +67,31 @@ impl Engine {
                 (_, None) => {}
                 (_, Some(host)) => match self.ask_host(&record, &host, StopKind::Moves, Some(grace)).await? {
                     Ok(_exit) => {}
-                    Err(status) if status.code() == Code::Aborted => {}
-                    // Claimed, and not taken yet.
-                    Err(status) if status.code() == Code::NotFound => {
-                        let reason = "somebody had it started anew".to_owned();
-                        let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Unaccepted);
-                        self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
-                    }
-                    Err(status) => return Err(EngineError::Host { host, status: Box::new(status) }),
+                    Err(refusal) => match refusal.refused() {
+                        Refused::Stale => {}
+                        // Claimed, and not taken yet.
+                        Refused::UnknownAgent => {
+                            let reason = "somebody had it started anew".to_owned();
+                            let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Unaccepted);
+                            self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+                        }
+                        Refused::Silent | Refused::CallerGone => {
+                            let (host, why) = (host.to_string(), refusal.to_string());
+                            return Err(EngineError::HostSilent { key: key.clone(), host, why });
+                        }
+                        Refused::Busy
+                        | Refused::NoRoom
+                        | Refused::Exhausted
+                        | Refused::Closed
+                        | Refused::InTrouble
+                        | Refused::StartFailed
+                        | Refused::Invalid
+                        | Refused::Unfinished
+                        | Refused::Other => return Err(EngineError::Host { host, refusal }),
+                    },
                 },
             }
         }
-        let why = "it moves too quickly".to_owned();
-        Err(EngineError::HostSilent { key: key.clone(), host: String::new(), why })
+        Err(EngineError::Restless(key.clone()))
     }
 }

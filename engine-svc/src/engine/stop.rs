@@ -1,7 +1,12 @@
 //! Stopping agents: OK only when the process was reaped, or the lease that let it live has ended.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use super::Engine;
-use crate::{channels::is_unanswered, error::EngineError};
+use crate::{
+    answer::{HostAnswer, HostRefusal, Refused},
+    error::EngineError,
+};
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
 use rustic_registry::{
@@ -9,7 +14,6 @@ use rustic_registry::{
 };
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::{Code, Status};
 use tracing::warn;
 
 /// Agents of a guild stopped at once.
@@ -29,15 +33,16 @@ pub enum IfSilent {
     /// The caller is told to try again.
     Refuse,
     /// If its host was retired the record is removed, also that of an agent which may outlive a lease: the caller vouches that the process
-    /// is gone.
+    /// is gone. A host that is not retired is never overruled.
     Force,
 }
 
-/// What came of force.
-enum Forced {
+/// What came of it that an agent's host could not stop it.
+enum Without {
+    /// Nothing of the agent is left, or so its caller vouches.
     Removed,
-    /// It has another claim by now.
-    Moved,
+    /// Things are not as they were: look again.
+    Changed,
 }
 
 /// Why an agent is stopped.
@@ -75,17 +80,20 @@ impl Engine {
             };
             if if_silent == IfSilent::Force && self.lost_its_host(&record) {
                 match self.remove_by_force(&record, &host).await? {
-                    Forced::Removed => return Ok(None),
-                    Forced::Moved => continue,
+                    Without::Removed => return Ok(None),
+                    Without::Changed => continue,
                 }
             }
-            match self.ask_host(&record, &host, StopKind::Ends, Some(grace)).await? {
+            let refusal = match self.ask_host(&record, &host, StopKind::Ends, Some(grace)).await? {
                 Ok(exit) => {
                     self.fleet.saw_stop(key, record.epoch);
                     return Ok(exit);
                 }
-                Err(status) if status.code() == Code::Aborted => {}
-                Err(status) if status.code() == Code::NotFound => {
+                Err(refusal) => refusal,
+            };
+            match refusal.refused() {
+                Refused::Stale => {}
+                Refused::UnknownAgent => {
                     // Told twice of the same claim: the host neither has it nor ever started it.
                     let certain = asked_in_vain == Some(record.epoch);
                     asked_in_vain = Some(record.epoch);
@@ -94,12 +102,22 @@ impl Engine {
                         return Ok(None);
                     }
                 }
-                Err(status) if is_unanswered(&status) => return self.silent(&record, &host, &status).await,
-                Err(status) => return Err(EngineError::Host { host, status: Box::new(status) }),
+                Refused::Silent | Refused::CallerGone | Refused::Closed | Refused::InTrouble => {
+                    match self.without_host(&record, &host, refusal, if_silent).await? {
+                        Without::Removed => return Ok(None),
+                        Without::Changed => {}
+                    }
+                }
+                Refused::Busy
+                | Refused::NoRoom
+                | Refused::Exhausted
+                | Refused::StartFailed
+                | Refused::Invalid
+                | Refused::Unfinished
+                | Refused::Other => return Err(EngineError::Host { host, refusal }),
             }
         }
-        let host = String::new();
-        Err(EngineError::HostSilent { key: key.clone(), host, why: "it moves too quickly".to_owned() })
+        Err(EngineError::Restless(key.clone()))
     }
 
     /// Has a host stop an agent. Without a `grace` the host decides how long the agent gets; that may be longer than this call
@@ -110,7 +128,7 @@ impl Engine {
         host: &HostId,
         kind: StopKind,
         grace: Option<Duration>,
-    ) -> Result<Result<Option<pb::LastExit>, Status>, EngineError> {
+    ) -> Result<HostAnswer<Option<pb::LastExit>>, EngineError> {
         let callee = self.callee(host, record.incarnation.as_ref()).await?;
         let message = pb::StopAgentRequest {
             guild_id: record.key.guild.to_string(),
@@ -132,36 +150,43 @@ impl Engine {
         }
     }
 
-    async fn remove_by_force(&self, record: &AgentRecord, host: &HostId) -> Result<Forced, EngineError> {
+    async fn remove_by_force(&self, record: &AgentRecord, host: &HostId) -> Result<Without, EngineError> {
         let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Retired).await?;
         let removed = matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone);
         if removed {
             warn!(agent = %record.key, %host, "removed by force, as its host was retired");
             self.fleet.saw_stop(&record.key, record.epoch);
-            return Ok(Forced::Removed);
+            return Ok(Without::Removed);
         }
         self.fleet.refresh().await?;
-        Ok(Forced::Moved)
+        Ok(Without::Changed)
     }
 
-    /// The host does not answer. Its agents are gone once its lease has ended for long enough, except those that may
-    /// outlive it.
-    async fn silent(
+    /// The host does not answer, or cannot do it. Its agents are gone once its lease has ended for long enough, except those that
+    /// may outlive it.
+    async fn without_host(
         &self,
         record: &AgentRecord,
         host: &HostId,
-        status: &Status,
-    ) -> Result<Option<pb::LastExit>, EngineError> {
+        refusal: HostRefusal,
+        if_silent: IfSilent,
+    ) -> Result<Without, EngineError> {
         self.fleet.refresh().await?;
         if self.is_orphaned(record) {
             warn!(agent = %record.key, %host, "the host is gone and its lease has ended; removing the agent");
             let released = self.registry.release(&record.key, record.epoch, ReleaseGuard::Ended).await?;
             if matches!(released, ReleaseOutcome::Released | ReleaseOutcome::Gone) {
-                return Ok(None);
+                return Ok(Without::Removed);
             }
         }
-        let (key, why) = (record.key.clone(), status.message().to_owned());
-        Err(EngineError::HostSilent { key, host: host.to_string(), why })
+        let (key, why) = (record.key.clone(), refusal.to_string());
+        match (if_silent, refusal.refused()) {
+            // It was retired while it was asked.
+            (IfSilent::Force, _) if self.lost_its_host(record) => Ok(Without::Changed),
+            (IfSilent::Force, _) => Err(EngineError::HostNotRetired { key, host: host.clone(), why }),
+            (IfSilent::Refuse, Refused::Silent) => Err(EngineError::HostSilent { key, host: host.to_string(), why }),
+            (IfSilent::Refuse, _) => Err(EngineError::Host { host: host.clone(), refusal }),
+        }
     }
 
     /// Stops all agents of a guild; tells how many this call stopped.

@@ -25,7 +25,11 @@ const WATCHES: usize = 256;
 /// The one call that is never turned away.
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Sheds load: the call over the limit is UNAVAILABLE, which callers may retry.
+/// What a call over the limit is answered, from a text for people. Callers must be able to tell it from a failure of the
+/// transport: it says that the service lives, and that nothing was done.
+pub type TurnAway = fn(String) -> Status;
+
+/// Sheds load: a call over the limit is turned away before anything is done, and may be retried.
 #[derive(Debug, Clone)]
 pub struct LoadLimit {
     calls: Limit,
@@ -36,6 +40,7 @@ pub struct LoadLimit {
 struct Limit {
     permits: Arc<Semaphore>,
     most: usize,
+    turn_away: TurnAway,
 }
 
 /// The place of a call among those that are under way; found in the request's extensions. Work that goes on when its caller
@@ -46,21 +51,21 @@ pub struct CallPermit {
 }
 
 impl LoadLimit {
-    /// At most `calls` calls at once.
-    pub fn new(calls: usize) -> Self {
-        Self { calls: Limit::new(calls), watches: Limit::new(WATCHES) }
+    /// At most `calls` calls at once; more are turned away like that.
+    pub fn new(calls: usize, turn_away: TurnAway) -> Self {
+        Self { calls: Limit::new(calls, turn_away), watches: Limit::new(WATCHES, turn_away) }
     }
 }
 
 impl Limit {
-    fn new(most: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(most)), most }
+    fn new(most: usize, turn_away: TurnAway) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most)), most, turn_away }
     }
 
     fn take(&self) -> Result<CallPermit, Status> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
             let text = format!("{} calls are under way, the most this service takes; retry with backoff", self.most);
-            Status::unavailable(text)
+            (self.turn_away)(text)
         })?;
         Ok(CallPermit { _permit: Arc::new(permit) })
     }
@@ -141,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_counts_for_as_long_as_it_lasts() {
-        let limit = LoadLimit::new(1);
+        let limit = LoadLimit::new(1, Status::unavailable);
         let stream = call(&limit, OURS).await.expect("there is room");
         assert_eq!(call(&limit, OURS).await.map(drop), Err(Code::Unavailable));
         drop(stream);
@@ -150,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_goes_on_counts_when_its_caller_has_hung_up() {
-        let limit = LoadLimit::new(1);
+        let limit = LoadLimit::new(1, Status::unavailable);
         let (keep, kept) = tokio::sync::oneshot::channel();
         let request = Request::builder().uri(OURS).body(Body::default()).expect("a request");
         drop(limit.around(request, Answer(Some(keep))).await);
@@ -162,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn watches_are_bounded_and_crowd_out_neither_calls_nor_probes() {
-        let limit = LoadLimit::new(1);
+        let limit = LoadLimit::new(1, Status::unavailable);
         let mut watches = vec![];
         for _ in 0..WATCHES {
             watches.push(call(&limit, WATCH).await.expect("there is room"));

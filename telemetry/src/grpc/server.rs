@@ -1,6 +1,6 @@
 //! Settings of a gRPC server and the stack of layers in its one order.
 
-use super::{Around, Deadline, LoadLimit, MessageSize, Panics, Trace};
+use super::{Around, Deadline, LoadLimit, MessageSize, Panics, Trace, TurnAway};
 use clap::Args;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -40,15 +40,20 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
 
 impl ServerSettings {
     /// A server with every layer in place, for services with these methods, each as `service/method`. It takes messages that are
-    /// `headroom` bytes over the limit.
-    pub fn server(&self, headroom: usize, methods: impl IntoIterator<Item = String>) -> Server<Layers> {
+    /// `headroom` bytes over the limit, and turns calls over `--max-calls` away as `turn_away` says.
+    pub fn server(
+        &self,
+        headroom: usize,
+        methods: impl IntoIterator<Item = String>,
+        turn_away: TurnAway,
+    ) -> Server<Layers> {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             // Callers that give up reset their streams. The default of 20 would close the connection under all others.
             .http2_max_pending_accept_reset_streams(Some(self.max_calls))
             .layer(Around(Trace::new(methods)))
             .layer(Around(Panics))
-            .layer(Around(LoadLimit::new(self.max_calls)))
+            .layer(Around(LoadLimit::new(self.max_calls, turn_away)))
             .layer(Around(Deadline { default: self.default_deadline }))
             .layer(Around(MessageSize { limit: self.max_message_size + headroom }))
     }

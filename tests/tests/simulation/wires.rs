@@ -9,7 +9,10 @@ use agent_host::{
     zygote::Imports,
 };
 use async_trait::async_trait;
-use engine_svc::channels::{Callee, HostCalls};
+use engine_svc::{
+    answer::{self, HostAnswer, HostRefusal},
+    channels::{Callee, HostCalls},
+};
 use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
@@ -27,7 +30,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
-use tonic::Status;
+use tonic::{Status, TimeoutExpired};
 
 /// Longest wait for the store, as `--redis-timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -240,20 +243,15 @@ far! {
 /// The hosts at the other end of the world's network.
 pub(crate) struct FarHosts(pub(crate) Outbox);
 
-/// An answer that never came.
-#[derive(Debug, thiserror::Error)]
-#[error("no answer in time")]
-struct Unanswered;
-
 impl FarHosts {
-    async fn call(&self, host: &Callee, call: HostCall, deadline: Instant) -> Result<HostReply, Status> {
+    async fn call(&self, host: &Callee, call: HostCall, deadline: Instant) -> HostAnswer<HostReply> {
         let (reply, answer) = oneshot::channel();
         let left = deadline.saturating_duration_since(Instant::now());
         self.0.put(Outgoing::Call { address: host.address.clone(), call, left, reply });
         match timeout_at(deadline, answer).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_closed)) => Err(Status::unavailable("the connection broke")),
-            Err(_elapsed) => Err(Status::from_error(Box::new(Unanswered))),
+            Ok(Ok(reply)) => answer::read(reply),
+            Ok(Err(_closed)) => Err(HostRefusal::silent("the connection broke")),
+            Err(_elapsed) => answer::read(Err(Status::from_error(Box::new(TimeoutExpired(()))))),
         }
     }
 }
@@ -265,7 +263,7 @@ impl HostCalls for FarHosts {
         host: &Callee,
         message: pb::CreateAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::CreateAgentResponse, Status> {
+    ) -> HostAnswer<pb::CreateAgentResponse> {
         match self.call(host, HostCall::Create(Box::new(message)), deadline).await? {
             HostReply::Created(created) => Ok(*created),
             HostReply::Stopped(_) => unreachable!("a host answers what it was asked"),
@@ -277,7 +275,7 @@ impl HostCalls for FarHosts {
         host: &Callee,
         message: pb::StopAgentRequest,
         deadline: Instant,
-    ) -> Result<pb::StopAgentResponse, Status> {
+    ) -> HostAnswer<pb::StopAgentResponse> {
         match self.call(host, HostCall::Stop(message), deadline).await? {
             HostReply::Stopped(stopped) => Ok(stopped),
             HostReply::Created(_) => unreachable!("a host answers what it was asked"),

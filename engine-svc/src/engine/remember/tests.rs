@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    answer::HostAnswer,
     changes::Changes,
     channels::{Callee, HostCalls},
     engine::Leases,
@@ -27,7 +28,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::Status;
 
 const HOLD: Duration = Duration::from_secs(12);
 
@@ -88,7 +88,7 @@ impl HostCalls for NoHosts {
         host: &Callee,
         _message: pb::CreateAgentRequest,
         _deadline: Instant,
-    ) -> Result<pb::CreateAgentResponse, Status> {
+    ) -> HostAnswer<pb::CreateAgentResponse> {
         panic!("{} is called", host.host)
     }
 
@@ -97,7 +97,7 @@ impl HostCalls for NoHosts {
         host: &Callee,
         _message: pb::StopAgentRequest,
         _deadline: Instant,
-    ) -> Result<pb::StopAgentResponse, Status> {
+    ) -> HostAnswer<pb::StopAgentResponse> {
         panic!("{} is called", host.host)
     }
 

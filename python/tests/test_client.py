@@ -19,6 +19,7 @@ from rustic_ai.k8s import client, errors
 from rustic_ai.k8s.execution import K8sExecutionEngine
 from rustic_ai.k8s.settings import EngineSettings
 
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
 
 
@@ -242,3 +243,73 @@ def test_only_a_lack_of_room_is_one(reason: str, expected: type) -> None:
 def test_who_waits_for_room_may_wait_for_an_exhausted_host_as_well() -> None:
     """Both are over by themselves."""
     assert issubclass(errors.HostExhaustedError, errors.NoRoomError)
+
+
+class _Watched(EngineServiceServicer):
+    """Answers each watch with the next of its scripts: answers, and the code that ends it; notes what was asked for."""
+
+    def __init__(self, *scripts: tuple[list[pb.WatchAgentsResponse], grpc.StatusCode]) -> None:
+        self.asked: list[str] = []
+        self._scripts = list(scripts)
+
+    def WatchAgents(  # noqa: N802
+        self, request: pb.WatchAgentsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchAgentsResponse]:
+        """The next script."""
+        self.asked.append(request.revision)
+        answers, code = self._scripts.pop(0)
+        yield from answers
+        context.abort(code, "the script is over")
+
+
+def _told(phase: int, revision: str) -> pb.WatchAgentsResponse:
+    return pb.WatchAgentsResponse(agent=agent_pb2.Agent(phase=phase), revision=revision)  # type: ignore[arg-type]
+
+
+def _watch(engine: _Watched, timeout: float = 20.0) -> tuple[list[int], grpc.StatusCode]:
+    """What a watcher is told until it sees RUNNING or an error, and the error's code."""
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    add_EngineServiceServicer_to_server(engine, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    phases = []
+    try:
+        for answer in client.watch(client.stub(address), pb.WatchAgentsRequest(), timeout):
+            phases.append(answer.agent.phase)
+            if answer.agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
+                break
+        return phases, grpc.StatusCode.OK
+    except grpc.RpcError as error:
+        return phases, error.code()
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_watch_that_breaks_goes_on_after_what_it_was_told() -> None:
+    """An engine that restarts tells nothing twice."""
+    engine = _Watched(
+        ([_told(agent_pb2.AGENT_PHASE_PENDING, ""), _told(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], _UNAVAILABLE),
+        ([], _UNAVAILABLE),
+        ([_told(agent_pb2.AGENT_PHASE_RUNNING, "s/2-0")], _UNAVAILABLE),
+    )
+    phases = [agent_pb2.AGENT_PHASE_PENDING, agent_pb2.AGENT_PHASE_STARTING, agent_pb2.AGENT_PHASE_RUNNING]
+    assert _watch(engine) == (phases, grpc.StatusCode.OK)
+    assert engine.asked == ["", "s/1-0", "s/1-0"]
+
+
+def test_a_watch_begins_anew_when_its_place_is_gone() -> None:
+    """So it is when the registry was lost, or the watcher was away for long."""
+    engine = _Watched(
+        ([_told(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], grpc.StatusCode.OUT_OF_RANGE),
+        ([_told(agent_pb2.AGENT_PHASE_RUNNING, "t/1-0")], _UNAVAILABLE),
+    )
+    phases = [agent_pb2.AGENT_PHASE_STARTING, agent_pb2.AGENT_PHASE_RUNNING]
+    assert _watch(engine) == (phases, grpc.StatusCode.OK)
+    assert engine.asked == ["", ""]
+
+
+def test_a_watch_that_is_refused_is_not_tried_again() -> None:
+    """What is wrong with it stays wrong."""
+    engine = _Watched(([], grpc.StatusCode.INVALID_ARGUMENT))
+    assert _watch(engine) == ([], grpc.StatusCode.INVALID_ARGUMENT)
+    assert engine.asked == [""]

@@ -3,10 +3,11 @@
 use super::*;
 use crate::{
     answer::{self, HostAnswer, Refused},
+    changes::Changes,
     channels::Callee,
-    placement::Policy,
 };
 use async_trait::async_trait;
+use rustic_core::placement::Policy;
 use rustic_proto::{
     agent_host::v1 as pb,
     launch::Launch,
@@ -91,10 +92,11 @@ async fn world(agent: Option<OnDisconnect>, retires: bool, answer: Answer) -> Wo
         runs(&registry, on_disconnect).await;
     }
     let hosts = Arc::new(Hosts { registry: registry.clone(), answer, retires, called: Mutex::default() });
-    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded));
+    let changes = Arc::new(Changes::default());
+    let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded, changes.clone()));
     fleet.refresh().await.expect("in memory");
     let leases = Leases { longest: TTL, drift: 0.0, new_registry: true };
-    let engine = Engine::new(registry.clone(), fleet, hosts.clone(), leases, Wake::default());
+    let engine = Engine::new(registry.clone(), fleet, hosts.clone(), leases, changes, Wake::default());
     World { registry, hosts, engine }
 }
 

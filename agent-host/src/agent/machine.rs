@@ -42,7 +42,7 @@ use rustic_proto::restart::{RestartMode, RestartPolicy};
 use rustic_registry::{ExitStatus, OnDisconnect, Phase};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use words::rank;
+use words::{Tenure, rank};
 
 /// What the machine is told once.
 #[derive(Debug, Clone)]
@@ -62,9 +62,7 @@ pub struct Rules {
 pub struct Machine {
     rules: Rules,
     state: State,
-    leased: bool,
-    /// The lease was lost since a store that knew the claim last acknowledged a write: it may have been given to another host.
-    fenced: bool,
+    tenure: Tenure,
     /// Nobody waits for it any more.
     abandoned: bool,
     /// It was ready once: the first start has succeeded.
@@ -85,8 +83,7 @@ impl Machine {
         let machine = Self {
             rules,
             state: State::Admitting,
-            leased: true,
-            fenced: false,
+            tenure: Tenure::Held,
             abandoned: false,
             was_ready: false,
             restarting: false,
@@ -111,7 +108,7 @@ impl Machine {
 
     /// Whether the lease was lost since a store that knew the claim last acknowledged a write.
     pub fn is_fenced(&self) -> bool {
-        self.fenced
+        self.tenure != Tenure::Held
     }
 
     /// Restarts so far.
@@ -253,19 +250,19 @@ impl Machine {
     /// gets a new claim then, before its next start.
     fn restored(&mut self, now: Instant) -> Vec<Action> {
         match self.state {
-            State::Admitting if self.fenced => self.without_process(After::Move, now, 0.0),
+            State::Admitting if self.is_fenced() => self.without_process(After::Move, now, 0.0),
             _ => self.acknowledged(now),
         }
     }
 
     fn recorded(&mut self, now: Instant) -> Vec<Action> {
-        self.fenced &= !self.leased;
+        self.tenure = self.tenure.confirmed();
         self.acknowledged(now)
     }
 
     fn acknowledged(&mut self, now: Instant) -> Vec<Action> {
         match &mut self.state {
-            State::Admitting if self.leased => {
+            State::Admitting if self.tenure != Tenure::Lost => {
                 self.state = State::Queued { until: now + self.rules.start_timeout };
                 let left = self.leave_if_abandoned();
                 if left.is_empty() { vec![Action::Queue] } else { left }
@@ -403,7 +400,7 @@ impl Machine {
                 let status = self.last_exit.unwrap_or(ExitStatus::Signal(9));
                 self.crashed(why, status, now, chance)
             }
-            After::Fenced if self.leased => self.admit_again(),
+            After::Fenced if self.tenure != Tenure::Lost => self.admit_again(),
             After::Fenced => {
                 self.state = State::Unleased;
                 vec![]
@@ -479,7 +476,7 @@ impl Machine {
         if self.rules.on_disconnect == OnDisconnect::Keep {
             return vec![];
         }
-        (self.leased, self.fenced) = (false, true);
+        self.tenure = Tenure::Lost;
         match &self.state {
             State::Spawning(_) | State::Starting { .. } | State::Running { .. } => {
                 self.reason = "its host lost its lease".to_owned();
@@ -499,7 +496,7 @@ impl Machine {
     }
 
     fn lease_back(&mut self) -> Vec<Action> {
-        self.leased = true;
+        self.tenure = self.tenure.back();
         match self.state {
             State::Unleased => self.admit_again(),
             _ => vec![],

@@ -2,15 +2,17 @@
 //!
 //! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
 //! never cancelled from outside: a stop is a command, so that no process is left behind. It lives through a panic ([`panicked`]). What it has begun and not ended
-//! (a write, a wait for its turn, the making of a process) it keeps, so that everything else can happen meanwhile.
+//! (a write; what there is of the agent, [`body`]) it keeps, so that everything else can happen meanwhile.
 //!
 //! ```text
-//!       ┌──────────── next ◀──────── calls, store, queue, process, timer, lease
+//!       ┌──────────── next ◀──────── calls, store, body, timer, lease
 //!       ▼ Happened
 //!    take_in ──▶ Event ──▶ Machine ──▶ Action ──▶ carry_out
 //!                             └──▶ show
 //! ```
 
+mod body;
+mod ended;
 pub mod panicked;
 mod show;
 mod write;
@@ -18,22 +20,22 @@ mod write;
 use super::{
     handle::{AgentHandle, AgentStatus, Callers, LastMemory},
     machine::{Action, Event, FirstStart, Machine, Rules, State},
-    poison::{Deaths, Exit},
+    poison::Deaths,
     record::{Record, Write, Written},
     steps::Steps,
-    unwanted::{Killer, explain, is_unwanted_kill},
 };
 use crate::{
     ambient::Ambient,
     lease::{Lease, LeaseHandle, LeaseView},
     output::Tail,
     process::Signal,
-    runtime::{InitFailure, Order, Process, Report, Runtime, StartError, Told},
-    starts::{Starts, Turn},
+    runtime::{InitFailure, Order, Report, Runtime, StartError, Told},
+    starts::Starts,
 };
-use futures_util::future::{BoxFuture, FutureExt as _, pending};
+use body::{Body, Happens};
+use futures_util::future::{FutureExt as _, pending};
 use panicked::Broken;
-use rustic_registry::{ExitStatus, HostId, Incarnation, OnDisconnect, Registry, RequestId};
+use rustic_registry::{HostId, Incarnation, OnDisconnect, Registry, RequestId};
 use rustic_telemetry::metrics;
 use show::Before;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -41,7 +43,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{Instrument as _, Span, info, info_span, warn};
+use tracing::{Instrument as _, Span, info_span, warn};
 use write::StoreWrite;
 
 /// Where an agent lives: what all agents of a host share.
@@ -93,25 +95,16 @@ pub struct AgentTask {
     status: watch::Sender<AgentStatus>,
     tail: Tail,
     deaths: Deaths,
-    /// What its process said of its end, before it ended.
-    last_words: Option<String>,
-    process: Option<Box<dyn Process>>,
-    /// The process was sent SIGKILL.
-    killed: bool,
+    /// What there is of it on this machine.
+    body: Body,
     memory: LastMemory,
     starts: Starts,
-    /// Held from the turn to start until the agent is ready.
-    turn: Option<Turn>,
     began: Instant,
     steps: Steps,
     /// What the machine is not told yet.
     inbox: VecDeque<Event>,
     /// Goes on until the store has answered.
     write: Option<StoreWrite>,
-    /// Goes on while the agent is queued.
-    queue: Option<BoxFuture<'static, Turn>>,
-    /// Goes on until there is a process, or none.
-    spawn: Option<BoxFuture<'static, Made>>,
     /// Losses of the lease that the machine was told of.
     losses: u64,
     /// Waits for another life of the store, while `lease` waits for the lease.
@@ -120,22 +113,14 @@ pub struct AgentTask {
     span: Span,
 }
 
-type Made = Result<Box<dyn Process>, StartError>;
-
 /// What the task waits for.
 enum Happened {
     /// Somebody asked.
     Asked(Event),
     /// The store answered a write, or did not.
     Wrote(Written),
-    /// Its turn to start has come.
-    Turn(Turn),
-    /// Its turn is over, ready or not: others may start.
-    TurnOver,
-    /// There is a process, or it is known that there is none.
-    Made(Made),
-    /// The process said something, or ended.
-    Told(Told),
+    /// Its start goes on, or its process said something or ended.
+    Body(Happens),
     /// The time has come that the machine waits for.
     Timer,
     /// The store is in another life.
@@ -185,18 +170,13 @@ impl AgentTask {
             status,
             tail: handle.tail.clone(),
             deaths,
-            last_words: None,
-            process: None,
-            killed: false,
+            body: Body::Nothing,
             memory: handle.memory(),
             starts,
-            turn: None,
             began: now,
             steps: Steps::begin(now, "admit"),
             inbox: VecDeque::new(),
             write: None,
-            queue: None,
-            spawn: None,
             losses: lease.current().losses,
             store: lease.clone(),
             lease,
@@ -219,7 +199,7 @@ impl AgentTask {
             match self.machine.state() {
                 State::Ended(_) => break,
                 State::Queued { .. } => {}
-                _ => self.queue = None,
+                _ => self.body.leave_line(),
             }
             let Some(event) = self.inbox.pop_front() else {
                 let happened = self.next().await;
@@ -239,29 +219,22 @@ impl AgentTask {
             Action::Record(_) | Action::Release(_) => self.begin_write(Write::Asked(action)),
             Action::Queue => self.begin_queue(),
             Action::Spawn => self.begin_spawn(),
-            Action::Terminate => self.signal(Signal::Terminate),
-            Action::Kill => {
-                self.killed = true;
-                self.signal(Signal::Kill);
-            }
+            Action::Terminate => self.body.signal(Signal::Terminate),
+            Action::Kill => self.body.signal(Signal::Kill),
         }
     }
 
     /// Waits for whatever comes first.
     ///
-    /// Cancel-safe: what is under way is kept in the task and goes on at the next turn; the exit and the report of a process
-    /// are watched by the process itself; channels and timers lose nothing. In this order: what was asked comes before what
-    /// happened, and every source is silent again after a few events.
+    /// Cancel-safe: what is under way is kept in the task and goes on at the next turn ([`Body::next`]); channels and timers lose
+    /// nothing. In this order: what was asked comes before what happened, and every source is silent again after a few events.
     async fn next(&mut self) -> Happened {
         let wake_at = self.machine.wake_at();
         tokio::select! {
             biased;
             Some(command) = self.commands.recv() => Happened::Asked(command),
             written = or_never(self.write.as_mut().map(|w| &mut w.call)) => Happened::Wrote(written),
-            turn = or_never(self.queue.as_mut()) => Happened::Turn(turn),
-            made = or_never(self.spawn.as_mut()) => Happened::Made(made),
-            () = turn_over(self.turn.as_ref()) => Happened::TurnOver,
-            told = process_event(self.process.as_mut()) => Happened::Told(told),
+            happens = self.body.next() => Happened::Body(happens),
             () = until(wake_at) => Happened::Timer,
             () = self.store.store_changed() => Happened::StoreChanged,
             lease = self.lease.changed() => Happened::Lease(lease),
@@ -274,19 +247,14 @@ impl AgentTask {
             Happened::Asked(Event::Awaited(_)) => self.inbox.push_back(Event::Awaited(self.callers.any())),
             Happened::Asked(event) => self.inbox.push_back(event),
             Happened::Wrote(written) => self.wrote(written),
-            Happened::Turn(turn) => {
-                self.queue = None;
-                self.turn = Some(turn);
-                self.inbox.push_back(Event::Turn);
-            }
-            Happened::TurnOver => self.turn = None,
-            Happened::Made(made) => self.made(made),
-            Happened::Told(Told::Report(report)) => self.reported(report),
-            Happened::Told(Told::Stuck(why)) => {
+            Happened::Body(Happens::Turn) => self.inbox.push_back(Event::Turn),
+            Happened::Body(Happens::Made(made)) => self.made(made),
+            Happened::Body(Happens::Told(Told::Report(report))) => self.reported(report),
+            Happened::Body(Happens::Told(Told::Stuck(why))) => {
                 warn!(why, "the agent hangs and is killed");
                 self.inbox.push_back(Event::Stuck(why));
             }
-            Happened::Told(Told::Exit(status)) => self.exited(status).await,
+            Happened::Body(Happens::Told(Told::Exit(status))) => self.exited(status).await,
             Happened::Timer => self.inbox.push_back(Event::Timer),
             Happened::StoreChanged => self.tell_new_store(),
             Happened::Lease(lease) => self.lease_changed(lease),
@@ -296,22 +264,20 @@ impl AgentTask {
     fn begin_queue(&mut self) {
         self.step("queue", |s, took| s.admit = Some(took));
         let starts = self.starts.clone();
-        self.queue = Some(async move { starts.turn().await }.boxed());
+        self.body.queue(async move { starts.turn().await }.boxed());
     }
 
     fn begin_spawn(&mut self) {
         self.step("spawn", |s, took| s.queue = Some(took));
         let (runtime, tail) = (self.runtime.clone(), self.tail.clone());
         let order = Order { skip: self.machine.skips(), ..self.order.clone() };
-        self.spawn = Some(async move { runtime.start(&order, &tail).await }.in_current_span().boxed());
+        self.body.make(async move { runtime.start(&order, &tail).await }.in_current_span().boxed());
     }
 
-    fn made(&mut self, made: Made) {
-        self.spawn = None;
+    fn made(&mut self, made: Result<(), StartError>) {
         let event = match made {
-            Ok(process) => {
-                let cold_reason = process.cold_reason().to_owned();
-                (self.process, self.killed) = (Some(process), false);
+            Ok(()) => {
+                let cold_reason = self.body.cold_reason().to_owned();
                 self.step("initialize", |s, took| s.spawn = Some(took));
                 self.status.send_modify(|s| s.cold_reason = cold_reason);
                 Event::Spawned
@@ -324,9 +290,11 @@ impl AgentTask {
     fn reported(&mut self, report: Report) {
         let event = match report {
             Report::Ready(times, imports) => {
-                self.turn = None;
-                if let Some(bytes) = self.process.as_ref().and_then(|p| p.resident()) {
-                    self.memory.saw(bytes);
+                if let Some(alive) = self.body.alive() {
+                    alive.end_turn();
+                    if let Some(bytes) = alive.resident() {
+                        self.memory.saw(bytes);
+                    }
                 }
                 if let Some(imports) = imports {
                     self.runtime.learn(&self.order, imports);
@@ -347,43 +315,14 @@ impl AgentTask {
                 Event::SetAside(message)
             }
             Report::Ended(reason) => {
-                self.last_words = Some(reason);
+                if let Some(alive) = self.body.alive() {
+                    alive.says(reason);
+                }
                 return;
             }
             Report::Garbled(text) => Event::InitFailed(InitFailure::garbled(&text)),
         };
         self.inbox.push_back(event);
-    }
-
-    async fn exited(&mut self, status: ExitStatus) {
-        // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
-        // yet that the lease is lost.
-        let watchdog = self.lease.is_over((self.ambient.boot)());
-        let exit = Exit {
-            status,
-            last_words: self.last_words.take(),
-            at_work: self.process.as_ref().and_then(|process| process.at_work()),
-            explanation: self.explain(status, watchdog),
-        };
-        self.reaped(&exit).await;
-        if watchdog || self.lease.is_over((self.ambient.boot)()) {
-            self.inbox.push_back(Event::Fence);
-        }
-        self.inbox.push_back(Event::Exited(exit));
-        // The lease may be renewed after all: then nobody will say that it is back.
-        if self.lease.current().state == Lease::Held {
-            self.inbox.push_back(Event::LeaseBack);
-        }
-    }
-
-    /// What is to be said of the end of the process beside its status.
-    fn explain(&self, status: ExitStatus, watchdog: bool) -> String {
-        let killer = match is_unwanted_kill(status, self.killed || watchdog) {
-            false => Killer::Host,
-            true if self.runtime.killed_for_memory() => Killer::Kernel,
-            true => Killer::Unknown,
-        };
-        explain(status, killer, self.memory.take())
     }
 
     fn lease_changed(&mut self, lease: LeaseView) {
@@ -400,46 +339,11 @@ impl AgentTask {
             }
         }
     }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(process) = &self.process {
-            process.signal(signal);
-        }
-    }
-
-    async fn reaped(&mut self, exit: &Exit) {
-        let status = exit.status;
-        self.turn = None;
-        if let Some(process) = self.process.take() {
-            info!(pid = process.pid(), %status, how = %exit, "process ended");
-            process.finish().await;
-        }
-        let at = (self.ambient.wall)();
-        self.status.send_modify(|s| s.last_exit = Some((status, at)));
-        // The next start, if there is one, is measured from here.
-        self.began = Instant::now();
-        self.steps = Steps::begin(self.began, "restart");
-    }
-}
-
-/// The next thing a process tells or does. Cancel-safe.
-async fn process_event(process: Option<&mut Box<dyn Process>>) -> Told {
-    match process {
-        Some(process) => process.told().await,
-        None => pending().await,
-    }
 }
 
 async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn turn_over(turn: Option<&Turn>) {
-    match turn {
-        Some(turn) => turn.over().await,
         None => pending().await,
     }
 }

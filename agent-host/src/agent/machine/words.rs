@@ -107,6 +107,40 @@ pub enum After {
     Stuck(String),
 }
 
+/// What the machine knows of its host's right to run the agent: the lease, and the claim under it.
+///
+/// ```text
+///  Held ──Fence──▶ Lost ──LeaseBack──▶ Unconfirmed ──Recorded──▶ Held
+///                    ▲───────Fence─────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// The lease is held, and no claim can have been given away.
+    Held,
+    /// The lease is lost.
+    Lost,
+    /// The lease is held again. No store that knew the claim has acknowledged a write since: it may have been given to another host.
+    Unconfirmed,
+}
+
+impl Tenure {
+    /// The lease is held.
+    pub(super) fn back(self) -> Self {
+        match self {
+            Self::Held => Self::Held,
+            Self::Lost | Self::Unconfirmed => Self::Unconfirmed,
+        }
+    }
+
+    /// A store that knew the claim has acknowledged a write.
+    pub(super) fn confirmed(self) -> Self {
+        match self {
+            Self::Held | Self::Unconfirmed => Self::Held,
+            Self::Lost => Self::Lost,
+        }
+    }
+}
+
 /// Where the agent is.
 #[derive(Debug, Clone)]
 pub enum State {

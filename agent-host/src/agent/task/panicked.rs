@@ -10,7 +10,7 @@
 //! agents must not suffer for it. The task goes on until the store has acknowledged it. No call about the agent is told that it has ended
 //! before that: its handle shows no ending meanwhile.
 
-use super::{AgentTask, Told};
+use super::{AgentTask, Body, Told};
 use crate::{agent::machine::Action, process::Signal};
 use futures_util::FutureExt as _;
 use rustic_registry::Phase;
@@ -45,23 +45,25 @@ impl AgentTask {
     /// Ends the process, whatever the machine believes of it, and tells what is to be done then. Errors: it may live.
     async fn bury(&mut self, cause: &str) -> Result<Vec<Action>, Broken> {
         // Nothing that was under way is polled again: it may be what panicked. The store takes late writes by their numbers.
-        (self.queue, self.turn, self.write) = (None, None, None);
-        let made = self.spawn.take().is_none();
+        self.write = None;
+        self.body.leave_line();
         let shown = self.status.borrow().pid;
-        match self.process.as_mut() {
-            Some(process) => {
-                process.signal(Signal::Kill);
+        match &mut self.body {
+            Body::Alive(alive) => {
+                alive.end_turn();
+                alive.signal(Signal::Kill);
                 let status = loop {
-                    if let Told::Exit(status) = process.told().await {
+                    if let Told::Exit(status) = alive.told().await {
                         break status;
                     }
                 };
-                self.killed = true;
                 self.reaped(&status.into()).await;
             }
-            None if made && shown.is_none() => {}
+            Body::Nothing | Body::Queued(_) | Body::Due(_) if shown.is_none() => {}
             // It was dropped with what panicked, which kills it: but nobody would know when it has ended.
-            None => return Err(Broken(cause.to_owned())),
+            Body::Nothing | Body::Queued(_) | Body::Due(_) | Body::Making { .. } => {
+                return Err(Broken(cause.to_owned()));
+            }
         }
         // An answer to a write of before would be taken for one to the next.
         self.inbox.retain(|event| !event.is_answer());

@@ -49,8 +49,8 @@ impl AgentTask {
         }
         self.status.send_modify(|s| {
             s.phase = phase;
-            s.pid = self.process.as_ref().map(|p| p.pid());
-            s.directory = self.process.as_ref().and_then(|p| p.directory());
+            s.pid = self.body.pid();
+            s.directory = self.body.directory();
             s.restarts = self.machine.restarts();
             self.machine.reason().clone_into(&mut s.reason);
             if before.answered {

@@ -42,7 +42,7 @@ impl AgentTask {
         };
         Facts {
             phase,
-            pid: self.process.as_ref().map(|p| p.pid()),
+            pid: self.body.pid(),
             restarts: self.machine.restarts(),
             reason: self.machine.reason().to_owned(),
             exit: self.machine.last_exit(),

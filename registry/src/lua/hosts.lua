@@ -1,4 +1,4 @@
--- No ARGV. Answers now, store's life, whether it settles, how many agents wait for room, how many stops were counted; then of every host
+-- Takes nothing. Answers now, store's life, whether it settles, how many agents wait for room, how many stops were counted; then of every host
 -- its name and its hash; then of every former process `host|incarnation` and `state|ms`.
 notice_another_run()
 local out = {int(now_ms()), redis.call('GET', key('gen')) or '', is_held() and '1' or '0',

@@ -1,13 +1,12 @@
--- ARGV: member, epoch, phase, pid, restarts, reason, exit ("code:N", "signal:N" or empty), generation known or empty,
--- sequence, last lines
+-- Takes member, epoch, phase, pid?, restarts, reason, last_lines, exit? ("code:N" or "signal:N"), knew?, sequence.
 notice_another_run()
-if is_lost(ARGV[8]) then return {'lost'} end
-local member, next_phase = ARGV[1], ARGV[3]
+if is_lost(ask.knew) then return {'lost'} end
+local member, next_phase = ask.member, ask.phase
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'sequence')
 local phase, host = old[1], old[3]
 if not phase then return {'gone'} end
-if old[2] ~= ARGV[2] then return {'stale', old[2]} end
+if old[2] ~= ask.epoch then return {'stale', old[2]} end
 -- A claim that nobody has accepted may be one that was taken back in writes that were lost: another host may have the agent, and
 -- will tell. It is offered again when the store has settled.
 if not old[6] and is_held() then return {'lost'} end
@@ -15,7 +14,7 @@ if not old[6] and is_held() then return {'lost'} end
 if phase ~= 'PENDING' and phase ~= 'FAILED' and not is_live(host, old[4]) then return {'retired'} end
 
 -- A write that was overtaken by a later one, as when Redis was frozen while its caller gave up and wrote again.
-if tonumber(ARGV[9]) < tonumber(old[7] or '0') then return {'done'} end
+if tonumber(ask.sequence) < tonumber(old[7] or '0') then return {'done'} end
 
 local legal
 if phase == 'STOPPING' or phase == 'FAILED' then legal = next_phase == phase
@@ -23,14 +22,12 @@ else legal = phase ~= 'PENDING' and next_phase ~= 'PENDING' end
 if not legal then return {'illegal', phase} end
 
 local now = int(now_ms())
-redis.call('HSET', akey, 'phase', next_phase, 'pid', ARGV[4], 'restarts', ARGV[5], 'reason', ARGV[6], 'updated', now,
-  'sequence', ARGV[9], 'last_lines', ARGV[10])
+write_state(akey, now)
 if not old[6] then
   redis.call('HSET', akey, 'accepted', now)
   redis.call('ZREM', key('unaccepted'), member)
 end
 if next_phase == 'RUNNING' and phase ~= 'RUNNING' then redis.call('HSET', akey, 'running', now) end
-if ARGV[7] ~= '' then redis.call('HSET', akey, 'exit', ARGV[7], 'exit_at', now) end
 if next_phase == 'FAILED' and phase ~= 'FAILED' then vacate(member, host, old[4], old[5]) end
-if next_phase ~= phase then event(member, next_phase, ARGV[2], host) end
+if next_phase ~= phase then event(member, next_phase, ask.epoch, host) end
 return {'done'}

@@ -1,26 +1,28 @@
--- ARGV: store's life that the caller knew, name of the store's life if there is none, highest epoch, highest life, how many hosts, then of
--- each host, incarnation and ms that its lease lasts with its grace; then of each agent that was stopped member and epoch
+-- Takes had (store's life that the caller knew), new_life (name of the store's life if there is none), highest_epoch, highest_life,
+-- hosts (each with host, incarnation, and lasts, the ms that its lease lasts with its grace), stopped (each with member and epoch).
 notice_another_run()
-be_born(ARGV[2])
-if not is_lost(ARGV[1]) then return 0 end
-raise_epoch(ARGV[3])
-if tonumber(ARGV[4]) > tonumber(redis.call('GET', key('lives')) or '0') then redis.call('SET', key('lives'), ARGV[4]) end
-local hosts = tonumber(ARGV[5])
-for i = 6 + hosts * 3, #ARGV, 2 do
-  local member, epoch = ARGV[i], ARGV[i + 1]
+be_born(ask.new_life)
+if not is_lost(ask.had) then return 0 end
+raise_epoch(ask.highest_epoch)
+if tonumber(ask.highest_life) > tonumber(redis.call('GET', key('lives')) or '0') then
+  redis.call('SET', key('lives'), ask.highest_life)
+end
+for _, stop in ipairs(ask.stopped) do
+  local member, epoch = stop.member, stop.epoch
   -- What a store has of it that was rolled back is older than its stop.
   local old = redis.call('HMGET', key('agent', member), 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id')
   if old[1] and is_held() and tonumber(old[1]) <= tonumber(epoch) then
     if old[2] ~= 'PENDING' and old[2] ~= 'FAILED' then vacate(member, old[3], old[4], old[5]) end
-    remove(string.match(member, '^[^:]*'), member, epoch, old[3], old[6])
+    remove(member, epoch, old[3], old[6])
   elseif not was_stopped(member, epoch) then
     bury(member, epoch)
   end
 end
 if not is_held() then return 0 end
 settle_anew('lost')
-for i = 6, 5 + hosts * 3, 3 do
-  local here = redis.call('HGET', key('host', ARGV[i]), 'incarnation') == ARGV[i + 1]
-  if not here and not former(ARGV[i], ARGV[i + 1]) then become_former(ARGV[i], ARGV[i + 1], 'awaited', ARGV[i + 2]) end
+for _, process in ipairs(ask.hosts) do
+  local host, incarnation = process.host, process.incarnation
+  local here = redis.call('HGET', key('host', host), 'incarnation') == incarnation
+  if not here and not former(host, incarnation) then become_former(host, incarnation, 'awaited', process.lasts) end
 end
 return 1

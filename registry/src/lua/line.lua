@@ -1,4 +1,4 @@
--- Those that wait for room, after the prelude in every script; `memory/store/line.rs` says the same.
+-- Those that wait for room, after the prelude in the scripts that change records; `memory/store/line.rs` says the same.
 --
 -- Agents with the same demand stand in one line, in the order in which they were created, by numbers of the store's and no
 -- clock. `lines` has each line's demand, by its first. A claim may overtake a line, which `overtaken` counts, but not if
@@ -19,7 +19,7 @@ local function order_line(demand)
   redis.call('HDEL', key('overtaken'), demand)
 end
 
-function join_line(member, demand, order)
+local function join_line(member, demand, order)
   redis.call('ZADD', key('pending'), order, member)
   redis.call('ZADD', line_of(demand), order, member)
   -- What overtook the line before does not count for it.
@@ -27,7 +27,7 @@ function join_line(member, demand, order)
   order_line(demand)
 end
 
-function leave_line(member)
+local function leave_line(member)
   if redis.call('ZREM', key('pending'), member) == 0 then return end
   local demand = redis.call('HGET', key('agent', member), 'demand') or ''
   if redis.call('ZRANK', line_of(demand), member) == 0 then redis.call('HDEL', key('kept'), demand) end
@@ -80,7 +80,7 @@ end
 local lines
 -- Whether those that came before `order` let `demand` have room on a host. Counts whom it overtakes. Asked of one host after the
 -- other: who has found room on one needs none on the next.
-function is_let_pass(host, capacity, used, demand, order)
+local function is_let_pass(host, capacity, used, demand, order)
   lines = lines or lines_before(order)
   local overtakes, taken = {}, {}
   for name, milli in pairs(used) do taken[name] = milli end

@@ -1,13 +1,13 @@
--- ARGV: member, epoch, candidate hosts...
+-- Takes member, epoch, candidates (hosts in order of preference).
 notice_another_run()
-local member = ARGV[1]
+local member = ask.member
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'demand', 'machine_id', 'running', 'order')
-if old[1] ~= 'PENDING' or old[2] ~= ARGV[2] then return {'changed'} end
+if old[1] ~= 'PENDING' or old[2] ~= ask.epoch then return {'changed'} end
 if is_held() then return {'held'} end
 local demand = parse_room(old[3])
 -- Who ran before takes no room from anybody who did not have it before.
-local host, incarnation, used = pick(demand, 3, not old[5] and old[6])
+local host, incarnation, used = pick(demand, not old[5] and old[6])
 if not host then return {'full'} end
 reserve(host, used, demand)
 return {'claimed', host, incarnation, seat(member, host, incarnation), old[4]}

@@ -1,5 +1,8 @@
--- Shared by every script; put before each of them. KEYS[1] is the hash tag, from which all keys are built.
+-- Shared by every script; put before each of them, after `schema.lua`. KEYS[1] is the hash tag, from which all keys are built.
 local tag = KEYS[1]
+-- What is asked of the script: a map, written by `redis/ask.rs`, which says what is text in it and what is not. Each script names the
+-- fields that it reads; a field with a `?` may be absent, and is nil then. Fields that a script does not read it ignores.
+local ask = cmsgpack.unpack(ARGV[1])
 local function key(kind, name) return tag .. ':' .. kind .. (name and (':' .. name) or '') end
 
 local function now_ms()
@@ -30,12 +33,42 @@ local function fits(capacity, used, demand)
   return true
 end
 
--- In `line.lua`: who waits for room, and whom those that wait let pass.
-local join_line, leave_line, is_let_pass
+local function guild_of(member) return string.match(member, '^[^:]*') end
+
+-- What has changed: an agent, a host, or the store itself.
+local function tell(...) redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*', ...) end
 
 local function event(member, phase, epoch, host)
-  redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*',
-    'agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
+  tell('agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
+end
+
+local function host_changed(host) tell('host', host) end
+
+local function store_changed() tell('store', 'changed') end
+
+-- The leases, in one hash, so that one command reads them all: host → `life renewals`, and under a name that no host has the store's life.
+local STORE = ':store'
+
+local function store_life() return redis.call('HGET', key('leases'), STORE) end
+
+local function set_lease(host, life, renewals) redis.call('HSET', key('leases'), host, life .. ' ' .. int(renewals)) end
+
+local function lease(host)
+  local text = redis.call('HGET', key('leases'), host)
+  if text then return string.match(text, '^(%d+) (%d+)$') end
+end
+
+local function hosts_with_lease()
+  local hosts = {}
+  for _, name in ipairs(redis.call('HKEYS', key('leases'))) do if name ~= STORE then hosts[#hosts + 1] = name end end
+  return hosts
+end
+
+-- A host holds no lease any more.
+local function end_lease(host)
+  redis.call('HDEL', key('leases'), host)
+  redis.call('DEL', key('host', host))
+  host_changed(host)
 end
 
 -- Takes an agent off its host: its room is free again. The host must still be in the life that made the claim.
@@ -53,13 +86,13 @@ end
 -- The store's life is `<random>.<run of Redis>`. The random part goes with everything else. The run changes when Redis was
 -- started anew, or another took its place: it may lack its last writes.
 
--- Whether this is another life of the store than the one that `known` names. Empty knows nothing.
-local function is_lost(known) return known ~= '' and redis.call('GET', key('gen')) ~= known end
+-- Whether this is another life of the store than the one that `known` names. Who names none has lost nothing.
+local function is_lost(known) return known ~= nil and store_life() ~= known end
 
 -- Whether everything was lost since `known`.
 local function is_wiped(known)
-  local random = string.match(redis.call('GET', key('gen')) or '', '^[^.]*')
-  return known ~= '' and random ~= string.match(known, '^[^.]*')
+  local random = string.match(store_life() or '', '^[^.]*')
+  return known ~= nil and random ~= string.match(known, '^[^.]*')
 end
 
 -- Epochs begin at the time at which the store was new, or may have lost what it counted last, in µs: a guess that spares whoever
@@ -75,6 +108,15 @@ local function next_epoch()
   return int(redis.call('INCR', key('epoch')))
 end
 
+-- Largest epoch that Lua counts exactly; a larger one is nonsense and must not stop all claims.
+local MAX_EPOCH = 9007199254740991
+
+local function raise_epoch(highest)
+  if redis.call('EXISTS', key('epoch')) == 0 then count_epochs_from_now() end
+  local current = tonumber(redis.call('GET', key('epoch')))
+  if tonumber(highest) > current and tonumber(highest) <= MAX_EPOCH then redis.call('SET', key('epoch'), highest) end
+end
+
 -- A new life of the store *settles*: nothing is decided before every host that anybody knows of has told what it runs, or is
 -- retired, and an engine has watched for as long as any lease lasts. `new`: nobody has come from another life; `lost`: somebody has.
 local function is_held() return redis.call('EXISTS', key('settling')) == 1 end
@@ -83,25 +125,29 @@ local function settle_anew(why) redis.call('SET', key('settling'), why) end
 
 -- First thing in every script that writes. In another run of Redis the store is in another life: hosts tell again what they run.
 local function notice_another_run()
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local info = redis.call('INFO', 'server')
+  -- A pattern that is looked for takes ten times as long as plain text, and every write waits for it.
+  local _, before = string.find(info, 'run_id:', 1, true)
+  local run = string.match(info, '^%x+', before + 1)
   local seen = redis.call('GET', key('run'))
   if seen == run then return end
   redis.call('SET', key('run'), run)
-  local gen = redis.call('GET', key('gen'))
-  if not (seen and gen) then return end
-  redis.call('SET', key('gen'), string.match(gen, '^[^.]*') .. '.' .. string.sub(run, 1, 12))
+  local life = store_life()
+  if not (seen and life) then return end
+  redis.call('HSET', key('leases'), STORE, string.match(life, '^[^.]*') .. '.' .. string.sub(run, 1, 12))
   -- Claims beyond this one were forgotten.
   redis.call('SET', key('known_epoch'), redis.call('GET', key('epoch')) or '0')
   count_epochs_from_now()
   settle_anew('lost')
-  for _, host in ipairs(redis.call('ZRANGE', key('hosts'), 0, -1)) do
-    redis.call('HSET', key('host', host), 'telling', '1')
-  end
+  for _, host in ipairs(hosts_with_lease()) do redis.call('HSET', key('host', host), 'telling', '1') end
+  store_changed()
 end
 
 -- A life of the store begins with the first who comes.
 local function be_born(random)
-  if redis.call('SET', key('gen'), random, 'NX') then settle_anew('new') end
+  if redis.call('HSETNX', key('leases'), STORE, random) == 0 then return end
+  settle_anew('new')
+  store_changed()
 end
 
 -- Processes of hosts that hold no lease any more, `host|incarnation` → `state|ms that its last lease lasts|that lease|its renewals`:
@@ -130,149 +176,18 @@ local function is_live(host, incarnation)
   return state == 'silent' or state == 'awaited'
 end
 
--- Agents that were stopped, or asked to be when they were not known, in order; what was asked for earlier must not bring them
--- back. The latest ten thousand: whoever asked before those asks again.
-local MOST_STOPPED = 10000
+-- Writes how an agent fares, by the fields of `ask` that have the record's names.
+local function write_state(akey, now)
+  redis.call('HSET', akey, 'phase', ask.phase, 'pid', ask.pid or '0', 'restarts', ask.restarts, 'reason', ask.reason,
+    'last_lines', ask.last_lines, 'sequence', ask.sequence or '0', 'updated', now)
+  if ask.exit then redis.call('HSET', akey, 'exit', ask.exit, 'exit_at', ask.exit_at or now) end
+end
 
-local function bury(member, epoch)
-  local number = redis.call('INCR', key('stops'))
-  redis.call('ZADD', key('stopped'), number, member)
-  -- A stop of an agent that nobody knows has no epoch, and takes nothing back from one that had.
-  local before = redis.call('HGET', key('stopped_epochs'), member)
-  if not before or tonumber(before) < tonumber(epoch) then redis.call('HSET', key('stopped_epochs'), member, epoch) end
-  if redis.call('ZCARD', key('stopped')) > MOST_STOPPED then
-    local oldest = redis.call('ZPOPMIN', key('stopped'))
-    redis.call('HDEL', key('stopped_epochs'), oldest[1])
-    redis.call('SET', key('stops_forgotten'), oldest[2])
+-- The answer of a script that reads agents: of each its member and `ask.fields`.
+local function rows(members)
+  local out = {}
+  for i, member in ipairs(members) do
+    out[i] = {member, redis.call('HMGET', key('agent', member), unpack(ask.fields))}
   end
-end
-
--- Whether an agent was stopped after the store had counted `asked` stops, as far as is known.
-local function was_stopped_since(member, asked)
-  if asked < tonumber(redis.call('GET', key('stops_forgotten')) or '0') then return true end
-  return tonumber(redis.call('ZSCORE', key('stopped'), member) or '0') > asked
-end
-
--- Whether an agent was stopped under this epoch, or a later one.
-local function was_stopped(member, epoch)
-  local stopped = redis.call('HGET', key('stopped_epochs'), member)
-  return stopped and tonumber(stopped) >= tonumber(epoch)
-end
-
--- The first candidate, from ARGV[first] on, that holds a lease, takes agents and has room: host, its process, what is used there.
--- With an `order`, those that wait and came before it must let it pass.
-local function pick(demand, first, order)
-  for i = first, #ARGV do
-    local h = redis.call('HMGET', key('host', ARGV[i]), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
-    local capacity, used = parse_room(h[3]), parse_room(h[4])
-    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(capacity, used, demand)
-      and (not order or is_let_pass(ARGV[i], capacity, used, demand, order)) then
-      return ARGV[i], h[1], used
-    end
-  end
-end
-
--- A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
-local function seat(member, host, incarnation)
-  local epoch, now = next_epoch(), int(now_ms())
-  local akey = key('agent', member)
-  redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
-    'reason', '', 'updated', now)
-  redis.call('HDEL', akey, 'accepted', 'sequence')
-  redis.call('ZADD', key('on', host), 0, member)
-  redis.call('ZADD', key('unaccepted'), epoch, member)
-  leave_line(member)
-  event(member, 'STARTING', epoch, host)
-  return epoch
-end
-
-local function reserve(host, used, demand)
-  for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
-  redis.call('HSET', key('host', host), 'used', format_room(used))
-end
-
--- A record that holds no room waits for some, in the order in which agents were created: by the first epoch that it is known
--- to have had. Its new epoch fences whoever had it before.
-local function wait_for_room(member, reason)
-  local epoch = next_epoch()
-  local akey = key('agent', member)
-  local before = redis.call('HMGET', akey, 'order', 'epoch', 'demand')
-  local order = before[1] or before[2] or epoch
-  redis.call('HSET', akey, 'order', order, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
-    'reason', reason, 'updated', int(now_ms()))
-  redis.call('HDEL', akey, 'accepted', 'sequence')
-  redis.call('ZREM', key('unaccepted'), member)
-  join_line(member, before[3], order)
-  event(member, 'PENDING', epoch, '')
-  return epoch
-end
-
--- What a record of another claim says goes; what a newer version has put there stays.
-local function clear(akey)
-  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'reason', 'updated', 'accepted', 'running', 'sequence',
-    'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
-end
-
-local function free_machine(guild, machine)
-  local mkey = key('machines', guild)
-  if redis.call('HINCRBY', mkey, machine, -1) <= 0 then redis.call('HDEL', mkey, machine) end
-end
-
--- What the store has of an agent is older than what it is being told: its room and its number are given back.
-local function displace(guild, member, phase, host, incarnation, demand, machine)
-  if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
-  free_machine(guild, machine)
-  leave_line(member)
-  redis.call('ZREM', key('unaccepted'), member)
-end
-
--- A record that holds no room any more goes.
-local function remove(guild, member, epoch, host, machine)
-  bury(member, epoch)
-  free_machine(guild, machine)
-  leave_line(member)
-  redis.call('DEL', key('agent', member))
-  for _, index in ipairs({key('agents'), key('guild', guild), key('unaccepted')}) do
-    redis.call('ZREM', index, member)
-  end
-  event(member, '', epoch, host or '')
-end
-
--- Largest epoch that Lua counts exactly; a larger one is nonsense and must not stop all claims.
-local MAX_EPOCH = 9007199254740991
-
-local function raise_epoch(highest)
-  if redis.call('EXISTS', key('epoch')) == 0 then count_epochs_from_now() end
-  local current = tonumber(redis.call('GET', key('epoch')))
-  if tonumber(highest) > current and tonumber(highest) <= MAX_EPOCH then redis.call('SET', key('epoch'), highest) end
-end
-
--- Gives the claims of a process that has ended to the one that has its name now: they are its own, under new epochs.
-local function give_back(host, ended, incarnation)
-  local returned = 0
-  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local agent = redis.call('HMGET', key('agent', member), 'phase', 'epoch', 'incarnation', 'machine_id', 'demand')
-    if agent[3] == ended then
-      if agent[1] == 'STOPPING' then
-        redis.call('ZREM', key('on', host), member)
-        remove(string.match(member, '^[^:]*'), member, agent[2], host, agent[4])
-      else
-        seat(member, host, incarnation)
-        returned = returned + 1
-      end
-    end
-  end
-  return returned
-end
-
--- What the claims of a process take.
-local function claimed_by(host, incarnation)
-  local used = {}
-  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
-    if agent[1] == incarnation then
-      for name, milli in pairs(parse_room(agent[2])) do used[name] = (used[name] or 0) + milli end
-    end
-  end
-  return format_room(used)
+  return out
 end

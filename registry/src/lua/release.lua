@@ -1,18 +1,18 @@
--- ARGV: guild, member, epoch, guard (reaped, vouched, unaccepted, unhosted, failed, retired, ended), what it becomes (gone, pending), reason to be
--- pending, generation known or empty
+-- Takes member, epoch, guard (reaped, vouched, unaccepted, unhosted, failed, retired, ended), knew?, pending? (why it becomes PENDING;
+-- absent: its record goes).
 notice_another_run()
-local guild, member, guard = ARGV[1], ARGV[2], ARGV[4]
+local member, guard = ask.member, ask.guard
 -- Only a host knows what is so while the store is being told.
-if is_lost(ARGV[7]) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
+if is_lost(ask.knew) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'machine_id',
   'on_disconnect')
 local phase = old[1]
 if not phase then return {'gone'} end
 -- A host has had the agent since, in writes that were lost: what is known of it is over as well.
-local forgotten = guard == 'reaped' and tonumber(ARGV[3]) > tonumber(old[2])
-if old[2] ~= ARGV[3] and not forgotten then return {'stale', old[2]} end
-if forgotten then raise_epoch(ARGV[3]) end
+local forgotten = guard == 'reaped' and tonumber(ask.epoch) > tonumber(old[2])
+if old[2] ~= ask.epoch and not forgotten then return {'stale', old[2]} end
+if forgotten then raise_epoch(ask.epoch) end
 local holds_room = phase ~= 'PENDING' and phase ~= 'FAILED'
 if guard == 'unaccepted' and (old[6] or not holds_room) then return {'guarded', phase} end
 if guard == 'unhosted' and holds_room then return {'guarded', phase} end
@@ -22,14 +22,14 @@ if guard == 'ended' or guard == 'retired' then
   -- One that outlives its lease has ended when another process has its host's name.
   if guard == 'ended' and old[8] ~= 'stop' and redis.call('EXISTS', key('host', old[3])) == 0 then return {'guarded', phase} end
 end
-if ARGV[5] == 'pending' and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
+if ask.pending and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
 
 if holds_room then vacate(member, old[3], old[4], old[5]) end
 -- Stop wins: an agent that was being stopped does not come back.
-if ARGV[5] == 'pending' and phase ~= 'STOPPING' then
+if ask.pending and phase ~= 'STOPPING' then
   if guard == 'failed' then redis.call('HSET', akey, 'restarts', '0', 'last_lines', '') end
-  wait_for_room(member, ARGV[6])
+  wait_for_room(member, ask.pending)
 else
-  remove(guild, member, ARGV[3], old[3], old[7])
+  remove(member, ask.epoch, old[3], old[7])
 end
 return {'released'}

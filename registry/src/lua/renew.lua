@@ -1,15 +1,17 @@
--- ARGV: host, incarnation, life, state, highest epoch, store's life, whether that was told all this host runs ("1" or "0")
+-- Takes host, incarnation, life, state, highest_epoch, store? (its life), told: whether that was told all this host runs.
 notice_another_run()
-if is_lost(ARGV[6]) then return {'lost'} end
-local host, incarnation = ARGV[1], ARGV[2]
+if is_lost(ask.store) then return {'lost'} end
+local host, incarnation = ask.host, ask.incarnation
 local hkey = key('host', host)
-local h = redis.call('HMGET', hkey, 'incarnation', 'life', 'cordoned')
+local h = redis.call('HMGET', hkey, 'incarnation', 'state', 'cordoned')
 if h[1] and h[1] ~= incarnation then return {'superseded'} end
 if not h[1] then return {former(host, incarnation) and 'retired' or 'unknown'} end
 -- A later announcement of its own, whose answer it has not had: nobody has taken anything.
-if h[2] ~= ARGV[3] then return {'lost'} end
-raise_epoch(ARGV[5])
-redis.call('HINCRBY', hkey, 'renewals', 1)
-redis.call('HSET', hkey, 'state', ARGV[4], 'renewed', int(now_ms()))
-if ARGV[7] == '1' then redis.call('HSET', hkey, 'telling', '0') end
+local life, renewals = lease(host)
+if life ~= ask.life then return {'lost'} end
+raise_epoch(ask.highest_epoch)
+set_lease(host, life, renewals + 1)
+redis.call('HSET', hkey, 'state', ask.state, 'renewed', int(now_ms()))
+if ask.told then redis.call('HSET', hkey, 'telling', '0') end
+if h[2] ~= ask.state then host_changed(host) end
 return {'held', h[3], redis.call('GET', key('stops')) or '0'}

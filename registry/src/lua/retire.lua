@@ -1,17 +1,17 @@
--- ARGV: host, incarnation, life, renewals, store's life. Of a former process the last that it had; zeros if it had none here.
+-- Takes host, incarnation, store? (life of it in which this was seen), and life and renewals: of a former process the last that it
+-- had, zeros if it had none here.
 notice_another_run()
-if is_lost(ARGV[5]) then return 0 end
-local host, incarnation = ARGV[1], ARGV[2]
-local hkey = key('host', host)
-local h = redis.call('HMGET', hkey, 'incarnation', 'life', 'renewals')
-if h[1] == incarnation then
-  if h[2] ~= ARGV[3] or h[3] ~= ARGV[4] then return 0 end
-  redis.call('ZREM', key('hosts'), host)
-  redis.call('DEL', hkey)
+if is_lost(ask.store) then return 0 end
+local host, incarnation = ask.host, ask.incarnation
+local holds = redis.call('HGET', key('host', host), 'incarnation') == incarnation
+if holds then
+  local life, renewals = lease(host)
+  if life ~= ask.life or renewals ~= ask.renewals then return 0 end
 else
   -- It may have renewed before it lost its name: then it was not seen to be silent.
   local state, seen = former(host, incarnation)
-  if (state ~= 'silent' and state ~= 'awaited') or seen ~= ARGV[3] .. '|' .. ARGV[4] then return 0 end
+  if (state ~= 'silent' and state ~= 'awaited') or seen ~= ask.life .. '|' .. ask.renewals then return 0 end
 end
 become_former(host, incarnation, 'over', '0')
+if holds then end_lease(host) else host_changed(host) end
 return 1

@@ -326,11 +326,12 @@ fn what_of(error: RegistryError) -> String {
     }
 }
 
-/// A host's name and its hash.
-type HostRow = (String, Vec<Option<Vec<u8>>>);
+/// A host's name, its lease and its hash.
+type HostRow = (String, String, Vec<Option<Vec<u8>>>);
 
-fn host((id, values): &HostRow) -> Option<HostRecord> {
+fn host((id, lease, values): &HostRow) -> Option<HostRecord> {
     let millis = |at| parsed(values, at).map(Duration::from_millis);
+    let (life, renewals) = parse_lease(lease)?;
     Some(HostRecord {
         host: keys::parse_host(id)?,
         incarnation: parsed(values, 0)?,
@@ -342,11 +343,11 @@ fn host((id, values): &HostRow) -> Option<HostRecord> {
         version: text(values, 6).to_owned(),
         cordoned: text(values, 7) == "1",
         dns_name: text(values, 8).to_owned(),
-        life: HostLife(parsed(values, 9)?),
-        renewals: parsed(values, 10)?,
-        lasts: millis(11)?,
-        ttl: millis(12)?,
-        renewed: UnixMillis(parsed(values, 13)?),
+        life,
+        renewals,
+        lasts: millis(9)?,
+        ttl: millis(10)?,
+        renewed: UnixMillis(parsed(values, 11)?),
     })
 }
 
@@ -396,6 +397,12 @@ pub(super) fn hosts(
 /// The field of the leases that names the store's life: no host's name has a colon there.
 const STORE: &str = ":store";
 
+/// A lease and its renewals, `life renewals`.
+fn parse_lease(text: &str) -> Option<(HostLife, u64)> {
+    let (life, renewals) = text.split_once(' ')?;
+    Some((HostLife(life.parse().ok()?), renewals.parse().ok()?))
+}
+
 /// The leases, as they stand beside the name of the store's life.
 pub(super) fn look(fields: HashMap<String, String>) -> Result<Look, RegistryError> {
     let mut look = Look::default();
@@ -404,10 +411,7 @@ pub(super) fn look(fields: HashMap<String, String>) -> Result<Look, RegistryErro
             look.store = Some(StoreLife(text));
             continue;
         }
-        let lease = || {
-            let (life, renewals) = text.split_once(' ')?;
-            Some((keys::parse_host(&name)?, (HostLife(life.parse().ok()?), renewals.parse().ok()?)))
-        };
+        let lease = || Some((keys::parse_host(&name)?, parse_lease(&text)?));
         match lease() {
             Some((host, lease)) => drop(look.leases.insert(host, lease)),
             None => unreadable::skip(RowKind::Host, &unreadable("leases", (&name, &text))),

@@ -31,10 +31,15 @@ impl Schema {
         Self::new(1, vec![])
     }
 
-    /// What `lua/schema.lua` needs before it.
+    /// The number of the form, which every script takes as an argument.
+    pub(super) fn version(&self) -> String {
+        self.version.to_string()
+    }
+
+    /// What `lua/schema.lua` needs before it: the steps alone, so that the scripts of two versions differ only where their texts do.
     pub(super) fn lua(&self) -> String {
         let step = |(to, body): &(u32, &str)| format!("STEPS[{to}] = function()\n{body}\nend\n");
         let steps: String = self.steps.iter().map(step).collect();
-        format!("local SCHEMA, STEPS = '{}', {{}}\n{steps}", self.version)
+        format!("local STEPS = {{}}\n{steps}")
     }
 }

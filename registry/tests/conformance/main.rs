@@ -1,8 +1,8 @@
 //! The registry's promises, held to by the store in Redis and by its twin in memory.
 //!
-//! `claims.rs`, `agents.rs`, `hosts.rs`, `lines.rs` and `reads.rs` say what every registry must do and run against both; `twins.rs`
-//! applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts both into
-//! another life. `forms.rs` and `unreadable.rs` are about Redis alone, where other versions may have been at work.
+//! `claims.rs`, `agents.rs`, `hosts.rs`, `lines.rs`, `reads.rs` and `fields.rs` say what every registry must do and run against
+//! both; `twins.rs` applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts
+//! both into another life. `forms.rs` and `unreadable.rs` are about Redis alone, where other versions may have been at work.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -19,6 +19,7 @@ macro_rules! promises {
 
 mod agents;
 mod claims;
+mod fields;
 mod forms;
 mod hosts;
 mod lines;

@@ -1,0 +1,122 @@
+-- What becomes of records, after `line.lua` in the scripts that make or remove them, or give them room or take it.
+
+-- Agents that were stopped, or asked to be when they were not known, in order; what was asked for earlier must not bring them
+-- back. The latest ten thousand: whoever asked before those asks again.
+local MOST_STOPPED = 10000
+
+local function bury(member, epoch)
+  local number = redis.call('INCR', key('stops'))
+  redis.call('ZADD', key('stopped'), number, member)
+  -- A stop of an agent that nobody knows has no epoch, and takes nothing back from one that had.
+  local before = redis.call('HGET', key('stopped_epochs'), member)
+  if not before or tonumber(before) < tonumber(epoch) then redis.call('HSET', key('stopped_epochs'), member, epoch) end
+  if redis.call('ZCARD', key('stopped')) > MOST_STOPPED then
+    local oldest = redis.call('ZPOPMIN', key('stopped'))
+    redis.call('HDEL', key('stopped_epochs'), oldest[1])
+    redis.call('SET', key('stops_forgotten'), oldest[2])
+  end
+end
+
+-- Whether an agent was stopped after the store had counted `asked` stops, as far as is known.
+local function was_stopped_since(member, asked)
+  if asked < tonumber(redis.call('GET', key('stops_forgotten')) or '0') then return true end
+  return tonumber(redis.call('ZSCORE', key('stopped'), member) or '0') > asked
+end
+
+-- Whether an agent was stopped under this epoch, or a later one.
+local function was_stopped(member, epoch)
+  local stopped = redis.call('HGET', key('stopped_epochs'), member)
+  return stopped and tonumber(stopped) >= tonumber(epoch)
+end
+
+-- The first of `ask.candidates` that holds a lease, takes agents and has room: host, its process, what is used there. With an `order`,
+-- those that wait and came before it must let it pass.
+local function pick(demand, order)
+  for _, host in ipairs(ask.candidates) do
+    local h = redis.call('HMGET', key('host', host), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
+    local capacity, used = parse_room(h[3]), parse_room(h[4])
+    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(capacity, used, demand)
+      and (not order or is_let_pass(host, capacity, used, demand, order)) then
+      return host, h[1], used
+    end
+  end
+end
+
+-- A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
+local function seat(member, host, incarnation)
+  local epoch, now = next_epoch(), int(now_ms())
+  local akey = key('agent', member)
+  redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
+    'reason', '', 'updated', now)
+  redis.call('HDEL', akey, 'accepted', 'sequence')
+  redis.call('ZADD', key('on', host), 0, member)
+  redis.call('ZADD', key('unaccepted'), epoch, member)
+  leave_line(member)
+  event(member, 'STARTING', epoch, host)
+  return epoch
+end
+
+local function reserve(host, used, demand)
+  for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
+  redis.call('HSET', key('host', host), 'used', format_room(used))
+end
+
+-- A record that holds no room waits for some, in the order in which agents were created: by the first epoch that it is known
+-- to have had. Its new epoch fences whoever had it before.
+local function wait_for_room(member, reason)
+  local epoch = next_epoch()
+  local akey = key('agent', member)
+  local before = redis.call('HMGET', akey, 'order', 'epoch', 'demand')
+  local order = before[1] or before[2] or epoch
+  redis.call('HSET', akey, 'order', order, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
+    'reason', reason, 'updated', int(now_ms()))
+  redis.call('HDEL', akey, 'accepted', 'sequence')
+  redis.call('ZREM', key('unaccepted'), member)
+  join_line(member, before[3], order)
+  event(member, 'PENDING', epoch, '')
+  return epoch
+end
+
+-- What a record of another claim says goes; what a newer version has put there stays.
+local function clear(akey)
+  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'reason', 'updated', 'accepted', 'running', 'sequence',
+    'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
+end
+
+local function free_machine(member, machine)
+  local mkey = key('machines', guild_of(member))
+  if redis.call('HINCRBY', mkey, machine, -1) <= 0 then redis.call('HDEL', mkey, machine) end
+end
+
+-- Makes `ask.agent` and `ask.launch` a record, with no restarts so far, lists it, and counts its machine id as taken. It keeps what
+-- neither has.
+local function write_agent(member)
+  local agent, akey, guild = ask.agent, key('agent', member), guild_of(member)
+  redis.call('HSET', akey, 'name', agent.name, 'request_id', agent.request_id, 'digest', agent.digest, 'demand', agent.demand,
+    'on_disconnect', agent.on_disconnect, 'spec', agent.spec, 'launch', ask.launch, 'machine_id', agent.machine_id,
+    'created', agent.created, 'restarts', '0')
+  if agent.first_start then redis.call('HSET', akey, 'first_start', agent.first_start) end
+  redis.call('HINCRBY', key('machines', guild), agent.machine_id, 1)
+  redis.call('ZADD', key('agents'), 0, member)
+  redis.call('ZADD', key('guild', guild), 0, member)
+end
+
+-- What the store has of an agent is older than what it is being told: its room and its number are given back.
+local function displace(member, phase, host, incarnation, demand, machine)
+  if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
+  free_machine(member, machine)
+  leave_line(member)
+  redis.call('ZREM', key('unaccepted'), member)
+end
+
+-- A record that holds no room any more goes.
+local function remove(member, epoch, host, machine)
+  bury(member, epoch)
+  free_machine(member, machine)
+  leave_line(member)
+  redis.call('DEL', key('agent', member))
+  for _, index in ipairs({key('agents'), key('guild', guild_of(member)), key('unaccepted')}) do
+    redis.call('ZREM', index, member)
+  end
+  event(member, '', epoch, host or '')
+end

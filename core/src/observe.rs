@@ -103,6 +103,11 @@ impl Observer {
         self.seen.values().filter_map(left).filter(|left| !left.is_zero()).min()
     }
 
+    /// Longest time between two looks that leaves nobody blind, whatever one of them takes. `None` while nobody holds a lease.
+    pub fn look_within(&self) -> Option<Duration> {
+        self.seen.values().map(|seen| seen.lasts.mul_f64(BLIND / 3.0)).min()
+    }
+
     /// How long this life of the store has been watched.
     pub fn watched(&self, store: &StoreLife, now: Instant) -> Duration {
         let since = self.store.as_ref().filter(|(known, _)| known == store).map(|(_, since)| *since);
@@ -195,11 +200,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_known_when_the_next_one_will_have_been_silent_for_long_enough() {
         let mut observer = Observer::default();
-        assert_eq!(observer.next_due(Instant::now(), 1.0), None);
+        assert_eq!((observer.next_due(Instant::now(), 1.0), observer.look_within()), (None, None));
         observer.look(&view("s", vec![lease("h-0", 1, 7)], vec![]), Instant::now());
         advance(SECOND).await;
         observer.look(&view("s", vec![lease("h-0", 1, 7), lease("h-1", 1, 7)], vec![]), Instant::now());
         assert_eq!(observer.next_due(Instant::now(), 1.0), Some(11 * SECOND));
+        assert_eq!(observer.look_within(), Some(LASTS / 9), "a third of the time for which it may be blind");
         assert_eq!(observer.next_due(Instant::now(), 1.5), Some(17 * SECOND));
         assert_eq!(observer.next_due(Instant::now() + 11 * SECOND, 1.0), Some(SECOND), "the first one is due");
     }

@@ -153,7 +153,7 @@ impl Fleet {
         }
     }
 
-    /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, and when a host has been silent for as long as its
+    /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, sooner where leases are short, and when a host has been silent for as long as its
     /// lease lasts, times `slack`, of which `wake` is told. Reads all of the hosts when one of them changed.
     pub async fn keep_fresh(
         self: Arc<Self>,
@@ -180,9 +180,17 @@ impl Fleet {
             if !self.silent(slack).is_empty() {
                 wake.silent();
             }
-            let due = self.known().observer.next_due(Instant::now(), slack).unwrap_or(every);
-            pause = if failures == 0 { every.min(due) } else { backoff::delay(failures, chance()) };
+            pause = match failures {
+                0 => self.next_look(every, slack),
+                n => backoff::delay(n, chance()),
+            };
         }
+    }
+
+    fn next_look(&self, every: Duration, slack: f64) -> Duration {
+        let observer = &self.known().observer;
+        let sooner = [observer.next_due(Instant::now(), slack), observer.look_within()];
+        sooner.into_iter().flatten().fold(every, Duration::min)
     }
 
     /// The hosts as they were read last.

@@ -55,7 +55,7 @@ pub struct Settings {
     /// needs --placement packed; default: none are
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub compact_every: Option<Duration>,
-    /// Time between looks at the renewals of all hosts; what else changes is heard of at once
+    /// Longest time between looks at the renewals of all hosts; what else changes is heard of at once
     #[arg(long, default_value = "600ms", value_parser = parse_duration, value_name = "DURATION")]
     pub hosts_refresh: Duration,
     /// Longest wait for a connection to a host

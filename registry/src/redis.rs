@@ -74,7 +74,7 @@ impl RedisRegistry {
     /// The same for a version that writes another form.
     pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, RegistryError> {
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
-        let waiting = pool::pool(&settings.url, WAITING, settings.timeout)?;
+        let waiting = pool::pool_for_waiting(&settings.url, WAITING, settings.timeout)?;
         let (keys, scripts) = (Keys::new(&settings.prefix), Scripts::load(schema));
         Ok(Self { pool, waiting, keys, scripts, schema: schema.version(), timeout: settings.timeout })
     }

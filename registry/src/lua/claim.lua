@@ -29,7 +29,7 @@ if phase and phase ~= 'FAILED' then
 end
 if phase and old[2] == agent.digest and old[3] == agent.request_id then return {'exists'} end
 -- Whoever asked may have been told that it failed, and have stopped the agent since. If it still waits, it asks once more.
-if was_stopped_since(member, ask.asked) then return {'late', redis.call('GET', key('stops')) or '0'} end
+if was_stopped_since(member, tonumber(ask.asked)) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
 local demand = parse_room(agent.demand)
 local host, incarnation, used = pick(demand, '+inf')

@@ -6,7 +6,7 @@
 //! - **Ids** of guilds, agents and hosts are percent-encoded ([`keys`]), as they are in keys and indexes. Room is in its stored form.
 //! - **What is stored is text**, also numbers ([`Text`]): epochs, leases, renewals, sequences, milliseconds, machine ids. Scripts
 //!   compare them with what is stored as text; and a number in Lua is a double, of which Lua makes `1e+17` when it stores it.
-//! - **Numbers** are only what a script counts with and does not store: limits, and stops.
+//! - **Numbers** are only limits: Redis reads one of 2^63 and more as negative.
 //! - **Yes or no** is a boolean, which a script may not hand to Redis as it is.
 //! - **What is absent** is nil in MessagePack, and so in Lua. An empty text is not absent, and is true in Lua.
 //! - **Bytes** that need not be UTF-8, as those of a launch, are a field that is added to the encoded map ([`Ask::with`]).

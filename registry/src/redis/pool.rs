@@ -19,7 +19,10 @@ use tokio::time::timeout;
 const TRUSTED: Duration = Duration::from_secs(1);
 
 /// Makes and checks connections.
-pub(super) struct Connections(Manager);
+pub(super) struct Connections {
+    manager: Manager,
+    trusted: Duration,
+}
 
 /// The pool.
 pub(super) type Pool = managed::Pool<Connections>;
@@ -28,11 +31,25 @@ pub(super) type Connection = Object<Connections>;
 
 /// A pool of at most `connections`; no step of getting one takes longer than `timeout`. Connects with the first use.
 pub(super) fn pool(url: &str, connections: usize, timeout: Duration) -> Result<Pool, RegistryError> {
+    pool_that_trusts(url, connections, timeout, TRUSTED)
+}
+
+/// The same for connections that are used one time after the other: each has just answered, however long that took.
+pub(super) fn pool_for_waiting(url: &str, connections: usize, timeout: Duration) -> Result<Pool, RegistryError> {
+    pool_that_trusts(url, connections, timeout, Duration::MAX)
+}
+
+fn pool_that_trusts(
+    url: &str,
+    connections: usize,
+    timeout: Duration,
+    trusted: Duration,
+) -> Result<Pool, RegistryError> {
     // The crate's own limits are shorter than ours, and would make every answer that takes half a second look like a cut line.
     let unlimited = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let manager = Manager::new_with_config(url, unlimited).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
     let wait = Some(timeout);
-    Pool::builder(Connections(manager))
+    Pool::builder(Connections { manager, trusted })
         .max_size(connections)
         .timeouts(Timeouts { wait, create: wait, recycle: wait })
         .runtime(Runtime::Tokio1)
@@ -97,10 +114,10 @@ impl managed::Manager for Connections {
     type Error = RedisError;
 
     async fn create(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.0.create().await
+        self.manager.create().await
     }
 
     async fn recycle(&self, connection: &mut MultiplexedConnection, metrics: &Metrics) -> RecycleResult<RedisError> {
-        if metrics.last_used() < TRUSTED { Ok(()) } else { self.0.recycle(connection, metrics).await }
+        if metrics.last_used() < self.trusted { Ok(()) } else { self.manager.recycle(connection, metrics).await }
     }
 }

@@ -37,7 +37,7 @@ struct Claim<'a> {
     agent: Agent<'a>,
     if_full: &'static str,
     knew: Option<&'a str>,
-    asked: u64,
+    asked: Text<u64>,
     candidates: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> From<&'a ops::Claim> for Claim<'a> {
                 IfFull::Wait => "wait",
             },
             knew: r.knew.as_ref().and_then(life),
-            asked: r.asked.0,
+            asked: Text(r.asked.0),
             candidates: candidates(&r.candidates),
         }
     }

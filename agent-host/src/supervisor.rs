@@ -263,16 +263,16 @@ impl Supervisor {
                 }
                 admitted
             }
-            ClaimOutcome::Exists(record) if record.phase == Phase::Failed => {
+            ClaimOutcome::Exists(record) if record.phase() == Phase::Failed => {
                 Err(HostError::Failed { key, reason: record.reason })
             }
-            ClaimOutcome::Exists(record) if record.host.is_none() => Err(HostError::Waits(key)),
-            ClaimOutcome::Exists(record) if record.host.as_ref() == Some(self.host()) => {
+            ClaimOutcome::Exists(record) if record.host().is_none() => Err(HostError::Waits(key)),
+            ClaimOutcome::Exists(record) if record.host() == Some(self.host()) => {
                 let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
                 self.admit_claimed(creation, claim).await
             }
             ClaimOutcome::Exists(record) => {
-                let host = record.host.map(|h| h.to_string()).unwrap_or_default();
+                let host = record.host().map(|h| h.to_string()).unwrap_or_default();
                 Err(HostError::Elsewhere { key, host })
             }
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),

@@ -47,6 +47,6 @@ pub use ops::{
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
-    OnDisconnect, Phase, SpecDigest, View,
+    OnDisconnect, Phase, Seat, SpecDigest, State, View,
 };
 pub use resources::Resources;

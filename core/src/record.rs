@@ -160,6 +160,85 @@ pub enum View {
     Full,
 }
 
+/// A place on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// The host that claimed the agent.
+    pub host: HostId,
+    /// Its process that did.
+    pub incarnation: Incarnation,
+    /// When the host accepted the claim; a claim without it has never had a process.
+    pub accepted: Option<UnixMillis>,
+    /// The agent's process.
+    pub pid: Option<u32>,
+}
+
+impl Seat {
+    /// A claim that no host has accepted yet.
+    pub fn claimed(host: HostId, incarnation: Incarnation) -> Self {
+        Self { host, incarnation, accepted: None, pid: None }
+    }
+}
+
+/// Where an agent is in its life, with what belongs to that: whoever has a phase that holds room has a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Accepted, no host yet.
+    Pending,
+    /// Claimed for a host, process not ready.
+    Starting(Seat),
+    /// Ready.
+    Running(Seat),
+    /// Ended unasked, coming back on the same host.
+    Restarting(Seat),
+    /// Asked to stop.
+    Stopping(Seat),
+    /// Has no process and gets none by itself. The place that it had last; a registry that was lost may not know it.
+    Failed(Option<Seat>),
+}
+
+impl State {
+    /// The state of this phase. `None`: the phase needs a place, and there is none.
+    pub fn of(phase: Phase, seat: Option<Seat>) -> Option<Self> {
+        Some(match phase {
+            Phase::Pending => Self::Pending,
+            Phase::Starting => Self::Starting(seat?),
+            Phase::Running => Self::Running(seat?),
+            Phase::Restarting => Self::Restarting(seat?),
+            Phase::Stopping => Self::Stopping(seat?),
+            Phase::Failed => Self::Failed(seat),
+        })
+    }
+
+    /// Its phase.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Pending => Phase::Pending,
+            Self::Starting(_) => Phase::Starting,
+            Self::Running(_) => Phase::Running,
+            Self::Restarting(_) => Phase::Restarting,
+            Self::Stopping(_) => Phase::Stopping,
+            Self::Failed(_) => Phase::Failed,
+        }
+    }
+
+    /// The place that the agent holds.
+    pub fn seat(&self) -> Option<&Seat> {
+        match self {
+            Self::Starting(seat) | Self::Running(seat) | Self::Restarting(seat) | Self::Stopping(seat) => Some(seat),
+            Self::Pending | Self::Failed(_) => None,
+        }
+    }
+
+    /// The place that it holds, or held when it failed.
+    pub fn last_seat(&self) -> Option<&Seat> {
+        match self {
+            Self::Failed(seat) => seat.as_ref(),
+            held => held.seat(),
+        }
+    }
+}
+
 /// What the store knows of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRecord {
@@ -168,11 +247,7 @@ pub struct AgentRecord {
     /// "name" of its spec.
     pub name: String,
     /// Where it is in its life.
-    pub phase: Phase,
-    /// Host that claimed it last.
-    pub host: Option<HostId>,
-    /// Life of that host.
-    pub incarnation: Option<Incarnation>,
+    pub state: State,
     /// Fencing token of the claim.
     pub epoch: Epoch,
     /// The request that made the claim.
@@ -187,8 +262,6 @@ pub struct AgentRecord {
     pub restarts: u32,
     /// What a lost lease does to it.
     pub on_disconnect: OnDisconnect,
-    /// Its process.
-    pub pid: Option<u32>,
     /// Why it is in this phase; empty when all is well.
     pub reason: String,
     /// The last lines it wrote, when it FAILED; empty in [`View::Basic`].
@@ -197,14 +270,49 @@ pub struct AgentRecord {
     pub last_exit: Option<LastExit>,
     /// When it was claimed first.
     pub created: UnixMillis,
-    /// When its host accepted the claim; a claim without it has never had a process.
-    pub accepted: Option<UnixMillis>,
     /// When it last became ready.
     pub running: Option<UnixMillis>,
     /// What becomes of it if it fails before it was ever ready.
     pub first_start: FirstStart,
     /// Its texts, as far as asked for.
     pub documents: Option<Documents>,
+}
+
+impl AgentRecord {
+    /// Its phase.
+    pub fn phase(&self) -> Phase {
+        self.state.phase()
+    }
+
+    /// The place that it holds.
+    pub fn seat(&self) -> Option<&Seat> {
+        self.state.seat()
+    }
+
+    /// The host that it is on, or was when it failed.
+    pub fn host(&self) -> Option<&HostId> {
+        self.state.last_seat().map(|seat| &seat.host)
+    }
+
+    /// The process of that host.
+    pub fn incarnation(&self) -> Option<&Incarnation> {
+        self.state.last_seat().map(|seat| &seat.incarnation)
+    }
+
+    /// When a host accepted the claim.
+    pub fn accepted(&self) -> Option<UnixMillis> {
+        self.state.last_seat().and_then(|seat| seat.accepted)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.state.last_seat().and_then(|seat| seat.pid)
+    }
+
+    /// Whether this process of a host claimed it.
+    pub fn is_claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> bool {
+        self.seat().is_some_and(|seat| seat.host == *host && seat.incarnation == *incarnation)
+    }
 }
 
 /// What the store knows of one host.

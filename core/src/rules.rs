@@ -10,7 +10,7 @@ mod reads;
 use crate::{
     ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, UnixMillis},
     ops::{AgentEvent, Event, Retire},
-    record::{AgentRecord, Documents, FormerState, HostRecord, Phase, View},
+    record::{AgentRecord, Documents, FormerState, HostRecord, Phase, Seat, State, View},
     resources::Resources,
 };
 use line::Lines;
@@ -94,7 +94,7 @@ impl Store {
     }
 
     fn on(&self, host: &HostId) -> Vec<String> {
-        let holds = |r: &AgentRecord| r.phase.holds_room() && r.host.as_ref() == Some(host);
+        let holds = |r: &AgentRecord| r.phase().holds_room() && r.host() == Some(host);
         self.agents.iter().filter(|(_, r)| holds(r)).map(|(m, _)| m.clone()).collect()
     }
 
@@ -120,8 +120,8 @@ impl Store {
     }
 
     fn vacate(&mut self, record: &AgentRecord) {
-        let host = record.host.as_ref().and_then(|h| self.hosts.get_mut(h));
-        if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation.as_ref()) {
+        let host = record.host().and_then(|h| self.hosts.get_mut(h));
+        if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation()) {
             host.used.take(&record.demand);
         }
     }
@@ -135,13 +135,9 @@ impl Store {
             self.leave_line(&agent);
         }
         if let Some(agent) = self.agents.get_mut(member) {
-            agent.phase = Phase::Starting;
-            agent.host = Some(host.clone());
-            agent.incarnation = Some(incarnation.clone());
+            agent.state = State::Starting(Seat::claimed(host.clone(), incarnation.clone()));
             agent.epoch = epoch;
-            agent.pid = None;
             agent.reason.clear();
-            agent.accepted = None;
             let key = agent.key.clone();
             self.record(&key, Some(Phase::Starting), epoch, Some(host.clone()));
         }
@@ -155,13 +151,9 @@ impl Store {
         if let Some(agent) = self.agents.get_mut(member) {
             let known = Some(agent.epoch.0).filter(|epoch| *epoch > 0);
             let order = self.lines.order(member).or(known).unwrap_or(epoch.0);
-            agent.phase = Phase::Pending;
-            agent.host = None;
-            agent.incarnation = None;
+            agent.state = State::Pending;
             agent.epoch = epoch;
-            agent.pid = None;
             reason.clone_into(&mut agent.reason);
-            agent.accepted = None;
             let agent = agent.clone();
             self.lines.set_order(member, Epoch(order));
             self.join_line(&agent, order);
@@ -185,7 +177,7 @@ impl Store {
         self.agents.remove(member);
         self.unaccepted.remove(member);
         self.sequences.remove(member);
-        self.record(&agent.key, None, epoch, agent.host.clone());
+        self.record(&agent.key, None, epoch, agent.host().cloned());
     }
 
     /// The first candidate that holds a lease, takes agents and has room. With an `order`, those that wait and came before it must

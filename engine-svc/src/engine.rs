@@ -24,7 +24,9 @@ pub use stop::IfSilent;
 pub use watch::{Scope, Told, Watch};
 
 use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
-use rustic_registry::{AgentKey, AgentRecord, OnDisconnect, Phase, Registry, RegistryError, UnreadableAgent, View};
+use rustic_registry::{
+    AgentKey, AgentRecord, OnDisconnect, Phase, Registry, RegistryError, Seat, State, UnreadableAgent, View,
+};
 use std::{
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -106,8 +108,7 @@ impl Engine {
     /// Whether the process of the host that claimed an agent was retired or has ended, as far as this engine knows: for showing, and to
     /// ask the registry, which knows.
     fn lost_its_host(&self, record: &AgentRecord) -> bool {
-        let by = record.host.as_ref().zip(record.incarnation.as_ref()).filter(|_| record.phase.holds_room());
-        by.is_some_and(|(host, incarnation)| self.fleet.is_over(host, incarnation))
+        record.seat().is_some_and(|seat| self.fleet.is_over(&seat.host, &seat.incarnation))
     }
 
     /// A record that nobody is left to correct, corrected for showing.
@@ -115,14 +116,14 @@ impl Engine {
         if !self.lost_its_host(&record) {
             return record;
         }
-        let host = record.host.as_ref().map(ToString::to_string).unwrap_or_default();
+        let host = record.host().map(ToString::to_string).unwrap_or_default();
         if record.on_disconnect == OnDisconnect::Keep {
             record.reason =
                 format!("its host {host} is silent; it may run on there, as on_disconnect = keep asks for");
         } else {
             record.reason = format!("its host {host} is gone; it moves to another one");
-            record.phase = Phase::Restarting;
-            record.pid = None;
+            let seat = record.seat().map(|seat| Seat { pid: None, ..seat.clone() });
+            record.state = State::of(Phase::Restarting, seat).unwrap_or(record.state);
         }
         record
     }

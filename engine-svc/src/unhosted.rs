@@ -55,7 +55,7 @@ impl Unhosted {
     /// Keeps a copy, read with all its texts. One that a host has by now is not kept.
     pub fn keep(&mut self, record: AgentRecord) -> Kept {
         self.forget(&record.key);
-        if !is_unhosted(record.phase) {
+        if !is_unhosted(record.phase()) {
             return Kept::Yes;
         }
         let size = size(&record);
@@ -96,7 +96,9 @@ fn size(record: &AgentRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::{AgentEvent, Documents, FirstStart, OnDisconnect, Resources, SpecDigest, UnixMillis};
+    use rustic_registry::{
+        AgentEvent, Documents, FirstStart, OnDisconnect, Resources, Seat, SpecDigest, State, UnixMillis,
+    };
 
     fn key(agent: &str) -> AgentKey {
         AgentKey { guild: "g".parse().expect("an id"), agent: agent.parse().expect("an id") }
@@ -107,12 +109,12 @@ mod tests {
     }
 
     fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {
+        let place = || Seat::claimed("h-0".parse().expect("an id"), "i".parse().expect("an id"));
+        let seat = phase.holds_room().then(place);
         AgentRecord {
             key: key(agent),
             name: agent.to_owned(),
-            phase,
-            host: None,
-            incarnation: None,
+            state: State::of(phase, seat).expect("it has a place"),
             epoch: Epoch(epoch),
             request_id: "r".parse().expect("an id"),
             digest: SpecDigest("d".to_owned()),
@@ -120,12 +122,10 @@ mod tests {
             machine_id: 1,
             restarts: 0,
             on_disconnect: OnDisconnect::Stop,
-            pid: None,
             reason: String::new(),
             last_lines: vec![],
             last_exit: None,
             created: UnixMillis(1),
-            accepted: None,
             running: None,
             first_start: FirstStart::MustSucceed,
             documents: Some(Documents { spec: " ".repeat(spec), launch: vec![].into() }),

@@ -122,7 +122,7 @@ async fn calls_that_give_up_early_leave_no_claim_without_an_owner() {
     let registry = stack.registry();
     wait_until("every agent that was claimed to run", async || {
         let left = registry.list(&Index::All, None, 100, View::Basic).await.unwrap().agents;
-        let stuck: Vec<_> = left.into_iter().filter(|a| a.phase != Phase::Running).collect();
+        let stuck: Vec<_> = left.into_iter().filter(|a| a.phase() != Phase::Running).collect();
         if stuck.is_empty() { Ok(()) } else { Err(stuck) }
     })
     .await;

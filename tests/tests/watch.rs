@@ -132,8 +132,9 @@ async fn any_engine_goes_on_where_another_one_ended() {
 
 #[tokio::test]
 async fn a_lost_registry_has_everybody_watch_anew() {
-    let host_arguments = ["--lease-ttl", "2s", "--lease-grace", "500ms"].map(str::to_owned).to_vec();
-    let engine_arguments = ["--lease-ttl", "2s", "--lease-grace", "500ms"].map(str::to_owned).to_vec();
+    let host_arguments =
+        ["--lease-ttl", "1500ms", "--lease-margin", "400ms", "--lease-grace", "300ms"].map(str::to_owned).to_vec();
+    let engine_arguments = ["--lease-grace", "300ms"].map(str::to_owned).to_vec();
     let stack =
         Stack::with(StackSettings { hosts: 2, host_arguments, engine_arguments, ..StackSettings::default() }).await;
     stack.create(idle("g", "a")).await.unwrap();

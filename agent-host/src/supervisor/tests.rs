@@ -33,15 +33,15 @@ async fn an_agent_whose_task_panics_is_killed_and_failed_with_the_reason_and_oth
     process.panics();
     process.signalled(Signal::Kill).await;
     // Until it was reaped its record says nothing else.
-    assert_eq!(host.record("a").await.map(|r| r.phase), Some(Phase::Running));
+    assert_eq!(host.record("a").await.map(|r| r.phase()), Some(Phase::Running));
     let handle = supervisor.get(&key("a")).expect("it is here");
     process.ends(KILLED);
     let ending = handle.wait(|_| false).await.ending;
     assert!(matches!(ending, Some(Ending::Failed)), "{ending:?}");
     let record = host.record("a").await.expect("its record");
-    assert_eq!((record.phase, record.pid), (Phase::Failed, None));
+    assert_eq!((record.phase(), record.pid()), (Phase::Failed, None));
     assert!(record.reason.ends_with("please report it: as the test wants it"), "{}", record.reason);
-    assert_eq!(host.record("b").await.map(|r| r.phase), Some(Phase::Running));
+    assert_eq!(host.record("b").await.map(|r| r.phase()), Some(Phase::Running));
     assert_eq!(other.signals(), []);
     assert!(supervisor.broken().now_or_never().is_none(), "the host goes on");
 }
@@ -103,7 +103,7 @@ async fn where_nobody_knows_whether_the_process_has_ended_the_host_ends_and_no_s
     other.signalled(Signal::Terminate).await;
     other.ends(ExitStatus::Signal(15));
     ending.await;
-    assert_eq!(host.record("b").await.map(|r| r.phase), Some(Phase::Pending));
+    assert_eq!(host.record("b").await.map(|r| r.phase()), Some(Phase::Pending));
 }
 
 #[tokio::test(start_paused = true)]

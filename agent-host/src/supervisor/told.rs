@@ -70,7 +70,7 @@ impl Supervisor {
         }
         for record in self.own_records(View::Basic).await? {
             let here = self.get(&record.key).is_some_and(|here| here.epoch == record.epoch);
-            if record.accepted.is_some() && !here {
+            if record.accepted().is_some() && !here {
                 let reason = "the registry had forgotten how it ended".to_owned();
                 warn!(agent = %record.key, epoch = %record.epoch, reason, "it starts again");
                 let (key, epoch, guard) = (record.key, record.epoch, ReleaseGuard::Reaped);
@@ -87,7 +87,7 @@ impl Supervisor {
         let (mut own, mut after) = (vec![], None);
         loop {
             let page = self.home.registry.list(&index, after.as_ref(), PAGE, view).await?;
-            let ours = |r: &AgentRecord| r.incarnation.as_ref() == Some(&self.home.incarnation);
+            let ours = |r: &AgentRecord| r.incarnation() == Some(&self.home.incarnation);
             own.extend(page.agents.into_iter().filter(ours));
             after = page.next;
             if after.is_none() {
@@ -99,7 +99,7 @@ impl Supervisor {
     /// Takes in the agents of this host's former life, which the registry gave to this one.
     async fn take_back(&self) -> Result<(), HostError> {
         for record in self.own_records(View::Full).await? {
-            if record.accepted.is_none() {
+            if record.accepted().is_none() {
                 self.take_in(record);
             }
         }

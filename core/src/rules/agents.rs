@@ -8,7 +8,7 @@ use crate::{
         Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
         Remember, Remembered, Restore, StoreLost,
     },
-    record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, View},
+    record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, Seat, State, View},
 };
 
 impl Store {
@@ -21,7 +21,7 @@ impl Store {
         let old = self.agents.get(&member);
         if let Some(old) = old {
             let same = old.digest == r.digest;
-            match old.phase {
+            match old.phase() {
                 Phase::Stopping => return ClaimOutcome::Stopping,
                 Phase::Failed if !(same && old.request_id == r.request_id) => {}
                 _ if same => return ClaimOutcome::Exists(Box::new(project(old, View::Basic))),
@@ -41,9 +41,7 @@ impl Store {
         let record = AgentRecord {
             key: r.key.clone(),
             name: r.name.clone(),
-            phase: Phase::Pending,
-            host: None,
-            incarnation: None,
+            state: State::Pending,
             epoch: Epoch(0),
             request_id: r.request_id.clone(),
             digest: r.digest.clone(),
@@ -51,12 +49,10 @@ impl Store {
             machine_id,
             restarts: 0,
             on_disconnect: r.on_disconnect,
-            pid: None,
             reason: String::new(),
             last_lines: vec![],
             last_exit: None,
             created: now,
-            accepted: None,
             running: None,
             first_start: r.first_start,
             documents: Some(r.documents.clone()),
@@ -76,7 +72,7 @@ impl Store {
     /// Claims a host for an agent that is PENDING under `epoch`.
     pub fn place(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> PlaceOutcome {
         let member = encoded::member(key);
-        let waits = |r: &&AgentRecord| r.phase == Phase::Pending && r.epoch == epoch;
+        let waits = |r: &&AgentRecord| r.phase() == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
         // Who ran before takes no room from anybody who did not have it before.
@@ -100,26 +96,30 @@ impl Store {
             return AdvanceOutcome::Stale(agent.epoch);
         }
         // A claim that nobody has accepted may have been taken back in writes that were lost.
-        if agent.accepted.is_none() && self.is_held() {
+        if agent.accepted().is_none() && self.is_held() {
             return AdvanceOutcome::StoreLost;
         }
-        if agent.phase.holds_room() && !self.is_claimed_by_the_living(agent) {
+        if agent.phase().holds_room() && !self.is_claimed_by_the_living(agent) {
             return AdvanceOutcome::Retired;
         }
         let Some(agent) = self.agents.get_mut(&encoded::member(&r.key)) else { return AdvanceOutcome::Gone };
         if r.sequence < self.sequences.get(&encoded::member(&r.key)).copied().unwrap_or(0) {
             return AdvanceOutcome::Done;
         }
-        let before = agent.phase;
+        let before = agent.phase();
         if !before.may_become(r.phase) {
             return AdvanceOutcome::Illegal(before);
         }
-        agent.phase = r.phase;
-        agent.pid = r.pid;
+        let seat = agent.state.last_seat().map(|seat| Seat {
+            accepted: seat.accepted.or(Some(now)),
+            pid: r.pid,
+            ..seat.clone()
+        });
+        let Some(state) = State::of(r.phase, seat) else { return AdvanceOutcome::Illegal(before) };
+        agent.state = state;
         agent.restarts = r.restarts;
         agent.reason.clone_from(&r.reason);
         agent.last_lines.clone_from(&r.last_lines);
-        agent.accepted = agent.accepted.or(Some(now));
         self.unaccepted.remove(&encoded::member(&r.key));
         self.sequences.insert(encoded::member(&r.key), r.sequence);
         if r.phase == Phase::Running && before != Phase::Running {
@@ -133,7 +133,7 @@ impl Store {
             self.vacate(&agent);
         }
         if r.phase != before {
-            self.record(&r.key, Some(r.phase), r.epoch, agent.host);
+            self.record(&r.key, Some(r.phase), r.epoch, agent.host().cloned());
         }
         AdvanceOutcome::Done
     }
@@ -150,12 +150,12 @@ impl Store {
         if let Some(old) = old.as_ref().filter(|old| old.epoch > a.epoch) {
             return AdvanceOutcome::Stale(old.epoch);
         }
-        let another = |old: &&AgentRecord| old.epoch == a.epoch && old.incarnation.as_ref() != Some(&r.incarnation);
+        let another = |old: &&AgentRecord| old.epoch == a.epoch && old.incarnation() != Some(&r.incarnation);
         if let Some(old) = old.as_ref().filter(another) {
             return AdvanceOutcome::Stale(old.epoch);
         }
         // Once the store has settled, what it has of an agent was decided without this host.
-        let others = |old: &&AgentRecord| !self.is_held() && old.incarnation.as_ref() != Some(&r.incarnation);
+        let others = |old: &&AgentRecord| !self.is_held() && old.incarnation() != Some(&r.incarnation);
         if let Some(old) = old.as_ref().filter(others) {
             return AdvanceOutcome::Stale(old.epoch);
         }
@@ -177,12 +177,11 @@ impl Store {
         if let Some(old) = &old {
             self.displace(&member, old);
         }
+        let seat = Seat { accepted: Some(now), pid: a.pid, ..Seat::claimed(r.host.clone(), r.incarnation.clone()) };
         let record = AgentRecord {
             key: a.key.clone(),
             name: r.name.clone(),
-            phase: a.phase,
-            host: Some(r.host.clone()),
-            incarnation: Some(r.incarnation.clone()),
+            state: State::of(a.phase, Some(seat)).unwrap_or(State::Pending),
             epoch: a.epoch,
             request_id: r.request_id.clone(),
             digest: r.digest.clone(),
@@ -190,7 +189,6 @@ impl Store {
             machine_id: r.machine_id,
             restarts: a.restarts,
             on_disconnect: r.on_disconnect,
-            pid: a.pid,
             reason: a.reason.clone(),
             last_lines: a.last_lines.clone(),
             last_exit: match a.exit {
@@ -198,7 +196,6 @@ impl Store {
                 None => old.as_ref().and_then(|old| old.last_exit),
             },
             created: r.created,
-            accepted: Some(now),
             running: match a.phase {
                 Phase::Running => Some(now),
                 _ => old.as_ref().and_then(|old| old.running),
@@ -212,7 +209,7 @@ impl Store {
         }
         self.sequences.insert(member.clone(), a.sequence);
         self.agents.insert(member, record);
-        if old.is_none_or(|old| (old.epoch, old.phase) != (a.epoch, a.phase)) {
+        if old.is_none_or(|old| (old.epoch, old.phase()) != (a.epoch, a.phase)) {
             self.record(&a.key, Some(a.phase), a.epoch, Some(r.host.clone()));
         }
         AdvanceOutcome::Done
@@ -220,7 +217,7 @@ impl Store {
 
     /// What the store has of an agent is older than what it is being told: its room and its number are given back.
     fn displace(&mut self, member: &str, old: &AgentRecord) {
-        if old.phase.holds_room() {
+        if old.phase().holds_room() {
             self.vacate(old);
         }
         self.free_machine(old);
@@ -236,7 +233,7 @@ impl Store {
         let member = encoded::member(&told.key);
         let old = self.agents.get(&member).cloned();
         // An older claim that no host has accepted gives way at any time: now none ever will.
-        let may_go = old.as_ref().is_some_and(|old| old.accepted.is_none());
+        let may_go = old.as_ref().is_some_and(|old| old.accepted().is_none());
         let in_time = self.is_lost(had) && forgotten && (self.is_held() || may_go);
         if !in_time || self.was_stopped(&member, told.epoch) {
             return Remembered::Void;
@@ -250,28 +247,28 @@ impl Store {
         }
         *self.machines.entry(told.key.guild.clone()).or_default().entry(told.machine_id).or_default() += 1;
         self.sequences.remove(&member);
-        let record = AgentRecord { host: None, incarnation: None, pid: None, accepted: None, ..told.clone() };
+        let state = State::of(told.phase(), None).unwrap_or(State::Pending);
+        let record = AgentRecord { state, ..told.clone() };
         self.lines.set_order(&member, told.epoch);
-        if told.phase == Phase::Pending {
+        if told.phase() == Phase::Pending {
             self.join_line(&record, told.epoch.0);
         }
         self.agents.insert(member, record);
-        self.record(&told.key, Some(told.phase), told.epoch, None);
+        self.record(&told.key, Some(told.phase()), told.epoch, None);
         Remembered::Done
     }
 
     /// Whether the process of a host that claimed an agent may still run it.
     fn is_claimed_by_the_living(&self, agent: &AgentRecord) -> bool {
-        let by = agent.host.as_ref().zip(agent.incarnation.as_ref());
-        by.is_some_and(|(host, incarnation)| self.is_live(host, incarnation))
+        agent.seat().is_some_and(|seat| self.is_live(&seat.host, &seat.incarnation))
     }
 
     /// Whether the process of an agent has certainly ended, as the host's process that claimed it is over.
     fn has_ended(&self, agent: &AgentRecord) -> bool {
         // One that outlives its lease has ended when another process has its host's name.
         let ends = agent.on_disconnect == OnDisconnect::Stop
-            || agent.host.as_ref().is_some_and(|host| self.hosts.contains_key(host));
-        agent.phase.holds_room() && ends && !self.is_claimed_by_the_living(agent)
+            || agent.host().is_some_and(|host| self.hosts.contains_key(host));
+        agent.phase().holds_room() && ends && !self.is_claimed_by_the_living(agent)
     }
 
     /// Takes an agent off its host: it is gone, or pending for a reason.
@@ -297,24 +294,24 @@ impl Store {
         if forgotten {
             self.raise_epoch(epoch, now);
         }
-        let holds_room = agent.phase.holds_room();
+        let holds_room = agent.phase().holds_room();
         let holds = match guard {
             ReleaseGuard::Reaped | ReleaseGuard::Vouched => true,
-            ReleaseGuard::Failed => agent.phase == Phase::Failed,
-            ReleaseGuard::Unaccepted => agent.accepted.is_none() && holds_room,
+            ReleaseGuard::Failed => agent.phase() == Phase::Failed,
+            ReleaseGuard::Unaccepted => agent.accepted().is_none() && holds_room,
             ReleaseGuard::Unhosted => !holds_room,
             ReleaseGuard::Retired => holds_room && !self.is_claimed_by_the_living(&agent),
             ReleaseGuard::Ended => self.has_ended(&agent),
         };
         let may_wait = holds_room || forgotten || guard == ReleaseGuard::Failed;
         if !holds || (pending.is_some() && !may_wait) {
-            return Ok(ReleaseOutcome::Guarded(agent.phase));
+            return Ok(ReleaseOutcome::Guarded(agent.phase()));
         }
         if holds_room {
             self.vacate(&agent);
         }
         match pending {
-            Some(reason) if agent.phase != Phase::Stopping => {
+            Some(reason) if agent.phase() != Phase::Stopping => {
                 if let Some(agent) = self.agents.get_mut(&member).filter(|_| guard == ReleaseGuard::Failed) {
                     agent.restarts = 0;
                     agent.last_lines.clear();

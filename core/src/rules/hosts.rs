@@ -80,8 +80,7 @@ impl Store {
     fn claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> Resources {
         let mut used = Resources::default();
         let here = self.on(host).into_iter().filter_map(|member| self.agents.get(&member));
-        here.filter(|agent| agent.incarnation.as_ref() == Some(incarnation))
-            .for_each(|agent| used.add(&agent.demand));
+        here.filter(|agent| agent.incarnation() == Some(incarnation)).for_each(|agent| used.add(&agent.demand));
         used
     }
 
@@ -89,11 +88,11 @@ impl Store {
     fn give_back(&mut self, host: &HostId, ended: &Incarnation, new: &Incarnation, now: UnixMillis) -> u32 {
         let mut returned = 0;
         for member in self.on(host) {
-            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation.as_ref() == Some(ended)) else {
+            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation() == Some(ended)) else {
                 continue;
             };
             let agent = agent.clone();
-            if agent.phase == Phase::Stopping {
+            if agent.phase() == Phase::Stopping {
                 self.remove(&member, &agent, agent.epoch);
             } else {
                 self.seat(&member, host, new, now);
@@ -174,7 +173,7 @@ impl Store {
     /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
     pub fn forget(&mut self, host: &HostId, incarnation: &Incarnation) -> bool {
         let over = self.former(host, incarnation) == Some(FormerState::Over);
-        let claims = |member: String| self.agents[&member].incarnation.as_ref() == Some(incarnation);
+        let claims = |member: String| self.agents[&member].incarnation() == Some(incarnation);
         if !over || self.on(host).into_iter().any(claims) {
             return false;
         }

@@ -86,7 +86,7 @@ impl Store {
             // What a store has of it that was rolled back is older than its stop.
             let old = self.agents.get(&member).filter(|old| old.epoch <= *epoch).cloned();
             if let Some(old) = old.filter(|_| self.is_held()) {
-                if old.phase.holds_room() {
+                if old.phase().holds_room() {
                     self.vacate(&old);
                 }
                 self.remove(&member, &old, *epoch);

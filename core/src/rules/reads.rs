@@ -16,7 +16,7 @@ impl Store {
         let wanted = |r: &AgentRecord| match index {
             Index::All => true,
             Index::Guild(guild) => r.key.guild == *guild,
-            Index::Host(host) => r.phase.holds_room() && r.host.as_ref() == Some(host),
+            Index::Host(host) => r.phase().holds_room() && r.host() == Some(host),
         };
         let later = self.agents.iter().filter(|(m, r)| after.as_ref().is_none_or(|a| *m > a) && wanted(r));
         let agents: Vec<_> = later.take(limit).map(|(_, r)| project(r, view)).collect();

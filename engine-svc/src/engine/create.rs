@@ -26,7 +26,7 @@ use rustic_proto::{
 };
 use rustic_registry::{
     AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, HostId, IfFull, Incarnation, Phase, ReleaseGuard,
-    ReleaseOutcome, RequestId, View,
+    ReleaseOutcome, RequestId, Seat, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -79,9 +79,17 @@ pub struct Created {
 /// Where the agent is claimed.
 pub(super) struct Place {
     pub(super) host: HostId,
-    pub(super) incarnation: Option<Incarnation>,
+    pub(super) incarnation: Incarnation,
     pub(super) epoch: Epoch,
     pub(super) machine_id: u8,
+}
+
+impl Place {
+    /// The place of an agent that has one.
+    pub(super) fn of(record: &AgentRecord, seat: &Seat) -> Self {
+        let Seat { host, incarnation, .. } = seat.clone();
+        Self { host, incarnation, epoch: record.epoch, machine_id: record.machine_id }
+    }
 }
 
 /// What to do after a host was called.
@@ -209,7 +217,7 @@ impl Engine {
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 let place = Place {
                     host: claimed.host,
-                    incarnation: Some(claimed.incarnation),
+                    incarnation: claimed.incarnation,
                     epoch: claimed.epoch,
                     machine_id: claimed.machine_id,
                 };
@@ -240,14 +248,14 @@ impl Engine {
         creation: &Creation,
         place: &Place,
     ) -> Result<HostAnswer<pb::CreateAgentResponse>, EngineError> {
-        let callee = self.callee(&place.host, place.incarnation.as_ref()).await?;
+        let callee = self.callee(&place.host, &place.incarnation).await?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
             launch: Some(creation.launch.message.clone()),
             wait: creation.wait.into(),
             epoch: place.epoch.0,
             machine_id: place.machine_id.into(),
-            incarnation: place.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
+            incarnation: place.incarnation.to_string(),
             first_start: creation.first_start.into(),
         };
         // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
@@ -260,13 +268,9 @@ impl Engine {
     }
 
     /// Where a process of a host is. One that just came, perhaps in the place of another, may not be in the view yet.
-    pub(super) async fn callee(
-        &self,
-        host: &HostId,
-        incarnation: Option<&Incarnation>,
-    ) -> Result<Callee, EngineError> {
+    pub(super) async fn callee(&self, host: &HostId, incarnation: &Incarnation) -> Result<Callee, EngineError> {
         let there = self.fleet.host(host).map(|record| record.incarnation);
-        if there.is_none() || incarnation.is_some_and(|meant| Some(meant) != there.as_ref()) {
+        if there.as_ref() != Some(incarnation) {
             self.fleet.refresh().await?;
         }
         let address = self.fleet.host(host).map(|record| record.address).unwrap_or_default();
@@ -323,8 +327,8 @@ impl Engine {
 
     /// What an agent that exists already means for a request that wants it.
     async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
-        let enough =
-            record.phase == Phase::Running || (creation.wait == pb::WaitMode::Accepted && record.accepted.is_some());
+        let enough = record.phase() == Phase::Running
+            || (creation.wait == pb::WaitMode::Accepted && record.accepted().is_some());
         if self.is_orphaned(&record) {
             // Its process ended with its host's lease: the agent is created anew.
             if let ReleaseOutcome::Guarded(_) =
@@ -337,17 +341,15 @@ impl Engine {
         }
         if self.lost_its_host(&record) {
             let why = "it is silent, and the agent may outlive that, as on_disconnect = keep asks for".to_owned();
-            let host = record.host.map(|h| h.to_string()).unwrap_or_default();
+            let host = record.host().map(|h| h.to_string()).unwrap_or_default();
             return Err(EngineError::HostSilent { key: record.key, host, why });
         }
-        match (record.phase, record.host.clone()) {
-            (Phase::Failed, _) => Err(EngineError::Failed { key: record.key, reason: record.reason }),
-            (_, None) => Ok(Claimed::Done(Box::new(record))),
-            (_, Some(_)) if enough => Ok(Claimed::Done(Box::new(record))),
-            (_, Some(host)) => {
-                let AgentRecord { incarnation, epoch, machine_id, .. } = record;
-                Ok(Claimed::Place(Place { host, incarnation, epoch, machine_id }, None))
+        match record.seat() {
+            _ if record.phase() == Phase::Failed => {
+                Err(EngineError::Failed { key: record.key, reason: record.reason })
             }
+            Some(seat) if !enough => Ok(Claimed::Place(Place::of(&record, seat), None)),
+            _ => Ok(Claimed::Done(Box::new(record))),
         }
     }
 }

@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Epoch, FirstStart, FormerState, HostId, Incarnation, Index, Phase, Queue,
-    ReleaseGuard, ReleaseOutcome, Unplace, View,
+    ReleaseGuard, ReleaseOutcome, Seat, Unplace, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,7 +105,7 @@ impl Engine {
             let page = self.registry.list(&index, None, PAGE, View::Basic).await?;
             let mut here = page.agents;
             left |= !here.is_empty();
-            here.retain(|record| record.accepted.is_some());
+            here.retain(|record| record.accepted().is_some());
             let move_off = async |record| {
                 let moved = self.move_off(record).await;
                 self.troubles.own("move", &record.key, moved).map(|_| ())
@@ -130,43 +130,44 @@ impl Engine {
         let not_below = view.registry.hosts.iter().filter(|h| h.host.ordinal() >= host.ordinal());
         let not_below: BTreeSet<_> = not_below.map(|h| h.host.clone()).collect();
         let moves = |r: &&AgentRecord| {
-            let runs = r.phase == Phase::Running && r.accepted.is_some();
+            let runs = r.phase() == Phase::Running && r.accepted().is_some();
             runs && !self.fleet.willing(&r.demand, &not_below).is_empty()
         };
-        if let Some(record) = agents.iter().find(moves) {
+        let moving = agents.iter().find(moves).and_then(|record| Some((record, record.seat()?)));
+        if let Some((record, seat)) = moving {
             info!(%host, agent = %record.key, "moving it to a lower host, so that this one is empty before it goes");
-            self.relocate(record, &host, &not_below).await?;
+            self.relocate(record, seat, &not_below).await?;
         }
         Ok(())
     }
 
     /// Moves an agent off a host that drains, if there is room elsewhere.
     async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
-        let Some(host) = &record.host else { return Ok(()) };
+        let Some(seat) = record.seat() else { return Ok(()) };
         // It may have been told to take agents again while others were moved.
-        let drains = self.fleet.host(host).is_some_and(|host| !host.takes_agents());
+        let drains = self.fleet.host(&seat.host).is_some_and(|host| !host.takes_agents());
         if !drains
-            || record.phase == Phase::Stopping
+            || record.phase() == Phase::Stopping
             || self.fleet.willing(&record.demand, &BTreeSet::new()).is_empty()
         {
             return Ok(());
         }
-        self.relocate(record, host, &BTreeSet::new()).await
+        self.relocate(record, seat, &BTreeSet::new()).await
     }
 
     /// Stops an agent where it is and starts it where placement wants it, on none of the hosts in `not_on`.
     async fn relocate(
         &self,
         record: &AgentRecord,
-        host: &HostId,
+        seat: &Seat,
         not_on: &BTreeSet<HostId>,
     ) -> Result<(), EngineError> {
-        match self.ask_host(record, host, StopKind::Moves, None).await? {
+        match self.ask_host(record, seat, StopKind::Moves, None).await? {
             Ok(_exit) => metrics::moved(),
             // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
             // and is seen to by another step.
             Err(refusal) => {
-                debug!(agent = %record.key, %host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
+                debug!(agent = %record.key, host = %seat.host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
                 return Ok(());
             }
         }
@@ -181,7 +182,7 @@ impl Engine {
     /// Waits until an agent that was started has become ready, or is somebody else's matter; for a while.
     async fn until_ready(&self, key: &AgentKey, epoch: Epoch) -> Result<(), EngineError> {
         let starts = |record: &Option<AgentRecord>| {
-            record.as_ref().is_some_and(|record| record.epoch == epoch && record.phase == Phase::Starting)
+            record.as_ref().is_some_and(|record| record.epoch == epoch && record.phase() == Phase::Starting)
         };
         self.follow(key, Instant::now() + READY, |record| Ok((!starts(&record)).then_some(()))).await?;
         Ok(())
@@ -190,7 +191,7 @@ impl Engine {
     /// Takes the agents of a process that is over: they wait for another place. Forgets the process once nothing is left.
     async fn take_over(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), EngineError> {
         let reason = format!("its host {host} is gone; it moves to another one");
-        let is_its = |r: &AgentRecord| r.incarnation.as_ref() == Some(incarnation);
+        let is_its = |r: &AgentRecord| r.incarnation() == Some(incarnation);
         let taken = self.take_off(host, ReleaseGuard::Ended, &reason, is_its).await?;
         if taken > 0 {
             warn!(%host, agents = taken, "the host is gone; its agents move to others");
@@ -234,9 +235,8 @@ impl Engine {
         let old: Vec<_> = left.iter().filter(|r| now.saturating_duration_since(since(r)) >= UNACCEPTED).collect();
         *seen = still;
         let call = async |record: &AgentRecord| {
-            let Some(host) = record.host.clone() else { return Ok(()) };
-            let (incarnation, epoch, machine_id) = (record.incarnation.clone(), record.epoch, record.machine_id);
-            let started = self.start_on(record, Place { host, incarnation, epoch, machine_id }).await;
+            let Some(seat) = record.seat() else { return Ok(()) };
+            let started = self.start_on(record, Place::of(record, seat)).await;
             self.troubles.own("call_again", &record.key, started).map(|_| ())
         };
         let calls: Vec<_> = old.into_iter().map(call).collect();

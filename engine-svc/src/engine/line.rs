@@ -92,7 +92,7 @@ impl Engine {
                 self.fleet.reserve(&host, &record.demand);
                 self.fleet.saw(epoch);
                 info!(agent = %record.key, %host, %epoch, "placed");
-                Ok(Found::Place(Place { host, incarnation: Some(incarnation), epoch, machine_id }))
+                Ok(Found::Place(Place { host, incarnation, epoch, machine_id }))
             }
             PlaceOutcome::NoRoom | PlaceOutcome::Held => Ok(Found::NoRoom),
             PlaceOutcome::Changed => Ok(Found::Changed),

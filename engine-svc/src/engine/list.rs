@@ -75,11 +75,11 @@ impl AgentsQuery {
     }
 
     fn fits(&self, record: &AgentRecord) -> bool {
-        let on_host = |host: &HostId| record.phase.holds_room() && record.host.as_ref() == Some(host);
+        let on_host = |host: &HostId| record.seat().is_some_and(|seat| seat.host == *host);
         self.guild.as_ref().is_none_or(|guild| record.key.guild == *guild)
             && self.name.as_ref().is_none_or(|name| record.name == *name)
             && self.host.as_ref().is_none_or(on_host)
-            && self.phase.is_none_or(|phase| record.phase == phase)
+            && self.phase.is_none_or(|phase| record.phase() == phase)
     }
 }
 

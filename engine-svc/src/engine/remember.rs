@@ -70,7 +70,7 @@ impl Engine {
             for record in &page.agents {
                 self.fleet.saw(record.epoch);
             }
-            let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase));
+            let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase()));
             self.copy(&mut unhosted, here.map(|r| r.key).collect()).await?;
             after = page.next;
             if after.is_none() {

@@ -11,7 +11,7 @@
 use super::{Engine, stop::StopKind};
 use crate::{answer::Refused, error::EngineError};
 use rustic_proto::agent_host::v1 as pb;
-use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, Unplace, View};
+use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, State, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
@@ -34,9 +34,9 @@ impl Engine {
         }
         let there = self.follow(key, deadline, |record| {
             let Some(record) = record else { return Ok(Some(None)) };
-            let there = match record.phase {
+            let there = match record.phase() {
                 Phase::Running | Phase::Pending => true,
-                Phase::Starting => wait == pb::WaitMode::Accepted && record.accepted.is_some(),
+                Phase::Starting => wait == pb::WaitMode::Accepted && record.accepted().is_some(),
                 Phase::Failed => {
                     return Err(EngineError::Failed { key: key.clone(), reason: record.reason });
                 }
@@ -56,18 +56,18 @@ impl Engine {
     async fn take_back(&self, key: &AgentKey, grace: Duration) -> Result<AgentRecord, EngineError> {
         for _ in 0..TRIES {
             let record = self.read(key, View::Basic).await?;
-            match (record.phase, record.host.clone()) {
-                (Phase::Pending, _) => return Ok(record),
-                (Phase::Stopping, _) => return Err(EngineError::AgentStopping(key.clone())),
-                (Phase::Failed, _) => {
+            match &record.state {
+                State::Pending => return Ok(record),
+                State::Stopping(_) => return Err(EngineError::AgentStopping(key.clone())),
+                State::Failed(_) => {
                     let reason = "somebody had it started anew".to_owned();
                     let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Failed);
                     self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
                 }
-                (_, None) => {}
-                (_, Some(host)) => match self.ask_host(&record, &host, StopKind::Moves, Some(grace)).await? {
-                    Ok(_exit) => {}
-                    Err(refusal) => match refusal.refused() {
+                State::Starting(seat) | State::Running(seat) | State::Restarting(seat) => {
+                    let asked = self.ask_host(&record, seat, StopKind::Moves, Some(grace)).await?;
+                    let (host, Err(refusal)) = (seat.host.clone(), asked) else { continue };
+                    match refusal.refused() {
                         Refused::Stale => {}
                         // Claimed, and not taken yet.
                         Refused::UnknownAgent => {
@@ -88,8 +88,8 @@ impl Engine {
                         | Refused::Invalid
                         | Refused::Unfinished
                         | Refused::Other => return Err(EngineError::Host { host, refusal }),
-                    },
-                },
+                    }
+                }
             }
         }
         Err(EngineError::Restless(key.clone()))

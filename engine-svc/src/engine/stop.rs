@@ -10,7 +10,7 @@ use crate::{
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
 use rustic_registry::{
-    AgentKey, AgentRecord, GuildId, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, View,
+    AgentKey, AgentRecord, GuildId, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Seat, View,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ impl Engine {
                 Err(EngineError::Unknown(_)) if !self.bury(key).await? => continue,
                 record => record?,
             };
-            let Some(host) = record.host.clone().filter(|_| record.phase.holds_room()) else {
+            let Some(seat) = record.seat().cloned() else {
                 match self.registry.release(key, record.epoch, ReleaseGuard::Unhosted).await? {
                     ReleaseOutcome::Released => {
                         self.fleet.saw_stop(key, record.epoch);
@@ -79,12 +79,12 @@ impl Engine {
                 }
             };
             if if_silent == IfSilent::Force && self.lost_its_host(&record) {
-                match self.remove_by_force(&record, &host).await? {
+                match self.remove_by_force(&record, &seat.host).await? {
                     Without::Removed => return Ok(None),
                     Without::Changed => continue,
                 }
             }
-            let refusal = match self.ask_host(&record, &host, StopKind::Ends, Some(grace)).await? {
+            let refusal = match self.ask_host(&record, &seat, StopKind::Ends, Some(grace)).await? {
                 Ok(exit) => {
                     self.fleet.saw_stop(key, record.epoch);
                     return Ok(exit);
@@ -103,7 +103,7 @@ impl Engine {
                     }
                 }
                 Refused::Silent | Refused::CallerGone | Refused::Closed | Refused::InTrouble => {
-                    match self.without_host(&record, &host, refusal, if_silent).await? {
+                    match self.without_host(&record, &seat.host, refusal, if_silent).await? {
                         Without::Removed => return Ok(None),
                         Without::Changed => {}
                     }
@@ -114,7 +114,7 @@ impl Engine {
                 | Refused::StartFailed
                 | Refused::Invalid
                 | Refused::Unfinished
-                | Refused::Other => return Err(EngineError::Host { host, refusal }),
+                | Refused::Other => return Err(EngineError::Host { host: seat.host, refusal }),
             }
         }
         Err(EngineError::Restless(key.clone()))
@@ -125,17 +125,17 @@ impl Engine {
     pub(super) async fn ask_host(
         &self,
         record: &AgentRecord,
-        host: &HostId,
+        Seat { host, incarnation, .. }: &Seat,
         kind: StopKind,
         grace: Option<Duration>,
     ) -> Result<HostAnswer<Option<pb::LastExit>>, EngineError> {
-        let callee = self.callee(host, record.incarnation.as_ref()).await?;
+        let callee = self.callee(host, incarnation).await?;
         let message = pb::StopAgentRequest {
             guild_id: record.key.guild.to_string(),
             agent_id: record.key.agent.to_string(),
             timeout: grace.map(duration),
             epoch: record.epoch.0,
-            incarnation: record.incarnation.as_ref().map(ToString::to_string).unwrap_or_default(),
+            incarnation: incarnation.to_string(),
             moves: kind == StopKind::Moves,
         };
         let deadline = Instant::now() + grace.unwrap_or(UNTOLD_GRACE) + ANSWER;

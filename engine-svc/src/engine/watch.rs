@@ -213,3 +213,6 @@ impl Watch {
         revision.ok_or(EngineError::Telling)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use crate::{
     UnreadableAgent,
     error::{FormTrouble, RegistryError},
-    ids::{AgentKey, Epoch, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
+    ids::{AgentKey, Epoch, HostLife, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
         AdvanceOutcome, AgentEvent, Announced, ClaimOutcome, Claimed, Event, EventId, Events, HostsView, Look, Page,
@@ -12,7 +12,7 @@ use crate::{
     },
     record::{
         AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
-        OnDisconnect, Phase, SpecDigest, View,
+        OnDisconnect, Phase, Seat, SpecDigest, State, View,
     },
     resources::Resources,
     unreadable::{self, RowKind},
@@ -246,6 +246,16 @@ fn exit(status: &str, at: Option<u64>) -> Option<LastExit> {
     Some(LastExit { status, at: UnixMillis(at?) })
 }
 
+/// The place that an agent's fields tell of.
+fn seat(v: &[Option<Vec<u8>>]) -> Option<Seat> {
+    Some(Seat {
+        host: keys::parse_host(text(v, 1))?,
+        incarnation: parsed(v, 2)?,
+        accepted: parsed(v, 16).map(UnixMillis),
+        pid: parsed::<u32>(v, 11).filter(|pid| *pid != 0),
+    })
+}
+
 /// Reads one agent's fields; `None` when there is no such agent.
 pub(super) fn agent(
     key: AgentKey,
@@ -269,10 +279,9 @@ pub(super) fn agent(
         let what = format!("{field} {:?}", &word[..word.floor_char_boundary(WORD)]);
         RegistryError::Unreadable { place: place.clone(), what }
     };
+    let phase = Phase::parse(text(&v, 0)).ok_or_else(|| missing("phase"))?;
     let record = AgentRecord {
-        phase: Phase::parse(text(&v, 0)).ok_or_else(|| missing("phase"))?,
-        host: keys::parse_host(text(&v, 1)),
-        incarnation: parsed::<Incarnation>(&v, 2),
+        state: State::of(phase, seat(&v)).ok_or_else(|| missing("host"))?,
         epoch: epoch(text(&v, 3)).ok_or_else(|| missing("epoch"))?,
         name: text(&v, 4).to_owned(),
         request_id: parsed::<RequestId>(&v, 5).ok_or_else(|| missing("request_id"))?,
@@ -281,12 +290,10 @@ pub(super) fn agent(
         machine_id: parsed(&v, 8).ok_or_else(|| missing("machine_id"))?,
         restarts: parsed(&v, 9).ok_or_else(|| missing("restarts"))?,
         on_disconnect: OnDisconnect::parse(text(&v, 10)).ok_or_else(|| missing("on_disconnect"))?,
-        pid: parsed::<u32>(&v, 11).filter(|pid| *pid != 0),
         reason: text(&v, 12).to_owned(),
         last_lines: text(&v, LAST_LINES).lines().map(ToOwned::to_owned).collect(),
         last_exit: exit(text(&v, 13), parsed(&v, 14)),
         created: UnixMillis(parsed(&v, 15).ok_or_else(|| missing("created"))?),
-        accepted: parsed(&v, 16).map(UnixMillis),
         running: parsed(&v, 17).map(UnixMillis),
         // A record that was told again by a host does not say.
         first_start: FirstStart::parse(text(&v, 18)).unwrap_or(FirstStart::FollowsPolicy),

@@ -109,7 +109,7 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
         ReleaseOutcome::Released
     );
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase, record.reason.as_str(), record.pid), (Phase::Pending, "it moves", None));
+    assert_eq!((record.phase(), record.reason.as_str(), record.pid()), (Phase::Pending, "it moves", None));
     let late = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     assert_eq!(late, AdvanceOutcome::Stale(record.epoch));
     assert_eq!(used_slots(&store, "h-0").await, 0);

@@ -35,9 +35,9 @@ async fn a_claim_takes_the_first_candidate_with_room(store: Store) {
     assert_eq!(full, ClaimOutcome::NoRoom);
     assert_eq!(phase(&store, &c).await, None);
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase, record.name.as_str()), (Phase::Starting, "name of a"));
-    assert_eq!(record.incarnation, Some(life("i")));
-    assert_eq!(record.accepted, None);
+    assert_eq!((record.phase(), record.name.as_str()), (Phase::Starting, "name of a"));
+    assert_eq!(record.incarnation(), Some(&life("i")));
+    assert_eq!(record.accepted(), None);
 }
 
 async fn a_host_that_was_retired_gets_no_claims_until_it_announces_itself(store: Store) {
@@ -86,7 +86,7 @@ async fn a_failed_agent_can_be_claimed_anew_but_not_by_a_retry_of_the_request_th
     let first = claimed(&store, &a, "r1", &["h-0"]).await;
     store.advance(&advance(&a, first.epoch, Phase::Failed)).await.unwrap();
     let retry = store.claim(&claim(&a, "r1", "d", &["h-0"])).await.unwrap();
-    assert!(matches!(retry, ClaimOutcome::Exists(record) if record.phase == Phase::Failed));
+    assert!(matches!(retry, ClaimOutcome::Exists(record) if record.phase() == Phase::Failed));
     let second = claimed(&store, &a, "r2", &["h-0"]).await;
     assert!(second.epoch > first.epoch);
     assert_eq!(second.machine_id, first.machine_id);
@@ -125,7 +125,7 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(queue[0].reason.contains("no host has room"), "{}", queue[0].reason);
-    assert_eq!((queue[0].host.clone(), queue[0].machine_id, queue[1].machine_id), (None, 1, 2));
+    assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, 1, 2));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 
     let placed = store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();

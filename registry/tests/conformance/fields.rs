@@ -3,7 +3,8 @@
 use crate::requests::*;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Claim, Documents, Epoch, ExitStatus, FirstStart,
-    HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources, Restore, SpecDigest, UnixMillis, View,
+    HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources, Restore, Seat, SpecDigest, State,
+    UnixMillis, View,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,9 +38,7 @@ fn failed(key: AgentKey, documents: Documents) -> AgentRecord {
     AgentRecord {
         key,
         name: "an agent, \"quoted\"\nand more".to_owned(),
-        phase: Phase::Failed,
-        host: None,
-        incarnation: None,
+        state: State::of(Phase::Failed, None).unwrap(),
         epoch: Epoch(Epoch::MAX.0 - 1),
         request_id: "a request".parse().unwrap(),
         digest: SpecDigest("a digest".to_owned()),
@@ -47,12 +46,10 @@ fn failed(key: AgentKey, documents: Documents) -> AgentRecord {
         machine_id: 255,
         restarts: u32::MAX,
         on_disconnect: OnDisconnect::Keep,
-        pid: None,
         reason: "a reason: 100 %".to_owned(),
         last_lines: vec!["one".to_owned(), String::new(), "three".to_owned()],
         last_exit: Some(LastExit { status: ExitStatus::Code(i32::MIN), at: UnixMillis(u64::MAX - 1) }),
         created: UnixMillis(u64::MAX),
-        accepted: None,
         running: Some(UnixMillis(u64::MAX - 2)),
         first_start: FirstStart::MustSucceed,
         documents: Some(documents),
@@ -104,21 +101,23 @@ async fn every_field_that_a_host_announces_comes_back(store: Store) {
     assert_eq!((host.ttl, host.lasts), (told.ttl, told.lasts));
 }
 
+fn accepted_at(record: &AgentRecord, accepted: Option<UnixMillis>) -> State {
+    let seat = record.seat().map(|seat| Seat { accepted, ..seat.clone() });
+    State::of(record.phase(), seat).unwrap()
+}
+
 async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
     let lease = store.announce(&announce("h:0", "i|j", 5.0)).await.unwrap();
     let agent = key("g:1", "a%2");
     let expected = AgentRecord {
-        phase: Phase::Running,
-        host: Some(host("h:0")),
-        incarnation: Some(life("i|j")),
-        pid: Some(u32::MAX),
+        state: State::Running(Seat { pid: Some(u32::MAX), ..Seat::claimed(host("h:0"), life("i|j")) }),
         // Its host does not tell what became of its first start.
         first_start: FirstStart::FollowsPolicy,
         ..failed(agent.clone(), documents(256))
     };
     let told = Restore {
         advance: Advance {
-            pid: expected.pid,
+            pid: expected.pid(),
             restarts: expected.restarts,
             reason: expected.reason.clone(),
             last_lines: expected.last_lines.clone(),
@@ -140,9 +139,9 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     let there = store.get(&agent, View::Full).await.unwrap().unwrap();
     let exit = |status| there.last_exit.map(|exit| LastExit { status, ..exit });
-    let (accepted, running, last_exit) = (there.accepted, there.running, exit(ExitStatus::Signal(9)));
+    let (accepted, running, last_exit) = (there.accepted(), there.running, exit(ExitStatus::Signal(9)));
     assert!(accepted.is_some() && running.is_some() && last_exit.is_some());
-    assert_eq!(there, AgentRecord { accepted, running, last_exit, ..expected });
+    assert_eq!(there, AgentRecord { state: accepted_at(&expected, accepted), running, last_exit, ..expected });
 
     // Large sequences are told apart by one.
     let write = |phase, sequence| Advance { sequence, ..Advance { phase, exit: None, ..told.advance.clone() } };
@@ -153,7 +152,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
     ] {
         assert_eq!(store.advance(&write(phase, sequence)).await.unwrap(), AdvanceOutcome::Done);
         let there = store.get(&agent, View::Full).await.unwrap().unwrap();
-        assert_eq!((there.phase, there.pid, there.restarts), (then, told.advance.pid, u32::MAX));
+        assert_eq!((there.phase(), there.pid(), there.restarts), (then, told.advance.pid, u32::MAX));
         assert_eq!((there.reason, there.last_lines), (told.advance.reason.clone(), told.advance.last_lines.clone()));
         assert_eq!(there.last_exit, last_exit, "no exit keeps what is recorded");
     }

@@ -160,7 +160,7 @@ async fn agents_of_a_retired_host_are_taken_unless_they_outlive_its_lease(store:
     assert_eq!(take(&store, &fails, fail).await, ReleaseOutcome::Guarded(Phase::Failed), "it has no process");
     assert_eq!(take(&store, &stops, stop).await, ReleaseOutcome::Released);
     let record = store.get(&stops, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase, record.host, record.reason.as_str()), (Phase::Pending, None, "its host is gone"));
+    assert_eq!((record.phase(), record.host(), record.reason.as_str()), (Phase::Pending, None, "its host is gone"));
 
     // A stop that its host cannot confirm any more ends the same way.
     arrive(&store, &announce("h-0", "i", 5.0)).await;
@@ -249,7 +249,10 @@ async fn a_process_that_follows_one_that_ended_gets_its_agents_back(store: Store
     let announced = store.announce(&succeed("h-0", "old", "new", 5.0)).await.unwrap();
     assert_eq!((announced.returned, announced.stops), (1, Stops(1)));
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase, record.incarnation, record.accepted), (Phase::Starting, Some(life("new")), None));
+    assert_eq!(
+        (record.phase(), record.incarnation(), record.accepted()),
+        (Phase::Starting, Some(&life("new")), None)
+    );
     assert!(record.epoch > epoch, "the former process is fenced");
     assert_eq!(phase(&store, &b).await, None, "stop wins");
     assert_eq!(store.hosts().await.unwrap().former, []);

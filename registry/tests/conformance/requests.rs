@@ -259,5 +259,5 @@ pub(crate) async fn used_slots(store: &Store, id: &str) -> u64 {
 }
 
 pub(crate) async fn phase(store: &Store, key: &AgentKey) -> Option<Phase> {
-    store.get(key, View::Basic).await.unwrap().map(|r| r.phase)
+    store.get(key, View::Basic).await.unwrap().map(|r| r.phase())
 }

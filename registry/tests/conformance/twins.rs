@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Cordon, Epoch, EventId, ExitStatus,
     HostLife, HostRecord, HostState, Index, LastExit, OnDisconnect, Phase, Queue, Registry, Remember, Renew,
-    Resources, Restore, Stops, UnixMillis, View,
+    Resources, Restore, Seat, State, Stops, UnixMillis, View,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -261,10 +261,15 @@ impl Subject<'_> {
     }
 }
 
+fn timeless_state(record: &AgentRecord) -> State {
+    let timeless = |seat: &Seat| Seat { accepted: seat.accepted.map(|_| UnixMillis(0)), ..seat.clone() };
+    State::of(record.phase(), record.state.last_seat().map(timeless)).unwrap()
+}
+
 fn timeless(record: AgentRecord) -> AgentRecord {
     AgentRecord {
         created: UnixMillis(0),
-        accepted: record.accepted.map(|_| UnixMillis(0)),
+        state: timeless_state(&record),
         running: record.running.map(|_| UnixMillis(0)),
         last_exit: record.last_exit.map(|e| LastExit { at: UnixMillis(0), ..e }),
         ..record
@@ -277,9 +282,7 @@ fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
     AgentRecord {
         key,
         name: told.name,
-        phase: if waits { Phase::Pending } else { Phase::Failed },
-        host: None,
-        incarnation: None,
+        state: State::of(if waits { Phase::Pending } else { Phase::Failed }, None).unwrap(),
         epoch,
         request_id: told.request_id,
         digest: told.digest,
@@ -287,12 +290,10 @@ fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
         machine_id: 2,
         restarts: 1,
         on_disconnect: told.on_disconnect,
-        pid: None,
         reason: "it was so".to_owned(),
         last_lines: vec!["last".to_owned()],
         last_exit: Some(LastExit { status: ExitStatus::Code(1), at: UnixMillis(5) }),
         created: UnixMillis(77),
-        accepted: None,
         running: None,
         first_start: told.first_start,
         documents: Some(told.documents),
@@ -333,7 +334,7 @@ proptest! {
                     let on = subject.store.list(&Index::Host(host.host.clone()), None, 100, View::Basic).await.unwrap();
                     let mut reserved = Resources::default();
                     // What a former process still holds is not taken from the process of now.
-                    let own = on.agents.iter().filter(|r| r.incarnation.as_ref() == Some(&host.incarnation));
+                    let own = on.agents.iter().filter(|r| r.incarnation() == Some(&host.incarnation));
                     own.for_each(|r| reserved.add(&r.demand));
                     prop_assert_eq!(&host.used, &reserved);
                 }

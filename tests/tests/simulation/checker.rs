@@ -87,7 +87,7 @@ fn accepted_agents(world: &World, records: &[AgentRecord]) -> Option<(&'static s
             }
             (true, true, None) => Some(("P2 never none", format!("{} was accepted and is forgotten", client.key))),
             (false, true, Some(record)) => {
-                Some(("P3 stop means stopped", format!("{} was stopped and is {}", client.key, record.phase)))
+                Some(("P3 stop means stopped", format!("{} was stopped and is {}", client.key, record.phase())))
             }
             (true, true, Some(_)) | (false, true, None) => None,
         }
@@ -97,9 +97,9 @@ fn accepted_agents(world: &World, records: &[AgentRecord]) -> Option<(&'static s
 fn record_tells_the_truth(world: &World, record: &AgentRecord) -> Option<(&'static str, String)> {
     let key = &record.key;
     let alive: Vec<_> = world.processes().filter(|(_, p)| p.key == *key).map(|(pid, p)| (pid, p.epoch)).collect();
-    let stuck = |what: &str| Some(("P4 nothing sticks", format!("{key} is {}: {what}; {alive:?}", record.phase)));
-    match record.phase {
-        Phase::Running => match (record.pid, alive.as_slice()) {
+    let stuck = |what: &str| Some(("P4 nothing sticks", format!("{key} is {}: {what}; {alive:?}", record.phase())));
+    match record.phase() {
+        Phase::Running => match (record.pid(), alive.as_slice()) {
             (Some(pid), [(lives, epoch)]) if pid == *lives && record.epoch == *epoch => None,
             _ => stuck("its record tells another process"),
         },
@@ -126,7 +126,7 @@ fn no_process_without_record(world: &World, records: &[AgentRecord]) -> Option<(
 
 fn rooms_add_up(world: &World, records: &[AgentRecord]) -> Option<(&'static str, String)> {
     world.hosts().hosts.iter().find_map(|host| {
-        let here = records.iter().filter(|r| r.phase.holds_room() && r.host.as_ref() == Some(&host.host));
+        let here = records.iter().filter(|r| r.seat().is_some_and(|seat| seat.host == host.host));
         let mut used = rustic_registry::Resources::default();
         here.for_each(|r| used.add(&r.demand));
         (used != host.used).then(|| ("P2 never none", format!("{} uses {:?}, not {used:?}", host.host, host.used)))

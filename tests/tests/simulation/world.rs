@@ -386,7 +386,7 @@ impl World {
             return;
         }
         let before = std::mem::take(&mut self.unhosted);
-        let here = self.records().into_iter().filter(|r| matches!(r.phase, Phase::Pending | Phase::Failed));
+        let here = self.records().into_iter().filter(|r| matches!(r.phase(), Phase::Pending | Phase::Failed));
         let since = |r: &AgentRecord| match before.get(&r.key) {
             Some((epoch, since)) if *epoch == r.epoch => *since,
             _ => self.now,

@@ -204,7 +204,7 @@ async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
     pass(&engine, &mut unhosted).await.expect("the registry answers");
     let told = engine.get(&record.key, View::Full).await.expect("it is known again");
     let crate::engine::Listed::Agent(told) = told else { panic!("{told:?}") };
-    assert_eq!((told.phase, told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
+    assert_eq!((told.phase(), told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
     // The first host was seen by this engine, and may still run something: nothing is decided before it is retired.
     let view = registry.hosts().await.expect("in memory");
     let awaited: Vec<_> = view.former.iter().map(|f| (f.incarnation.as_str(), f.state)).collect();

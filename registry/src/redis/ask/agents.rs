@@ -179,7 +179,7 @@ impl<'a> From<&'a ops::Remember> for Remember<'a> {
         Self {
             member: keys::member(&record.key),
             epoch: Text(record.epoch),
-            phase: record.phase.as_str(),
+            phase: record.phase().as_str(),
             restarts: Text(record.restarts),
             reason: &record.reason,
             last_lines: record.last_lines.join("\n"),

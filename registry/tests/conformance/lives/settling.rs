@@ -242,13 +242,13 @@ async fn agents_are_not_given_back_while_hosts_tell(Run { store, restart, _redis
     let next = succeed("h-0", "old", "new", 5.0);
     assert_eq!(store.announce(&next).await.unwrap().returned, 0);
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.incarnation, record.epoch), (Some(life("old")), epoch));
+    assert_eq!((record.incarnation(), record.epoch), (Some(&life("old")), epoch));
     assert_eq!(former(&store, "h-0", "old").await, Some(FormerState::Over));
     // When the store has settled it is others' to take, or given back to who asks once more.
     assert!(settles(&store, true).await);
     assert_eq!(store.announce(&next).await.unwrap().returned, 1);
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.incarnation, record.epoch > epoch), (Some(life("new")), true));
+    assert_eq!((record.incarnation(), record.epoch > epoch), (Some(&life("new")), true));
     assert_eq!(former(&store, "h-0", "old").await, None);
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Epoch, HostLife, IfFull,
-    OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Restore, Stops,
-    StoreLife, View,
+    OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Restore, State,
+    Stops, StoreLife, View,
 };
 
 both! {
@@ -38,7 +38,7 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done, "once more changes nothing");
     assert_eq!(used_slots(&store, "h-0").await, 1000);
     let record = store.get(&a, View::Full).await.unwrap().unwrap();
-    assert_eq!((record.phase, record.epoch, record.pid), (Phase::Running, Epoch(40), Some(42)));
+    assert_eq!((record.phase(), record.epoch, record.pid()), (Phase::Running, Epoch(40), Some(42)));
     assert_eq!((record.machine_id, record.created.0, record.documents), (3, 77, Some(told.documents.clone())));
     let known = Advance { knew: Some(life.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
     assert_eq!(store.advance(&known).await.unwrap(), AdvanceOutcome::Done);
@@ -106,7 +106,7 @@ async fn a_late_write_changes_nothing(Run { store, _redis, .. }: Run) {
     let early = advance(&a, claimed.epoch, Phase::Restarting);
     store.advance(&advance(&a, claimed.epoch, Phase::Running)).await.unwrap();
     assert_eq!(store.advance(&early).await.unwrap(), AdvanceOutcome::Done);
-    assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().phase, Phase::Running);
+    assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().phase(), Phase::Running);
 }
 
 /// An agent that waits, as a store had it, and one that failed.
@@ -144,7 +144,7 @@ async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { st
         let again = store.remember(&remember(record, &first)).await.unwrap();
         assert_eq!(again, Remembered::Void, "it stands there");
         let there = store.get(&record.key, View::Full).await.unwrap().unwrap();
-        assert_eq!(there, AgentRecord { host: None, incarnation: None, pid: None, accepted: None, ..record.clone() });
+        assert_eq!(there, AgentRecord { state: State::of(record.phase(), None).unwrap(), ..record.clone() });
     }
     let pending = store.oldest(Queue::Pending, 0, 9, View::Basic).await.unwrap();
     assert_eq!(pending.iter().map(|r| &r.key).collect::<Vec<_>>(), [&waits.key], "it waits in line again");
@@ -173,7 +173,7 @@ async fn whoever_has_the_later_claim_is_right(Run { store, wipe, _redis, .. }: R
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&waits, &first)).await.unwrap(), Remembered::Done);
     let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
-    assert_eq!((there.phase, there.host, there.epoch), (Phase::Pending, None, waits.epoch));
+    assert_eq!((there.phase(), there.host(), there.epoch), (Phase::Pending, None, waits.epoch));
     assert_eq!(used(&store).await, 0, "its room is free again");
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Stale(waits.epoch), "the host ends it");
 
@@ -181,7 +181,7 @@ async fn whoever_has_the_later_claim_is_right(Run { store, wipe, _redis, .. }: R
     let told = Restore { had: Some(first.clone()), ..restore(&failed.key, later, "h-0", "i", &now) };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&failed, &first)).await.unwrap(), Remembered::Void);
-    assert_eq!(store.get(&failed.key, View::Basic).await.unwrap().unwrap().phase, Phase::Running);
+    assert_eq!(store.get(&failed.key, View::Basic).await.unwrap().unwrap().phase(), Phase::Running);
     assert_eq!(used(&store).await, 1000);
 }
 
@@ -215,7 +215,7 @@ async fn a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent(Run { 
             assert_eq!(record, None);
         } else {
             let record = record.unwrap();
-            assert_eq!((record.phase, record.host), (Phase::Pending, None));
+            assert_eq!((record.phase(), record.host()), (Phase::Pending, None));
             assert!(record.epoch > later, "epochs never go back");
         }
         assert_eq!(used(&store).await, 0, "its room is free again");
@@ -238,7 +238,7 @@ async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_hav
     let later = AgentRecord { epoch: Epoch(older.0 + 1), ..waits.clone() };
     assert_eq!(store.remember(&remember(&later, &elsewhere())).await.unwrap(), Remembered::Done);
     let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
-    assert_eq!((there.phase, there.epoch, used(&store).await), (Phase::Pending, later.epoch, 0));
+    assert_eq!((there.phase(), there.epoch, used(&store).await), (Phase::Pending, later.epoch, 0));
     let accepts = store.advance(&advance(&waits.key, older, Phase::Starting)).await.unwrap();
     assert_eq!(accepts, AdvanceOutcome::Stale(later.epoch), "its host is too late");
 

@@ -35,7 +35,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let rounds = |name: &'static str, wake| {
-        let pulse = Pulse::of(format!("the keeper of {name}"), pulse::PASS);
+        let pulse = Pulse::of(format!("the loop that sees to {name}"), pulse::PASS);
         Rounds::begin(name, &changes, wake, chance, pulse)
     };
     let keeping = async {
@@ -47,9 +47,9 @@ pub async fn run(
     // On its own: an agent that takes long to stop must hold up nobody who waits for a place.
     let draining = async {
         let mut rounds = rounds("draining", Wake::default());
-        let pulse = Pulse::of("the moves off hosts that drain", pulse::TURN);
         loop {
-            rounds.over(pulse.waits(engine.empty_draining()).await).await;
+            let emptied = rounds.waits(engine.empty_draining()).await;
+            rounds.over(emptied).await;
         }
     };
     let remembering = async {
@@ -61,16 +61,46 @@ pub async fn run(
     let compacting = async {
         let Some(every) = compact_every else { return pending().await };
         let mut rounds = rounds("compaction", Wake::default());
-        let pulse = Pulse::of("the moves that compact", pulse::TURN);
         // By chance, so that replicas do not move the same agent.
         let again = || Again::NotBefore(every.mul_f64(1.0 + SPREAD * chance()));
         rounds.over(Ok(again())).await;
         loop {
             // Like an agent on a host that drains, one that moves has its own time to stop.
-            let compacted = pulse.waits(engine.compact()).await;
+            let compacted = rounds.waits(engine.compact()).await;
             rounds.over(compacted.map(|()| again())).await;
         }
     };
     let all = async { tokio::join!(keeping, draining, remembering, compacting) };
     let _never: Option<((), (), (), ())> = stop.run_until_cancelled(all).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::Leases, fakes::NoHosts, fleet::Fleet};
+    use rustic_core::placement::Policy;
+    use rustic_registry::{MemoryRegistry, UnixMillis};
+    use rustic_telemetry::tasks::Tasks;
+    use tokio::time::sleep;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_for_which_there_is_nothing_to_do_is_not_taken_for_one_that_hangs() {
+        let (tasks, changes, wake) = (Tasks::new(), Arc::new(Changes::default()), Wake::default());
+        let registry = Arc::new(MemoryRegistry::new(|| UnixMillis(1_000)));
+        let fleet = Arc::new(Fleet::new(registry.clone(), Policy::Packed, changes.clone()));
+        let leases = Leases { longest: Duration::ZERO, drift: 0.0, new_registry: true };
+        let hosts = Arc::new(NoHosts);
+        let engine = Engine::new(registry.clone(), fleet.clone(), hosts, leases, changes.clone(), wake.clone());
+        let (stop, every, chance) = (tasks.ending(), Duration::from_millis(600), || 0.5);
+        let view = fleet.clone().keep_fresh(every, 1.0, wake.clone(), chance, stop.clone());
+        tasks.spawn_until("the view of the hosts", stop.clone(), view);
+        let reader = crate::reader::run(registry, fleet, changes.clone(), chance, stop.clone());
+        tasks.spawn_until("the reader of changes", stop.clone(), reader);
+        let keeper = run(Arc::new(engine), changes, wake, chance, Some(Duration::from_secs(7_200)), stop.clone());
+        tasks.spawn_until("the keeper", stop, keeper);
+        for minute in 0..60 {
+            sleep(Duration::from_secs(60)).await;
+            assert!(tasks.late().is_empty(), "after {minute} minutes: {:?}", tasks.late());
+        }
+    }
 }

@@ -45,6 +45,9 @@ pub mod settings;
 pub mod too_large;
 pub mod unhosted;
 
+#[cfg(test)]
+mod fakes;
+
 pub use settings::{Command, DevSettings, Program, Settings};
 
 use crate::{changes::Changes, channels::Channels, engine::Engine, fleet::Fleet, rounds::Wake, scaler::Scaler};

@@ -133,6 +133,11 @@ impl Rounds {
         Self { name, wake, moves, chance, pulse, failures: 0, cause: Cause::Started, began }
     }
 
+    /// Waits within a pass for what may take any time: the loop comes round all the same.
+    pub async fn waits<T>(&self, what: impl Future<Output = T>) -> T {
+        self.pulse.waits(what).await
+    }
+
     /// A pass is over; waits until there is a cause for the next one.
     pub async fn over(&mut self, outcome: Result<Again, EngineError>) {
         metrics::pass(self.name, self.cause, outcome.is_ok(), self.began.elapsed());

@@ -1,17 +1,9 @@
 //! An engine's copies, over a registry whose reads can fail and that can lose everything.
 
 use super::*;
-use crate::{
-    answer::HostAnswer,
-    changes::Changes,
-    channels::{Callee, HostCalls},
-    engine::Leases,
-    fleet::Fleet,
-    rounds::Wake,
-};
+use crate::{changes::Changes, engine::Leases, fakes::NoHosts, fleet::Fleet, rounds::Wake};
 use async_trait::async_trait;
 use rustic_core::placement::Policy;
-use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,
     EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, Look,
@@ -20,7 +12,7 @@ use rustic_registry::{
     store::EVENTS_KEPT,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -76,32 +68,6 @@ forward! {
     hosts() -> HostsView;
     look() -> Look;
     events(after: EventId, limit: usize, wait: Duration) -> Events;
-}
-
-/// There are none that could be called.
-struct NoHosts;
-
-#[async_trait]
-impl HostCalls for NoHosts {
-    async fn create_agent(
-        &self,
-        host: &Callee,
-        _message: pb::CreateAgentRequest,
-        _deadline: Instant,
-    ) -> HostAnswer<pb::CreateAgentResponse> {
-        panic!("{} is called", host.host)
-    }
-
-    async fn stop_agent(
-        &self,
-        host: &Callee,
-        _message: pb::StopAgentRequest,
-        _deadline: Instant,
-    ) -> HostAnswer<pb::StopAgentResponse> {
-        panic!("{} is called", host.host)
-    }
-
-    fn retain(&self, _hosts: &BTreeSet<HostId>) {}
 }
 
 /// An engine that has seen a store with one host, full, and what it remembers.

@@ -1,51 +1,13 @@
 //! Watches over a registry in memory.
 
 use super::*;
-use crate::{
-    answer::HostAnswer,
-    changes::Changes,
-    channels::{Callee, HostCalls},
-    engine::Leases,
-    fleet::Fleet,
-    rounds::Wake,
-};
-use async_trait::async_trait;
+use crate::{changes::Changes, engine::Leases, fakes::NoHosts, fleet::Fleet, rounds::Wake};
 use rustic_core::placement::Policy;
-use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Claim, Documents, EventId, Events, FirstStart, HostId, IfFull, MemoryRegistry, OnDisconnect, Registry as _,
-    Resources, SpecDigest, Stops, StoreLife, UnixMillis, store::EVENTS_KEPT,
+    Claim, Documents, EventId, Events, FirstStart, IfFull, MemoryRegistry, OnDisconnect, Registry as _, Resources,
+    SpecDigest, Stops, StoreLife, UnixMillis, store::EVENTS_KEPT,
 };
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
-};
-use tokio::time::Instant;
-
-struct NoHosts;
-
-#[async_trait]
-impl HostCalls for NoHosts {
-    async fn create_agent(
-        &self,
-        _host: &Callee,
-        _message: pb::CreateAgentRequest,
-        _deadline: Instant,
-    ) -> HostAnswer<pb::CreateAgentResponse> {
-        panic!("nobody is called")
-    }
-
-    async fn stop_agent(
-        &self,
-        _host: &Callee,
-        _message: pb::StopAgentRequest,
-        _deadline: Instant,
-    ) -> HostAnswer<pb::StopAgentResponse> {
-        panic!("nobody is called")
-    }
-
-    fn retain(&self, _hosts: &BTreeSet<HostId>) {}
-}
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Rig {
     engine: Arc<Engine>,

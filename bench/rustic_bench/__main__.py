@@ -72,6 +72,7 @@ def _measure(scale: int) -> Rows:
         _peer("k8s", one_by_one=n(50), burst=n(100)),
         _peer("floor", one_by_one=n(50), burst=n(100)),
         _load("one-by-one", "--count", n(50)[0]),
+        _load("commands", "--count", n(200)[0]),
         _load("burst", "--count", n(100)[0]),
         _peer("multiprocess", one_by_one=n(50), burst=n(100)),
         _peer("ray", one_by_one=n(50), burst=n(100), memory=n(10), calls=n(100)),

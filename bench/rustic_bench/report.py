@@ -7,6 +7,7 @@ _COMPARED = {"one_by_one": "p50_ms", "burst": "per_second", "memory": "pss_mb_pe
 _TITLES = {
     "one_by_one": "Create to ready, one by one",
     "steps": "Steps of our create, one by one",
+    "commands": "Agents that are a plain program, one by one",
     "burst": "All at once",
     "memory": "Idle agents",
     "calls": "Calls",

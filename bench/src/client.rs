@@ -73,6 +73,14 @@ impl Client {
         Ok(self.engine.clone().create_agent(request).await?.into_inner())
     }
 
+    /// Stops one agent.
+    pub(crate) async fn stop_agent(&self, guild: &str, agent: &str) -> Result<()> {
+        let (guild_id, agent_id) = (guild.to_owned(), agent.to_owned());
+        let request = pb::StopAgentRequest { guild_id, agent_id, ..Default::default() };
+        self.engine.clone().stop_agent(request).await?;
+        Ok(())
+    }
+
     /// Stops every agent of a guild.
     pub(crate) async fn stop(&self, guild: &Guild) -> Result<()> {
         let request = pb::StopGuildRequest { guild_id: guild.id.clone(), ..Default::default() };

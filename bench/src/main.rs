@@ -28,6 +28,12 @@ enum Measure {
         #[arg(long)]
         count: usize,
     },
+    /// Creates agents that are a plain program, one after the other, and stops each
+    Commands {
+        /// How many
+        #[arg(long)]
+        count: usize,
+    },
     /// Fills one host, looks at it while it is full, and empties it
     Density {
         /// Guilds of twenty agents
@@ -54,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
     let rows = match Measure::parse() {
         Measure::OneByOne { count } => starts::one_by_one(&client, count).await?,
         Measure::Burst { count } => starts::burst(&client, count).await?,
+        Measure::Commands { count } => starts::commands(&client, count).await?,
         Measure::Density { guilds } => density::run(&client, guilds).await?,
         Measure::Recovery { count, blow } => recovery::run(&client, count, blow).await?,
     };

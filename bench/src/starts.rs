@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::Result;
 use futures_util::future::try_join_all;
-use rustic_proto::agent_host::v1::StartTimings;
+use rustic_proto::agent_host::v1::{AgentLaunch, CommandRuntime, Runtime, StartTimings, runtime::Kind};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -52,6 +52,28 @@ pub(crate) async fn one_by_one(client: &Client, count: usize) -> Result<Value> {
     }
     stop(client, &guilds).await?;
     Ok(json!({"one_by_one": [times("ours, Rust client", &took)], "steps": steps(&timings)}))
+}
+
+/// Creates `count` agents that are a plain program, and stops each: what is left is ours.
+pub(crate) async fn commands(client: &Client, count: usize) -> Result<Value> {
+    let (_guilds, launches) = client.launches(count);
+    let (mut created, mut stopped) = (vec![], vec![]);
+    for launch in launches {
+        let began = Instant::now();
+        let agent = client.create(program(launch)).await?.agent.unwrap_or_default();
+        created.push(began.elapsed());
+        let began = Instant::now();
+        client.stop_agent(&agent.guild_id, &agent.agent_id).await?;
+        stopped.push(began.elapsed());
+    }
+    let rows = [times("create to RUNNING", &created), times("stop, reaped", &stopped)];
+    Ok(json!({"commands": rows}))
+}
+
+/// The launch of a program that waits to be ended.
+fn program(launch: AgentLaunch) -> AgentLaunch {
+    let command = CommandRuntime { argv: ["sleep", "1000"].map(str::to_owned).to_vec() };
+    AgentLaunch { runtime: Some(Runtime { kind: Some(Kind::Command(command)) }), ..launch }
 }
 
 /// Creates `count` agents at once.

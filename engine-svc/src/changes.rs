@@ -29,8 +29,6 @@ pub struct Changes {
 #[derive(Default)]
 struct Kept {
     store: Option<StoreLife>,
-    /// All that the registry keeps has been read once, since the store's life began for this engine.
-    caught_up: bool,
     /// Number of the first one that is kept. Numbers are never given twice, whatever the store's life.
     first: u64,
     /// Place of the one before it.
@@ -103,12 +101,11 @@ impl Changes {
         self.nudge();
     }
 
-    /// Takes in what was read. `at_the_end`: nothing follows it yet.
-    pub fn push(&self, events: Events, at_the_end: bool) {
+    /// Takes in what was read.
+    pub fn push(&self, events: Events) {
         let mut kept = self.kept();
-        let news = !events.entries.is_empty() || kept.caught_up != at_the_end;
+        let news = !events.entries.is_empty();
         kept.entries.extend(events.entries);
-        kept.caught_up |= at_the_end;
         while kept.entries.len() > EVENTS_KEPT {
             if let Some((id, _)) = kept.entries.pop_front() {
                 (kept.floor, kept.first) = (id, kept.first + 1);
@@ -192,11 +189,6 @@ impl Changes {
         let kept = self.kept();
         kept.entries.back().map_or(kept.floor, |(id, _)| *id)
     }
-
-    /// Whether all that the registry keeps has been read.
-    pub fn is_caught_up(&self) -> bool {
-        self.kept().caught_up
-    }
 }
 
 #[cfg(test)]
@@ -220,7 +212,7 @@ mod tests {
     fn changes(ids: impl IntoIterator<Item = u64>) -> Changes {
         let changes = Changes::default();
         changes.begin(store("s"));
-        changes.push(events(ids), true);
+        changes.push(events(ids));
         changes
     }
 
@@ -229,7 +221,7 @@ mod tests {
         let changes = changes([5, 6]);
         let (mut cursor, mut late) = (changes.beginning(), changes.end());
         assert_eq!(changes.read(&mut cursor, 1), Ok(vec![host(5)]));
-        changes.push(events([9]), true);
+        changes.push(events([9]));
         assert_eq!(changes.read(&mut cursor, 10), Ok(vec![host(6), host(9)]));
         assert_eq!(changes.read(&mut cursor, 10), Ok(vec![]));
         assert_eq!(changes.read(&mut late, 10), Ok(vec![host(9)]));
@@ -239,10 +231,10 @@ mod tests {
     fn who_is_too_slow_is_told_so_and_nothing_is_kept_for_it() {
         let changes = changes([]);
         let (mut slow, kept) = (changes.end(), EVENTS_KEPT as u64);
-        changes.push(events(1..=kept), true);
+        changes.push(events(1..=kept));
         let mut at_the_edge = slow;
         assert_eq!(changes.read(&mut at_the_edge, 1), Ok(vec![host(1)]));
-        changes.push(events([kept + 1]), true);
+        changes.push(events([kept + 1]));
         assert_eq!(changes.read(&mut slow, 1), Err(Expired));
         assert_eq!(changes.read(&mut at_the_edge, 1), Ok(vec![host(2)]));
         assert_eq!(changes.kept().entries.len(), EVENTS_KEPT);
@@ -260,7 +252,7 @@ mod tests {
         }
         assert_eq!(changes.resume(&revision), Err(Expired));
         // The same places in it are others.
-        changes.push(events([5, 6]), true);
+        changes.push(events([5, 6]));
         assert_eq!(changes.read(&mut last, 1), Err(Expired));
         assert_eq!(changes.resume(&revision), Err(Expired));
     }
@@ -276,7 +268,7 @@ mod tests {
         // One that has read less, and one that keeps less.
         let behind = changes([5]);
         assert_eq!(behind.resume(&told), Ok(Resumed::NotYet));
-        behind.push(events([6, 9]), true);
+        behind.push(events([6, 9]));
         let Ok(Resumed::At(mut there)) = behind.resume(&told) else { panic!("it has read it now") };
         assert_eq!(behind.read(&mut there, 10), Ok(vec![host(9)]));
         let later = changes(7..=7 + EVENTS_KEPT as u64);

@@ -58,8 +58,7 @@ async fn follow(registry: &dyn Registry, fleet: &Fleet, changes: &Changes, chanc
                 }
                 after = events.last;
                 fleet.saw_changes(&events);
-                let at_the_end = events.entries.len() < BATCH;
-                changes.push(events, at_the_end);
+                changes.push(events);
             }
             Err(error) => {
                 failures += 1;

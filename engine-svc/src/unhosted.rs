@@ -44,7 +44,10 @@ impl Unhosted {
         let mut to_read = vec![];
         for (key, (phase, epoch)) in latest {
             if !phase.is_some_and(is_unhosted) {
-                self.forget(&key);
+                // A store that was lost may tell of an older claim before it is known to be lost.
+                if self.epoch(&key).is_some_and(|known| known <= epoch) {
+                    self.forget(&key);
+                }
             } else if self.epoch(&key) != Some(epoch) {
                 to_read.push(key);
             }

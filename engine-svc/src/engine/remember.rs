@@ -46,7 +46,8 @@ impl Engine {
                 return Ok(Again::In(PAUSE));
             }
             (None, Some(store)) => {
-                *unhosted = self.look_through(store.clone()).await?;
+                let Some(all) = self.look_through(store.clone()).await? else { return Ok(Again::In(PAUSE)) };
+                *unhosted = all;
                 self.fleet.has_told(store);
             }
             (Some(had), Some(now)) if had == now => {}
@@ -60,10 +61,11 @@ impl Engine {
         self.read_on(unhosted).await
     }
 
-    /// Reads every record, for those that no host has.
-    async fn look_through(&self, store: StoreLife) -> Result<Unhosted, EngineError> {
+    /// Reads every record of this life of the store, for those that no host has. `None`: it is in another life by now, which may have
+    /// lost what is looked for.
+    async fn look_through(&self, store: StoreLife) -> Result<Option<Unhosted>, EngineError> {
         // Before the records: what happens meanwhile is followed afterwards.
-        let mut unhosted = Unhosted::of(store, self.changes.end());
+        let mut unhosted = Unhosted::of(store.clone(), self.changes.end());
         let mut after = None;
         loop {
             let page = self.registry.list(&Index::All, after.as_ref(), PAGE, View::Basic).await?;
@@ -74,9 +76,12 @@ impl Engine {
             self.copy(&mut unhosted, here.map(|r| r.key).collect()).await?;
             after = page.next;
             if after.is_none() {
-                return Ok(unhosted);
+                break;
             }
         }
+        // No life comes back: if it is the same now, it was all the time.
+        self.fleet.refresh().await?;
+        Ok(Some(unhosted).filter(|_| self.fleet.view().registry.store.as_ref() == Some(&store)))
     }
 
     /// Follows what has happened since the last pass. What could not be read is read at the next one.
@@ -84,8 +89,9 @@ impl Engine {
         while let Some((store, before)) = unhosted.of.clone() {
             let mut cursor = before;
             let Ok(events) = self.changes.read(&mut cursor, EVENTS) else {
-                // Until all was read anew, what is known is better than nothing.
-                *unhosted = self.look_through(store).await?;
+                // Until all was read anew, what is known is better than nothing; and what was known before a loss is told after it.
+                let Some(all) = self.look_through(store).await? else { return Ok(Again::In(PAUSE)) };
+                *unhosted = all;
                 continue;
             };
             if events.is_empty() {

@@ -5,10 +5,10 @@ use crate::{changes::Changes, engine::Leases, fakes::NoHosts, fleet::Fleet, roun
 use async_trait::async_trait;
 use rustic_core::placement::Policy;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Documents, Epoch,
-    EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull, Incarnation, Look,
-    MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard,
-    ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
+    Advance, AdvanceOutcome, AgentEvent, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon,
+    Documents, Epoch, EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull,
+    Incarnation, Look, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError,
+    ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
     store::EVENTS_KEPT,
 };
 use std::{
@@ -96,7 +96,7 @@ async fn pass(engine: &Engine, unhosted: &mut Unhosted) -> Result<(), EngineErro
     }
     let events = engine.registry.events(engine.changes.last(), EVENTS_KEPT, Duration::ZERO).await?;
     engine.fleet.saw_changes(&events);
-    engine.changes.push(events, true);
+    engine.changes.push(events);
     engine.remember(unhosted).await.map(|_| ())
 }
 
@@ -188,4 +188,33 @@ async fn what_was_stopped_in_a_lost_store_is_not_brought_back_by_a_copy() {
     announce(&registry, "second").await;
     pass(&engine, &mut unhosted).await.expect("the registry answers");
     assert_eq!(registry.inner.get(&record.key, View::Basic).await.expect("in memory"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_lost_while_its_changes_are_read_anew_is_told_what_was_known() {
+    let (engine, registry, mut unhosted) = engine().await;
+    let record = waits(&registry).await;
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    registry.inner.wipe();
+    announce(&registry, "second").await;
+    // The place in the changes is gone before the view of the hosts shows why.
+    engine.changes.begin(None);
+    engine.remember(&mut unhosted).await.expect("the registry answers");
+    assert_eq!(unhosted.copies().collect::<Vec<_>>(), [&record], "what stands in the new store is not all there is");
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    let told = registry.inner.get(&record.key, View::Full).await.expect("in memory").expect("it is told");
+    assert_eq!((told.phase(), told.epoch), (Phase::Pending, record.epoch));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_claim_of_which_a_lost_store_was_told_takes_the_place_of_no_copy() {
+    let (engine, registry, mut unhosted) = engine().await;
+    let record = waits(&registry).await;
+    pass(&engine, &mut unhosted).await.expect("the registry answers");
+    let older = Epoch(record.epoch.0 - 1);
+    let change = |epoch| AgentEvent { key: record.key.clone(), phase: Some(Phase::Running), epoch, host: None };
+    assert_eq!(unhosted.follow([Event::Agent(change(older))]), []);
+    assert_eq!(unhosted.copies().count(), 1);
+    assert_eq!(unhosted.follow([Event::Agent(change(record.epoch))]), []);
+    assert_eq!(unhosted.copies().count(), 0);
 }

@@ -75,7 +75,7 @@ impl Rig {
     fn push(&self, events: impl Iterator<Item = Event>) {
         let first = self.changes.last().0 + 1;
         let entries: Vec<_> = events.zip(first..).map(|(event, number)| (EventId(number, 0), event)).collect();
-        self.changes.push(Events { last: EventId::default(), entries }, true);
+        self.changes.push(Events { last: EventId::default(), entries });
     }
 
     async fn watch(&self, scope: Scope, after: Option<&Revision>) -> Result<Watch, EngineError> {

@@ -57,16 +57,19 @@ pub(crate) async fn one_by_one(client: &Client, count: usize) -> Result<Value> {
 /// Creates `count` agents that are a plain program, and stops each: what is left is ours.
 pub(crate) async fn commands(client: &Client, count: usize) -> Result<Value> {
     let (_guilds, launches) = client.launches(count);
-    let (mut created, mut stopped) = (vec![], vec![]);
+    let (mut created, mut stopped, mut timings) = (vec![], vec![], vec![]);
     for launch in launches {
         let began = Instant::now();
-        let agent = client.create(program(launch)).await?.agent.unwrap_or_default();
+        let answer = client.create(program(launch)).await?;
         created.push(began.elapsed());
+        let agent = answer.agent.unwrap_or_default();
+        timings.extend(answer.timings);
         let began = Instant::now();
         client.stop_agent(&agent.guild_id, &agent.agent_id).await?;
         stopped.push(began.elapsed());
     }
-    let rows = [times("create to RUNNING", &created), times("stop, reaped", &stopped)];
+    let mut rows = vec![times("create to RUNNING", &created), times("stop, reaped", &stopped)];
+    rows.extend(steps(&timings));
     Ok(json!({"commands": rows}))
 }
 

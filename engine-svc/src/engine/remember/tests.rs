@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use rustic_core::placement::Policy;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentEvent, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon,
-    Documents, Epoch, EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView, IfFull,
-    Incarnation, Look, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry, RegistryError,
-    ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops, UnixMillis, Unplace,
-    store::EVENTS_KEPT,
+    Documents, Epoch, Event, EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView,
+    IfFull, Incarnation, Look, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry,
+    RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops,
+    UnixMillis, Unplace, store::EVENTS_KEPT,
 };
 use std::{
     collections::BTreeMap,

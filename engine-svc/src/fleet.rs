@@ -153,8 +153,8 @@ impl Fleet {
         }
     }
 
-    /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, sooner where leases are short, and when a host has been silent for as long as its
-    /// lease lasts, times `slack`, of which `wake` is told. Reads all of the hosts when one of them changed.
+    /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, sooner where leases are short, and when a host has been
+    /// silent for as long as its lease lasts, times `slack`, of which `wake` is told. Reads all of the hosts when one of them changed.
     pub async fn keep_fresh(
         self: Arc<Self>,
         every: Duration,

@@ -170,3 +170,39 @@ fn add(view: &mut HostsView, host: &HostId, demand: &Resources) {
         record.used.add(demand);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: usize) -> AgentKey {
+        AgentKey { guild: "g".parse().expect("an id"), agent: n.to_string().parse().expect("an id") }
+    }
+
+    /// Of which agents, under which epochs, stops are brought.
+    fn brought(seen: &Seen) -> Vec<(AgentKey, Epoch)> {
+        seen.brings(StoreLife::NONE).stopped
+    }
+
+    #[test]
+    fn a_stop_that_is_told_twice_is_noted_once() {
+        let mut seen = Seen::default();
+        // As it is answered, and as the registry's changes tell of it.
+        for n in (0..STOPS).flat_map(|n| [n, n]) {
+            seen.saw_stop(&key(n), Epoch(7));
+        }
+        assert_eq!(brought(&seen), (0..STOPS).map(|n| (key(n), Epoch(7))).collect::<Vec<_>>());
+        seen.saw_stop(&key(STOPS), Epoch(7));
+        assert_eq!(brought(&seen)[0], (key(1), Epoch(7)), "the oldest gives way");
+        assert_eq!((seen.latest.len(), seen.stopped.len()), (STOPS, STOPS));
+    }
+
+    #[test]
+    fn the_stop_of_a_later_life_counts() {
+        let mut seen = Seen::default();
+        for (n, epoch) in [(0, 7), (1, 8), (0, 9), (0, 7)] {
+            seen.saw_stop(&key(n), Epoch(epoch));
+        }
+        assert_eq!(brought(&seen), [(key(1), Epoch(8)), (key(0), Epoch(9))]);
+    }
+}

@@ -180,12 +180,14 @@ impl Changes {
     }
 
     /// The store's life that is followed.
-    pub fn store(&self) -> Option<StoreLife> {
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> Option<StoreLife> {
         self.kept().store.clone()
     }
 
     /// Place of the last change that was read.
-    pub fn last(&self) -> EventId {
+    #[cfg(test)]
+    pub(crate) fn last(&self) -> EventId {
         let kept = self.kept();
         kept.entries.back().map_or(kept.floor, |(id, _)| *id)
     }

@@ -70,7 +70,8 @@ impl FakeHost {
             told: None,
         };
         let runtime = Arc::new(FakeRuntime::default());
-        let (keeper, lease) = LeaseKeeper::new(announce.clone(), TIMES, registry.clone(), Ambient::MACHINE);
+        let (keeper, lease) =
+            LeaseKeeper::new(announce.clone(), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
         let home = Home {
             host: announce.host,
             incarnation: announce.incarnation,

@@ -12,6 +12,11 @@
 //! waits longer (`rustic_registry::observe`). A store in another life is no reason to lose the lease: the host announces itself
 //! there, and tells what it runs.
 
+mod epochs;
+
+pub use epochs::KeepEpoch;
+
+use self::epochs::Epochs;
 use crate::{ambient::Ambient, watchdog::BootTime};
 use rustic_registry::{
     Announce, Announced, Epoch, HostLife, HostState, Registry, RegistryError, Renew, Renewal, Stops, StoreLife,
@@ -75,7 +80,7 @@ pub struct LeaseTimes {
 pub struct LeaseHandle {
     lease: watch::Receiver<LeaseView>,
     reachable: watch::Receiver<bool>,
-    highest_epoch: Arc<AtomicU64>,
+    epochs: Arc<Epochs>,
     drain: mpsc::Sender<()>,
     returned: watch::Receiver<u64>,
     deadline: watch::Receiver<Option<BootTime>>,
@@ -173,9 +178,9 @@ impl LeaseHandle {
         Some((now.up() + self.lasts).saturating_sub(deadline.up()))
     }
 
-    /// Remembers the highest epoch this host ever saw; renewals tell it to the registry.
+    /// Remembers the highest epoch this host ever heard of; renewals tell it to the registry.
     pub fn saw(&self, epoch: Epoch) {
-        self.highest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
+        self.epochs.saw(epoch);
     }
 
     /// This life of the store was told of everything this host runs.
@@ -199,7 +204,7 @@ pub struct LeaseKeeper {
     ambient: Ambient,
     lease: watch::Sender<LeaseView>,
     reachable: watch::Sender<bool>,
-    highest_epoch: Arc<AtomicU64>,
+    epochs: Arc<Epochs>,
     drain: mpsc::Receiver<()>,
     returned: watch::Sender<u64>,
     deadline: watch::Sender<Option<BootTime>>,
@@ -215,12 +220,13 @@ pub struct LeaseKeeper {
 }
 
 impl LeaseKeeper {
-    /// Prepares the keeper and its handle.
+    /// Prepares the keeper and its handle. `keep` keeps an epoch for the next life on this machine, which announces it.
     pub fn new(
         announce: Announce,
         times: LeaseTimes,
         registry: Arc<dyn Registry>,
         ambient: Ambient,
+        keep: KeepEpoch,
     ) -> (Self, LeaseHandle) {
         let (lease, shown) = watch::channel(LeaseView { state: Lease::Waiting, losses: 0 });
         let (reachable, answers) = watch::channel(false);
@@ -230,11 +236,11 @@ impl LeaseKeeper {
         let (store, life) = watch::channel(None);
         let stops = Arc::new(AtomicU64::new(0));
         let (tell, tells) = mpsc::channel(1);
-        let highest_epoch = Arc::new(AtomicU64::new(announce.highest_epoch.0));
+        let epochs = Arc::new(Epochs::new(announce.highest_epoch, keep));
         let handle = LeaseHandle {
             lease: shown,
             reachable: answers,
-            highest_epoch: highest_epoch.clone(),
+            epochs: epochs.clone(),
             drain,
             returned: news,
             deadline: told,
@@ -250,7 +256,7 @@ impl LeaseKeeper {
             ambient,
             lease,
             reachable,
-            highest_epoch,
+            epochs,
             drain: asked,
             returned,
             deadline,
@@ -342,7 +348,7 @@ impl LeaseKeeper {
     }
 
     async fn call(&mut self, known: bool) -> Result<Answer, RegistryError> {
-        let highest_epoch = Epoch(self.highest_epoch.load(Ordering::Relaxed));
+        let highest_epoch = self.epochs.highest();
         let store = self.store.borrow().clone();
         let Some(store) = store.filter(|_| known) else { return self.announce(highest_epoch).await };
         let renew = Renew {
@@ -355,8 +361,9 @@ impl LeaseKeeper {
             store,
         };
         Ok(match self.registry.renew(&renew).await? {
-            Renewal::Held { cordoned, stops } => {
+            Renewal::Held { cordoned, stops, highest_epoch } => {
                 self.cordoned = cordoned;
+                self.epochs.saw(highest_epoch);
                 self.stops.store(stops.0, Ordering::Relaxed);
                 Answer::Held
             }
@@ -376,9 +383,10 @@ impl LeaseKeeper {
             told: self.told.clone(),
             ..self.announce.clone()
         };
-        let Announced { store, life, returned, stops } = self.registry.announce(&announce).await?;
+        let Announced { store, life, returned, stops, highest_epoch } = self.registry.announce(&announce).await?;
         info!(host = %self.announce.host, address = self.announce.address, %life, returned, "announced");
         self.life = life;
+        self.epochs.saw(highest_epoch);
         self.stops.store(stops.0, Ordering::Relaxed);
         if returned > 0 {
             self.returned.send_modify(|times| *times += 1);

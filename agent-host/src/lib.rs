@@ -74,9 +74,7 @@ use rustic_proto::{
     reflection,
     status::too_many_calls,
 };
-use rustic_registry::{
-    Announce, Epoch, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError,
-};
+use rustic_registry::{Announce, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
 use std::{
     collections::BTreeMap,
@@ -126,7 +124,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let processes = Processes::start(&settings, &host, life, limits, &tasks)?;
     let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
     former::clear_up(succession.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
-    let (keeper, lease) = lease(&settings, bound, &incarnation, succession.former.clone(), &registry)?;
+    let (keeper, lease) = lease(&settings, bound, &incarnation, &succession, &registry)?;
     let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &tasks)?;
     tasks.spawn_until("the lease keeper", tasks.ending(), keep(keeper, lease.clone(), tasks.ending()));
     tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
@@ -219,7 +217,7 @@ fn lease(
     settings: &Settings,
     bound: SocketAddr,
     incarnation: &Incarnation,
-    succeeds: Option<Incarnation>,
+    succession: &Succession,
     registry: &Arc<dyn Registry>,
 ) -> anyhow::Result<(LeaseKeeper, LeaseHandle)> {
     let host = settings.host()?;
@@ -236,13 +234,14 @@ fn lease(
         cordoned: false,
         ttl: times.ttl,
         lasts: times.ttl + settings.lease_grace,
-        highest_epoch: Epoch(0),
+        highest_epoch: succession.highest_epoch,
         highest_life: HostLife::default(),
-        succeeds,
+        succeeds: succession.former.clone(),
         knew: None,
         told: None,
     };
-    Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE))
+    let keep = succession.keeps_epochs().context("cannot copy the descriptor of the lock file")?;
+    Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE, keep))
 }
 
 /// What agents are made with. None is made before this host's name is its own, and its lease held.

@@ -1,12 +1,13 @@
 //! Who had this host's name before, and that it has certainly ended.
 //!
 //! A lock file belongs to a host's name on this machine, or in this pod's file system. It holds the incarnation of whoever
-//! locked it last, and is locked as long as that process *or its watchdog* lives; the watchdog ends after the last agent.
+//! locked it last, and an epoch that no agent has had yet (`lease::epochs`), and is locked as long as that process *or its watchdog* lives; the watchdog ends after the last agent.
 //! So whoever gets the lock knows that the life named in the file is over, with every process it had: its agents can be
 //! started again at once. A host that finds no file, such as a pod on another node, knows nothing of that kind.
 
+use crate::lease::KeepEpoch;
 use anyhow::{Context as _, bail};
-use rustic_registry::Incarnation;
+use rustic_registry::{Epoch, Incarnation};
 use rustix::{
     fs::{FlockOperation, OFlags, flock},
     io::Errno,
@@ -16,12 +17,13 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::Path,
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 /// Longest wait for a former life to end: its watchdog kills its agents at once, but they must be reaped.
 const WAIT: Duration = Duration::from_secs(15);
@@ -35,6 +37,10 @@ pub struct Succession {
     lock: File,
     /// The life that has certainly ended, if there was one.
     pub former: Option<Incarnation>,
+    /// An epoch as high as any that its agents had, or higher; zero if there was none.
+    pub highest_epoch: Epoch,
+    /// Where in the file the epoch stands.
+    epoch_at: u64,
 }
 
 impl Succession {
@@ -56,11 +62,32 @@ impl Succession {
         }
         let mut text = String::new();
         (&lock).take(LONGEST).read_to_string(&mut text).with_context(context)?;
+        let mut lines = text.lines();
+        let former = lines.next().and_then(|line| line.trim().parse().ok());
+        let highest_epoch = Epoch(lines.next().and_then(|line| line.trim().parse().ok()).unwrap_or(0));
+        let name = format!("{}\n", incarnation.as_str());
+        let mut new = name.clone().into_bytes();
+        new.extend(as_text(highest_epoch));
         lock.set_len(0).with_context(context)?;
         lock.rewind().with_context(context)?;
-        lock.write_all(incarnation.as_str().as_bytes()).with_context(context)?;
-        Ok(Self { lock, former: text.trim().parse().ok() })
+        lock.write_all(&new).with_context(context)?;
+        Ok(Self { lock, former, highest_epoch, epoch_at: name.len() as u64 })
     }
+
+    /// Writes an epoch into the file for the next life.
+    pub fn keeps_epochs(&self) -> io::Result<KeepEpoch> {
+        let (file, at) = (self.lock.try_clone()?, self.epoch_at);
+        Ok(Box::new(move |epoch| {
+            if let Err(error) = file.write_all_at(&as_text(epoch), at) {
+                warn!(%error, %epoch, "the next life of this host will not know which epochs its agents had");
+            }
+        }))
+    }
+}
+
+/// As many bytes for every epoch: one takes the place of another, in a block that the file has.
+fn as_text(epoch: Epoch) -> Vec<u8> {
+    format!("{:020}\n", epoch.0).into_bytes()
 }
 
 /// Only a plain file of this user counts: the folder may be one that others can write to, and what a link leads to would be
@@ -112,6 +139,31 @@ mod tests {
         drop(copy);
         let next = Succession::take(&path, &life("two")).await.expect("a lock");
         assert_eq!(next.former, Some(life("one")));
+    }
+
+    #[tokio::test]
+    async fn the_next_life_and_the_one_after_it_know_the_epoch_that_was_kept_last() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("lock");
+        let first = Succession::take(&path, &life("a-longer-name")).await.expect("a lock");
+        assert_eq!(first.highest_epoch, Epoch(0));
+        let keep = first.keeps_epochs().expect("a descriptor");
+        keep(Epoch::MAX);
+        keep(Epoch(7));
+        drop((first, keep));
+        for (name, before) in [("b", "a-longer-name"), ("c", "b")] {
+            let next = Succession::take(&path, &life(name)).await.expect("a lock");
+            assert_eq!((next.former, next.highest_epoch), (Some(life(before)), Epoch(7)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_host_that_kept_no_epoch_names_its_life() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "one").expect("a file");
+        let next = Succession::take(&path, &life("two")).await.expect("a lock");
+        assert_eq!((next.former, next.highest_epoch), (Some(life("one")), Epoch(0)));
     }
 
     #[tokio::test]

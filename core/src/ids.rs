@@ -122,6 +122,16 @@ impl Epoch {
     /// Largest epoch: what doubles, and so Lua, count exactly. At a million claims a second it lasts for centuries.
     pub const MAX: Self = Self((1 << 53) - 1);
 
+    /// More claims than a store makes between two answers to a host, and so than are lost with it unheard of: who tells another life
+    /// of the store, or the next life of a host, the highest epoch that it heard of adds as many.
+    pub const UNHEARD: u64 = 1_000_000;
+
+    /// The highest epoch that may have been given, when this is the highest that was heard of.
+    #[must_use]
+    pub const fn with_unheard(self) -> Self {
+        Self(self.0.saturating_add(Self::UNHEARD))
+    }
+
     /// Reads the wire form, where zero means "none given".
     pub fn from_wire(value: u64) -> Option<Self> {
         (value != 0).then_some(Self(value))

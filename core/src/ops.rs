@@ -38,7 +38,7 @@ pub struct Announce {
     pub ttl: Duration,
     /// The same with the grace after it.
     pub lasts: Duration,
-    /// Highest epoch the host ever saw; the counter is raised to it.
+    /// Highest epoch the host ever heard of; the counter is raised to it, and beyond it if the store was lost since.
     pub highest_epoch: Epoch,
     /// Its latest lease; the next one has a higher number.
     pub highest_life: HostLife,
@@ -61,6 +61,8 @@ pub struct Announced {
     pub returned: u32,
     /// Stops that the store has counted.
     pub stops: Stops,
+    /// The last epoch that the store gave, or more: every host remembers it for a store that is lost.
+    pub highest_epoch: Epoch,
 }
 
 /// A host prolongs its lease; one call, however many agents it runs.
@@ -91,6 +93,8 @@ pub enum Renewal {
         cordoned: bool,
         /// Stops that the store has counted.
         stops: Stops,
+        /// The last epoch that the store gave, or more: every host remembers it for a store that is lost.
+        highest_epoch: Epoch,
     },
     /// The store is in another life, as it was lost or may lack its last writes, or has another announcement of this process. The
     /// lease is as good as it was; announce again.

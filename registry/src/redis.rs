@@ -128,9 +128,9 @@ impl RedisRegistry {
 #[async_trait]
 impl Registry for RedisRegistry {
     async fn announce(&self, r: &Announce) -> Result<Announced, RegistryError> {
-        let (store, life, returned, stops): (String, String, String, String) =
+        let (store, life, returned, stops, epoch): (String, String, String, String, String) =
             self.run(&self.scripts.announce, &ask::announce(r)).await?;
-        read::announced(store, &[&life, &returned, &stops])
+        read::announced(store, &[&life, &returned, &stops, &epoch])
     }
 
     async fn renew(&self, r: &Renew) -> Result<Renewal, RegistryError> {

@@ -109,7 +109,8 @@ fn announce(incarnation: &str) -> Announce {
 
 fn keep(registry: &Arc<CutLine>, incarnation: &str) -> (LeaseHandle, CancellationToken) {
     let stop = CancellationToken::new();
-    let (keeper, handle) = LeaseKeeper::new(announce(incarnation), TIMES, registry.clone(), Ambient::MACHINE);
+    let (keeper, handle) =
+        LeaseKeeper::new(announce(incarnation), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
     tokio::spawn(keeper.run(stop.clone()));
     (handle, stop)
 }

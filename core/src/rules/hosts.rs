@@ -2,7 +2,7 @@
 
 use super::{Former, Store};
 use crate::{
-    ids::{HostId, HostLife, Incarnation, Stops, UnixMillis},
+    ids::{Epoch, HostId, HostLife, Incarnation, Stops, UnixMillis},
     ops::{Announce, Announced, Cordon, HostsView, Renew, Renewal, Retire},
     record::{FormerProcess, FormerState, HostRecord, Phase},
     resources::Resources,
@@ -17,7 +17,8 @@ impl Store {
         if telling && self.is_lost(r.knew.as_ref()) {
             self.settling = Some(super::Settling::Lost);
         }
-        self.raise_epoch(r.highest_epoch, now);
+        let given = if self.is_lost(r.knew.as_ref()) { r.highest_epoch.with_unheard() } else { r.highest_epoch };
+        self.raise_epoch(given, now);
         if let Some(before) = self.hosts.get(&r.host).filter(|h| h.incarnation != r.incarnation) {
             let (process, lasts, renewal) =
                 (before.incarnation.clone(), before.lasts, (before.life, before.renewals));
@@ -65,7 +66,13 @@ impl Store {
         self.hosts.insert(r.host.clone(), host);
         self.tells(&r.host, telling);
         self.host_changed(&r.host);
-        Announced { store: self.life(), life: HostLife(self.lives), returned, stops: Stops(self.stops) }
+        Announced {
+            store: self.life(),
+            life: HostLife(self.lives),
+            returned,
+            stops: Stops(self.stops),
+            highest_epoch: Epoch(self.epoch),
+        }
     }
 
     fn tells(&mut self, host: &HostId, telling: bool) {
@@ -128,7 +135,7 @@ impl Store {
         if changes {
             self.host_changed(&r.host);
         }
-        Renewal::Held { cordoned, stops: Stops(self.stops) }
+        Renewal::Held { cordoned, stops: Stops(self.stops), highest_epoch: Epoch(self.epoch) }
     }
 
     /// Takes a host off the list at the end of its life.

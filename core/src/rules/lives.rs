@@ -79,7 +79,7 @@ impl Store {
         if !self.is_lost(Some(&r.had)) {
             return;
         }
-        self.raise_epoch(r.highest_epoch, now);
+        self.raise_epoch(r.highest_epoch.with_unheard(), now);
         self.lives = self.lives.max(r.highest_life.0);
         for (key, epoch) in &r.stopped {
             let member = encoded::member(key);

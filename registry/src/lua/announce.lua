@@ -38,7 +38,7 @@ be_born(ask.new_life)
 -- It has something to tell, and nothing was decided without it yet.
 local telling = is_held() and ask.knew and is_lost(ask.told or '?')
 if telling and is_lost(ask.knew) then settle_anew('lost') end
-raise_epoch(ask.highest_epoch)
+raise_epoch(is_lost(ask.knew) and with_unheard(ask.highest_epoch) or ask.highest_epoch)
 local hkey = key('host', host)
 local before = redis.call('HMGET', hkey, 'incarnation', 'lasts', 'telling', 'cordoned')
 if before[1] and before[1] ~= incarnation then
@@ -66,4 +66,4 @@ redis.call('HSET', hkey, 'incarnation', incarnation, 'lasts', ask.lasts, 'ttl', 
   'renewed', int(now_ms()))
 set_lease(host, int(life), 0)
 host_changed(host)
-return {store_life(), int(life), int(returned), redis.call('GET', key('stops')) or '0'}
+return {store_life(), int(life), int(returned), redis.call('GET', key('stops')) or '0', redis.call('GET', key('epoch'))}

@@ -3,7 +3,7 @@
 notice_another_run()
 be_born(ask.new_life)
 if not is_lost(ask.had) then return 0 end
-raise_epoch(ask.highest_epoch)
+raise_epoch(with_unheard(ask.highest_epoch))
 if tonumber(ask.highest_life) > tonumber(redis.call('GET', key('lives')) or '0') then
   redis.call('SET', key('lives'), ask.highest_life)
 end

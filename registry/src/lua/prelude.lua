@@ -111,6 +111,12 @@ end
 -- Largest epoch that Lua counts exactly; a larger one is nonsense and must not stop all claims.
 local MAX_EPOCH = 9007199254740991
 
+-- The highest epoch that may have been given, when `highest` is the highest that was heard of: a store that is lost has made fewer
+-- claims since it answered a host last.
+local UNHEARD = 1000000
+
+local function with_unheard(highest) return int(tonumber(highest) + UNHEARD) end
+
 local function raise_epoch(highest)
   if redis.call('EXISTS', key('epoch')) == 0 then count_epochs_from_now() end
   local current = tonumber(redis.call('GET', key('epoch')))

@@ -14,4 +14,4 @@ set_lease(host, life, renewals + 1)
 redis.call('HSET', hkey, 'state', ask.state, 'renewed', int(now_ms()))
 if ask.told then redis.call('HSET', hkey, 'telling', '0') end
 if h[2] ~= ask.state then host_changed(host) end
-return {'held', h[3], redis.call('GET', key('stops')) or '0'}
+return {'held', h[3], redis.call('GET', key('stops')) or '0', redis.call('GET', key('epoch'))}

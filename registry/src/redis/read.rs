@@ -119,14 +119,15 @@ fn epoch(text: &str) -> Option<Epoch> {
     text.parse().ok().map(Epoch)
 }
 
-pub(super) fn announced(store: String, numbers: &[&str; 3]) -> Result<Announced, RegistryError> {
-    let [life, returned, stops] = numbers.map(|text| text.parse::<u64>().ok());
+pub(super) fn announced(store: String, numbers: &[&str; 4]) -> Result<Announced, RegistryError> {
+    let [life, returned, stops, epoch] = numbers.map(|text| text.parse::<u64>().ok());
     let announced = || {
         Some(Announced {
             store: StoreLife(store),
             life: HostLife(life?),
             returned: u32::try_from(returned?).ok()?,
             stops: Stops(stops?),
+            highest_epoch: Epoch(epoch?),
         })
     };
     announced().ok_or_else(|| unreadable("announce", numbers))
@@ -135,9 +136,12 @@ pub(super) fn announced(store: String, numbers: &[&str; 3]) -> Result<Announced,
 pub(super) fn renewal(answer: &[Option<String>]) -> Result<Renewal, RegistryError> {
     let words: Vec<_> = answer.iter().map(|word| word.as_deref().unwrap_or_default()).collect();
     let outcome = match words[..] {
-        ["held", cordoned, stops] => {
-            stops.parse().ok().map(|stops| Renewal::Held { cordoned: cordoned == "1", stops: Stops(stops) })
-        }
+        ["held", cordoned, stops, highest] => stops
+            .parse()
+            .ok()
+            .map(Stops)
+            .zip(epoch(highest))
+            .map(|(stops, highest_epoch)| Renewal::Held { cordoned: cordoned == "1", stops, highest_epoch }),
         ["lost"] => Some(Renewal::StoreLost),
         ["retired"] => Some(Renewal::Retired),
         ["unknown"] => Some(Renewal::Unknown),

@@ -63,7 +63,7 @@ async fn an_unknown_host_must_announce_and_a_superseded_one_must_end(store: Stor
     assert_eq!(store.renew(&renew("h-1", "i", &lease)).await.unwrap(), Renewal::Unknown);
     let elsewhere = Renew { store: store_life("elsewhere.1"), ..renew("h-0", "i", &lease) };
     assert_eq!(store.renew(&elsewhere).await.unwrap(), Renewal::StoreLost);
-    let held = Renewal::Held { cordoned: false, stops: Stops(0) };
+    let held = Renewal::Held { cordoned: false, stops: Stops(0), highest_epoch: lease.highest_epoch };
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), held);
     store.announce(&announce("h-0", "next", 5.0)).await.unwrap();
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), Renewal::Superseded);
@@ -346,7 +346,7 @@ async fn a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew(s
         assert_eq!(host.takes_agents(), !host.cordoned);
         host.cordoned
     };
-    let told = Renewal::Held { cordoned: true, stops: Stops(0) };
+    let told = Renewal::Held { cordoned: true, stops: Stops(0), highest_epoch: lease.highest_epoch };
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), told);
     assert!(drained().await, "whatever the host says");
     let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
@@ -354,7 +354,7 @@ async fn a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew(s
     assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
     store.cordon(&host("h-0"), Cordon::Off).await.unwrap();
     assert!(!drained().await);
-    let told = Renewal::Held { cordoned: false, stops: Stops(0) };
+    let told = Renewal::Held { cordoned: false, stops: Stops(0), highest_epoch: lease.highest_epoch };
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), told);
     arrive(&store, &Announce { cordoned: true, ..announce("h-0", "i", 5.0) }).await;
     assert!(!drained().await, "it has not heard yet that this was lifted");

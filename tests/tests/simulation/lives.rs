@@ -143,6 +143,7 @@ pub(crate) struct HostPlan {
     pub(crate) host: HostId,
     pub(crate) incarnation: Incarnation,
     pub(crate) succeeds: Option<Incarnation>,
+    pub(crate) highest_epoch: Epoch,
     pub(crate) address: String,
     pub(crate) slots: u32,
     pub(crate) times: LeaseTimes,
@@ -166,13 +167,15 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         cordoned: false,
         ttl: plan.times.ttl,
         lasts: plan.times.ttl + plan.grace,
-        highest_epoch: Epoch(0),
+        highest_epoch: plan.highest_epoch,
         highest_life: HostLife::default(),
         succeeds: plan.succeeds.clone(),
         knew: None,
         told: None,
     };
-    let (keeper, lease) = LeaseKeeper::new(announce, plan.times, registry.clone(), AMBIENT);
+    let disk = outbox.clone();
+    let keep = Box::new(move |epoch| disk.put(Outgoing::KeepEpoch(epoch)));
+    let (keeper, lease) = LeaseKeeper::new(announce, plan.times, registry.clone(), AMBIENT, keep);
     let home = Home {
         host: plan.host,
         incarnation: plan.incarnation,

@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) life: Option<LifeId>,
     /// What the lock file of the host's name says.
     pub(crate) lock: Option<Incarnation>,
+    /// The epoch that stands there too.
+    pub(crate) kept_epoch: Epoch,
     /// When processes that must not outlive the lease are killed, on this machine's boot clock.
     pub(crate) deadline: Option<BootTime>,
     pub(crate) processes: BTreeMap<u32, Process>,
@@ -36,7 +38,15 @@ pub(crate) struct Machine {
 impl Machine {
     /// Just switched on.
     pub(crate) fn new(rate: f64) -> Self {
-        Self { rate, frozen: false, life: None, lock: None, deadline: None, processes: BTreeMap::new() }
+        Self {
+            rate,
+            frozen: false,
+            life: None,
+            lock: None,
+            kept_epoch: Epoch(0),
+            deadline: None,
+            processes: BTreeMap::new(),
+        }
     }
 
     /// Makes a process.

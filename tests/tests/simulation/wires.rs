@@ -75,6 +75,7 @@ pub(crate) enum Outgoing {
     Spawn { order: Order, reply: oneshot::Sender<Born> },
     Signal { pid: u32, signal: Signal },
     Deadline(BootTime),
+    KeepEpoch(Epoch),
     ClientAnswer { call: u64, answer: Result<(), String> },
     Ended,
 }

@@ -306,6 +306,7 @@ impl World {
             host: host_id(host),
             incarnation: incarnation.clone(),
             succeeds: succeeds.clone(),
+            highest_epoch: there.kept_epoch,
             address: format!("life-{id}"),
             slots: self.plan.slots,
             times: LeaseTimes { ttl: TTL, renew_every: TTL / 3, margin: self.plan.margin },

@@ -3,8 +3,8 @@
 use super::*;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Epoch, HostLife, IfFull,
-    OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Restore, State,
-    Stops, StoreLife, View,
+    OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renewal, Restore,
+    State, Stops, StoreLife, View,
 };
 
 both! {
@@ -21,6 +21,7 @@ both! {
     a_second_stop_takes_nothing_back_from_the_first
     stops_that_are_brought_count_once_and_make_claims_late
     epochs_and_leases_never_go_back
+    every_host_hears_of_every_epoch_and_tells_a_lost_store_of_more_than_it_heard_of
 }
 
 async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run) {
@@ -315,15 +316,39 @@ async fn epochs_and_leases_never_go_back(Run { store, wipe, _redis, .. }: Run) {
     assert_eq!(arrive(&store, &announce("h-0", "i", 5.0)).await.life, HostLife(78));
     let (a, b) = (key("g", "a"), key("g", "b"));
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
-    assert_eq!(epoch, Epoch((1 << 52) + 1));
+    assert_eq!(epoch, Epoch((1 << 52) + Epoch::UNHEARD + 1));
     wipe();
     // This time the host brings what it saw.
     let again = Announce { highest_epoch: epoch, highest_life: HostLife(78), ..back("h-0", "i", &elsewhere()) };
     let lease = store.announce(&again).await.unwrap();
     assert_eq!(lease.life, HostLife(79));
-    let told = Epoch(epoch.0 + 5);
+    let told = Epoch(epoch.with_unheard().0 + 5);
     store.restore(&restore(&b, told, "h-0", "i", &lease.store)).await.unwrap();
     assert!(is_held(&store, &tell("h-0", "i", &lease)).await);
     assert!(settles(&store, true).await);
     assert_eq!(claimed(&store, &a, "r", &["h-0"]).await.epoch, Epoch(told.0 + 1));
+}
+
+async fn every_host_hears_of_every_epoch_and_tells_a_lost_store_of_more_than_it_heard_of(
+    Run { store, wipe, _redis, .. }: Run,
+) {
+    // Far ahead of the clock, as epochs are when that was set back.
+    let high = Announce { highest_epoch: Epoch(1 << 52), ..announce("h-0", "i", 5.0) };
+    assert_eq!(arrive(&store, &high).await.highest_epoch, Epoch(1 << 52));
+    let witness = arrive(&store, &announce("h-1", "i", 5.0)).await;
+    assert_eq!(witness.highest_epoch, Epoch(1 << 52));
+    let a = key("g", "a");
+    let heard = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    let Renewal::Held { highest_epoch, .. } = store.renew(&renew("h-1", "i", &witness)).await.unwrap() else {
+        panic!("it holds its lease");
+    };
+    assert_eq!(highest_epoch, heard);
+    let unheard = claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch;
+    wipe();
+    // Whoever ran them is gone, and so is the engine that claimed them.
+    let again = Announce { highest_epoch: heard, ..back("h-1", "i", &witness.store) };
+    let lease = store.announce(&again).await.unwrap();
+    assert!(is_held(&store, &tell("h-1", "i", &lease)).await);
+    assert!(settles(&store, true).await);
+    assert!(claimed(&store, &a, "r", &["h-1"]).await.epoch > unheard);
 }

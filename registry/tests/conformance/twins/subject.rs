@@ -103,7 +103,8 @@ impl<'a> Subject<'a> {
     }
 
     pub(super) fn lease(&self, host: u8, life: u8, which: Lease) -> Announced {
-        let none = Announced { store: self.known(0), life: HostLife(0), returned: 0, stops: Stops(0) };
+        let none =
+            Announced { store: self.known(0), life: HostLife(0), returned: 0, stops: Stops(0), highest_epoch: FIRST };
         let leases = self.leases.get(&(host, life)).map(Vec::as_slice).unwrap_or_default();
         let latest = leases.last().cloned().unwrap_or(none);
         match which {
@@ -117,7 +118,10 @@ impl<'a> Subject<'a> {
     pub(super) async fn announce(&mut self, host: u8, incarnation: u8, request: &Announce) -> String {
         let lease = self.store.announce(request).await.unwrap();
         let store = self.see(&lease.store);
-        let answer = format!("{:?} returned {} {:?} in life {store}", lease.life, lease.returned, lease.stops);
+        let answer = format!(
+            "{:?} returned {} {:?} {:?} in life {store}",
+            lease.life, lease.returned, lease.stops, lease.highest_epoch
+        );
         self.leases.entry((host, incarnation)).or_default().push(lease);
         answer
     }

@@ -42,6 +42,11 @@ impl World {
                     self.machines[machine].deadline = Some(deadline);
                 }
             }
+            Outgoing::KeepEpoch(epoch) => {
+                if let Place::Machine(machine) = self.slots[from].place {
+                    self.machines[machine].kept_epoch = epoch;
+                }
+            }
             Outgoing::ClientAnswer { call, answer } => {
                 self.client_calls.remove(&call);
                 let lost = self.rng.random_bool(if self.healed { 0.0 } else { self.plan.loss });

@@ -13,7 +13,7 @@ use rustic_proto::{
     status::{with_reason, with_trace},
     violation::Violations,
 };
-use rustic_registry::{AgentKey, Epoch, HostId, Phase, RegistryError};
+use rustic_registry::{AgentKey, Epoch, GuildKey, HostId, MachineId, Phase, RegistryError};
 use std::{error::Error as _, time::Duration};
 use tonic::Status;
 
@@ -78,6 +78,9 @@ pub enum HostError {
     /// No room.
     #[error("host {0} has no room for this agent; stop agents, add hosts or raise --max-agents")]
     Full(HostId),
+    /// Its guild has as many agents as there are machine ids.
+    #[error("guild {0} has {max} agents, as many as there can be in one; stop some, or begin another guild", max = MachineId::LAST)]
+    GuildTooLarge(GuildKey),
     /// The first start failed; nothing is left of it.
     #[error("agent {key} did not start: {failure}")]
     StartFailed {
@@ -145,6 +148,7 @@ impl HostError {
             | Self::Unrecorded { .. } => true,
             Self::Registry(error) => error.is_retryable(),
             Self::Bad(_)
+            | Self::GuildTooLarge(_)
             | Self::Unknown(_)
             | Self::OtherSpec { .. }
             | Self::Elsewhere { .. }
@@ -181,6 +185,7 @@ impl From<HostError> for Status {
                 with_reason(Reason::AgentStopping, text, &[])
             }
             HostError::StaleEpoch { .. } | HostError::Superseded(_) => with_reason(Reason::EpochStale, text, &[]),
+            HostError::GuildTooLarge(_) => with_reason(Reason::GuildTooLarge, text, &[]),
             HostError::Full(host) => with_reason(Reason::HostFull, text, &[("host", host.as_str())]),
             HostError::StartFailed { failure, last_lines, .. } => start_failed(text, &failure, &last_lines),
             HostError::Stopping(host) => with_reason(Reason::HostStopping, text, &[("host", host.as_str())]),

@@ -97,6 +97,7 @@ impl FakeHost {
     /// A supervisor over it.
     pub(crate) fn supervisor(&self) -> Arc<Supervisor> {
         let settings = HostSettings {
+            launch_patience: Duration::from_secs(2),
             max_agents: 10,
             start_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(10),
@@ -128,6 +129,7 @@ impl FakeHost {
             documents: launch.documents(),
             candidates: vec![self.home.host.clone()],
             if_full: IfFull::Refuse,
+            if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: rustic_registry::FirstStart::FollowsPolicy,
             knew: self.home.lease.store(),
             asked: self.home.lease.stops(),

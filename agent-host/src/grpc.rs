@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StopKind},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StartFailure, StopKind},
     error::HostError,
     process::usage::Usage,
     runtime::PythonStatus,
@@ -15,9 +15,10 @@ use rustic_proto::{
     request,
     violation::Violations,
 };
-use rustic_registry::{Epoch, LastExit, Phase};
+use rustic_registry::{Epoch, LastExit, MachineId, Phase};
 use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -39,7 +40,8 @@ impl Service {
     fn message(&self, handle: &AgentHandle, status: &AgentStatus) -> pb::Agent {
         let exit = status.last_exit.map(|(status, at)| LastExit { status, at });
         pb::Agent {
-            guild_id: handle.launch.key.guild.to_string(),
+            organization_id: handle.launch.key.guild.organization.to_string(),
+            guild_id: handle.launch.key.guild.id.to_string(),
             agent_id: handle.launch.key.agent.to_string(),
             name: handle.launch.name.clone(),
             phase: convert::phase(status.phase).into(),
@@ -66,24 +68,37 @@ impl Service {
     /// Waits as long as the caller wants, and tells how it went.
     async fn wait(&self, attached: &Attached, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
         let Attached { handle, ran_before, .. } = attached;
+        let runs = |s: &AgentStatus| s.phase == Phase::Running || s.times_running > *ran_before;
         let done = |s: &AgentStatus| match mode {
             pb::WaitMode::Accepted => s.admitted,
-            pb::WaitMode::Unspecified | pb::WaitMode::Running => {
-                s.phase == Phase::Running || s.times_running > *ran_before
-            }
+            pb::WaitMode::Unspecified | pb::WaitMode::Running => runs(s),
+            pb::WaitMode::Launched => runs(s) || s.phase == Phase::Restarting,
         };
-        let status = handle.wait(|s| done(s) || s.trouble.is_some()).await;
+        let shown = handle.wait(|s| done(s) || s.trouble.is_some());
+        let (status, late) = match mode {
+            // Cancel-safe: to wait changes nothing.
+            pb::WaitMode::Launched => match timeout(self.supervisor.launch_patience(), shown).await {
+                Ok(status) => (status, false),
+                Err(_elapsed) => (handle.wait(|s| s.admitted || s.trouble.is_some()).await, true),
+            },
+            _ => (shown.await, false),
+        };
+        let done = |s: &AgentStatus| done(s) || (late && s.admitted);
         let key = || handle.launch.key.clone();
+        let start_failed = |failure: &StartFailure| HostError::StartFailed {
+            key: key(),
+            failure: Box::new(failure.clone()),
+            last_lines: handle.tail.last(QUOTED_LINES),
+        };
         match (&status.ending, &status.trouble) {
             (None | Some(Ending::Failed), _) if done(&status) => Ok(status),
             (None, Some(trouble)) => Err(HostError::Unrecorded { key: key(), trouble: trouble.clone() }),
             (None, None) => Err(HostError::Broken(key())),
-            (Some(Ending::StartFailed(failure)), _) => Err(HostError::StartFailed {
-                key: key(),
-                failure: Box::new(failure.clone()),
-                last_lines: handle.tail.last(QUOTED_LINES),
+            (Some(Ending::StartFailed(failure)), _) => Err(start_failed(failure)),
+            (Some(Ending::Failed), _) => Err(match status.wrong {
+                Some(failure) => start_failed(&failure),
+                None => HostError::Failed { key: key(), reason: status.reason },
             }),
-            (Some(Ending::Failed), _) => Err(HostError::Failed { key: key(), reason: status.reason }),
             (Some(Ending::Stopped(_) | Ending::Moved), _) => Err(HostError::StoppedMeanwhile(key())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key())),
         }
@@ -98,6 +113,7 @@ impl Service {
         let mode = convert::wait_mode(r.wait)?;
         let first_start = match (convert::first_start(r.first_start)?, mode) {
             (pb::FirstStart::Fail, _) => FirstStart::FailsAtOnce,
+            (pb::FirstStart::FailIfWrong, _) | (_, pb::WaitMode::Launched) => FirstStart::FailsIfWrong,
             (pb::FirstStart::Unspecified, pb::WaitMode::Accepted) => FirstStart::FollowsPolicy,
             (pb::FirstStart::Unspecified, pb::WaitMode::Unspecified | pb::WaitMode::Running) => {
                 FirstStart::MustSucceed
@@ -128,7 +144,7 @@ impl Service {
 
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
         self.supervisor.check_incarnation(&r.incarnation)?;
-        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let asked = request::stop_timeout(r.timeout.as_ref())?;
         let (kind, grace) = match (r.moves, r.timeout) {
             (true, None) => (StopKind::Moves, self.supervisor.time_to_move()),
@@ -147,9 +163,10 @@ fn given_claim(epoch: u64, machine_id: u32) -> Result<Option<GivenClaim>, Violat
     if epoch > Epoch::MAX {
         violations.add("epoch", format!("is larger than {}, the largest there is", Epoch::MAX));
     }
-    let machine_id = u8::try_from(machine_id).ok().filter(|id| *id > 0);
+    let machine_id = MachineId::new(machine_id);
     if machine_id.is_none() {
-        violations.add("machine_id", "must be 1 to 255 when an epoch is given");
+        let largest = MachineId::LAST;
+        violations.add("machine_id", format!("must be 1 to {largest} when an epoch is given"));
     }
     violations.into_result(machine_id.map(|machine_id| Some(GivenClaim { epoch, machine_id })))
 }
@@ -231,7 +248,7 @@ impl AgentHostService for Service {
         request: Request<pb::GetAgentInfoRequest>,
     ) -> Result<Response<pb::GetAgentInfoResponse>, Status> {
         let r = request.into_inner();
-        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let handle = self.supervisor.get(&key).ok_or(HostError::Unknown(key))?;
         let mut agent = self.message_with_usage(&handle).await;
         agent.agent_spec.clone_from(&handle.launch.message.agent_spec);
@@ -246,10 +263,10 @@ impl AgentHostService for Service {
         request: Request<pb::ListAgentsRequest>,
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         let r = request.into_inner();
-        let guild = request::guild_filter(&r.guild_id)?;
+        let within = request::scope(&r.organization_id, &r.guild_id)?;
         let size = request::page_size(r.page_size)?;
         let after = request::read_agent_token(&r.page_token)?;
-        let handles = self.supervisor.list(guild.as_ref(), after.as_ref(), size);
+        let handles = self.supervisor.list(&within, after.as_ref(), size);
         let last = handles.last().filter(|_| handles.len() == size).map(|h| &h.launch.key);
         let next_page_token = request::agent_token(last);
         let mut agents = Vec::with_capacity(handles.len());

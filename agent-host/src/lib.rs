@@ -309,6 +309,7 @@ fn supervisor(
     let host = HostSettings {
         max_agents,
         start_timeout: settings.start_timeout,
+        launch_patience: settings.launch_patience,
         stop_timeout: settings.stop_timeout,
         drain_timeout: settings.drain_timeout,
     };

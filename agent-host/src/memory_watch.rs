@@ -1,6 +1,7 @@
 //! Looks at the memory of every agent now and then, so that there is something to tell of one that the kernel kills.
 
 use crate::{process::memory::MemoryKills, supervisor::Supervisor};
+use rustic_registry::Scope;
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -14,7 +15,7 @@ pub async fn watch(supervisor: Arc<Supervisor>, kills: Arc<MemoryKills>, every: 
         pulse.waits(rounds.tick()).await;
         // What was killed since and was no agent explains no end that is still to come.
         kills.look_away();
-        let agents = supervisor.list(None, None, usize::MAX);
+        let agents = supervisor.list(&Scope::All, None, usize::MAX);
         let pause = every / 2 / u32::try_from(agents.len().max(1)).unwrap_or(u32::MAX);
         for agent in agents {
             agent.look_at_memory();

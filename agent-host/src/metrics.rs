@@ -1,7 +1,7 @@
 //! What this host tells Prometheus.
 
 use crate::supervisor::Supervisor;
-use rustic_registry::Phase;
+use rustic_registry::{Phase, Scope};
 use rustic_telemetry::{
     grpc::CALLS,
     metrics::{Metric, Refresh, gauge},
@@ -35,7 +35,7 @@ const PHASES: [Phase; 6] =
 /// Reads the gauges when somebody looks.
 pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
     Arc::new(move || {
-        let handles = supervisor.list(None, None, usize::MAX);
+        let handles = supervisor.list(&Scope::All, None, usize::MAX);
         let phases: Vec<_> = handles.iter().map(|handle| handle.status().phase).collect();
         for phase in PHASES {
             let count = phases.iter().filter(|p| **p == phase).count();
@@ -59,7 +59,7 @@ pub async fn watch_usage(supervisor: Arc<Supervisor>, every: Duration) {
     let pulse = Pulse::of("the look at usage", pulse::TURN);
     loop {
         pulse.waits(rounds.tick()).await;
-        let handles = supervisor.list(None, None, usize::MAX);
+        let handles = supervisor.list(&Scope::All, None, usize::MAX);
         let pause = every / 2 / u32::try_from(handles.len().max(1)).unwrap_or(u32::MAX);
         let (mut pss, mut scratch, mut cpu) = (0, 0, Duration::ZERO);
         for handle in handles {

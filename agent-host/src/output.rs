@@ -35,6 +35,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Whose output it is; on every line.
 #[derive(Debug, Clone)]
 pub struct Source {
+    /// Organization id.
+    pub organization: String,
     /// Guild id.
     pub guild: String,
     /// Agent id.
@@ -160,9 +162,10 @@ impl LineLog {
         let text = String::from_utf8_lossy(piece.bytes);
         self.tail.push(&text);
         if self.budget.take(piece.bytes.len() as u64 + LINE_COST, now) {
-            let Source { guild, agent, epoch, pid } = &self.source;
+            let Source { organization, guild, agent, epoch, pid } = &self.source;
             info!(
                 target: "agent",
+                organization_id = %organization,
                 guild_id = %guild,
                 agent_id = %agent,
                 epoch,
@@ -181,9 +184,18 @@ impl LineLog {
     fn tell_suppressed(&mut self) {
         let lines = self.budget.forget_suppressed();
         if lines > 0 {
-            let Source { guild, agent, epoch, pid } = &self.source;
+            let Source { organization, guild, agent, epoch, pid } = &self.source;
             let stream = self.stream;
-            warn!(guild_id = %guild, agent_id = %agent, epoch, pid, stream, lines, "output over the limit left out");
+            warn!(
+                organization_id = %organization,
+                guild_id = %guild,
+                agent_id = %agent,
+                epoch,
+                pid,
+                stream,
+                lines,
+                "output over the limit left out"
+            );
         }
     }
 }

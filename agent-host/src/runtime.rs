@@ -40,7 +40,7 @@ use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::{Epoch, HostId, OnDisconnect};
+use rustic_registry::{Epoch, HostId, MachineId, OnDisconnect};
 use state::StateFile;
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ pub struct Order {
     /// Its fencing token.
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
-    pub machine_id: u8,
+    pub machine_id: MachineId,
     /// Messages that are not handed to it any more.
     pub skip: Vec<Skip>,
     /// The file in which it writes what it is at work on, once it has one.
@@ -172,7 +172,8 @@ impl Runtimes {
         // Only now does it learn what it is: nobody touches the message bus unwatched.
         let reports = feed.start()?;
         let source = Source {
-            guild: order.launch.key.guild.to_string(),
+            organization: order.launch.key.guild.organization.to_string(),
+            guild: order.launch.key.guild.id.to_string(),
             agent: order.launch.key.agent.to_string(),
             epoch: order.epoch.0,
             pid: child.pid(),
@@ -241,8 +242,8 @@ impl Runtimes {
         Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed, cold_reason))
     }
 
-    /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then the
-    /// caller's, then what the system tells.
+    /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then what it inherits of its
+    /// caller, the engine's address, what its caller asks for, and what the system tells.
     fn environment(
         &self,
         order: &Order,
@@ -253,13 +254,17 @@ impl Runtimes {
         let mut environment = profile_environment(python.map(|python| &python.profile));
         environment.insert("TMPDIR".into(), temporary.into());
         let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
+        for (name, value) in &launch.message.inherited_environment {
+            set(name, value);
+        }
         if let Some(address) = &self.engine_address {
             set("RUSTIC_ENGINE_ADDRESS", address);
         }
         for (name, value) in rustic_telemetry::traces::environment().iter().chain(&launch.message.environment) {
             set(name, value);
         }
-        set("RUSTIC_AGENT_GUILD_ID", launch.key.guild.as_str());
+        set("RUSTIC_AGENT_ORGANIZATION_ID", launch.key.guild.organization.as_str());
+        set("RUSTIC_AGENT_GUILD_ID", launch.key.guild.id.as_str());
         set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
         set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
         set("RUSTIC_AGENT_HOST", self.host.as_str());

@@ -122,6 +122,9 @@ pub struct Settings {
     /// Time for which an agent that starts holds up those behind it; a warm start takes a third of the default
     #[arg(long, default_value = "150ms", value_parser = parse_duration, value_name = "DURATION")]
     pub start_patience: Duration,
+    /// Time for which a call that launches an agent waits to see whether it can start at all
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
+    pub launch_patience: Duration,
     /// Niceness of agents, 0 to 19: the more, the more of the processor is left to this host when there is too little
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(0..=19), value_name = "N")]
     pub agent_nice: i32,

@@ -19,8 +19,8 @@ use crate::{
 use futures_util::future::join_all;
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, GuildId, HostId, HostRecord, IfFull, Observer, Phase,
-    ReleaseGuard, ReleaseOutcome, RequestId,
+    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, HostId, HostRecord, IfFull, IfNamesakes, MachineId, Observer,
+    Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -51,7 +51,7 @@ pub struct GivenClaim {
     /// Fencing token.
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
-    pub machine_id: u8,
+    pub machine_id: MachineId,
 }
 
 /// A request to run an agent here.
@@ -89,6 +89,8 @@ pub struct HostSettings {
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
     pub start_timeout: Duration,
+    /// Time that a launch has to show that it is wrong, before its caller is told that it was accepted.
+    pub launch_patience: Duration,
     /// Time that agents get to end when this host ends.
     pub stop_timeout: Duration,
     /// Time that agents get to move elsewhere before.
@@ -150,12 +152,12 @@ impl Supervisor {
         self.agents().get(key).cloned()
     }
 
-    /// Up to `limit` agents after `after`, in order of guild and agent id.
-    pub fn list(&self, guild: Option<&GuildId>, after: Option<&AgentKey>, limit: usize) -> Vec<AgentHandle> {
+    /// Up to `limit` agents after `after`, in order of organization, guild and agent id.
+    pub fn list(&self, within: &Scope, after: Option<&AgentKey>, limit: usize) -> Vec<AgentHandle> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let agents = self.agents();
         let later = agents.range::<AgentKey, _>((from, Bound::Unbounded)).map(|(_, handle)| handle);
-        later.filter(|h| guild.is_none_or(|g| h.launch.key.guild == *g)).take(limit).cloned().collect()
+        later.filter(|h| within.holds(&h.launch.key)).take(limit).cloned().collect()
     }
 
     /// Why no agent may start now, if that is so.
@@ -243,8 +245,11 @@ impl Supervisor {
             if_full: IfFull::Refuse,
             first_start: match creation.first_start {
                 FirstStart::MustSucceed | FirstStart::FailsAtOnce => rustic_registry::FirstStart::MustSucceed,
+                FirstStart::FailsIfWrong => rustic_registry::FirstStart::FailsIfWrong,
                 FirstStart::FollowsPolicy => rustic_registry::FirstStart::FollowsPolicy,
             },
+            // Who calls a host directly knows what it does.
+            if_namesakes: IfNamesakes::Ignore,
             knew: self.home.lease.store(),
             asked: self.home.lease.stops(),
         };
@@ -278,7 +283,11 @@ impl Supervisor {
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
             ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
             ClaimOutcome::Held | ClaimOutcome::Late(_) => Err(HostError::NoLease(self.host().clone())),
-            ClaimOutcome::NoRoom | ClaimOutcome::Waits => Err(HostError::Full(self.host().clone())),
+            ClaimOutcome::NoMachineId => Err(HostError::GuildTooLarge(key.guild)),
+            // Neither is asked for.
+            ClaimOutcome::Namesakes(_) | ClaimOutcome::Waits | ClaimOutcome::NoRoom => {
+                Err(HostError::Full(self.host().clone()))
+            }
         }
     }
 
@@ -397,6 +406,11 @@ impl Supervisor {
         let HostSettings { stop_timeout, drain_timeout, .. } = self.settings;
         let left = self.drained_by.get().map(|by| by.saturating_duration_since(Instant::now()));
         left.unwrap_or(drain_timeout).max(stop_timeout)
+    }
+
+    /// Time that a launch has to show that it is wrong.
+    pub fn launch_patience(&self) -> Duration {
+        self.settings.launch_patience
     }
 
     /// Takes no more agents.

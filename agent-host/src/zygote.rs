@@ -41,11 +41,12 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Variables of which every agent has a value of its own, so that nothing that read one of them can be shared.
-const VARYING: [&str; 8] = [
+const VARYING: [&str; 9] = [
     "RUSTIC_AGENT_EPOCH",
     "RUSTIC_AGENT_GUILD_ID",
     "RUSTIC_AGENT_HOST",
     "RUSTIC_AGENT_ID",
+    "RUSTIC_AGENT_ORGANIZATION_ID",
     "RUSTIC_ENGINE_ADDRESS",
     "TMPDIR",
     "TRACEPARENT",
@@ -53,7 +54,8 @@ const VARYING: [&str; 8] = [
 ];
 
 /// Those of them that say who an agent is.
-const IDENTITY: [&str; 3] = ["RUSTIC_AGENT_EPOCH", "RUSTIC_AGENT_GUILD_ID", "RUSTIC_AGENT_ID"];
+const IDENTITY: [&str; 4] =
+    ["RUSTIC_AGENT_EPOCH", "RUSTIC_AGENT_GUILD_ID", "RUSTIC_AGENT_ID", "RUSTIC_AGENT_ORGANIZATION_ID"];
 
 /// What agents may share beyond the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]

@@ -55,7 +55,6 @@ impl Client {
             agent_spec: agent.to_string(),
             guild_spec: guild.spec.clone(),
             messaging_config: self.messaging_config.clone(),
-            organization_id: "bench".to_owned(),
             ..Default::default()
         }
     }

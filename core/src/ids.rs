@@ -71,7 +71,11 @@ macro_rules! id {
 }
 
 id! {
-    /// A guild: 1 to 256 bytes of UTF-8 without control characters.
+    /// An organization: 1 to 256 bytes of UTF-8 without control characters.
+    OrganizationId
+}
+id! {
+    /// A guild within its organization (same rules as [`OrganizationId`]); ids repeat across organizations.
     GuildId
 }
 id! {
@@ -99,13 +103,43 @@ impl HostId {
     }
 }
 
-/// Names one agent everywhere: guild and agent id.
+impl Default for OrganizationId {
+    /// The organization of whoever names none.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+/// Names one guild everywhere: organization and guild id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GuildKey {
+    /// The organization.
+    pub organization: OrganizationId,
+    /// The guild in it.
+    pub id: GuildId,
+}
+
+impl fmt::Display for GuildKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.organization, self.id)
+    }
+}
+
+/// Names one agent everywhere: organization, guild and agent id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentKey {
     /// The guild.
-    pub guild: GuildId,
+    pub guild: GuildKey,
     /// The agent in it.
     pub agent: AgentId,
+}
+
+impl AgentKey {
+    /// The key that these ids make.
+    pub fn parse(organization: &str, guild: &str, agent: &str) -> Result<Self, IdError> {
+        let guild = GuildKey { organization: organization.parse()?, id: guild.parse()? };
+        Ok(Self { guild, agent: agent.parse()? })
+    }
 }
 
 impl fmt::Display for AgentKey {
@@ -173,6 +207,79 @@ impl fmt::Display for StoreLife {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Stops(pub u64);
 
+/// The number of an agent in its guild, from which the ids of its messages are made: two agents of a guild never have one at the same time.
+///
+/// Rustic AI has a byte for the machine in an id, and twelve bits for a sequence within a millisecond. 255 agents have a machine of their
+/// own; more of them share one, and each of those has a part of its sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineId(u16);
+
+impl MachineId {
+    /// Machines of Rustic AI's ids; 0 is for whoever is no agent of ours.
+    const MACHINES: u16 = 255;
+    /// Agents that share one.
+    pub const SHARES: u16 = 64;
+    /// The smallest.
+    pub const FIRST: Self = Self(1);
+    /// The largest.
+    pub const LAST: Self = Self(Self::MACHINES * Self::SHARES);
+
+    /// The number `number`, if it is one.
+    pub fn new(number: u32) -> Option<Self> {
+        let number = u16::try_from(number).ok()?;
+        (Self::FIRST.0..=Self::LAST.0).contains(&number).then_some(Self(number))
+    }
+
+    /// All of them, from the smallest.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (Self::FIRST.0..=Self::LAST.0).map(Self)
+    }
+
+    /// The machine in Rustic AI's ids, 1 to 255.
+    pub fn machine(self) -> u8 {
+        u8::try_from((self.0 - 1) % Self::MACHINES + 1).expect("it is no more than 255")
+    }
+
+    /// Which part of the machine's sequence it has, below [`MachineId::SHARES`].
+    pub fn share(self) -> u16 {
+        (self.0 - 1) / Self::MACHINES
+    }
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<MachineId> for u32 {
+    fn from(id: MachineId) -> Self {
+        id.0.into()
+    }
+}
+
+/// Whose agents are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's.
+    All,
+    /// Those of an organization.
+    Organization(OrganizationId),
+    /// Those of a guild.
+    Guild(GuildKey),
+}
+
+impl Scope {
+    /// Whether an agent is one of them.
+    pub fn holds(&self, key: &AgentKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Organization(organization) => key.guild.organization == *organization,
+            Self::Guild(guild) => key.guild == *guild,
+        }
+    }
+}
+
 /// A moment on the store's clock, in milliseconds since the Unix epoch. For showing: the clock may step, and nothing rests on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);
@@ -180,6 +287,16 @@ pub struct UnixMillis(pub u64);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_agents_of_a_guild_share_a_part_of_a_machines_sequence() {
+        let parts: std::collections::BTreeSet<_> = MachineId::all().map(|id| (id.machine(), id.share())).collect();
+        assert_eq!(parts.len(), usize::from(MachineId::LAST.0));
+        assert!(parts.iter().all(|(machine, share)| *machine > 0 && *share < MachineId::SHARES));
+        let parts = |number| MachineId::new(number).map(|id| (id.machine(), id.share()));
+        assert_eq!((parts(255), parts(256)), (Some((255, 0)), Some((1, 1))));
+        assert_eq!((MachineId::new(0), MachineId::new(u32::from(MachineId::LAST) + 1)), (None, None));
+    }
 
     #[test]
     fn an_id_is_short_printable_and_not_empty() {

@@ -36,14 +36,14 @@ pub mod rules;
 pub mod signal;
 
 pub use ids::{
-    AgentId, AgentKey, Epoch, GuildId, HostId, HostLife, IdError, Incarnation, RequestId, Stops, StoreLife,
-    UnixMillis,
+    AgentId, AgentKey, Epoch, GuildId, GuildKey, HostId, HostLife, IdError, Incarnation, MachineId, OrganizationId,
+    RequestId, Scope, Stops, StoreLife, UnixMillis,
 };
 pub use observe::Observer;
 pub use ops::{
     Advance, AdvanceOutcome, AgentEvent, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event,
-    EventId, Events, HostsView, IfFull, Index, LINES, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome,
-    Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
+    EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, PlaceOutcome, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
 };
 pub use record::{
     AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,

@@ -3,7 +3,10 @@
 //! All are atomic. `Err` is trouble with the store; an outcome the caller must handle is a variant of `Ok`.
 
 use crate::{
-    ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, RequestId, Stops, StoreLife, UnixMillis},
+    ids::{
+        AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, OrganizationId, RequestId, Scope, Stops,
+        StoreLife, UnixMillis,
+    },
     record::{
         AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
         OnDisconnect, Phase, SpecDigest,
@@ -133,6 +136,8 @@ pub struct Claim {
     pub candidates: Vec<HostId>,
     /// What happens when none of them has room.
     pub if_full: IfFull,
+    /// What happens when another organization has a guild with the same id.
+    pub if_namesakes: IfNamesakes,
     /// What becomes of it if it fails before it was ever ready.
     pub first_start: FirstStart,
     /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
@@ -166,7 +171,7 @@ pub struct Claimed {
     /// Its fencing token.
     pub epoch: Epoch,
     /// Smallest free machine id of its guild; past 255 agents the least shared one.
-    pub machine_id: u8,
+    pub machine_id: MachineId,
 }
 
 /// Answer to [`Claim`].
@@ -182,6 +187,10 @@ pub enum ClaimOutcome {
     Stopping,
     /// No candidate lives, takes agents and has room: nothing changed.
     NoRoom,
+    /// The guild has as many agents as there are machine ids: nothing changed.
+    NoMachineId,
+    /// These organizations have guilds with the same id: nothing changed.
+    Namesakes(Vec<OrganizationId>),
     /// The agent waits for room, PENDING.
     Waits,
     /// The store was lost, and hosts are telling what they run, or the caller has not told yet: nothing changed.
@@ -189,6 +198,15 @@ pub enum ClaimOutcome {
     /// The agent was stopped, or may have been, since the store had counted as many stops as the caller said: nothing changed. Who
     /// still waits asks again, with this number.
     Late(Stops),
+}
+
+/// What a claim does when another organization has a guild with the same id: on one message bus they would read each other's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfNamesakes {
+    /// It is not made, and tells whose.
+    Tell,
+    /// It is made: they are apart, or may meet.
+    Ignore,
 }
 
 /// Answer to a placement of an agent that waits.
@@ -226,7 +244,7 @@ pub struct Restore {
     /// Its texts.
     pub documents: Documents,
     /// For rusticai-core's id generator.
-    pub machine_id: u8,
+    pub machine_id: MachineId,
     /// When it was created.
     pub created: UnixMillis,
     /// The store's life that had the record.
@@ -378,10 +396,8 @@ pub struct StoreLost;
 /// Which agents to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Index {
-    /// All of them.
-    All,
-    /// Those of a guild.
-    Guild(GuildId),
+    /// Those within.
+    Within(Scope),
     /// Those that hold room on a host.
     Host(HostId),
 }

@@ -1,7 +1,7 @@
 //! What is stored of an agent and of a host.
 
 use crate::{
-    ids::{AgentKey, Epoch, HostId, HostLife, Incarnation, RequestId, UnixMillis},
+    ids::{AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, RequestId, UnixMillis},
     resources::Resources,
     signal,
 };
@@ -91,6 +91,8 @@ words! {
     FirstStart {
         /// It is refused, as long as its caller waits; FAILED at once when nobody does.
         MustSucceed = "must-succeed",
+        /// FAILED at once if it would fail anywhere, else its restart policy decides.
+        FailsIfWrong = "fails-if-wrong",
         /// Its restart policy decides.
         FollowsPolicy = "follows-policy",
     }
@@ -256,8 +258,8 @@ pub struct AgentRecord {
     pub digest: SpecDigest,
     /// Room it needs.
     pub demand: Resources,
-    /// For rusticai-core's id generator, 1 to 255.
-    pub machine_id: u8,
+    /// For rusticai-core's id generator.
+    pub machine_id: MachineId,
     /// Restarts in place.
     pub restarts: u32,
     /// What a lost lease does to it.

@@ -8,7 +8,7 @@ mod lives;
 mod reads;
 
 use crate::{
-    ids::{AgentKey, Epoch, GuildId, HostId, HostLife, Incarnation, UnixMillis},
+    ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
     record::{AgentRecord, Documents, FormerState, HostRecord, Phase, Seat, State, View},
     resources::Resources,
@@ -47,7 +47,7 @@ pub struct Store {
     hosts: BTreeMap<HostId, HostRecord>,
     /// By encoded member, which is the order of the lists.
     agents: BTreeMap<String, AgentRecord>,
-    machines: BTreeMap<GuildId, BTreeMap<u8, u32>>,
+    machines: BTreeMap<GuildKey, BTreeMap<MachineId, u32>>,
     /// Agents that no host has accepted, by the epochs of their claims.
     unaccepted: BTreeMap<String, Epoch>,
     /// Those that wait for room.
@@ -206,12 +206,14 @@ impl Store {
         }
     }
 
-    fn machine_id(&mut self, guild: &GuildId) -> u8 {
-        let taken = self.machines.entry(guild.clone()).or_default();
-        let count = |id: &u8| taken.get(id).copied().unwrap_or(0);
-        let id = (1..=255).min_by_key(count).unwrap_or(1);
-        *taken.entry(id).or_default() += 1;
-        id
+    /// The smallest free one of the guild.
+    fn free_machine_id(&self, guild: &GuildKey) -> Option<MachineId> {
+        let taken = self.machines.get(guild);
+        MachineId::all().find(|id| taken.is_none_or(|taken| taken.get(id).is_none_or(|agents| *agents == 0)))
+    }
+
+    fn take_machine_id(&mut self, guild: &GuildKey, id: MachineId) {
+        *self.machines.entry(guild.clone()).or_default().entry(id).or_default() += 1;
     }
 }
 

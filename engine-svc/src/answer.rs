@@ -156,10 +156,12 @@ fn by_reason(reason: Reason) -> Refused {
         | Reason::AgentOnOtherHost
         | Reason::AgentWaits
         | Reason::AgentStopping
+        | Reason::GuildTooLarge
         | Reason::RegistryForm => Refused::Other,
         // Engines send these. From a host they are new words.
         Reason::AgentRestless
         | Reason::AgentTooLarge
+        | Reason::GuildIdShared
         | Reason::HostUnknown
         | Reason::HostLives
         | Reason::HostUnreachable

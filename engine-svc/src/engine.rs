@@ -21,11 +21,12 @@ pub use keep::Kept;
 pub use list::{AgentsPage, AgentsQuery, Listed};
 pub use rustic_proto::engine::v1::PendingPolicy;
 pub use stop::IfSilent;
-pub use watch::{Scope, Told, Watch};
+pub use watch::{Told, Watch, Watched};
 
 use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
 use rustic_registry::{
-    AgentKey, AgentRecord, OnDisconnect, Phase, Registry, RegistryError, Seat, State, UnreadableAgent, View,
+    AgentKey, AgentRecord, IfNamesakes, OnDisconnect, Phase, Registry, RegistryError, Seat, State, UnreadableAgent,
+    View,
 };
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -44,6 +45,8 @@ pub struct Engine {
     /// Lines of those that wait which the last pass had seen to the end: the next one begins after them.
     lines_seen: AtomicUsize,
     troubles: own::Troubles,
+    /// What a create does if another organization has a guild with the same id.
+    if_namesakes: IfNamesakes,
 }
 
 /// What an engine must know of the leases of hosts.
@@ -76,7 +79,14 @@ impl Engine {
         wake: Wake,
     ) -> Self {
         let (lines_seen, troubles) = (AtomicUsize::new(0), own::Troubles::default());
-        Self { registry, fleet, hosts, leases, changes, wake, lines_seen, troubles }
+        let if_namesakes = IfNamesakes::Tell;
+        Self { registry, fleet, hosts, leases, changes, wake, lines_seen, troubles, if_namesakes }
+    }
+
+    /// The same, but guilds of two organizations may have one id, whatever bus they are on.
+    #[must_use]
+    pub fn allowing_shared_guild_ids(self) -> Self {
+        Self { if_namesakes: IfNamesakes::Ignore, ..self }
     }
 
     /// Reads one agent, as its host would tell it.

@@ -7,11 +7,12 @@ use crate::{
     too_large::TooLarge,
 };
 use rustic_proto::{
+    bus::Bus,
     reason::Reason,
     status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
     violation::Violations,
 };
-use rustic_registry::{AgentKey, HostId, Phase, RegistryError};
+use rustic_registry::{AgentKey, GuildKey, HostId, MachineId, Phase, RegistryError};
 use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -82,6 +83,21 @@ pub enum EngineError {
         key: AgentKey,
         /// What is lacking.
         lack: TooLarge,
+    },
+    /// It has as many agents as there are machine ids.
+    #[error("guild {0} has {max} agents, as many as there can be in one; stop some, or begin another guild", max = MachineId::LAST)]
+    GuildTooLarge(GuildKey),
+    /// Another organization has a guild with this id there.
+    #[error(
+        "agent {key}: another organization has a guild {id:?} on the message bus {bus}, and Rustic AI names topics by guild id alone, so that \
+         both would read each other's messages; choose another guild id, or another bus: a Redis of its own, or an account of NATS. \
+         --allow-shared-guild-ids of engine-svc lets them meet", id = .key.guild.id.as_str()
+    )]
+    GuildIdShared {
+        /// The agent.
+        key: AgentKey,
+        /// Where they would meet.
+        bus: Bus,
     },
     /// No host lives.
     #[error("there is no host to run agent {0}; start agent-hosts, or wait until they are back")]
@@ -175,6 +191,8 @@ impl EngineError {
             Self::Held(_) | Self::Telling => Reason::RegistryLost,
             Self::NoRoom(_) => Reason::NoRoom,
             Self::TooLarge { .. } => Reason::AgentTooLarge,
+            Self::GuildTooLarge(_) => Reason::GuildTooLarge,
+            Self::GuildIdShared { .. } => Reason::GuildIdShared,
             Self::NoHost(_) => Reason::NoHost,
             Self::HostSilent { .. } => Reason::HostUnreachable,
             Self::HostNotRetired { .. } => Reason::HostNotRetired,
@@ -235,6 +253,8 @@ impl EngineError {
             Self::Bad(_)
             | Self::WatchExpired
             | Self::TooLarge { .. }
+            | Self::GuildTooLarge(_)
+            | Self::GuildIdShared { .. }
             | Self::Unknown(_)
             | Self::UnknownHost(_)
             | Self::HostLives(_)

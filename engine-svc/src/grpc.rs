@@ -2,7 +2,7 @@
 
 use crate::{
     changes::Revision,
-    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, Scope, Told},
+    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, Told, Watched},
     error::EngineError,
 };
 use futures_util::{
@@ -92,7 +92,7 @@ impl Service {
     }
 
     async fn stop(&self, r: pb::StopAgentRequest, call: Call) -> Result<pb::StopAgentResponse, EngineError> {
-        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let if_silent = if r.force { IfSilent::Force } else { IfSilent::Refuse };
         let engine = self.engine.clone();
@@ -101,7 +101,7 @@ impl Service {
     }
 
     async fn restart(&self, r: pb::RestartAgentRequest, call: Call) -> Result<pb::RestartAgentResponse, EngineError> {
-        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let wait = convert::wait_mode(r.wait)?;
         let engine = self.engine.clone();
@@ -111,7 +111,7 @@ impl Service {
     }
 
     async fn stop_guild(&self, r: pb::StopGuildRequest, call: Call) -> Result<pb::StopGuildResponse, EngineError> {
-        let guild = request::guild_id(&r.guild_id)?;
+        let guild = request::guild_key(&r.organization_id, &r.guild_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let engine = self.engine.clone();
         let stopped = self.to_the_end(call, async move { engine.stop_guild(&guild, grace).await }).await?;
@@ -119,14 +119,14 @@ impl Service {
     }
 
     async fn get(&self, r: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, EngineError> {
-        let key = request::agent_key(&r.guild_id, &r.agent_id)?;
+        let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let agent = self.engine.get(&key, convert::view(r.view)?).await?;
         Ok(pb::GetAgentResponse { agent: Some(shown(&agent)) })
     }
 
     async fn list(&self, r: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse, EngineError> {
         let query = AgentsQuery {
-            guild: request::guild_filter(&r.guild_id)?,
+            within: request::scope(&r.organization_id, &r.guild_id)?,
             name: Some(r.name).filter(|name| !name.is_empty()),
             host: request::host_filter(&r.host)?,
             phase: convert::phase_filter(r.phase)?,
@@ -140,14 +140,13 @@ impl Service {
     }
 
     async fn watch(&self, r: pb::WatchAgentsRequest) -> Result<AgentChanges, EngineError> {
-        let scope = match (request::guild_filter(&r.guild_id)?, &*r.agent_id) {
-            (None, "") => Scope::All,
-            (Some(guild), "") => Scope::Guild(guild),
-            (_, agent) => Scope::Agent(request::agent_key(&r.guild_id, agent)?),
+        let watched = match &*r.agent_id {
+            "" => Watched::Within(request::scope(&r.organization_id, &r.guild_id)?),
+            agent => Watched::Agent(request::agent_key(&r.organization_id, &r.guild_id, agent)?),
         };
         let after = Some(&*r.revision).filter(|text| !text.is_empty()).map(str::parse::<Revision>);
         let after = after.transpose().map_err(|_| request::unknown_revision())?;
-        let watch = self.engine.watch(scope, convert::view(r.view)?, after.as_ref()).await?;
+        let watch = self.engine.watch(watched, convert::view(r.view)?, after.as_ref()).await?;
         let stopping = self.stopping.clone();
         let told = stream::try_unfold(watch, move |mut watch| {
             let stopping = stopping.clone();
@@ -191,7 +190,8 @@ fn change(told: &Told) -> pb::WatchAgentsResponse {
     let change = match told {
         Told::Agent(agent) => Change::Agent(shown(agent)),
         Told::Removed(key, epoch) => Change::Removed(pb::RemovedAgent {
-            guild_id: key.guild.to_string(),
+            organization_id: key.guild.organization.to_string(),
+            guild_id: key.guild.id.to_string(),
             agent_id: key.agent.to_string(),
             epoch: epoch.0,
         }),

@@ -110,7 +110,11 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     }
     let channels = Channels::new(settings.connect_timeout, settings.server.max_message_size);
     let scaler = ExternalScalerServer::new(Scaler::new(fleet.clone()));
-    let engine = Arc::new(Engine::new(registry, fleet, Arc::new(channels), leases, changes.clone(), wake.clone()));
+    let engine = Engine::new(registry, fleet, Arc::new(channels), leases, changes.clone(), wake.clone());
+    let engine = Arc::new(match settings.allow_shared_guild_ids {
+        true => engine.allowing_shared_guild_ids(),
+        false => engine,
+    });
     let keeper = keeper::run(engine.clone(), changes, wake, chance, settings.compact_every()?, ending.clone());
     tasks.spawn_until("the keeper", ending.clone(), keeper);
     let work = TaskTracker::new();

@@ -73,6 +73,9 @@ pub struct Settings {
     /// Nobody has ever used this registry: agents are placed at once, instead of after the longest lease and its grace
     #[arg(long)]
     pub new_registry: bool,
+    /// Guilds of two organizations may have one id though they are on one message bus, where they read each other's messages
+    #[arg(long)]
+    pub allow_shared_guild_ids: bool,
     /// Time calls in flight get to end when this engine stops
     #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub stop_timeout: Duration,

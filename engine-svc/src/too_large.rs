@@ -134,8 +134,7 @@ mod tests {
         let demand: Vec<_> = (0..500).map(|n| format!("{n}{}=1000", "%C3%A9".repeat(200))).collect();
         let demand = Resources::parse(&demand.join(";"));
         let lack = too_large(&view(&["slots=1000"], &[]), &demand).expect("too large");
-        let key =
-            rustic_registry::AgentKey { guild: "g".parse().expect("an id"), agent: "a".parse().expect("an id") };
+        let key = rustic_registry::AgentKey::parse("default", "g", "a").expect("an id");
         let status = tonic::Status::from(crate::error::EngineError::TooLarge { key, lack });
         let response = status.into_http::<()>();
         let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();

@@ -104,7 +104,7 @@ mod tests {
     };
 
     fn key(agent: &str) -> AgentKey {
-        AgentKey { guild: "g".parse().expect("an id"), agent: agent.parse().expect("an id") }
+        AgentKey::parse("default", "g", agent).expect("an id")
     }
 
     fn event(agent: &str, phase: Option<Phase>, epoch: u64) -> Event {
@@ -122,7 +122,7 @@ mod tests {
             request_id: "r".parse().expect("an id"),
             digest: SpecDigest("d".to_owned()),
             demand: Resources::one_slot(),
-            machine_id: 1,
+            machine_id: rustic_registry::MachineId::FIRST,
             restarts: 0,
             on_disconnect: OnDisconnect::Stop,
             reason: String::new(),

@@ -49,7 +49,7 @@ pub fn view(wire: i32) -> Result<View, Violations> {
 pub fn wait_mode(wire: i32) -> Result<pb::WaitMode, Violations> {
     match pb::WaitMode::try_from(wire) {
         Ok(pb::WaitMode::Unspecified | pb::WaitMode::Running) => Ok(pb::WaitMode::Running),
-        Ok(pb::WaitMode::Accepted) => Ok(pb::WaitMode::Accepted),
+        Ok(mode @ (pb::WaitMode::Accepted | pb::WaitMode::Launched)) => Ok(mode),
         Err(_) => Err(unknown_enum("wait", "WaitMode")),
     }
 }
@@ -98,7 +98,8 @@ pub fn last_exit(exit: &LastExit) -> pb::LastExit {
 /// An agent on the wire.
 pub fn agent(record: &AgentRecord) -> pb::Agent {
     pb::Agent {
-        guild_id: record.key.guild.to_string(),
+        organization_id: record.key.guild.organization.to_string(),
+        guild_id: record.key.guild.id.to_string(),
         agent_id: record.key.agent.to_string(),
         name: record.name.clone(),
         phase: phase(record.phase()).into(),
@@ -120,7 +121,8 @@ pub fn agent(record: &AgentRecord) -> pb::Agent {
 /// An agent whose record another version wrote.
 pub fn unreadable_agent(agent: &UnreadableAgent) -> pb::Agent {
     pb::Agent {
-        guild_id: agent.key.guild.to_string(),
+        organization_id: agent.key.guild.organization.to_string(),
+        guild_id: agent.key.guild.id.to_string(),
         agent_id: agent.key.agent.to_string(),
         phase: pb::AgentPhase::Unspecified.into(),
         reason: format!("this version cannot read the record: {}", agent.what),

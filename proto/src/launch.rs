@@ -3,12 +3,13 @@
 
 use crate::{
     agent_host::v1::{self as pb, runtime::Kind},
+    bus::Bus,
     profile::ProfileName,
     restart::RestartPolicy,
     violation::Violations,
 };
 use prost::Message as _;
-use rustic_core::{AgentId, AgentKey, Documents, GuildId, OnDisconnect, Resources, SpecDigest};
+use rustic_core::{AgentId, AgentKey, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -70,6 +71,7 @@ struct AgentSpecHead {
 #[derive(Deserialize)]
 struct GuildSpecHead {
     id: Option<Value>,
+    agents: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -89,9 +91,13 @@ impl Launch {
         };
         let runtime = runtime(message.runtime.as_ref(), &mut v);
         let spec = json::<AgentSpecHead>("launch.agent_spec", &message.agent_spec, &mut v);
-        let guild = json::<GuildSpecHead>("launch.guild_spec", &message.guild_spec, &mut v)
+        let guild = json::<GuildSpecHead>("launch.guild_spec", &message.guild_spec, &mut v);
+        let members = guild.as_ref().and_then(|guild| guild.agents.clone());
+        let guild = guild
             .and_then(|g| text("launch.guild_spec.id", g.id, &mut v))
             .and_then(|id| v.id::<GuildId>("launch.guild_spec.id", &id));
+        let organization = crate::request::organization("launch.organization_id", &message.organization_id, &mut v);
+        let guild = organization.zip(guild).map(|(organization, id)| GuildKey { organization, id });
         let mut agent = None;
         let mut name = None;
         let mut demand = Resources::one_slot();
@@ -104,13 +110,28 @@ impl Launch {
             }
             add_resources(&mut demand, spec.resources, &mut v);
         }
+        let is_other =
+            |member: &&Value| member.get("id").and_then(Value::as_str) != agent.as_ref().map(AgentId::as_str);
+        let others = members.map(|members| members.iter().filter(is_other).count());
         if matches!(runtime, Some(RuntimeKind::Python(_))) {
             json::<BTreeMap<String, Value>>("launch.messaging_config", &message.messaging_config, &mut v);
+            if let Some(class) = Bus::in_one_process(&message.messaging_config)
+                && others.is_some_and(|others| others > 0)
+            {
+                v.add(
+                    "launch.messaging_config.backend_class",
+                    format!(
+                        "is {class}, which lives in one process, but the guild has other agents, and each has a process of its own: no \
+                         message would arrive; use RedisMessagingBackend of rusticai-redis or NATSMessagingBackend of rusticai-nats"
+                    ),
+                );
+            }
         }
         if !message.client_properties.is_empty() {
             json::<BTreeMap<String, Value>>("launch.client_properties", &message.client_properties, &mut v);
         }
-        check_environment(&message.environment, &mut v);
+        check_environment("environment", &message.environment, &mut v);
+        check_environment("inherited_environment", &message.inherited_environment, &mut v);
         let on_disconnect = on_disconnect(message.on_disconnect, &mut v);
         let restart = RestartPolicy::read(message.restart_policy.as_ref(), &mut v);
         let timeout = message.start_timeout.as_ref();
@@ -246,9 +267,9 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
     }
 }
 
-fn check_environment(environment: &BTreeMap<String, String>, v: &mut Violations) {
+fn check_environment(of: &str, environment: &BTreeMap<String, String>, v: &mut Violations) {
     for (name, value) in environment {
-        let field = format!("launch.environment[{name:?}]");
+        let field = format!("launch.{of}[{name:?}]");
         if name.is_empty() || name.contains(['=', '\0']) {
             v.add(&field, "is no name for an environment variable");
         } else if name.starts_with(RESERVED_ENVIRONMENT) && name != LOG_LEVEL {
@@ -272,9 +293,18 @@ fn on_disconnect(wire: i32, v: &mut Violations) -> OnDisconnect {
 }
 
 fn digest(message: &pb::AgentLaunch) -> SpecDigest {
-    let identity = pb::AgentLaunch { guild_spec: String::new(), start_timeout: None, ..message.clone() };
-    let hash = Sha256::digest(identity.encode_to_vec());
-    SpecDigest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    let identity = pb::AgentLaunch {
+        guild_spec: String::new(),
+        start_timeout: None,
+        inherited_environment: BTreeMap::new(),
+        ..message.clone()
+    };
+    SpecDigest(hash(&identity.encode_to_vec()))
+}
+
+/// SHA-256, in hexadecimal digits.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -300,7 +330,7 @@ mod tests {
     #[test]
     fn a_good_launch_is_taken_apart_and_kept_as_it_came() {
         let launch = Launch::check(Some(good())).expect("good");
-        assert_eq!(launch.key.to_string(), "g/a");
+        assert_eq!(launch.key.to_string(), "default/g/a");
         assert_eq!(launch.documents().spec, good().agent_spec);
         let again = Launch::from_documents(&launch.documents()).expect("what was written can be read");
         assert_eq!((again.message, again.digest), (launch.message.clone(), launch.digest.clone()));
@@ -366,8 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn a_bus_within_one_process_is_refused_where_others_are_to_hear() {
+        let on = |class: &str, agents: &str| {
+            let messaging_config = format!(r#"{{"backend_module": "m", "backend_class": "{class}"}}"#);
+            let guild_spec = format!(r#"{{"id": "g", "agents": {agents}}}"#);
+            Launch::check(Some(pb::AgentLaunch { messaging_config, guild_spec, ..good() }))
+        };
+        let (alone, two) = (r#"[{"id": "a"}]"#, r#"[{"id": "a"}, {"id": "b"}]"#);
+        for class in ["InMemoryMessagingBackend", "EmbeddedMessagingBackend"] {
+            let refused = on(class, two).expect_err("nobody would hear it");
+            let (field, why) = refused.iter().next().expect("a violation");
+            assert_eq!(field, "launch.messaging_config.backend_class");
+            assert!(why.contains(class) && why.contains("RedisMessagingBackend"), "{why}");
+            on(class, alone).expect("it talks to nobody");
+        }
+        on("RedisMessagingBackend", two).expect("they meet in Redis");
+    }
+
+    #[test]
     fn the_digest_follows_the_agent_and_not_the_growing_guild() {
         let digest = |m: pb::AgentLaunch| Launch::check(Some(m)).expect("good").digest;
+        let settings = BTreeMap::from([("RUSTIC_RUNTIME_PROFILE".to_owned(), "p".to_owned())]);
+        let elsewhere = pb::AgentLaunch { inherited_environment: settings, ..good() };
+        assert_eq!(digest(elsewhere), digest(good()));
         let grown = pb::AgentLaunch { guild_spec: r#"{"id":"g","agents":[{}]}"#.to_owned(), ..good() };
         assert_eq!(digest(good()), digest(grown));
         let other = pb::AgentLaunch { client_type: "RetryingClient".to_owned(), ..good() };

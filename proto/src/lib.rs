@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`agent_host::v1`], [`engine::v1`], [`externalscaler`] | generated from the protos |
 //! | [`launch`] | what a valid launch is; a [`launch::Launch`] exists only if it is one |
+//! | [`bus`] | the message bus that a launch names |
 //! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
 //! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
 //! | [`reason`] | why a call was refused, for programs |
@@ -14,6 +15,7 @@
 //! | [`reflection`] | server reflection over the descriptors |
 //! | [`convert`] | registry records to messages |
 
+pub mod bus;
 pub mod convert;
 pub mod launch;
 pub mod profile;

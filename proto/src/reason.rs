@@ -79,6 +79,10 @@ reasons! {
     AgentRestless = "AGENT_RESTLESS", Unavailable;
     /// No host could ever hold the agent.
     AgentTooLarge = "AGENT_TOO_LARGE", ResourceExhausted;
+    /// The guild has as many agents as there can be.
+    GuildTooLarge = "GUILD_TOO_LARGE", ResourceExhausted;
+    /// Another organization has a guild with this id on the same message bus.
+    GuildIdShared = "GUILD_ID_SHARED", FailedPrecondition;
     /// The claim that was quoted is not the current one.
     EpochStale = "EPOCH_STALE", Aborted;
     /// As many calls are under way as the service takes; nothing was done.

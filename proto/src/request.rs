@@ -1,7 +1,7 @@
 //! Checks shared by all requests: names, page size and token, durations.
 
 use crate::violation::Violations;
-use rustic_core::{AgentId, AgentKey, GuildId, HostId, RequestId, encoded};
+use rustic_core::{AgentId, AgentKey, GuildId, GuildKey, HostId, OrganizationId, RequestId, Scope, encoded};
 use std::time::Duration;
 
 /// Agents or hosts in a page unless asked for otherwise.
@@ -13,25 +13,44 @@ pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time between SIGTERM and SIGKILL.
 pub const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Reads guild and agent id.
-pub fn agent_key(guild: &str, agent: &str) -> Result<AgentKey, Violations> {
+/// Reads the id of an organization in `field`; whoever names none means the default one.
+pub(crate) fn organization(field: &str, id: &str, violations: &mut Violations) -> Option<OrganizationId> {
+    if id.is_empty() { Some(OrganizationId::default()) } else { violations.id(field, id) }
+}
+
+fn guild(organization_id: &str, guild_id: &str, violations: &mut Violations) -> Option<GuildKey> {
+    let organization = organization("organization_id", organization_id, violations);
+    let id = violations.id::<GuildId>("guild_id", guild_id);
+    organization.zip(id).map(|(organization, id)| GuildKey { organization, id })
+}
+
+/// Reads what names an agent.
+pub fn agent_key(organization_id: &str, guild_id: &str, agent_id: &str) -> Result<AgentKey, Violations> {
     let mut violations = Violations::default();
-    let guild = violations.id::<GuildId>("guild_id", guild);
-    let agent = violations.id::<AgentId>("agent_id", agent);
+    let guild = guild(organization_id, guild_id, &mut violations);
+    let agent = violations.id::<AgentId>("agent_id", agent_id);
     let key = guild.zip(agent).map(|(guild, agent)| AgentKey { guild, agent });
     violations.into_result(key)
 }
 
-/// Reads a guild id.
-pub fn guild_id(guild: &str) -> Result<GuildId, Violations> {
+/// Reads what names a guild.
+pub fn guild_key(organization_id: &str, guild_id: &str) -> Result<GuildKey, Violations> {
     let mut violations = Violations::default();
-    let id = violations.id("guild_id", guild);
-    violations.into_result(id)
+    let key = guild(organization_id, guild_id, &mut violations);
+    violations.into_result(key)
 }
 
-/// Reads an optional guild id.
-pub fn guild_filter(guild: &str) -> Result<Option<GuildId>, Violations> {
-    if guild.is_empty() { Ok(None) } else { guild_id(guild).map(Some) }
+/// Reads whose agents are meant: those of a guild, of an organization, or everybody's.
+pub fn scope(organization_id: &str, guild_id: &str) -> Result<Scope, Violations> {
+    match (organization_id, guild_id) {
+        ("", "") => Ok(Scope::All),
+        (_, "") => {
+            let mut violations = Violations::default();
+            let organization = violations.id("organization_id", organization_id);
+            violations.into_result(organization).map(Scope::Organization)
+        }
+        _ => guild_key(organization_id, guild_id).map(Scope::Guild),
+    }
 }
 
 /// Reads the id of a host.
@@ -145,12 +164,22 @@ mod tests {
 
     #[test]
     fn tokens_read_back_and_strange_ones_are_refused() {
-        let key = agent_key("g:1", "a b").expect("valid");
+        let key = agent_key("o/1", "g:1", "a b").expect("valid");
         assert_eq!(read_agent_token(&agent_token(Some(&key))), Ok(Some(key)));
         assert_eq!(read_agent_token(""), Ok(None));
-        for strange in ["a1.", "a1.x", "h1.host", "zzz", "a1.%00:a"] {
+        for strange in ["a1.", "a1.x", "h1.host", "zzz", "a1.%00:g:a", "a1.g:a"] {
             assert!(read_agent_token(strange).is_err(), "{strange}");
         }
+    }
+
+    #[test]
+    fn whoever_names_no_organization_means_the_default_one() {
+        let key = agent_key("", "g", "a").expect("valid");
+        assert_eq!(key, agent_key("default", "g", "a").expect("valid"));
+        assert_ne!(key, agent_key("other", "g", "a").expect("valid"));
+        assert_eq!(scope("", ""), Ok(Scope::All));
+        assert_eq!(scope("", "g"), Ok(Scope::Guild(key.guild.clone())));
+        assert_eq!(scope("default", ""), Ok(Scope::Organization(key.guild.organization)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ def run(engine: K8sExecutionEngine, agent: AgentSpec, messaging: MessagingConfig
     """Runs an agent in the engine's guild."""
     guild = GuildSpec(id=engine.guild_id, name="Test", description="A test guild")
     engine.run_agent(guild, agent, messaging, machine_id=1, **options)
+    engine.wait_until_running(agent.id)
 
 
 def test_specs_come_back_field_for_field(engine: K8sExecutionEngine, messaging: MessagingConfig) -> None:
@@ -64,7 +65,7 @@ def test_a_killed_rustic_agent_comes_back(engine: K8sExecutionEngine, messaging:
     stub = client.stub(engine.engine_address)
 
     def look() -> object:
-        return stub.GetAgent(pb.GetAgentRequest(guild_id=engine.guild_id, agent_id="a")).agent
+        return stub.GetAgent(pb.GetAgentRequest(organization_id=engine.organization_id, guild_id=engine.guild_id, agent_id="a")).agent
 
     before = look()
     os.kill(before.pid, signal.SIGKILL)
@@ -110,8 +111,9 @@ def test_an_agents_own_error_comes_back_with_its_traceback(
 ) -> None:
     """What the agent raised is what its author reads, with agent and host."""
     broken = messaging.model_copy(update={"backend_class": "NoSuchBackend"})
+    waiting = K8sExecutionEngine(engine.guild_id, engine.organization_id, wait_until_running=True)
     with pytest.raises(errors.AgentStartError) as caught:
-        run(engine, spec("a"), broken)
+        run(waiting, spec("a"), broken)
     error = caught.value
     assert "NoSuchBackend" in str(error) and f"{engine.guild_id}/a" in str(error) and "agent-host-" in str(error)
     assert "Traceback" in error.traceback and error.reason == "AGENT_INIT_FAILED"
@@ -139,6 +141,7 @@ def test_guild_needs_nothing_but_the_class_name(
     guild = Guild(guild_id, "G", "d", org_id, "rustic_ai.k8s.execution.K8sExecutionEngine", messaging)
     try:
         guild.launch_agent(spec("a"))
+        guild._get_execution_engine().wait_until_running("a")
         assert guild.is_agent_running("a") and [a.id for a in guild.list_all_running_agents()] == ["a"]
         guild.remove_agent("a")
         assert not guild.is_agent_running("a")
@@ -152,6 +155,7 @@ def test_machine_ids_never_pass_what_rustic_ai_accepts(
     """Guild counts launches upwards without end; the agent still gets a machine id below 256."""
     guild = GuildSpec(id=engine.guild_id, name="Test", description="A test guild")
     engine.run_agent(guild, spec("a"), messaging, machine_id=100_000)
+    engine.wait_until_running("a")
     assert engine.is_agent_running(engine.guild_id, "a")
 
 

@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("arguments", "environment", "address"),
     [
-        ({}, {}, "engine-svc.default:50051"),
+        ({}, {}, "engine-svc.rustic-ai:50051"),
         ({"k8s_namespace": "prod"}, {}, "engine-svc.prod:50051"),
         ({}, {"RUSTIC_K8S_NAMESPACE": "test"}, "engine-svc.test:50051"),
         ({}, {"RUSTIC_ENGINE_ADDRESS": "e:1"}, "e:1"),
         ({"engine_address": "f:2"}, {"RUSTIC_ENGINE_ADDRESS": "e:1"}, "f:2"),
-        ({"redis_url": "redis://r", "agent_host_service_name": "h"}, {}, "engine-svc.default:50051"),
+        ({"redis_url": "redis://r", "agent_host_service_name": "h"}, {}, "engine-svc.rustic-ai:50051"),
     ],
 )
 def test_the_address_comes_from_arguments_then_environment_then_defaults(

@@ -1,7 +1,7 @@
 //! Names of the keys. One hash tag, so that every script touches one cluster slot.
 
-pub use rustic_core::encoded::{encode, member, parse_host, parse_member};
-use rustic_core::{AgentKey, GuildId, HostId};
+pub use rustic_core::encoded::{encode, member, parse_host, parse_member, parse_organization};
+use rustic_core::{AgentKey, HostId};
 
 /// The keys under one prefix.
 #[derive(Debug, Clone)]
@@ -48,11 +48,6 @@ impl Keys {
     /// All agents.
     pub fn all(&self) -> String {
         format!("{}:agents", self.prefix)
-    }
-
-    /// Agents of a guild.
-    pub fn guild(&self, guild: &GuildId) -> String {
-        format!("{}:guild:{}", self.prefix, encode(guild.as_str()))
     }
 
     /// Agents that hold room on a host.

@@ -12,7 +12,7 @@ mod scripts;
 pub use schema::Schema;
 
 use crate::{
-    Registry,
+    Registry, encoded,
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife},
     keys::{self, Keys},
@@ -118,8 +118,7 @@ impl RedisRegistry {
 
     fn index_key(&self, index: &Index) -> String {
         match index {
-            Index::All => self.keys.all(),
-            Index::Guild(guild) => self.keys.guild(guild),
+            Index::Within(_) => self.keys.all(),
             Index::Host(host) => self.keys.on(host),
         }
     }
@@ -255,9 +254,13 @@ impl Registry for RedisRegistry {
         limit: usize,
         view: View,
     ) -> Result<Page, RegistryError> {
+        let prefix = match index {
+            Index::Within(scope) => encoded::prefix(scope),
+            Index::Host(_) => String::new(),
+        };
         let mut after = after.map(keys::member);
         loop {
-            let ask = ask::list(after.as_deref(), limit, view);
+            let ask = ask::list(&prefix, after.as_deref(), limit, view);
             let (store, rows): (String, Vec<read::Row>) =
                 self.run_on(&self.scripts.list, Some(&self.index_key(index)), &ask).await?;
             match read::page(rows, limit, view) {

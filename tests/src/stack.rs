@@ -6,7 +6,7 @@ use rustic_proto::{
     engine::v1::{self as pb, engine_service_client::EngineServiceClient},
 };
 use rustic_registry::{
-    Index, RedisRegistry, RedisSettings, Registry as _, View,
+    Index, RedisRegistry, RedisSettings, Registry as _, Scope, View,
     dev_server::{DevServer, Durability, Environment},
 };
 use std::path::Path;
@@ -203,7 +203,7 @@ impl Stack {
     /// Fails unless the registry holds no agent, no room in use, and no host runs a process.
     pub async fn assert_nothing_left(&self) {
         let registry = self.registry();
-        let page = registry.list(&Index::All, None, 10, View::Basic).await.expect("a page");
+        let page = registry.list(&Index::Within(Scope::All), None, 10, View::Basic).await.expect("a page");
         assert_eq!(page.agents, [], "agents in the registry");
         for host in registry.hosts().await.expect("hosts").hosts {
             assert_eq!(host.used.iter().collect::<Vec<_>>(), [], "room in use on {}", host.host);

@@ -212,7 +212,7 @@ async fn an_unknown_agent_cannot_be_stopped_and_a_known_one_cannot_change_its_sp
     let stack = Stack::start().await;
     let status = stack.stop("g", "nobody").await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
-    assert!(status.message().contains("g/nobody"), "{}", status.message());
+    assert!(status.message().contains("default/g/nobody"), "{}", status.message());
     let mut host = stack.host(0).await;
     let request =
         host_pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "nobody".to_owned(), ..Default::default() };

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     trace_service_server::{TraceService, TraceServiceServer},
 };
 use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb, reason::Reason};
-use rustic_registry::{EventId, Index, Phase, Registry as _, View};
+use rustic_registry::{EventId, Index, Phase, Registry as _, Scope, View};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python, script},
@@ -121,7 +121,7 @@ async fn calls_that_give_up_early_leave_no_claim_without_an_owner() {
     stack.engine.stop().await;
     let registry = stack.registry();
     wait_until("every agent that was claimed to run", async || {
-        let left = registry.list(&Index::All, None, 100, View::Basic).await.unwrap().agents;
+        let left = registry.list(&Index::Within(Scope::All), None, 100, View::Basic).await.unwrap().agents;
         let stuck: Vec<_> = left.into_iter().filter(|a| a.phase() != Phase::Running).collect();
         if stuck.is_empty() { Ok(()) } else { Err(stuck) }
     })
@@ -154,7 +154,7 @@ async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
         client.create_agent(pb::CreateAgentRequest { launch, ..Default::default() }).await
     });
     // Looked at behind the engine's back, so as not to take the one place.
-    let key = rustic_registry::AgentKey { guild: "g".parse().unwrap(), agent: "a".parse().unwrap() };
+    let key = rustic_registry::AgentKey::parse("default", "g", "a").unwrap();
     let registry = stack.registry();
     wait_until("the first call to be under way", async || registry.get(&key, View::Basic).await.unwrap().ok_or(()))
         .await;
@@ -179,7 +179,9 @@ async fn a_host_with_as_many_calls_as_it_takes_lives_and_force_does_not_overrule
         let (guild_id, agent_id) = ("g".to_owned(), agent.to_owned());
         let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
         let mut client = stack.client.clone();
-        async move { client.stop_agent(pb::StopAgentRequest { guild_id, agent_id, timeout, force }).await }
+        async move {
+            client.stop_agent(pb::StopAgentRequest { guild_id, agent_id, timeout, force, ..Default::default() }).await
+        }
     };
     let slow = tokio::spawn(stop("stubborn", 60, false));
     stack.agent_is("its stop to be under way", "g", "stubborn", |a| a.phase() == host_pb::AgentPhase::Stopping).await;

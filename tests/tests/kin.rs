@@ -107,7 +107,7 @@ async fn ends_with_its_agent(mut stack: Stack, launch: impl Fn(&str, &str) -> Ag
 
     stack.create(launch("g")).await.unwrap();
     family(&mine).await;
-    let guild = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None };
+    let guild = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None, ..Default::default() };
     assert_eq!(stack.client.clone().stop_guild(guild).await.unwrap().into_inner().stopped, 1);
     assert_eq!(with_word(&mine), [0; 0], "when its guild is stopped, they are gone");
     assert!(untouched.iter().all(|pid| lives(*pid)), "a neighbour's are not touched");
@@ -361,7 +361,11 @@ async fn an_agents_tmpdir_is_its_own_shows_in_its_usage_and_goes_with_it() {
         let (one, two) = (place(&stack, "one").await, place(&stack, "two").await);
         assert!([&one, &two].iter().all(|place| place.starts_with(work.path().to_str().unwrap())), "{one} {two}");
         assert_ne!(Path::new(&one).parent(), Path::new(&two).parent());
-        let request = host_pb::GetAgentInfoRequest { guild_id: "g".to_owned(), agent_id: "one".to_owned() };
+        let request = host_pb::GetAgentInfoRequest {
+            guild_id: "g".to_owned(),
+            agent_id: "one".to_owned(),
+            ..Default::default()
+        };
         let info = stack.host(0).await.get_agent_info(request).await.unwrap().into_inner().agent.unwrap();
         let bytes = info.usage.unwrap().scratch_bytes;
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");

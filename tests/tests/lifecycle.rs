@@ -44,7 +44,7 @@ async fn agents_of_one_guild_land_on_both_hosts_and_a_killed_one_comes_back_in_p
         let now = stack.get("g", &other.agent_id).await.unwrap();
         assert_eq!((now.pid, now.restarts), (other.pid, 0), "the others never notice");
     }
-    let request = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None };
+    let request = pb::StopGuildRequest { guild_id: "g".to_owned(), timeout: None, ..Default::default() };
     assert_eq!(stack.client.clone().stop_guild(request.clone()).await.unwrap().into_inner().stopped, 4);
     assert_eq!(stack.client.clone().stop_guild(request).await.unwrap().into_inner().stopped, 0);
     stack.assert_nothing_left().await;
@@ -108,7 +108,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
     stack.stop("g", "a").await.unwrap();
 
     // The same for a claim that an engine made and never delivered.
-    let key = rustic_registry::AgentKey { guild: "g".parse().unwrap(), agent: "b".parse().unwrap() };
+    let key = rustic_registry::AgentKey::parse("default", "g", "b").unwrap();
     let launch = rustic_proto::launch::Launch::check(Some(idle("g", "b"))).unwrap();
     let claim = Claim {
         key,
@@ -120,6 +120,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         documents: Documents::default(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         knew: None,
         asked: rustic_registry::Stops(u64::MAX),
@@ -185,7 +186,13 @@ async fn an_agent_that_ignores_sigterm_is_killed_and_its_children_go_with_it() {
     })
     .await;
     let timeout = Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 });
-    let request = pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), timeout, force: false };
+    let request = pb::StopAgentRequest {
+        guild_id: "g".to_owned(),
+        agent_id: "a".to_owned(),
+        timeout,
+        force: false,
+        ..Default::default()
+    };
     let exit = stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap();
     assert_eq!(exit.status, Some(host_pb::last_exit::Status::Signal(9)));
     wait_until("the whole family to be reaped", async || {

@@ -37,7 +37,12 @@ async fn a_failed_agent_keeps_its_last_lines_and_comes_back_when_it_is_restarted
     let failed = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
     assert!(failed.last_lines.is_empty(), "only in the full view");
     let (guild_id, agent_id, view) = ("g".to_owned(), "a".to_owned(), AgentView::Full.into());
-    let full = stack.client.clone().get_agent(pb::GetAgentRequest { guild_id, agent_id, view }).await.unwrap();
+    let full = stack
+        .client
+        .clone()
+        .get_agent(pb::GetAgentRequest { guild_id, agent_id, view, ..Default::default() })
+        .await
+        .unwrap();
     let full = full.into_inner().agent.unwrap();
     let written = (1..=60).map(|n| n.to_string()).chain(["broken".to_owned()]);
     assert_eq!(full.last_lines, written.skip(11).collect::<Vec<_>>(), "the last 50");
@@ -99,6 +104,7 @@ async fn an_agent_of_a_silent_host_is_removed_by_force_only() {
             agent_id: agent_id.clone(),
             timeout,
             force,
+            ..Default::default()
         });
         request.set_timeout(std::time::Duration::from_secs(30));
         request

@@ -35,7 +35,7 @@ async fn is_at_work(stack: &Stack, host: usize, n: u64) {
 async fn stop(stack: &Stack, agent: &str, seconds: i64) -> host_pb::LastExit {
     let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
     let (guild_id, agent_id) = ("g".to_owned(), agent.to_owned());
-    let request = pb::StopAgentRequest { guild_id, agent_id, timeout, force: false };
+    let request = pb::StopAgentRequest { guild_id, agent_id, timeout, force: false, ..Default::default() };
     stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap()
 }
 

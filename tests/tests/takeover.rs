@@ -8,7 +8,7 @@ use rustic_proto::{
 };
 use rustic_registry::{
     AgentKey, Claim, ClaimOutcome, FirstStart, IfFull, Index, OnDisconnect, Registry as _, RequestId, Resources,
-    SpecDigest, View,
+    Scope, SpecDigest, View,
 };
 use rustic_tests::{
     Modules, PATIENCE, Stack, StackSettings,
@@ -229,7 +229,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
     let stack = stack(1).await;
     let launch = rustic_proto::launch::Launch::check(Some(idle("g", "a"))).unwrap();
     let claim = Claim {
-        key: AgentKey { guild: "g".parse().unwrap(), agent: "a".parse().unwrap() },
+        key: AgentKey::parse("default", "g", "a").unwrap(),
         name: "A".to_owned(),
         request_id: "a-dead-engine".parse::<RequestId>().unwrap(),
         digest: SpecDigest(launch.digest.0.clone()),
@@ -238,6 +238,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         documents: launch.documents(),
         candidates: vec!["agent-host-0".parse().unwrap()],
         if_full: IfFull::Refuse,
+        if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         knew: None,
         asked: rustic_registry::Stops(u64::MAX),
@@ -314,6 +315,7 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
         guild_id: "g".to_owned(),
         agent_id: "broken".to_owned(),
         view: host_pb::AgentView::Full.into(),
+        ..Default::default()
     };
     let whole = stack.client.clone().get_agent(whole).await.unwrap().into_inner().agent.unwrap();
     assert_eq!(whole.last_lines, ["last words"]);
@@ -369,7 +371,7 @@ async fn a_registry_that_is_wiped_while_it_is_told_is_told_again() {
         stack.redis.wipe();
         // As soon as one is there again, the others are on their way.
         let first = async {
-            while registry.list(&Index::All, None, 1, View::Basic).await.unwrap().agents.is_empty() {
+            while registry.list(&Index::Within(Scope::All), None, 1, View::Basic).await.unwrap().agents.is_empty() {
                 tokio::task::yield_now().await;
             }
         };

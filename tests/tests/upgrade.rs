@@ -39,7 +39,7 @@ async fn an_agent_of_another_version_is_shown_and_keeps_nobody_from_being_listed
         agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
     }
     let strange = agents.iter().find(|a| a.host == "agent-host-0").unwrap();
-    let record = format!("{{rustic}}:agent:g:{}", strange.agent_id);
+    let record = format!("{{rustic}}:agent:default:g:{}", strange.agent_id);
     stack.redis.admin().run(&format!("HSET {record} phase HIBERNATING"));
     stack.redis.admin().run("XADD {rustic}:events * agent nonsense phase NONSENSE epoch x");
 

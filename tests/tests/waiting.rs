@@ -159,7 +159,7 @@ async fn crowd(registry: &rustic_registry::RedisRegistry, size: usize) {
         let mut demand = Resources::one_slot();
         demand.set("gpus", 3.0 + (n % 100) as f64).unwrap();
         let claim = Claim {
-            key: AgentKey { guild: "crowd".parse().unwrap(), agent: n.to_string().parse().unwrap() },
+            key: AgentKey::parse("default", "crowd", &n.to_string()).unwrap(),
             name: String::new(),
             request_id: "r".parse().unwrap(),
             digest: SpecDigest("d".to_owned()),
@@ -168,6 +168,7 @@ async fn crowd(registry: &rustic_registry::RedisRegistry, size: usize) {
             documents: Documents::default(),
             candidates: vec![],
             if_full: IfFull::Wait,
+            if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::MustSucceed,
             knew: view.store.clone(),
             asked: view.stops,

@@ -1,7 +1,7 @@
 //! What others see of an agent and may ask of it: its handle and its status. The task behind it does the work.
 
 use super::{
-    machine::{Ending, Event, StopKind},
+    machine::{Ending, Event, StartFailure, StopKind},
     steps::StepTimes,
     unwanted::MemorySeen,
 };
@@ -14,7 +14,7 @@ use crate::{
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{Epoch, ExitStatus, Phase, StoreLife, UnixMillis};
+use rustic_registry::{Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
 use std::{
     path::Path,
     sync::{
@@ -57,6 +57,8 @@ pub struct AgentStatus {
     pub told: Option<StoreLife>,
     /// The store cannot be written at the moment, and why.
     pub trouble: Option<String>,
+    /// Why it failed without ever having been ready, if that is so.
+    pub wrong: Option<StartFailure>,
     /// How it ended, once it has.
     pub ending: Option<Ending>,
 }
@@ -79,6 +81,7 @@ impl AgentStatus {
             cold_reason: String::new(),
             told,
             trouble: None,
+            wrong: None,
             ending: None,
         }
     }
@@ -92,7 +95,7 @@ pub struct AgentHandle {
     /// Its fencing token.
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
-    pub machine_id: u8,
+    pub machine_id: MachineId,
     /// When the task began.
     pub created: UnixMillis,
     /// Its last lines of output.
@@ -253,7 +256,7 @@ mod tests {
             ..AgentLaunch::default()
         };
         let launch = Arc::new(Launch::check(Some(message)).expect("a valid launch"));
-        let order = Order { launch, epoch: Epoch(1), machine_id: 1, skip: vec![], state: None };
+        let order = Order { launch, epoch: Epoch(1), machine_id: MachineId::FIRST, skip: vec![], state: None };
         let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
         (handle, inbox)
     }

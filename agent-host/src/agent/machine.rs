@@ -73,6 +73,8 @@ pub struct Machine {
     /// Restarts since the last long health: what the budget bounds.
     streak: u32,
     reason: String,
+    /// Why it failed without ever having been ready.
+    wrong: Option<StartFailure>,
     last_exit: Option<ExitStatus>,
     poison: Poison,
 }
@@ -90,6 +92,7 @@ impl Machine {
             restarts: 0,
             streak: 0,
             reason: String::new(),
+            wrong: None,
             last_exit: None,
             poison,
         };
@@ -119,6 +122,11 @@ impl Machine {
     /// Why it is where it is; empty when all is well.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Why it failed without ever having been ready, if that is so.
+    pub fn wrong(&self) -> Option<&StartFailure> {
+        self.wrong.as_ref()
     }
 
     /// How the last process ended.
@@ -423,9 +431,15 @@ impl Machine {
         if self.must_succeed() && !again {
             return self.release(Ending::StartFailed(failure));
         }
-        let fails_at_once = self.rules.first_start == FirstStart::FailsAtOnce && !self.was_ready;
-        if fails_at_once && !again && failure.is_its_own() {
-            return self.fail(format!("its first start failed: {failure}"));
+        let fails_at_once = match self.rules.first_start {
+            FirstStart::FailsAtOnce => failure.is_its_own(),
+            FirstStart::FailsIfWrong => failure.is_certain(),
+            FirstStart::MustSucceed | FirstStart::FollowsPolicy => false,
+        };
+        if fails_at_once && !self.was_ready && !again {
+            let reason = format!("its first start failed: {failure}");
+            self.wrong = Some(failure);
+            return self.fail(reason);
         }
         self.crashed(format!("its start failed: {failure}"), status, now, chance)
     }

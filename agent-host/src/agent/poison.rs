@@ -246,10 +246,7 @@ mod tests {
     #[test]
     fn a_host_remembers_agents_up_to_a_bound() {
         let deaths = Deaths::new(1);
-        let key = |n: usize| AgentKey {
-            guild: "g".parse().expect("an id"),
-            agent: format!("a{n}").parse().expect("an id"),
-        };
+        let key = |n: usize| AgentKey::parse("o", "g", &format!("a{n}")).expect("ids");
         for n in 0..REMEMBERED + 10 {
             let mut poison = deaths.recall(&key(n));
             poison.died_over(&message(7), "x");

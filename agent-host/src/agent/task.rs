@@ -146,7 +146,7 @@ impl AgentTask {
         let (handle, commands, status) = AgentHandle::new(&order, AgentStatus::new(claim, lease.store()), created);
         let now = Instant::now();
         let key = &order.launch.key;
-        let span = info_span!("agent", guild_id = %key.guild, agent_id = %key.agent, epoch = %order.epoch);
+        let span = info_span!("agent", organization_id = %key.guild.organization, guild_id = %key.guild.id, agent_id = %key.agent, epoch = %order.epoch);
         let record = Record {
             registry,
             host,

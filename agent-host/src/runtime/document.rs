@@ -2,6 +2,7 @@
 
 use super::Order;
 use crate::agent::poison::Skip;
+use rustic_registry::MachineId;
 use serde::Serialize;
 use std::path::Path;
 
@@ -16,7 +17,10 @@ struct Document<'a> {
     agent_id: &'a str,
     organization_id: &'a str,
     epoch: u64,
+    /// The machine of Rustic AI's ids, the part of its sequence, and how many there are.
     machine_id: u8,
+    machine_share: u16,
+    machine_shares: u16,
     agent_spec: &'a str,
     guild_spec: &'a str,
     messaging_config: &'a str,
@@ -38,11 +42,13 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
     let message = &order.launch.message;
     let document = Document {
         version: VERSION,
-        guild_id: order.launch.key.guild.as_str(),
+        guild_id: order.launch.key.guild.id.as_str(),
         agent_id: order.launch.key.agent.as_str(),
-        organization_id: &message.organization_id,
+        organization_id: order.launch.key.guild.organization.as_str(),
         epoch: order.epoch.0,
-        machine_id: order.machine_id,
+        machine_id: order.machine_id.machine(),
+        machine_share: order.machine_id.share(),
+        machine_shares: MachineId::SHARES,
         agent_spec: &message.agent_spec,
         guild_spec: &message.guild_spec,
         messaging_config: &message.messaging_config,

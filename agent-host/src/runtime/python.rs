@@ -82,9 +82,10 @@ impl PythonRuntime {
         directory: &Path,
     ) -> Result<Result<(Started, Feed), String>, StartError> {
         let Some(zygote) = &self.zygote else { return Ok(Err(String::new())) };
-        let asked = &order.launch.message.environment;
+        let message = &order.launch.message;
+        let mut asked = message.environment.keys().chain(message.inherited_environment.keys());
         let only_at_start = |name: &&String| START_ONLY.iter().any(|prefix| name.starts_with(prefix));
-        let why = match asked.keys().find(only_at_start) {
+        let why = match asked.find(only_at_start) {
             Some(name) => ColdReason::Environment(name.clone()),
             None => match fork(zygote, order, environment, directory).await? {
                 Ok(warm) => return Ok(Ok(warm)),

@@ -88,12 +88,12 @@ async fn where_nobody_knows_whether_the_process_has_ended_the_host_ends_and_no_s
     process.panics();
     process.panics();
     let why = supervisor.broken().await;
-    assert_eq!(why, "the task of agent g/a panicked: as the test wants it");
+    assert_eq!(why, "the task of agent default/g/a panicked: as the test wants it");
     assert_eq!(process.signals().last(), Some(&Signal::Kill), "the process is ended all the same");
     let answer = stop(&supervisor, "a").await;
     assert!(matches!(answer, Err(HostError::Broken(_))), "{:?}", answer.map(|s| s.phase));
     // Nor does a later claim start it here beside a process that may live.
-    let later = GivenClaim { epoch: Epoch(before.epoch.0 + 1), machine_id: 1 };
+    let later = GivenClaim { epoch: Epoch(before.epoch.0 + 1), machine_id: rustic_registry::MachineId::FIRST };
     let again = supervisor.create(Creation { claim: Some(later), ..FakeHost::creation("a") }).await;
     assert!(matches!(again.map(|_| ()), Err(HostError::Broken(_))));
     assert_eq!(host.record("a").await, Some(before), "its next life takes it over as it is");
@@ -112,7 +112,7 @@ async fn a_panic_while_a_process_is_made_ends_the_host_unless_the_runtime_contai
     let supervisor = host.supervisor();
     host.runtime.panics.store(true, Ordering::Relaxed);
     let attached = supervisor.create(FakeHost::creation("a")).await.expect("there is room");
-    assert_eq!(supervisor.broken().await, "the task of agent g/a panicked: as the test wants it");
+    assert_eq!(supervisor.broken().await, "the task of agent default/g/a panicked: as the test wants it");
     assert!(attached.handle.status().ending.is_none());
     assert!(matches!(stop(&supervisor, "a").await, Err(HostError::Broken(_))));
 }

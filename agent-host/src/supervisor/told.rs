@@ -4,7 +4,7 @@
 use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentRecord, Index, ReleaseGuard, StoreLife, Unplace, View};
+use rustic_registry::{AgentRecord, Index, ReleaseGuard, Scope, StoreLife, Unplace, View};
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -64,7 +64,7 @@ impl Supervisor {
     /// Waits until every agent's task has told a store in another life of it, and takes back what the store tells of this
     /// host and is not so: it lacks the write that ended it.
     async fn tell_again(&self, store: &StoreLife) -> Result<(), HostError> {
-        for handle in self.list(None, None, usize::MAX) {
+        for handle in self.list(&Scope::All, None, usize::MAX) {
             // The store of now: it may have changed once more, and then nobody tells this one any more.
             handle.wait(|s| s.told == self.home.lease.store()).await;
         }
@@ -113,8 +113,12 @@ impl Supervisor {
             unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
         };
         let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
-        let never_ran = record.running.is_none() && record.first_start == rustic_registry::FirstStart::MustSucceed;
-        let first_start = if never_ran { FirstStart::FailsAtOnce } else { FirstStart::FollowsPolicy };
+        let first_start = match record.first_start {
+            _ if record.running.is_some() => FirstStart::FollowsPolicy,
+            rustic_registry::FirstStart::MustSucceed => FirstStart::FailsAtOnce,
+            rustic_registry::FirstStart::FailsIfWrong => FirstStart::FailsIfWrong,
+            rustic_registry::FirstStart::FollowsPolicy => FirstStart::FollowsPolicy,
+        };
         let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
         // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
         if let Err(error) = self.admit(creation, claim, None) {

@@ -82,7 +82,7 @@ impl Nursery {
     fn newborn(&self, started: Started, socket: UnixStream) -> std::io::Result<Newborn> {
         let Started { child, stdout, stderr } = started;
         let agent = format!("zygote of profile {}", self.profile);
-        let source = Source { guild: String::new(), agent, epoch: 0, pid: child.pid() };
+        let source = Source { organization: String::new(), guild: String::new(), agent, epoch: 0, pid: child.pid() };
         let output = Output::read(stdout, stderr, &source, OUTPUT, &Tail::default())?;
         Ok(Newborn { child, wire: Wire::new(socket)?, output })
     }

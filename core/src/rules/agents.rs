@@ -3,10 +3,10 @@
 use super::{Store, project};
 use crate::{
     encoded,
-    ids::{AgentKey, Epoch, HostId, Stops, UnixMillis},
+    ids::{AgentKey, Epoch, GuildKey, HostId, OrganizationId, Stops, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, PlaceOutcome, ReleaseGuard, ReleaseOutcome,
-        Remember, Remembered, Restore, StoreLost,
+        Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, IfNamesakes, PlaceOutcome, ReleaseGuard,
+        ReleaseOutcome, Remember, Remembered, Restore, StoreLost,
     },
     record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, Seat, State, View},
 };
@@ -32,12 +32,21 @@ impl Store {
         if self.was_stopped_since(&member, r.asked) {
             return ClaimOutcome::Late(Stops(self.stops));
         }
+        let namesakes = self.namesakes(&r.key.guild);
+        if r.if_namesakes == IfNamesakes::Tell && !namesakes.is_empty() {
+            return ClaimOutcome::Namesakes(namesakes);
+        }
         let waits = r.if_full == IfFull::Wait;
         let picked = self.pick(&r.demand, &r.candidates, Some(u64::MAX));
         if picked.is_none() && !waits {
             return ClaimOutcome::NoRoom;
         }
-        let machine_id = kept.unwrap_or_else(|| self.machine_id(&r.key.guild));
+        let Some(machine_id) = kept.or_else(|| self.free_machine_id(&r.key.guild)) else {
+            return ClaimOutcome::NoMachineId;
+        };
+        if kept.is_none() {
+            self.take_machine_id(&r.key.guild, machine_id);
+        }
         let record = AgentRecord {
             key: r.key.clone(),
             name: r.name.clone(),
@@ -67,6 +76,15 @@ impl Store {
         let epoch = self.seat(&member, &host, &incarnation, now);
         self.lines.set_order(&member, epoch);
         ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
+    }
+
+    /// Organizations that have agents in a guild with the same id, in order of their encoded text.
+    fn namesakes(&self, guild: &GuildKey) -> Vec<OrganizationId> {
+        let guilds = self.agents.values().map(|agent| &agent.key.guild);
+        let others = guilds.filter(|other| other.id == guild.id && other.organization != guild.organization);
+        let mut found: Vec<_> = others.map(|other| other.organization.clone()).collect();
+        found.dedup();
+        found
     }
 
     /// Claims a host for an agent that is PENDING under `epoch`.
@@ -203,7 +221,7 @@ impl Store {
             first_start: old.as_ref().map_or(FirstStart::FollowsPolicy, |old| old.first_start),
             documents: Some(r.documents.clone()),
         };
-        *self.machines.entry(a.key.guild.clone()).or_default().entry(r.machine_id).or_default() += 1;
+        self.take_machine_id(&a.key.guild, r.machine_id);
         if a.phase.holds_room() {
             self.reserve(&r.host, &r.demand);
         }
@@ -245,7 +263,7 @@ impl Store {
         if let Some(old) = &old {
             self.displace(&member, old);
         }
-        *self.machines.entry(told.key.guild.clone()).or_default().entry(told.machine_id).or_default() += 1;
+        self.take_machine_id(&told.key.guild, told.machine_id);
         self.sequences.remove(&member);
         let state = State::of(told.phase(), None).unwrap_or(State::Pending);
         let record = AgentRecord { state, ..told.clone() };

@@ -14,8 +14,7 @@ impl Store {
     pub fn list(&self, index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page {
         let after = after.map(encoded::member);
         let wanted = |r: &AgentRecord| match index {
-            Index::All => true,
-            Index::Guild(guild) => r.key.guild == *guild,
+            Index::Within(scope) => scope.holds(&r.key),
             Index::Host(host) => r.phase().holds_room() && r.host() == Some(host),
         };
         let later = self.agents.iter().filter(|(m, r)| after.as_ref().is_none_or(|a| *m > a) && wanted(r));

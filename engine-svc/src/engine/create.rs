@@ -21,12 +21,13 @@ use crate::{
 };
 use rustic_proto::{
     agent_host::v1::{self as pb, StartTimings},
+    bus::Bus,
     convert,
     launch::Launch,
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, HostId, IfFull, Incarnation, Phase, ReleaseGuard,
-    ReleaseOutcome, RequestId, Seat, View,
+    AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, GuildKey, HostId, IfFull, IfNamesakes, Incarnation, Index,
+    MachineId, OrganizationId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope, Seat, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -81,7 +82,7 @@ pub(super) struct Place {
     pub(super) host: HostId,
     pub(super) incarnation: Incarnation,
     pub(super) epoch: Epoch,
-    pub(super) machine_id: u8,
+    pub(super) machine_id: MachineId,
 }
 
 impl Place {
@@ -180,19 +181,16 @@ impl Engine {
             candidates: self.fleet.candidates(&launch.demand, excluded),
             // First like everybody: whom the view of the hosts has no room for may find some when it is read again.
             if_full: IfFull::Refuse,
+            if_namesakes: self.if_namesakes,
             first_start: match creation.wait {
                 pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
+                pb::WaitMode::Launched => FirstStart::FailsIfWrong,
                 pb::WaitMode::Unspecified | pb::WaitMode::Running => FirstStart::MustSucceed,
             },
             knew: self.fleet.store(),
             asked: self.fleet.stops(),
         };
-        let mut outcome = self.registry.claim(&request).await?;
-        if let ClaimOutcome::Late(stops) = outcome {
-            // The agent was stopped a moment ago, and is wanted since: the caller waits for this very answer.
-            request.asked = stops;
-            outcome = self.registry.claim(&request).await?;
-        }
+        let mut outcome = self.claim_as(&mut request, launch).await?;
         if outcome == ClaimOutcome::NoRoom {
             // The view may be older than the room that was made since.
             self.fleet.refresh().await?;
@@ -207,7 +205,7 @@ impl Engine {
                 return Err(EngineError::TooLarge { key: launch.key.clone(), lack });
             }
             request.candidates = self.fleet.candidates(&launch.demand, excluded);
-            outcome = self.registry.claim(&request).await?;
+            outcome = self.claim_as(&mut request, launch).await?;
         }
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
@@ -227,6 +225,9 @@ impl Engine {
             ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
+            ClaimOutcome::NoMachineId => Err(EngineError::GuildTooLarge(launch.key.guild.clone())),
+            // Told only to who asks for it, and `claim_as` no longer does then.
+            ClaimOutcome::Namesakes(_) => Ok(Claimed::Again),
             ClaimOutcome::Held => {
                 self.fleet.refresh().await?;
                 Ok(Claimed::Held)
@@ -240,6 +241,46 @@ impl Engine {
                 self.read(&launch.key, View::Basic).await.map(|record| Claimed::Done(Box::new(record)))
             }
         }
+    }
+
+    /// Claims, and once more where what the store answered is no reason to give up.
+    async fn claim_as(&self, request: &mut Claim, launch: &Launch) -> Result<ClaimOutcome, EngineError> {
+        let mut was_late = false;
+        loop {
+            let outcome = self.registry.claim(request).await?;
+            if let ClaimOutcome::Late(stops) = outcome
+                && !was_late
+            {
+                // The agent was stopped a moment ago, and is wanted since: the caller waits for this very answer.
+                request.asked = stops;
+                was_late = true;
+            } else if let ClaimOutcome::Namesakes(organizations) = &outcome
+                && request.if_namesakes == IfNamesakes::Tell
+            {
+                self.check_apart(launch, organizations).await?;
+                request.if_namesakes = IfNamesakes::Ignore;
+            } else {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Refuses an agent that would meet a guild of another organization on its message bus: topics are named by guild id alone.
+    async fn check_apart(&self, launch: &Launch, organizations: &[OrganizationId]) -> Result<(), EngineError> {
+        let Some(bus) = Bus::of(&launch.message.messaging_config) else { return Ok(()) };
+        for organization in organizations {
+            let guild = GuildKey { organization: organization.clone(), id: launch.key.guild.id.clone() };
+            let index = Index::Within(Scope::Guild(guild.clone()));
+            // Agents of a guild are on one bus as a rule: who is there first says which.
+            let page = self.registry.list(&index, None, 1, View::Full).await?;
+            let documents = page.agents.into_iter().filter_map(|agent| agent.documents);
+            let mut others = documents.filter_map(|documents| Launch::from_documents(&documents).ok());
+            if others.any(|other| Bus::of(&other.message.messaging_config).as_ref() == Some(&bus)) {
+                warn!(agent = %launch.key, with = %guild, %bus, "refused: two organizations would share a guild id on one bus");
+                return Err(EngineError::GuildIdShared { key: launch.key.clone(), bus });
+            }
+        }
+        Ok(())
     }
 
     /// Calls the host of a claim; what it answers instead of yes is for the caller to judge.
@@ -328,7 +369,7 @@ impl Engine {
     /// What an agent that exists already means for a request that wants it.
     async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
         let enough = record.phase() == Phase::Running
-            || (creation.wait == pb::WaitMode::Accepted && record.accepted().is_some());
+            || (creation.wait != pb::WaitMode::Running && record.accepted().is_some());
         if self.is_orphaned(&record) {
             // Its process ended with its host's lease: the agent is created anew.
             if let ReleaseOutcome::Guarded(_) =

@@ -258,15 +258,15 @@ impl Engine {
             Some(Err(violations)) => return self.fail(&full, &format!("it cannot be launched: {violations}")).await,
             None => return Ok(()),
         };
-        let never_ran = full.running.is_none();
         let creation = Creation {
             launch,
             request_id: full.request_id.clone(),
             wait: pb::WaitMode::Accepted,
-            first_start: if never_ran && full.first_start == FirstStart::MustSucceed {
-                pb::FirstStart::Fail
-            } else {
-                pb::FirstStart::Unspecified
+            first_start: match full.first_start {
+                _ if full.running.is_some() => pb::FirstStart::Unspecified,
+                FirstStart::MustSucceed => pb::FirstStart::Fail,
+                FirstStart::FailsIfWrong => pb::FirstStart::FailIfWrong,
+                FirstStart::FollowsPolicy => pb::FirstStart::Unspecified,
             },
             pending: PendingPolicy::Refuse,
             deadline: Instant::now() + HOST_CALL,

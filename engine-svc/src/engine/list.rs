@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::{error::EngineError, fleet::FleetView};
-use rustic_registry::{AgentKey, AgentRecord, GuildId, HostId, Index, Page, Phase, UnreadableAgent, View, keys};
+use rustic_registry::{AgentKey, AgentRecord, HostId, Index, Page, Phase, Scope, UnreadableAgent, View, keys};
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
@@ -10,8 +10,8 @@ const MOST_LOOKED_AT: usize = 2000;
 /// Which agents to list. All that are set must fit.
 #[derive(Debug, Clone)]
 pub struct AgentsQuery {
-    /// Of this guild.
-    pub guild: Option<GuildId>,
+    /// Of these.
+    pub within: Scope,
     /// With this name.
     pub name: Option<String>,
     /// On this host.
@@ -56,10 +56,9 @@ impl Listed {
 impl AgentsQuery {
     /// The narrowest index that holds all that fit.
     fn index(&self) -> Index {
-        match (&self.guild, &self.host) {
-            (Some(guild), _) => Index::Guild(guild.clone()),
-            (None, Some(host)) => Index::Host(host.clone()),
-            (None, None) => Index::All,
+        match (&self.within, &self.host) {
+            (Scope::All | Scope::Organization(_), Some(host)) => Index::Host(host.clone()),
+            (within, _) => Index::Within(within.clone()),
         }
     }
 
@@ -68,15 +67,15 @@ impl AgentsQuery {
             Listed::Agent(record) => self.fits(record),
             // As far as the index tells.
             Listed::Unreadable(_) => {
-                let by_index = self.guild.is_none() || self.host.is_none();
-                by_index && self.name.is_none() && self.phase.is_none()
+                let by_index = !matches!((&self.within, &self.host), (Scope::Guild(_), Some(_)));
+                by_index && self.within.holds(agent.key()) && self.name.is_none() && self.phase.is_none()
             }
         }
     }
 
     fn fits(&self, record: &AgentRecord) -> bool {
         let on_host = |host: &HostId| record.seat().is_some_and(|seat| seat.host == *host);
-        self.guild.as_ref().is_none_or(|guild| record.key.guild == *guild)
+        self.within.holds(&record.key)
             && self.name.as_ref().is_none_or(|name| record.name == *name)
             && self.host.as_ref().is_none_or(on_host)
             && self.phase.is_none_or(|phase| record.phase() == phase)

@@ -122,7 +122,7 @@ fn announce(host: &str) -> Announce {
 }
 
 fn key() -> AgentKey {
-    AgentKey { guild: "g".parse().expect("an id"), agent: "a".parse().expect("an id") }
+    AgentKey::parse("default", "g", "a").expect("an id")
 }
 
 /// The agent runs on h-0.
@@ -137,6 +137,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
         candidates: vec!["h-0".parse().expect("an id")],
         if_full: IfFull::Refuse,
+        if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         knew: None,
         asked: Stops::default(),

@@ -23,7 +23,7 @@ use crate::{
     unhosted::{self, Kept, Unhosted},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_registry::{AgentKey, Index, Remember, Remembered, StoreLife, View};
+use rustic_registry::{AgentKey, Index, Remember, Remembered, Scope, StoreLife, View};
 use tracing::{info, warn};
 
 /// Changes and records read at once.
@@ -68,7 +68,7 @@ impl Engine {
         let mut unhosted = Unhosted::of(store.clone(), self.changes.end());
         let mut after = None;
         loop {
-            let page = self.registry.list(&Index::All, after.as_ref(), PAGE, View::Basic).await?;
+            let page = self.registry.list(&Index::Within(Scope::All), after.as_ref(), PAGE, View::Basic).await?;
             for record in &page.agents {
                 self.fleet.saw(record.epoch);
             }

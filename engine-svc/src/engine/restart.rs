@@ -36,7 +36,7 @@ impl Engine {
             let Some(record) = record else { return Ok(Some(None)) };
             let there = match record.phase() {
                 Phase::Running | Phase::Pending => true,
-                Phase::Starting => wait == pb::WaitMode::Accepted && record.accepted().is_some(),
+                Phase::Starting => wait != pb::WaitMode::Running && record.accepted().is_some(),
                 Phase::Failed => {
                     return Err(EngineError::Failed { key: key.clone(), reason: record.reason });
                 }

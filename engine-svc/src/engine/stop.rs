@@ -10,7 +10,7 @@ use crate::{
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent_host::v1 as pb, convert::duration};
 use rustic_registry::{
-    AgentKey, AgentRecord, GuildId, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Seat, View,
+    AgentKey, AgentRecord, GuildKey, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Scope, Seat, View,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -131,7 +131,8 @@ impl Engine {
     ) -> Result<HostAnswer<Option<pb::LastExit>>, EngineError> {
         let callee = self.callee(host, incarnation).await?;
         let message = pb::StopAgentRequest {
-            guild_id: record.key.guild.to_string(),
+            organization_id: record.key.guild.organization.to_string(),
+            guild_id: record.key.guild.id.to_string(),
             agent_id: record.key.agent.to_string(),
             timeout: grace.map(duration),
             epoch: record.epoch.0,
@@ -190,11 +191,11 @@ impl Engine {
     }
 
     /// Stops all agents of a guild; tells how many this call stopped.
-    pub async fn stop_guild(&self, guild: &GuildId, grace: Duration) -> Result<u32, EngineError> {
+    pub async fn stop_guild(&self, guild: &GuildKey, grace: Duration) -> Result<u32, EngineError> {
         let mut keys = vec![];
         let mut after = None;
         loop {
-            let index = Index::Guild(guild.clone());
+            let index = Index::Within(Scope::Guild(guild.clone()));
             let page = self.registry.list(&index, after.as_ref(), PAGE, View::Basic).await?;
             self.check_whole(&page)?;
             after.clone_from(&page.next);

@@ -14,7 +14,7 @@ use crate::{
     error::EngineError,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_registry::{AgentKey, Epoch, Event, GuildId, Phase, RegistryError, UnreadableAgent, View};
+use rustic_registry::{AgentKey, Epoch, Event, Phase, RegistryError, Scope, UnreadableAgent, View};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -30,20 +30,17 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Which agents are watched.
 #[derive(Debug, Clone)]
-pub enum Scope {
-    /// All of them.
-    All,
-    /// Those of a guild.
-    Guild(GuildId),
+pub enum Watched {
+    /// Those within.
+    Within(Scope),
     /// One.
     Agent(AgentKey),
 }
 
-impl Scope {
+impl Watched {
     fn holds(&self, key: &AgentKey) -> bool {
         match self {
-            Self::All => true,
-            Self::Guild(guild) => key.guild == *guild,
+            Self::Within(scope) => scope.holds(key),
             Self::Agent(agent) => key == agent,
         }
     }
@@ -63,7 +60,7 @@ pub enum Told {
 /// One watch.
 pub struct Watch {
     engine: Arc<Engine>,
-    scope: Scope,
+    watched: Watched,
     view: View,
     state: State,
 }
@@ -77,7 +74,7 @@ impl Engine {
     /// Begins a watch, or resumes one.
     pub async fn watch(
         self: &Arc<Self>,
-        scope: Scope,
+        watched: Watched,
         view: View,
         after: Option<&Revision>,
     ) -> Result<Watch, EngineError> {
@@ -88,7 +85,7 @@ impl Engine {
             None => State::Listing { from: self.changes.end(), after: None },
             Some(revision) => State::Following { cursor: self.resume(revision).await?, untold: 0 },
         };
-        Ok(Watch { engine: self.clone(), scope, view, state })
+        Ok(Watch { engine: self.clone(), watched, view, state })
     }
 
     async fn resume(&self, revision: &Revision) -> Result<Cursor, EngineError> {
@@ -121,10 +118,9 @@ impl Watch {
         from: Cursor,
         after: Option<AgentKey>,
     ) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
-        let (agents, next) = match &self.scope {
-            Scope::Agent(key) => (self.look_up(key).await?.into_iter().collect(), None),
-            Scope::All => self.page(None, after).await?,
-            Scope::Guild(guild) => self.page(Some(guild.clone()), after).await?,
+        let (agents, next) = match &self.watched {
+            Watched::Agent(key) => (self.look_up(key).await?.into_iter().collect(), None),
+            Watched::Within(scope) => self.page(scope.clone(), after).await?,
         };
         let mut told: Vec<_> = agents.into_iter().map(Told::Agent).collect();
         if next.is_some() {
@@ -139,10 +135,10 @@ impl Watch {
 
     async fn page(
         &self,
-        guild: Option<GuildId>,
+        within: Scope,
         after: Option<AgentKey>,
     ) -> Result<(Vec<Listed>, Option<AgentKey>), EngineError> {
-        let query = AgentsQuery { guild, name: None, host: None, phase: None, after, size: PAGE, view: self.view };
+        let query = AgentsQuery { within, name: None, host: None, phase: None, after, size: PAGE, view: self.view };
         self.engine.list(&query).await.map(|page| (page.agents, page.next))
     }
 
@@ -180,7 +176,7 @@ impl Watch {
         let mut changed = BTreeMap::new();
         for event in events {
             if let Event::Agent(agent) = event
-                && self.scope.holds(&agent.key)
+                && self.watched.holds(&agent.key)
             {
                 changed.insert(agent.key, (agent.phase, agent.epoch));
             }

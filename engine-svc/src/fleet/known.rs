@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn key(n: usize) -> AgentKey {
-        AgentKey { guild: "g".parse().expect("an id"), agent: n.to_string().parse().expect("an id") }
+        AgentKey::parse("default", "g", &n.to_string()).expect("an id")
     }
 
     /// Of which agents, under which epochs, stops are brought.

@@ -1,18 +1,15 @@
--- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), knew?, asked (stops that the store had
--- counted when the caller asked), candidates (hosts in order of preference).
+-- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), if_namesakes ("tell" or "ignore"), knew?,
+-- asked (stops that the store had counted when the caller asked), candidates (hosts in order of preference).
 
--- Smallest free machine id of the agent's guild; when all are taken, the least shared one.
-local function free_machine_id(member)
-  local taken = {}
-  local flat = redis.call('HGETALL', key('machines', guild_of(member)))
-  for i = 1, #flat, 2 do taken[flat[i]] = tonumber(flat[i + 1]) end
-  local machine, least = nil, math.huge
-  for id = 1, 255 do
-    local count = taken[tostring(id)] or 0
-    if count < least then machine, least = tostring(id), count end
-    if count == 0 then break end
+-- Organizations that have agents in a guild with the same id.
+local function namesakes(member)
+  local organization, guild = string.match(member, '^([^:]*):([^:]*)')
+  local found = {}
+  for _, other in ipairs(redis.call('HKEYS', key('namesakes', guild))) do
+    if other ~= organization then found[#found + 1] = other end
   end
-  return machine
+  table.sort(found)
+  return found
 end
 
 notice_another_run()
@@ -31,13 +28,18 @@ if phase and old[2] == agent.digest and old[3] == agent.request_id then return {
 -- Whoever asked may have been told that it failed, and have stopped the agent since. If it still waits, it asks once more.
 if was_stopped_since(member, tonumber(ask.asked)) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
+if ask.if_namesakes == 'tell' then
+  local others = namesakes(member)
+  if others[1] then return {'namesakes', unpack(others)} end
+end
 local demand = parse_room(agent.demand)
 local host, incarnation, used = pick(demand, '+inf')
 if not host and ask.if_full ~= 'wait' then return {'full'} end
 
 -- A FAILED record keeps its machine id.
-if old[4] then free_machine(member, old[4]) end
 agent.machine_id = old[4] or free_machine_id(member)
+if not agent.machine_id then return {'crowded'} end
+if old[4] then leave_guild(member, old[4]) end
 agent.created = int(now_ms())
 if phase then clear(akey) end
 write_agent(member)

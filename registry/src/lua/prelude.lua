@@ -33,7 +33,7 @@ local function fits(capacity, used, demand)
   return true
 end
 
-local function guild_of(member) return string.match(member, '^[^:]*') end
+local function guild_of(member) return string.match(member, '^[^:]*:[^:]*') end
 
 -- What has changed: an agent, a host, or the store itself.
 local function tell(...) redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*', ...) end

@@ -83,28 +83,55 @@ local function clear(akey)
     'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
 end
 
-local function free_machine(member, machine)
-  local mkey = key('machines', guild_of(member))
-  if redis.call('HINCRBY', mkey, machine, -1) <= 0 then redis.call('HDEL', mkey, machine) end
+-- Largest machine id.
+local MAX_MACHINE = 16320
+
+-- Smallest free machine id of the agent's guild, if there is one: a bit stands for each.
+local function free_machine_id(member)
+  local bit = redis.call('BITPOS', key('machines', guild_of(member)), 0)
+  if bit < MAX_MACHINE then return int(bit + 1) end
+end
+
+-- Counts what is under a name in a hash, up or down.
+local function count(hash, name, by)
+  if redis.call('HINCRBY', hash, name, by) <= 0 then redis.call('HDEL', hash, name) end
+end
+
+-- An agent is one of its guild, and has its machine id. Others may have the same: of what is told to a store that was lost not all is of
+-- one time.
+local function join_guild(member, machine)
+  local guild, organization, id = guild_of(member), string.match(member, '^([^:]*):([^:]*)')
+  count(key('namesakes', id), organization, 1)
+  if redis.call('SETBIT', key('machines', guild), machine - 1, 1) == 1 then count(key('shared_machines', guild), machine, 1) end
+end
+
+local function leave_guild(member, machine)
+  local guild, organization, id = guild_of(member), string.match(member, '^([^:]*):([^:]*)')
+  count(key('namesakes', id), organization, -1)
+  if redis.call('HEXISTS', key('shared_machines', guild), machine) == 1 then
+    count(key('shared_machines', guild), machine, -1)
+  else
+    redis.call('SETBIT', key('machines', guild), machine - 1, 0)
+    if redis.call('BITPOS', key('machines', guild), 1) == -1 then redis.call('DEL', key('machines', guild)) end
+  end
 end
 
 -- Makes `ask.agent` and `ask.launch` a record, with no restarts so far, lists it, and counts its machine id as taken. It keeps what
 -- neither has.
 local function write_agent(member)
-  local agent, akey, guild = ask.agent, key('agent', member), guild_of(member)
+  local agent, akey = ask.agent, key('agent', member)
   redis.call('HSET', akey, 'name', agent.name, 'request_id', agent.request_id, 'digest', agent.digest, 'demand', agent.demand,
     'on_disconnect', agent.on_disconnect, 'spec', agent.spec, 'launch', ask.launch, 'machine_id', agent.machine_id,
     'created', agent.created, 'restarts', '0')
   if agent.first_start then redis.call('HSET', akey, 'first_start', agent.first_start) end
-  redis.call('HINCRBY', key('machines', guild), agent.machine_id, 1)
+  join_guild(member, agent.machine_id)
   redis.call('ZADD', key('agents'), 0, member)
-  redis.call('ZADD', key('guild', guild), 0, member)
 end
 
 -- What the store has of an agent is older than what it is being told: its room and its number are given back.
 local function displace(member, phase, host, incarnation, demand, machine)
   if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
-  free_machine(member, machine)
+  leave_guild(member, machine)
   leave_line(member)
   redis.call('ZREM', key('unaccepted'), member)
 end
@@ -112,11 +139,10 @@ end
 -- A record that holds no room any more goes.
 local function remove(member, epoch, host, machine)
   bury(member, epoch)
-  free_machine(member, machine)
+  leave_guild(member, machine)
   leave_line(member)
   redis.call('DEL', key('agent', member))
-  for _, index in ipairs({key('agents'), key('guild', guild_of(member)), key('unaccepted')}) do
-    redis.call('ZREM', index, member)
-  end
+  redis.call('ZREM', key('agents'), member)
+  redis.call('ZREM', key('unaccepted'), member)
   event(member, '', epoch, host or '')
 end

@@ -4,7 +4,7 @@
 use crate::{
     UnreadableAgent,
     error::{FormTrouble, RegistryError},
-    ids::{AgentKey, Epoch, HostLife, RequestId, Stops, StoreLife, UnixMillis},
+    ids::{AgentKey, Epoch, HostLife, MachineId, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
         AdvanceOutcome, AgentEvent, Announced, ClaimOutcome, Claimed, Event, EventId, Events, HostsView, Look, Page,
@@ -168,6 +168,12 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
         ["conflict", phase] => Phase::parse(phase).map(ClaimOutcome::Conflict),
         ["stopping"] => Some(ClaimOutcome::Stopping),
         ["full"] => Some(ClaimOutcome::NoRoom),
+        ["crowded"] => Some(ClaimOutcome::NoMachineId),
+        ["namesakes", ref others @ ..] => others
+            .iter()
+            .map(|other| keys::parse_organization(other))
+            .collect::<Option<_>>()
+            .map(ClaimOutcome::Namesakes),
         ["waits"] => Some(ClaimOutcome::Waits),
         ["held"] => Some(ClaimOutcome::Held),
         ["late", stops] => stops.parse().ok().map(|stops| ClaimOutcome::Late(Stops(stops))),
@@ -194,7 +200,7 @@ fn claimed(host: &str, incarnation: &str, at: &str, machine: &str) -> Option<Cla
         host: keys::parse_host(host)?,
         incarnation: incarnation.parse().ok()?,
         epoch: epoch(at)?,
-        machine_id: machine.parse().ok()?,
+        machine_id: MachineId::new(machine.parse().ok()?)?,
     })
 }
 
@@ -291,7 +297,7 @@ pub(super) fn agent(
         request_id: parsed::<RequestId>(&v, 5).ok_or_else(|| missing("request_id"))?,
         digest: SpecDigest(text(&v, 6).to_owned()),
         demand: Resources::parse(text(&v, 7)),
-        machine_id: parsed(&v, 8).ok_or_else(|| missing("machine_id"))?,
+        machine_id: parsed(&v, 8).and_then(MachineId::new).ok_or_else(|| missing("machine_id"))?,
         restarts: parsed(&v, 9).ok_or_else(|| missing("restarts"))?,
         on_disconnect: OnDisconnect::parse(text(&v, 10)).ok_or_else(|| missing("on_disconnect"))?,
         reason: text(&v, 12).to_owned(),

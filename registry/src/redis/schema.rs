@@ -26,9 +26,9 @@ impl Schema {
         Self { version, steps }
     }
 
-    /// What this version writes. It is the first that has a number.
+    /// What this version writes: since 2, agents are named with their organizations.
     pub fn current() -> Self {
-        Self::new(1, vec![])
+        Self::new(2, vec![])
     }
 
     /// The number of the form, which every script takes as an argument.

@@ -69,12 +69,12 @@ async fn release_frees_room_and_machine_id(store: Store) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let first = claimed(&store, &a, "r", &["h-0"]).await;
-    assert_eq!(first.machine_id, 1);
-    assert_eq!(claimed(&store, &b, "r", &["h-0"]).await.machine_id, 2);
+    assert_eq!(first.machine_id, machine(1));
+    assert_eq!(claimed(&store, &b, "r", &["h-0"]).await.machine_id, machine(2));
     store.release(&a, first.epoch, ReleaseGuard::Reaped).await.unwrap();
     assert_eq!(store.release(&a, first.epoch, ReleaseGuard::Reaped).await.unwrap(), ReleaseOutcome::Gone);
     assert_eq!(used_slots(&store, "h-0").await, 1000);
-    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.machine_id, 1);
+    assert_eq!(claimed(&store, &key("g", "c"), "r", &["h-0"]).await.machine_id, machine(1));
 }
 
 async fn release_guards_hold(store: Store) {

@@ -2,9 +2,10 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Announce, Bring, Claim, ClaimOutcome, Epoch, HostState, IfFull, Phase, PlaceOutcome, Queue, ReleaseGuard,
-    ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
+    Announce, Bring, Claim, ClaimOutcome, Epoch, HostState, IfFull, IfNamesakes, MachineId, Phase, PlaceOutcome,
+    Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
 };
+use std::sync::Arc;
 
 promises!(
     a_claim_takes_the_first_candidate_with_room,
@@ -16,7 +17,8 @@ promises!(
     concurrent_claims_of_one_agent_make_one_claim,
     an_agent_that_finds_no_room_waits_for_its_turn,
     fractional_resources_are_reserved_exactly,
-    machine_ids_are_the_smallest_free_and_shared_past_255,
+    machine_ids_are_the_smallest_free_and_no_two_agents_have_one,
+    whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id,
     the_epoch_counter_is_raised_to_what_hosts_saw,
     epochs_begin_at_the_time_at_which_the_store_was_new,
     a_claim_made_before_a_stop_comes_late_and_asks_again,
@@ -125,12 +127,12 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(queue[0].reason.contains("no host has room"), "{}", queue[0].reason);
-    assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, 1, 2));
+    assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, machine(1), machine(2)));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 
     let placed = store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();
     let PlaceOutcome::Placed(placed) = placed else { panic!("{placed:?}") };
-    assert!(placed.epoch > queue[0].epoch && placed.machine_id == 1);
+    assert!(placed.epoch > queue[0].epoch && placed.machine_id == machine(1));
     assert_eq!(store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::Changed);
     assert_eq!(store.place(&queue[1].key, queue[1].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::NoRoom);
     let stopped = store.release(&queue[1].key, queue[1].epoch, ReleaseGuard::Unhosted).await.unwrap();
@@ -151,13 +153,20 @@ async fn fractional_resources_are_reserved_exactly(store: Store) {
     assert_eq!(view.hosts[0].used.milli("cpus"), 4000);
 }
 
-async fn machine_ids_are_the_smallest_free_and_shared_past_255(store: Store) {
+async fn machine_ids_are_the_smallest_free_and_no_two_agents_have_one(store: Store) {
     arrive(&store, &announce("h-0", "i", 1000.0)).await;
-    for n in 1..=257u32 {
-        let id = claimed(&store, &key("g", &format!("a{n}")), "r", &["h-0"]).await.machine_id;
-        assert_eq!(u32::from(id), if n <= 255 { n } else { n - 255 });
+    let agent = |n: u32| key("g", &format!("a{n}"));
+    for n in 1..=300u32 {
+        assert_eq!(claimed(&store, &agent(n), "r", &["h-0"]).await.machine_id, machine(n));
     }
-    assert_eq!(claimed(&store, &key("other", "a"), "r", &["h-0"]).await.machine_id, 1);
+    assert_eq!(claimed(&store, &key("other", "a"), "r", &["h-0"]).await.machine_id, machine(1));
+    for n in [256, 7] {
+        let epoch = store.get(&agent(n), View::Basic).await.unwrap().unwrap().epoch;
+        store.release(&agent(n), epoch, ReleaseGuard::Reaped).await.unwrap();
+    }
+    for n in [7, 256, 301] {
+        assert_eq!(claimed(&store, &agent(1000 + n), "r", &["h-0"]).await.machine_id, machine(n));
+    }
 }
 
 async fn the_epoch_counter_is_raised_to_what_hosts_saw(store: Store) {
@@ -247,4 +256,49 @@ async fn who_asked_before_the_oldest_stop_that_is_remembered_asks_again(store: S
     assert_eq!(store.claim(&second).await.unwrap(), late);
     claimed_by(&store, &Claim { asked: Stops(REMEMBERED + 1), ..claim(&stopped[2].0, "r", "d", &["h-0"]) }).await;
     assert_eq!(store.hosts().await.unwrap().store, Some(lease.store));
+}
+
+async fn whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id(store: Store) {
+    arrive(&store, &announce("h-0", "i", 9.0)).await;
+    let asks = |guild: &str, agent: &str| Claim {
+        if_namesakes: IfNamesakes::Tell,
+        ..claim(&key(guild, agent), "r", "d", &["h-0"])
+    };
+    let made = async |request: &Claim| matches!(store.claim(request).await.unwrap(), ClaimOutcome::Claimed(_));
+    assert!(made(&asks("o/g", "a")).await && made(&asks("o/g", "b")).await, "it is no namesake of its own");
+    assert!(made(&asks("p/other", "a")).await);
+    let told = |names: &[&str]| ClaimOutcome::Namesakes(names.iter().map(|name| name.parse().unwrap()).collect());
+    assert_eq!(store.claim(&asks("p/g", "a")).await.unwrap(), told(&["o"]));
+    assert_eq!(store.get(&key("p/g", "a"), View::Basic).await.unwrap(), None, "nothing was made");
+    for organization in ["p", "a:b"] {
+        claimed(&store, &key(&format!("{organization}/g"), "a"), "r", &["h-0"]).await;
+    }
+    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), told(&["a:b", "o", "p"]));
+    // Of whom nothing is left, nobody is told.
+    for (guild, agent) in [("o/g", "a"), ("o/g", "b"), ("a:b/g", "a")] {
+        let epoch = store.get(&key(guild, agent), View::Basic).await.unwrap().unwrap().epoch;
+        store.release(&key(guild, agent), epoch, ReleaseGuard::Reaped).await.unwrap();
+    }
+    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), told(&["p"]));
+}
+
+#[tokio::test]
+async fn a_guild_has_no_more_agents_than_there_are_machine_ids() {
+    let redis = TestRedis::start();
+    let store: Store = Arc::new(RedisRegistry::new(&RedisSettings::new(&redis.url())).unwrap());
+    arrive(&store, &announce("h-0", "i", 9.0)).await;
+    // All but the last two are taken.
+    let last = u32::from(MachineId::LAST);
+    let taken = format!("for bit = 0, {} do redis.call('SETBIT', KEYS[1], bit, 1) end", last - 3);
+    redis.admin().run(&format!("EVAL \"{taken}\" 1 {{rustic}}:machines:o:g"));
+    for (agent, id) in [("a", last - 1), ("b", last)] {
+        assert_eq!(claimed(&store, &key("g", agent), "r", &["h-0"]).await.machine_id, machine(id));
+    }
+    let more = claim(&key("g", "c"), "r", "d", &["h-0"]);
+    assert_eq!(store.claim(&more).await.unwrap(), ClaimOutcome::NoMachineId);
+    assert_eq!(store.get(&more.key, View::Basic).await.unwrap(), None);
+    assert_eq!(used_slots(&store, "h-0").await, 2000);
+    let epoch = store.get(&key("g", "a"), View::Basic).await.unwrap().unwrap().epoch;
+    store.release(&key("g", "a"), epoch, ReleaseGuard::Reaped).await.unwrap();
+    assert_eq!(claimed(&store, &more.key, "r", &["h-0"]).await.machine_id, machine(last - 1));
 }

@@ -43,7 +43,7 @@ fn failed(key: AgentKey, documents: Documents) -> AgentRecord {
         request_id: "a request".parse().unwrap(),
         digest: SpecDigest("a digest".to_owned()),
         demand: resources("cpus=1;memory=9000000000000000"),
-        machine_id: 255,
+        machine_id: rustic_registry::MachineId::LAST,
         restarts: u32::MAX,
         on_disconnect: OnDisconnect::Keep,
         reason: "a reason: 100 %".to_owned(),

@@ -1,7 +1,9 @@
 //! The form of what stands in Redis: whose it is, and who refuses it.
 
 use crate::requests::*;
-use rustic_registry::{FormTrouble, Index, RedisRegistry, RedisSettings, RegistryError, Schema, StoreLife, View};
+use rustic_registry::{
+    FormTrouble, Index, RedisRegistry, RedisSettings, RegistryError, Schema, Scope, StoreLife, View,
+};
 use std::sync::Arc;
 
 const NEXT: &str =
@@ -13,7 +15,7 @@ fn of_form(redis: &TestRedis, schema: &Schema) -> Store {
 
 async fn trouble(store: &Store) -> FormTrouble {
     let writes = store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap_err();
-    let reads = store.list(&Index::All, None, 10, View::Basic).await.unwrap_err();
+    let reads = store.list(&Index::Within(Scope::All), None, 10, View::Basic).await.unwrap_err();
     match (writes, reads) {
         (RegistryError::Form(writes), RegistryError::Form(reads)) if writes == reads => writes,
         other => panic!("{other:?}"),
@@ -53,7 +55,7 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
     let this = of_form(&redis, &Schema::current());
     arrive(&this, &announce("h-0", "i", 5.0)).await;
     let claimed = claimed(&this, &key("g", "a"), "r", &["h-0"]).await;
-    let next = of_form(&redis, &Schema::new(2, vec![(2, NEXT)]));
+    let next = of_form(&redis, &Schema::new(3, vec![(3, NEXT)]));
     for _ in 0..2 {
         next.hosts().await.unwrap();
         assert_eq!(redis.admin().run("EXISTS {rustic}:everybody"), ":1");
@@ -64,7 +66,7 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
     assert_eq!(record.epoch, claimed.epoch);
     let before = redis.admin().run("DBSIZE");
     let trouble = trouble(&this).await;
-    assert_eq!(trouble, FormTrouble::Newer("2".to_owned()));
+    assert_eq!(trouble, FormTrouble::Newer("3".to_owned()));
     assert!(trouble.to_string().contains("run the newer version"), "{trouble}");
     assert_eq!(redis.admin().run("DBSIZE"), before);
 }
@@ -73,7 +75,7 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
 async fn a_form_from_which_no_step_leads_is_refused() {
     let redis = TestRedis::start();
     of_form(&redis, &Schema::current()).announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    let far = of_form(&redis, &Schema::new(3, vec![(3, NEXT)]));
-    assert_eq!(trouble(&far).await, FormTrouble::Older("1".to_owned()));
+    let far = of_form(&redis, &Schema::new(4, vec![(4, NEXT)]));
+    assert_eq!(trouble(&far).await, FormTrouble::Older("2".to_owned()));
     assert_eq!(redis.admin().run("EXISTS {rustic}:stepped"), ":0");
 }

@@ -2,9 +2,9 @@
 
 use rustic_registry::{
     Advance, AgentKey, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Documents, Epoch, FirstStart,
-    FormerState, HostId, HostLife, HostState, IfFull, Incarnation, MemoryRegistry, OnDisconnect, Phase,
-    RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire,
-    SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
+    FormerState, GuildKey, HostId, HostLife, HostState, IfFull, Incarnation, Index, MachineId, MemoryRegistry,
+    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    Resources, Restore, Retire, Scope, SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -65,8 +65,22 @@ impl TestRedis {
     }
 }
 
+pub(crate) fn machine(number: u32) -> MachineId {
+    MachineId::new(number).unwrap()
+}
+
+/// Those of `organization`, or of `organization/guild`.
+pub(crate) fn within(name: &str) -> Index {
+    let organization = |id: &str| id.parse().unwrap();
+    Index::Within(match name.split_once('/') {
+        None => Scope::Organization(organization(name)),
+        Some((of, id)) => Scope::Guild(GuildKey { organization: organization(of), id: id.parse().unwrap() }),
+    })
+}
+
 pub(crate) fn key(guild: &str, agent: &str) -> AgentKey {
-    AgentKey { guild: guild.parse().unwrap(), agent: agent.parse().unwrap() }
+    let (organization, guild) = guild.split_once('/').unwrap_or(("o", guild));
+    AgentKey::parse(organization, guild, agent).unwrap()
 }
 
 pub(crate) fn host(id: &str) -> HostId {
@@ -184,6 +198,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
         candidates: candidates.iter().map(|h| host(h)).collect(),
         if_full: IfFull::Refuse,
+        if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         knew: None,
         asked: JUST_NOW,
@@ -221,7 +236,7 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
         demand: told.demand,
         on_disconnect: told.on_disconnect,
         documents: told.documents,
-        machine_id: 3,
+        machine_id: machine(3),
         created: UnixMillis(77),
         had: Some(store_life("a lost one")),
     }

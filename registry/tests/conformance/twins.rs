@@ -8,8 +8,8 @@ use op::{Known, Op, op};
 use proptest::prelude::*;
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Cordon, Epoch, EventId, ExitStatus,
-    HostLife, HostRecord, HostState, Index, LastExit, OnDisconnect, Phase, Queue, Registry, Remember, Renew,
-    Resources, Restore, Seat, State, Stops, UnixMillis, View,
+    HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase, Queue, Registry, Remember,
+    Renew, Resources, Restore, Scope, Seat, State, Stops, UnixMillis, View,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn on_disconnect(keep: bool) -> OnDisconnect {
 
 /// Two guilds, one with a name full of separators.
 fn agent_key(agent: u8) -> AgentKey {
-    key(if agent.is_multiple_of(2) { "g" } else { "g{:}%" }, &format!("a:{agent}"))
+    key(["g", "g{:}%", "p{:}%/g"][usize::from(agent) % 3], &format!("a:{agent}"))
 }
 
 /// Epoch of an agent's record, less than that, or more, by how much a caller is behind.
@@ -179,6 +179,7 @@ impl Subject<'_> {
                 let request = Claim {
                     demand,
                     if_full: *if_full,
+                    if_namesakes: if *keep { IfNamesakes::Tell } else { IfNamesakes::Ignore },
                     on_disconnect: on_disconnect(*keep),
                     asked: if *asked < 2 { Stops(u64::from(*asked)) } else { JUST_NOW },
                     knew: life(knew),
@@ -243,9 +244,9 @@ impl Subject<'_> {
             }
             writeln!(text, "{queue:?} {names:?}").unwrap();
         }
-        let guilds = ["g", "g{:}%"].map(|guild| Index::Guild(guild.parse().unwrap()));
+        let guilds = ["o", "p{:}%", "o/g", "o/g{:}%", "p{:}%/g"].map(within);
         let hosts = ["h-0", "h-1", "h-2"].map(|id| Index::Host(host(id)));
-        for index in [Index::All].into_iter().chain(guilds).chain(hosts) {
+        for index in [Index::Within(Scope::All)].into_iter().chain(guilds).chain(hosts) {
             let page = store.list(&index, None, 100, View::Full).await.unwrap();
             writeln!(text, "{index:?}").unwrap();
             for record in page.agents {
@@ -287,7 +288,7 @@ fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
         request_id: told.request_id,
         digest: told.digest,
         demand: told.demand,
-        machine_id: 2,
+        machine_id: machine(2),
         restarts: 1,
         on_disconnect: told.on_disconnect,
         reason: "it was so".to_owned(),

@@ -3,7 +3,7 @@
 use crate::requests::*;
 use rustic_registry::{
     Claim, EventId, IfFull, Index, OnDisconnect, Phase, Queue, RedisRegistry, RedisSettings, RegistryError,
-    ReleaseGuard, ReleaseOutcome, View,
+    ReleaseGuard, ReleaseOutcome, Scope, View,
     dev_server::Admin,
     unreadable::{RowKind, take_skipped},
 };
@@ -24,15 +24,15 @@ async fn an_agent_of_another_version_is_told_apart_and_the_others_are_told() {
     for agent in ["a", "b", "c"] {
         claimed(&store, &key("g", agent), "r", &["h-0"]).await;
     }
-    admin.run("HSET {rustic}:agent:g:b phase HIBERNATING");
-    let page = store.list(&Index::All, None, 2, View::Basic).await.unwrap();
+    admin.run("HSET {rustic}:agent:o:g:b phase HIBERNATING");
+    let page = store.list(&Index::Within(Scope::All), None, 2, View::Basic).await.unwrap();
     assert_eq!(page.agents.iter().map(|r| r.key.agent.as_str()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(
         (page.unreadable[0].key.agent.as_str(), page.unreadable[0].what.as_str()),
         ("b", "phase \"HIBERNATING\"")
     );
     assert_eq!(page.next, Some(key("g", "b")));
-    let rest = store.list(&Index::All, page.next.as_ref(), 2, View::Basic).await.unwrap();
+    let rest = store.list(&Index::Within(Scope::All), page.next.as_ref(), 2, View::Basic).await.unwrap();
     assert_eq!(rest.agents.len(), 1);
     let alone = store.get(&key("g", "b"), View::Full).await.unwrap_err();
     assert!(matches!(alone, RegistryError::Unreadable { .. }), "{alone:?}");
@@ -43,7 +43,7 @@ async fn an_agent_of_another_version_is_told_apart_and_the_others_are_told() {
     let mut seen = vec![];
     let mut after = None;
     loop {
-        let page = store.list(&Index::All, after.as_ref(), 2, View::Basic).await.unwrap();
+        let page = store.list(&Index::Within(Scope::All), after.as_ref(), 2, View::Basic).await.unwrap();
         after = page.next.clone();
         seen.extend(page.into_keys().map(|key| key.agent.to_string()));
         if after.is_none() {
@@ -71,7 +71,7 @@ async fn hosts_events_and_those_that_wait_are_read_without_what_another_version_
         let waits = Claim { if_full: IfFull::Wait, ..claim(&key("g", agent), "r", "d", &[]) };
         store.claim(&waits).await.unwrap();
     }
-    admin.run("HSET {rustic}:agent:g:a on_disconnect ponder");
+    admin.run("HSET {rustic}:agent:o:g:a on_disconnect ponder");
     for queue in [Queue::Pending, Queue::Lines] {
         let waiting = store.oldest(queue, 0, 10, View::Basic).await.unwrap();
         assert_eq!(waiting.iter().map(|r| r.key.agent.as_str()).collect::<Vec<_>>(), ["b"], "{queue:?}");
@@ -91,13 +91,13 @@ async fn what_a_newer_version_put_into_a_record_stays() {
     arrive(&store, &announce("h-0", "i", 9.0)).await;
     let agent = key("g", "a");
     let first = claimed(&store, &agent, "r", &["h-0"]).await;
-    admin.run("HSET {rustic}:agent:g:a colour green");
+    admin.run("HSET {rustic}:agent:o:g:a colour green");
     store.advance(&advance(&agent, first.epoch, Phase::Running)).await.unwrap();
     store.advance(&advance(&agent, first.epoch, Phase::Failed)).await.unwrap();
     let again = Claim { on_disconnect: OnDisconnect::Keep, ..claim(&agent, "r2", "d2", &["h-0"]) };
     store.claim(&again).await.unwrap();
-    admin.run("HGET {rustic}:agent:g:a colour");
-    assert_eq!(admin.run("HSTRLEN {rustic}:agent:g:a colour"), "green", "the rest of the answer before");
+    admin.run("HGET {rustic}:agent:o:g:a colour");
+    assert_eq!(admin.run("HSTRLEN {rustic}:agent:o:g:a colour"), "green", "the rest of the answer before");
     let record = store.get(&agent, View::Full).await.unwrap().unwrap();
     assert_eq!(
         (record.running, record.last_exit, record.last_lines.len()),

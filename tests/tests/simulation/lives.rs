@@ -190,6 +190,7 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
     let settings = HostSettings {
         max_agents,
         start_timeout: Duration::from_secs(5),
+        launch_patience: Duration::from_secs(2),
         stop_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(10),
     };

@@ -26,7 +26,7 @@ use futures_util::FutureExt as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use rustic_registry::{
     AgentKey, AgentRecord, Epoch, ExitStatus, HostId, HostsView, Incarnation, Index, MemoryRegistry, Phase,
-    Registry as _, UnixMillis, View,
+    Registry as _, Scope, UnixMillis, View,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -421,7 +421,11 @@ impl World {
     }
 
     pub(crate) fn records(&self) -> Vec<AgentRecord> {
-        let page = self.store.list(&Index::All, None, 100, View::Basic).now_or_never().expect("it never waits");
+        let page = self
+            .store
+            .list(&Index::Within(Scope::All), None, 100, View::Basic)
+            .now_or_never()
+            .expect("it never waits");
         page.expect("it never fails").agents
     }
 

@@ -153,12 +153,7 @@ fn the_restart_mode_is_honoured() {
 
 #[test]
 fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
-    let failure = InitFailure {
-        stage: crate::runtime::Stage::Import,
-        error: "no module".to_owned(),
-        traceback: String::new(),
-        field: String::new(),
-    };
+    let failure = init_failure(crate::runtime::Stage::Import);
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::InitFailed(failure)), [Action::Kill]);
@@ -173,6 +168,33 @@ fn a_first_start_that_must_succeed_is_removed_when_it_fails() {
 
     let mut run = Run::new(Rules { first_start: FirstStart::FollowsPolicy, ..rules() });
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Restarting)]);
+}
+
+fn init_failure(stage: crate::runtime::Stage) -> InitFailure {
+    InitFailure { stage, error: "no module".to_owned(), traceback: String::new(), field: String::new() }
+}
+
+#[test]
+fn what_is_wrong_fails_at_once_and_what_may_come_right_is_tried_again() {
+    use crate::runtime::Stage;
+    let started = || {
+        let mut run = Run::new(Rules { first_start: FirstStart::FailsIfWrong, ..rules() });
+        run.all([Event::Recorded, Event::Turn, Event::Spawned]);
+        run
+    };
+    for stage in [Stage::Spec, Stage::Import, Stage::ClientType] {
+        let mut run = started();
+        assert_eq!(run.on(Event::InitFailed(init_failure(stage))), [Action::Kill]);
+        assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Failed)]);
+        assert!(matches!(run.machine.wrong(), Some(StartFailure::Init(_))), "{stage:?}");
+    }
+    let mut run = started();
+    assert_eq!(run.on(Event::InitFailed(init_failure(Stage::Initialize))), [Action::Kill]);
+    assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Restarting)]);
+    assert_eq!(started().on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Restarting)]);
+    // Its class could be imported once: an image that lacks it may be replaced by one that has it.
+    let mut run = Run::running(Rules { first_start: FirstStart::FailsIfWrong, ..rules() });
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Restarting)]);
 }
 

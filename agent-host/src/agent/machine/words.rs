@@ -2,7 +2,7 @@
 
 use crate::{
     agent::poison::{Delivery, Exit},
-    runtime::{Blame, InitFailure, StartError},
+    runtime::{Blame, InitFailure, Stage, StartError},
 };
 use rustic_registry::{ExitStatus, Phase};
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,6 +15,8 @@ pub enum FirstStart {
     MustSucceed,
     /// FAILED at once, unless its host is to blame: whoever wanted to be told has gone.
     FailsAtOnce,
+    /// FAILED at once if it would fail anywhere, whether somebody waits or not; else the restart policy decides.
+    FailsIfWrong,
     /// The restart policy decides: nobody waits.
     FollowsPolicy,
 }
@@ -37,6 +39,15 @@ pub enum StartFailure {
 }
 
 impl StartFailure {
+    /// Whether it certainly would fail anywhere: what was asked for is wrong.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::Init(failure) => failure.stage != Stage::Initialize,
+            Self::Spawn(error) => error.blame() == Blame::Launch,
+            Self::Exited(_) | Self::Timeout(_) | Self::Queued(_) | Self::Abandoned => false,
+        }
+    }
+
     /// Whether it would fail anywhere, as far as anybody can tell.
     pub fn is_its_own(&self) -> bool {
         match self {

@@ -53,6 +53,7 @@ impl AgentTask {
             s.directory = self.body.directory();
             s.restarts = self.machine.restarts();
             self.machine.reason().clone_into(&mut s.reason);
+            s.wrong = self.machine.wrong().cloned();
             if before.answered {
                 if before.admitting {
                     // Only what the store has acknowledged is told back to it.

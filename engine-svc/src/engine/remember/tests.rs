@@ -124,7 +124,7 @@ async fn announce(registry: &Unreliable, incarnation: &str) {
 
 /// An agent that waits for room.
 async fn waits(registry: &Unreliable) -> AgentRecord {
-    let key = AgentKey { guild: "g".parse().expect("an id"), agent: "a".parse().expect("an id") };
+    let key = AgentKey::parse("default", "g", "a").expect("an id");
     let claim = Claim {
         key: key.clone(),
         name: "a".to_owned(),
@@ -135,6 +135,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
         candidates: vec![],
         if_full: IfFull::Wait,
+        if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         knew: None,
         asked: Stops::default(),

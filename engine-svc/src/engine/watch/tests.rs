@@ -47,7 +47,7 @@ impl Rig {
 
     /// An agent comes to wait for room.
     async fn comes(&self, guild: &str, agent: &str) {
-        let key = AgentKey { guild: guild.parse().expect("an id"), agent: agent.parse().expect("an id") };
+        let key = AgentKey::parse("default", guild, agent).expect("an id");
         let claim = Claim {
             key,
             name: "an agent".to_owned(),
@@ -58,6 +58,7 @@ impl Rig {
             documents: Documents::default(),
             candidates: vec![],
             if_full: IfFull::Wait,
+            if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::FollowsPolicy,
             knew: None,
             asked: Stops(u64::MAX),
@@ -78,8 +79,8 @@ impl Rig {
         self.changes.push(Events { last: EventId::default(), entries });
     }
 
-    async fn watch(&self, scope: Scope, after: Option<&Revision>) -> Result<Watch, EngineError> {
-        self.engine.watch(scope, View::Basic, after).await
+    async fn watch(&self, watched: Watched, after: Option<&Revision>) -> Result<Watch, EngineError> {
+        self.engine.watch(watched, View::Basic, after).await
     }
 }
 
@@ -96,7 +97,7 @@ fn words(told: &[Told]) -> Vec<String> {
 #[tokio::test]
 async fn who_does_not_take_what_it_is_told_is_told_to_begin_anew() {
     let rig = rig().await;
-    let mut slow = rig.watch(Scope::All, None).await.expect("settled");
+    let mut slow = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
     let (told, revision) = slow.next().await.expect("the beginning");
     assert_eq!(words(&told), ["bookmark"]);
     rig.comes("g", "a").await;
@@ -104,15 +105,16 @@ async fn who_does_not_take_what_it_is_told_is_told_to_begin_anew() {
     assert!(matches!(slow.next().await, Err(EngineError::WatchExpired)));
     // Nor can it go on where it was.
     let revision = revision.expect("the beginning has ended");
-    assert!(matches!(rig.watch(Scope::All, Some(&revision)).await, Err(EngineError::WatchExpired)));
-    let mut anew = rig.watch(Scope::All, None).await.expect("settled");
-    assert_eq!(words(&anew.next().await.expect("the beginning").0), ["g/a", "bookmark"]);
+    assert!(matches!(rig.watch(Watched::Within(Scope::All), Some(&revision)).await, Err(EngineError::WatchExpired)));
+    let mut anew = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
+    assert_eq!(words(&anew.next().await.expect("the beginning").0), ["default/g/a", "bookmark"]);
 }
 
 #[tokio::test]
 async fn who_has_nothing_to_hear_of_gets_bookmarks_so_that_it_can_resume() {
     let rig = rig().await;
-    let guild = || Scope::Guild("g".parse().expect("an id"));
+    let key = AgentKey::parse("default", "g", "a").expect("ids");
+    let guild = || Watched::Within(Scope::Guild(key.guild.clone()));
     let mut watch = rig.watch(guild(), None).await.expect("settled");
     let first = watch.next().await.expect("the beginning").1.expect("a revision");
     rig.comes("other", "a").await;
@@ -129,31 +131,34 @@ async fn who_has_nothing_to_hear_of_gets_bookmarks_so_that_it_can_resume() {
             break told;
         }
     };
-    assert_eq!(words(&told), ["g/b"]);
+    assert_eq!(words(&told), ["default/g/b"]);
 }
 
 #[tokio::test]
 async fn several_changes_of_one_agent_are_told_as_it_is_now() {
     let rig = rig().await;
-    let mut watch = rig.watch(Scope::All, None).await.expect("settled");
+    let mut watch = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
     watch.next().await.expect("the beginning");
     for _ in 0..3 {
         rig.comes("g", "a").await;
-        let key = AgentKey { guild: "g".parse().expect("an id"), agent: "a".parse().expect("an id") };
+        let key = AgentKey::parse("default", "g", "a").expect("an id");
         let epoch = rig.registry.get(&key, View::Basic).await.expect("in memory").expect("it is there").epoch;
         let guard = rustic_registry::ReleaseGuard::Unhosted;
         rig.registry.release(&key, epoch, guard).await.expect("in memory");
         rig.read().await;
     }
-    assert_eq!(words(&watch.next().await.expect("kept").0), ["g/a removed"]);
+    assert_eq!(words(&watch.next().await.expect("kept").0), ["default/g/a removed"]);
 }
 
 #[tokio::test]
 async fn a_store_in_another_life_ends_a_watch() {
     let rig = rig().await;
-    let mut watch = rig.watch(Scope::All, None).await.expect("settled");
+    let mut watch = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
     let revision = watch.next().await.expect("the beginning").1;
     rig.changes.begin(Some(StoreLife("another".to_owned())));
     assert!(matches!(watch.next().await, Err(EngineError::WatchExpired)));
-    assert!(matches!(rig.watch(Scope::All, revision.as_ref()).await, Err(EngineError::WatchExpired)));
+    assert!(matches!(
+        rig.watch(Watched::Within(Scope::All), revision.as_ref()).await,
+        Err(EngineError::WatchExpired)
+    ));
 }

@@ -33,8 +33,12 @@ class InvalidAgentError(K8sEngineError):
     """The request is wrong, or the agent's class cannot be imported; `fields` says what."""
 
 
+class AgentUnknownError(K8sEngineError):
+    """There is no such agent: it was never created, or was stopped."""
+
+
 class AgentConflictError(K8sEngineError):
-    """An agent with this id exists with another launch."""
+    """An agent with this id exists with another launch, or another organization has this guild id on the same message bus."""
 
 
 class AgentStartError(K8sEngineError):
@@ -66,6 +70,7 @@ class EngineUnavailableError(K8sEngineError):
 
 _CLASSES: dict[grpc.StatusCode, type[K8sEngineError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidAgentError,
+    grpc.StatusCode.NOT_FOUND: AgentUnknownError,
     grpc.StatusCode.ALREADY_EXISTS: AgentConflictError,
     grpc.StatusCode.FAILED_PRECONDITION: AgentStartError,
     grpc.StatusCode.DEADLINE_EXCEEDED: AgentTimeoutError,
@@ -77,6 +82,7 @@ _NO_ROOM: dict[str, type[NoRoomError]] = {
     "AGENT_TOO_LARGE": AgentTooLargeError,
     "NO_ROOM": NoRoomError,
     "HOST_FULL": NoRoomError,
+    "GUILD_TOO_LARGE": NoRoomError,
     "HOST_EXHAUSTED": HostExhaustedError,
 }
 
@@ -109,6 +115,18 @@ def read_details(error: grpc.RpcError) -> Details:
         elif packed.Unpack(debug):
             details.traceback = "\n".join(debug.stack_entries)
     return details
+
+
+def wrong(agent: str, field: str, what: str) -> InvalidAgentError:
+    """What is to be launched is wrong, and need not be sent to be known so.
+
+    Args:
+        agent: `guild/agent`.
+        field: What is wrong.
+        what: What is wrong with it.
+    """
+    details = Details(reason="INVALID_LAUNCH", fields={f"launch.{field}": what})
+    return InvalidAgentError(f"agent {agent}: {field} {what}", agent, grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
 def not_running(agent: str, reason: str, address: str) -> K8sEngineError:
@@ -157,6 +175,8 @@ def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8
 
 
 def _class(code: grpc.StatusCode, reason: str) -> type[K8sEngineError]:
+    if reason == "GUILD_ID_SHARED":
+        return AgentConflictError
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED and reason in _NO_ROOM:
         return _NO_ROOM[reason]
     return _CLASSES.get(code, K8sEngineError)

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 import contextlib
 import json
 import logging
+import os
 import time
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Dict, List, Optional, Self, Type
 import uuid
 
 import grpc
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from rustic_ai.agent_host.v1 import agent_pb2
 from rustic_ai.core.guild.agent import Agent, AgentSpec
@@ -17,6 +20,8 @@ from rustic_ai.core.guild.execution.execution_engine import ExecutionEngine
 from rustic_ai.core.messaging import Client, MessagingConfig, SimpleClient
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s import client, errors
+from rustic_ai.k8s.description import AgentDescription, HostDescription
+from rustic_ai.k8s.launches import Launch, Launches
 from rustic_ai.k8s.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +37,10 @@ _ALIVE = frozenset(
 )
 _COMING = _ALIVE - {agent_pb2.AGENT_PHASE_RUNNING}
 _PAGE = 200
+# What is wrong with one agent, and says nothing of the next one.
+_OF_THIS_AGENT = (errors.InvalidAgentError, errors.AgentStartError, errors.AgentConflictError, errors.NoRoomError)
+# Backends whose messages do not leave their process.
+_IN_ONE_PROCESS = frozenset({"InMemoryMessagingBackend", "EmbeddedMessagingBackend"})
 
 
 class K8sExecutionEngine(ExecutionEngine):
@@ -52,15 +61,17 @@ class K8sExecutionEngine(ExecutionEngine):
         detach_on_shutdown: Optional[bool] = None,
         runtime_profile: Optional[str] = None,
         wait_for_any_host: Optional[bool] = None,
+        wait_until_running: Optional[bool] = None,
     ) -> None:
         """Prepares the engine; connects with the first call.
 
         Args:
             guild_id: Id of the guild.
-            organization_id: Id of its organization.
+            organization_id: Id of its organization; guilds of two organizations may have one id.
             redis_url: Accepted so that callers of earlier engines need no change; engine-svc knows the registry.
             agent_host_service_name: Accepted for the same reason; engine-svc finds hosts by their lease.
-            k8s_namespace: Namespace of the default address. Default: `RUSTIC_K8S_NAMESPACE`, else `default`.
+            k8s_namespace: Namespace of the default address. Default: `RUSTIC_K8S_NAMESPACE`, else the namespace of this pod if
+                it has an engine-svc, else `rustic-ai`.
             engine_address: `host:port` of engine-svc. Default: `RUSTIC_ENGINE_ADDRESS`, else
                 `engine-svc.<namespace>:50051`.
             detach_on_shutdown: Whether `shutdown` leaves the agents running. Default: `RUSTIC_DETACH_ON_SHUTDOWN`.
@@ -68,6 +79,8 @@ class K8sExecutionEngine(ExecutionEngine):
                 else the hosts' own.
             wait_for_any_host: Whether agents that no host could ever hold wait for larger ones, which somebody or an
                 autoscaler adds, and are not refused. Default: `RUSTIC_WAIT_FOR_ANY_HOST`, else no.
+            wait_until_running: Whether `run_agent` returns only when the agent runs. Default: `RUSTIC_LAUNCH_WAIT`, which is
+                `accepted` or `running`, else no.
 
         Raises:
             ValueError: An environment variable cannot be understood.
@@ -76,8 +89,29 @@ class K8sExecutionEngine(ExecutionEngine):
         self.redis_url = redis_url
         self.agent_host_service_name = agent_host_service_name
         self._settings = EngineSettings.read(
-            engine_address, k8s_namespace, detach_on_shutdown, runtime_profile, wait_for_any_host
+            engine_address, k8s_namespace, detach_on_shutdown, runtime_profile, wait_for_any_host, wait_until_running
         )
+        self._launches = Launches(organization_id, guild_id, self._connection, self._settings.reports)
+
+    @classmethod
+    def from_env(cls, guild_id: Optional[str] = None, organization_id: Optional[str] = None, **settings: Any) -> Self:
+        """The engine of a guild, for code that runs in one of its agents, or names the guild.
+
+        Args:
+            guild_id: Id of the guild. Default: that of the agent that this process is.
+            organization_id: Id of its organization. Default: that of the agent that this process is.
+            **settings: What the constructor takes.
+
+        Raises:
+            ValueError: This process is no agent, and an id was not given; or an environment variable cannot be understood.
+        """
+        given = {"RUSTIC_AGENT_GUILD_ID": guild_id, "RUSTIC_AGENT_ORGANIZATION_ID": organization_id}
+        ids = {name: given[name] or os.environ.get(name, "") for name in given}
+        missing = [name for name, value in ids.items() if not value]
+        if missing:
+            raise ValueError(f"this process is no agent ({' and '.join(missing)} not set); give the ids of a guild")
+        guild, organization = ids.values()
+        return cls(guild, organization, **settings)
 
     @property
     def engine_address(self) -> str:
@@ -94,11 +128,13 @@ class K8sExecutionEngine(ExecutionEngine):
         client_properties: Dict[str, Any] = {},
         default_topic: str = "default_topic",
     ) -> Optional[Agent]:
-        """Runs an agent and returns when it has subscribed to its topics.
+        """Launches an agent. Returns when it runs, or has been accepted and takes longer than two seconds.
 
-        Idempotent: an agent that runs with the same launch is left alone. An agent for which no host has room waits for
-        some, and so does this call, up to `RUSTIC_CREATE_TIMEOUT`; the agent waits on after that. One that no host could
-        ever hold is refused with `AgentTooLargeError`, unless it may wait for any host.
+        Idempotent: an agent that is there with the same launch is left alone. One for which no host has room is accepted, waits, and
+        starts as soon as there is some. What can be known to be wrong is told at once: a class that cannot be imported, a spec
+        that Rustic AI refuses, an agent that no host could ever hold. Where this process is an agent itself, such as a guild's
+        manager, which launches one agent after the other, that is logged and reported to the guild as the agent's health instead
+        of raised, and so is a launch that fails later (`RUSTIC_LAUNCH_ERRORS`).
 
         Args:
             guild_spec: The guild's spec.
@@ -112,25 +148,29 @@ class K8sExecutionEngine(ExecutionEngine):
 
         Returns:
             None: the agent lives in another process.
+
+        Raises:
+            errors.InvalidAgentError: What was asked for is wrong; `fields` says what.
+            errors.AgentConflictError: The agent is there with another launch.
+            errors.AgentTooLargeError: No host could ever hold it.
         """
-        launch = agent_pb2.AgentLaunch(
-            agent_spec=agent_spec.model_dump_json(),
-            guild_spec=guild_spec.model_dump_json(),
-            messaging_config=messaging_config.model_dump_json(),
-            client_type=client_type.get_qualified_class_name(),
-            client_properties=json.dumps(client_properties),
-            organization_id=self.organization_id,
-        )
-        if self._settings.profile:
-            launch.runtime.python.profile = self._settings.profile
-        launch.start_timeout.FromMilliseconds(int(self._settings.create_timeout * 1000))
-        request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, pending=self._settings.pending)
-        # A little longer than the agent gets, so that the host's own words about a slow agent still reach us.
-        timeout = self._settings.create_timeout + self._settings.call_timeout
-        give_up = time.monotonic() + timeout
-        response = self._call("CreateAgent", request, "create agent", f"{guild_spec.id}/{agent_spec.id}", timeout)
-        agent = self._wait_for_running(response.agent, give_up)
-        logger.info("agent %s/%s runs on %s, pid %d", agent.guild_id, agent.agent_id, agent.host, agent.pid)
+        launch = Launch(agent_spec.id, agent_spec.name, messaging_config)
+        try:
+            agent = self._create(guild_spec, agent_spec, messaging_config, client_type, client_properties)
+        except _OF_THIS_AGENT as error:
+            if not self._settings.reports:
+                raise
+            self._launches.tell(launch, str(error))
+            return None
+        subject = f"{agent.guild_id}/{agent.agent_id}"
+        if agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
+            logger.info("agent %s runs on %s, pid %d", subject, agent.host, agent.pid)
+            return None
+        if agent.phase == agent_pb2.AGENT_PHASE_PENDING:
+            logger.warning("agent %s waits: %s", subject, agent.reason)
+        else:
+            logger.info("agent %s was accepted by %s and is being started %s", subject, agent.host, agent.reason)
+        self._launches.follow(launch, agent.epoch)
         return None
 
     def get_agents_in_guild(self, guild_id: str) -> Dict[str, AgentSpec]:
@@ -143,32 +183,110 @@ class K8sExecutionEngine(ExecutionEngine):
 
     def is_agent_running(self, guild_id: str, agent_id: str) -> bool:
         """Whether the agent is RUNNING: ready, and not stopped, restarting or failed."""
-        request = pb.GetAgentRequest(guild_id=guild_id, agent_id=agent_id)
         try:
-            response = self._call("GetAgent", request, "look up agent", f"{guild_id}/{agent_id}")
-        except errors.K8sEngineError as error:
-            if error.code == grpc.StatusCode.NOT_FOUND:
-                return False
-            raise
-        return response.agent.phase == agent_pb2.AGENT_PHASE_RUNNING
+            agent = self._get(guild_id, agent_id, agent_pb2.AGENT_VIEW_BASIC)
+        except errors.AgentUnknownError:
+            return False
+        return agent.phase == agent_pb2.AGENT_PHASE_RUNNING
+
+    def describe(self, agent_id: str) -> AgentDescription:
+        """All that is known of an agent of this guild.
+
+        Raises:
+            errors.AgentUnknownError: There is no such agent.
+        """
+        return AgentDescription.of(self._get(self.guild_id, agent_id, agent_pb2.AGENT_VIEW_FULL))
+
+    def wait_until_running(self, *agent_ids: str, timeout: Optional[float] = None) -> None:
+        """Waits until agents of this guild run.
+
+        Args:
+            *agent_ids: Their ids.
+            timeout: Seconds for all of them. Default: `RUSTIC_CREATE_TIMEOUT`.
+
+        Raises:
+            errors.AgentStartError: One has failed.
+            errors.AgentTimeoutError: One did not run in time.
+            errors.AgentUnknownError: There is no such agent, or it was stopped meanwhile.
+        """
+        give_up = time.monotonic() + (timeout or self._settings.create_timeout)
+        for agent_id in agent_ids:
+            self._wait_for_running(self._get(self.guild_id, agent_id, agent_pb2.AGENT_VIEW_BASIC), give_up)
+
+    def restart(self, agent_id: str) -> None:
+        """Stops an agent of this guild in order and starts it anew, perhaps on another host; returns when it runs.
+
+        Raises:
+            errors.AgentUnknownError: There is no such agent.
+        """
+        request = pb.RestartAgentRequest(
+            organization_id=self.organization_id, guild_id=self.guild_id, agent_id=agent_id
+        )
+        subject = f"{self.guild_id}/{agent_id}"
+        self._call("RestartAgent", request, "restart agent", subject, self._settings.create_timeout)
+
+    def hosts(self) -> List[HostDescription]:
+        """The hosts of the cluster."""
+        request, found = pb.ListHostsRequest(page_size=_PAGE), []
+        while True:
+            response = self._call("ListHosts", request, "list hosts of", "the cluster")
+            found += map(HostDescription.of, response.hosts)
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
 
     def stop_agent(self, guild_id: str, agent_id: str) -> None:
         """Stops an agent; returns when its process has ended. An agent that is gone already is no error."""
-        request = pb.StopAgentRequest(guild_id=guild_id, agent_id=agent_id)
+        self._launches.forget(agent_id)
+        request = pb.StopAgentRequest(organization_id=self.organization_id, guild_id=guild_id, agent_id=agent_id)
         try:
             self._call("StopAgent", request, "stop agent", f"{guild_id}/{agent_id}")
-        except errors.K8sEngineError as error:
-            if error.code != grpc.StatusCode.NOT_FOUND:
-                raise
+        except errors.AgentUnknownError:
             logger.info("agent %s/%s was gone already", guild_id, agent_id)
 
     def shutdown(self) -> None:
         """Stops the guild's agents and waits for them, unless the engine was told to detach. Idempotent."""
+        self._launches.end()
         if self._settings.detach:
             logger.info("guild %s goes on without us", self.guild_id)
             return
-        request = pb.StopGuildRequest(guild_id=self.guild_id)
+        request = pb.StopGuildRequest(organization_id=self.organization_id, guild_id=self.guild_id)
         self._call("StopGuild", request, "stop guild", self.guild_id, timeout=self._settings.create_timeout)
+
+    def _create(
+        self,
+        guild_spec: GuildSpec,
+        agent_spec: AgentSpec,
+        messaging_config: MessagingConfig,
+        client_type: Type[Client],
+        client_properties: Dict[str, Any],
+    ) -> agent_pb2.Agent:
+        settings, subject = self._settings, f"{guild_spec.id}/{agent_spec.id}"
+        if messaging_config.backend_class in _IN_ONE_PROCESS:
+            raise errors.wrong(subject, "messaging_config.backend_class", _one_process(messaging_config.backend_class))
+        launch = agent_pb2.AgentLaunch(
+            agent_spec=_json(agent_spec, "agent_spec", subject),
+            guild_spec=_json(guild_spec, "guild_spec", subject),
+            messaging_config=_json(messaging_config, "messaging_config", subject),
+            client_type=client_type.get_qualified_class_name(),
+            client_properties=_json(client_properties, "client_properties", subject),
+            organization_id=self.organization_id,
+            inherited_environment=settings.inherited,
+        )
+        if settings.profile:
+            launch.runtime.python.profile = settings.profile
+        launch.start_timeout.FromMilliseconds(int(settings.create_timeout * 1000))
+        request = pb.CreateAgentRequest(
+            request_id=str(uuid.uuid4()),
+            launch=launch,
+            pending=settings.pending,
+            wait=agent_pb2.WAIT_MODE_RUNNING if settings.waits else agent_pb2.WAIT_MODE_LAUNCHED,
+        )
+        # A little longer than the agent gets, so that the host's own words about a slow agent still reach us.
+        timeout = settings.create_timeout + settings.call_timeout
+        give_up = time.monotonic() + timeout
+        agent = self._call("CreateAgent", request, "create agent", subject, timeout).agent
+        return self._wait_for_running(agent, give_up) if settings.waits else agent
 
     def _wait_for_running(self, agent: agent_pb2.Agent, give_up: float) -> agent_pb2.Agent:
         """Follows the agent while it waits for room or starts on its new host."""
@@ -181,7 +299,9 @@ class K8sExecutionEngine(ExecutionEngine):
 
     def _follow(self, agent: agent_pb2.Agent, subject: str, give_up: float) -> agent_pb2.Agent:
         address = self._settings.address
-        request = pb.WatchAgentsRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
+        request = pb.WatchAgentsRequest(
+            organization_id=self.organization_id, guild_id=agent.guild_id, agent_id=agent.agent_id
+        )
         stub, left = client.stub(address, self._settings.proxy), give_up - time.monotonic()
         seen = False
         with contextlib.closing(client.watch(stub, request, left)) as changes:
@@ -199,12 +319,21 @@ class K8sExecutionEngine(ExecutionEngine):
                     raise errors.not_running(subject, agent.reason, address) from error
                 raise errors.translate(error, "follow agent", subject, address) from error
         # It was stopped: the engine says so in its own words.
-        request = pb.GetAgentRequest(guild_id=agent.guild_id, agent_id=agent.agent_id)
-        return self._call("GetAgent", request, "look up agent", subject).agent
+        return self._get(agent.guild_id, agent.agent_id, agent_pb2.AGENT_VIEW_BASIC)
+
+    def _get(self, guild_id: str, agent_id: str, view: agent_pb2.AgentView) -> agent_pb2.Agent:
+        request = pb.GetAgentRequest(
+            organization_id=self.organization_id, guild_id=guild_id, agent_id=agent_id, view=view
+        )
+        return self._call("GetAgent", request, "look up agent", f"{guild_id}/{agent_id}").agent
 
     def _list(self, guild_id: str, name: str) -> Iterator[agent_pb2.Agent]:
         request = pb.ListAgentsRequest(
-            guild_id=guild_id, name=name, page_size=_PAGE, view=agent_pb2.AGENT_VIEW_FULL
+            organization_id=self.organization_id,
+            guild_id=guild_id,
+            name=name,
+            page_size=_PAGE,
+            view=agent_pb2.AGENT_VIEW_FULL,
         )
         while True:
             response = self._call("ListAgents", request, "list agents of guild", guild_id)
@@ -212,6 +341,11 @@ class K8sExecutionEngine(ExecutionEngine):
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
+
+    def _connection(self) -> client.Connection:
+        connection = client.connection(self._settings.address, self._settings.proxy)
+        connection.reach(self._settings.call_timeout)
+        return connection
 
     def _call(self, method: str, request: Any, action: str, subject: str, timeout: Optional[float] = None) -> Any:
         address, timeout = self._settings.address, timeout or self._settings.call_timeout
@@ -227,3 +361,19 @@ class K8sExecutionEngine(ExecutionEngine):
 
 def _spec(agent: agent_pb2.Agent) -> AgentSpec:
     return AgentSpec.model_validate_json(agent.agent_spec)
+
+
+def _json(value: Any, field: str, subject: str) -> str:
+    """A document of a launch, which travels as JSON."""
+    try:
+        return value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value)
+    except (PydanticSerializationError, TypeError, ValueError) as error:
+        what = f"cannot be sent to another process, as it is no JSON: {error}; give settings instead of live objects"
+        raise errors.wrong(subject, field, what) from error
+
+
+def _one_process(backend_class: str) -> str:
+    return (
+        f"is {backend_class}, whose messages do not leave their process, and every agent has a process of its own: no message would "
+        "arrive; use RedisMessagingBackend of rusticai-redis or NATSMessagingBackend of rusticai-nats"
+    )

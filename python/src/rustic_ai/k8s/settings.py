@@ -1,14 +1,26 @@
 """Settings of the engine: keyword arguments first, then environment variables, then defaults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import os
+from pathlib import Path
+import socket
 
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
+from rustic_ai.k8s.inheritance import inherited
+
+# Where Kubernetes tells a pod its namespace.
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Namespace of our manifests.
+_NAMESPACE = "rustic-ai"
+_SERVICE = "engine-svc"
+_PORT = 50051
+# Set in the environment of every agent that a host starts.
+_AGENT = "RUSTIC_AGENT_ID"
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to reach engine-svc and how long to wait for it.
+    """How to reach engine-svc, how long to wait for it, and how to launch.
 
     Attributes:
         address: `host:port` of engine-svc.
@@ -18,6 +30,9 @@ class EngineSettings:
         profile: Runtime profile of the hosts in which agents run; empty: the hosts' own.
         pending: What happens to agents for which no host has room.
         proxy: Whether calls go through the proxy that the environment names.
+        waits: Whether a launch waits until the agent runs, instead of until it was accepted.
+        reports: Whether a launch that fails is reported to the guild and logged, instead of raised.
+        inherited: Variables that launches carry, so that agents launch others in the same way.
     """
 
     address: str
@@ -27,6 +42,9 @@ class EngineSettings:
     profile: str
     pending: pb.PendingPolicy = pb.PENDING_POLICY_WAIT_FOR_ROOM
     proxy: bool = False
+    waits: bool = False
+    reports: bool = False
+    inherited: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -36,33 +54,62 @@ class EngineSettings:
         detach: bool | None,
         profile: str | None = None,
         wait_for_any_host: bool | None = None,
+        wait_until_running: bool | None = None,
     ) -> "EngineSettings":
         """Reads the settings.
 
         Raises:
             ValueError: An environment variable cannot be understood; the message names it.
         """
-        namespace = namespace or os.environ.get("RUSTIC_K8S_NAMESPACE") or "default"
-        address = engine_address or os.environ.get("RUSTIC_ENGINE_ADDRESS") or f"engine-svc.{namespace}:50051"
-        if detach is None:
-            detach = _flag("RUSTIC_DETACH_ON_SHUTDOWN")
-        if wait_for_any_host is None:
-            wait_for_any_host = _flag("RUSTIC_WAIT_FOR_ANY_HOST")
+        explicit = {
+            "RUSTIC_ENGINE_ADDRESS": engine_address,
+            "RUSTIC_K8S_NAMESPACE": namespace,
+            "RUSTIC_DETACH_ON_SHUTDOWN": None if detach is None else str(detach).lower(),
+            "RUSTIC_RUNTIME_PROFILE": profile,
+            "RUSTIC_WAIT_FOR_ANY_HOST": None if wait_for_any_host is None else str(wait_for_any_host).lower(),
+            "RUSTIC_LAUNCH_WAIT": None if wait_until_running is None else _WAITS[wait_until_running],
+        }
+        said = {name: value for name, value in explicit.items() if value}
+        environment = {**os.environ, **said}
+        wait_for_any_host = _flag(environment, "RUSTIC_WAIT_FOR_ANY_HOST")
+        reports = _choice(environment, "RUSTIC_LAUNCH_ERRORS", ("raise", "report"), int(_AGENT in environment))
         return cls(
-            address=address,
-            create_timeout=_seconds("RUSTIC_CREATE_TIMEOUT", 120.0),
-            call_timeout=_seconds("RUSTIC_CALL_TIMEOUT", 20.0),
-            detach=detach,
-            profile=profile or os.environ.get("RUSTIC_RUNTIME_PROFILE", ""),
+            address=environment.get("RUSTIC_ENGINE_ADDRESS")
+            or _default_address(environment.get("RUSTIC_K8S_NAMESPACE")),
+            create_timeout=_seconds(environment, "RUSTIC_CREATE_TIMEOUT", 120.0),
+            call_timeout=_seconds(environment, "RUSTIC_CALL_TIMEOUT", 20.0),
+            detach=_flag(environment, "RUSTIC_DETACH_ON_SHUTDOWN"),
+            profile=environment.get("RUSTIC_RUNTIME_PROFILE", ""),
             pending=(
                 pb.PENDING_POLICY_WAIT_FOR_ANY_HOST if wait_for_any_host else pb.PENDING_POLICY_WAIT_FOR_ROOM
             ),
-            proxy=_flag("RUSTIC_ENGINE_PROXY"),
+            proxy=_flag(environment, "RUSTIC_ENGINE_PROXY"),
+            waits=_choice(environment, "RUSTIC_LAUNCH_WAIT", _WAITS, 0) == 1,
+            reports=reports == 1,
+            inherited=inherited(os.environ, said),
         )
 
 
-def _seconds(name: str, default: float) -> float:
-    text = os.environ.get(name)
+_WAITS = ("accepted", "running")
+
+
+def _default_address(namespace: str | None) -> str:
+    """The engine of the given namespace; else that of the pod's own namespace, if there is one, else that of our manifests."""
+    namespace = namespace or _pod_namespace() or _NAMESPACE
+    return f"{_SERVICE}.{namespace}:{_PORT}"
+
+
+def _pod_namespace() -> str:
+    try:
+        namespace = _POD_NAMESPACE.read_text().strip()
+        socket.getaddrinfo(f"{_SERVICE}.{namespace}", _PORT)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return namespace
+
+
+def _seconds(environment: dict[str, str], name: str, default: float) -> float:
+    text = environment.get(name)
     if not text:
         return default
     try:
@@ -74,10 +121,19 @@ def _seconds(name: str, default: float) -> float:
     return seconds
 
 
-def _flag(name: str) -> bool:
-    text = os.environ.get(name, "").lower()
+def _flag(environment: dict[str, str], name: str) -> bool:
+    text = environment.get(name, "").lower()
     if text in ("", "0", "false", "no"):
         return False
     if text in ("1", "true", "yes"):
         return True
     raise ValueError(f"{name}={text!r} must be true or false")
+
+
+def _choice(environment: dict[str, str], name: str, choices: tuple[str, ...], default: int) -> int:
+    text = environment.get(name, "").lower()
+    if not text:
+        return default
+    if text not in choices:
+        raise ValueError(f"{name}={text!r} must be {' or '.join(choices)}")
+    return choices.index(text)

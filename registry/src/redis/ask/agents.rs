@@ -5,9 +5,9 @@ mod tests;
 
 use super::{Ask, Text, candidates, host, life};
 use crate::{
-    ids::{AgentKey, Epoch, HostId},
+    ids::{AgentKey, Epoch, HostId, MachineId},
     keys,
-    ops::{self, IfFull, ReleaseGuard},
+    ops::{self, IfFull, IfNamesakes, ReleaseGuard},
     record::ExitStatus,
     resources::Resources,
 };
@@ -27,7 +27,7 @@ struct Agent<'a> {
     on_disconnect: &'static str,
     first_start: Option<&'static str>,
     spec: &'a str,
-    machine_id: Option<Text<u8>>,
+    machine_id: Option<Text<MachineId>>,
     created: Option<Text<u64>>,
 }
 
@@ -36,6 +36,7 @@ struct Claim<'a> {
     member: String,
     agent: Agent<'a>,
     if_full: &'static str,
+    if_namesakes: &'static str,
     knew: Option<&'a str>,
     asked: Text<u64>,
     candidates: Vec<String>,
@@ -60,6 +61,10 @@ impl<'a> From<&'a ops::Claim> for Claim<'a> {
             if_full: match r.if_full {
                 IfFull::Refuse => "refuse",
                 IfFull::Wait => "wait",
+            },
+            if_namesakes: match r.if_namesakes {
+                IfNamesakes::Tell => "tell",
+                IfNamesakes::Ignore => "ignore",
             },
             knew: r.knew.as_ref().and_then(life),
             asked: Text(r.asked.0),

@@ -18,14 +18,15 @@ pub(in crate::redis) fn nothing() -> Ask {
 
 #[derive(Serialize)]
 struct List<'a> {
+    prefix: &'a str,
     after: Option<&'a str>,
     limit: usize,
     fields: &'static [&'static str],
 }
 
-/// For `list.lua`: what comes after a member of the index.
-pub(in crate::redis) fn list(after: Option<&str>, limit: usize, view: View) -> Ask {
-    Ask::of(&List { after, limit, fields: read::fields(view) })
+/// For `list.lua`: members of the index that begin with `prefix`, and come after one.
+pub(in crate::redis) fn list(prefix: &str, after: Option<&str>, limit: usize, view: View) -> Ask {
+    Ask::of(&List { prefix, after, limit, fields: read::fields(view) })
 }
 
 #[derive(Serialize)]

@@ -40,7 +40,10 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
     assert_eq!(used_slots(&store, "h-0").await, 1000);
     let record = store.get(&a, View::Full).await.unwrap().unwrap();
     assert_eq!((record.phase(), record.epoch, record.pid()), (Phase::Running, Epoch(40), Some(42)));
-    assert_eq!((record.machine_id, record.created.0, record.documents), (3, 77, Some(told.documents.clone())));
+    assert_eq!(
+        (record.machine_id, record.created.0, record.documents),
+        (machine(3), 77, Some(told.documents.clone()))
+    );
     let known = Advance { knew: Some(life.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
     assert_eq!(store.advance(&known).await.unwrap(), AdvanceOutcome::Done);
     // An older claim of the same agent gives way, and another process of the host has nothing to tell.

@@ -15,8 +15,10 @@ class FirstStart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FIRST_START_UNSPECIFIED: _ClassVar[FirstStart]
     FIRST_START_FAIL: _ClassVar[FirstStart]
+    FIRST_START_FAIL_IF_WRONG: _ClassVar[FirstStart]
 FIRST_START_UNSPECIFIED: FirstStart
 FIRST_START_FAIL: FirstStart
+FIRST_START_FAIL_IF_WRONG: FirstStart
 
 class CreateAgentRequest(_message.Message):
     __slots__ = ("request_id", "launch", "wait", "epoch", "machine_id", "incarnation", "first_start")
@@ -45,20 +47,22 @@ class CreateAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
 
 class StopAgentRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "timeout", "epoch", "incarnation", "moves")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "epoch", "incarnation", "moves")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
     epoch: int
     incarnation: str
     moves: bool
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., moves: bool = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., moves: bool = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)
@@ -67,12 +71,14 @@ class StopAgentResponse(_message.Message):
     def __init__(self, exit: _Optional[_Union[_agent_pb2.LastExit, _Mapping]] = ...) -> None: ...
 
 class GetAgentInfoRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id")
+    __slots__ = ("organization_id", "guild_id", "agent_id")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
 
 class GetAgentInfoResponse(_message.Message):
     __slots__ = ("agent",)
@@ -81,16 +87,18 @@ class GetAgentInfoResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class ListAgentsRequest(_message.Message):
-    __slots__ = ("guild_id", "page_size", "page_token", "with_usage")
+    __slots__ = ("organization_id", "guild_id", "page_size", "page_token", "with_usage")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     WITH_USAGE_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     page_size: int
     page_token: str
     with_usage: bool
-    def __init__(self, guild_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_usage: bool = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_usage: bool = ...) -> None: ...
 
 class ListAgentsResponse(_message.Message):
     __slots__ = ("agents", "next_page_token")

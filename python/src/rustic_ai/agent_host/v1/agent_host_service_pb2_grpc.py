@@ -100,7 +100,7 @@ class AgentHostServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Lists the agents of this host in order of guild and agent id. Errors: INVALID_ARGUMENT (page token).
+        """Lists the agents of this host in order of organization, guild and agent id. Errors: INVALID_ARGUMENT (page token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,6 +26,7 @@ class WaitMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_MODE_UNSPECIFIED: _ClassVar[WaitMode]
     WAIT_MODE_RUNNING: _ClassVar[WaitMode]
     WAIT_MODE_ACCEPTED: _ClassVar[WaitMode]
+    WAIT_MODE_LAUNCHED: _ClassVar[WaitMode]
 
 class OnDisconnect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +56,7 @@ AGENT_PHASE_FAILED: AgentPhase
 WAIT_MODE_UNSPECIFIED: WaitMode
 WAIT_MODE_RUNNING: WaitMode
 WAIT_MODE_ACCEPTED: WaitMode
+WAIT_MODE_LAUNCHED: WaitMode
 ON_DISCONNECT_UNSPECIFIED: OnDisconnect
 ON_DISCONNECT_STOP: OnDisconnect
 ON_DISCONNECT_KEEP: OnDisconnect
@@ -101,8 +103,15 @@ class Runtime(_message.Message):
     def __init__(self, python: _Optional[_Union[PythonRuntime, _Mapping]] = ..., command: _Optional[_Union[CommandRuntime, _Mapping]] = ...) -> None: ...
 
 class AgentLaunch(_message.Message):
-    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout")
+    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout", "inherited_environment")
     class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class InheritedEnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +130,7 @@ class AgentLaunch(_message.Message):
     ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     START_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     LIVENESS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    INHERITED_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     agent_spec: str
     guild_spec: str
     messaging_config: str
@@ -133,7 +143,8 @@ class AgentLaunch(_message.Message):
     on_disconnect: OnDisconnect
     start_timeout: _duration_pb2.Duration
     liveness_timeout: _duration_pb2.Duration
-    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    inherited_environment: _containers.ScalarMap[str, str]
+    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class LastExit(_message.Message):
     __slots__ = ("code", "signal", "time")
@@ -185,7 +196,8 @@ class AgentUsage(_message.Message):
     def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ..., scratch_bytes: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage", "last_lines")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage", "last_lines")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +214,7 @@ class Agent(_message.Message):
     AGENT_SPEC_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LAST_LINES_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     name: str
@@ -218,4 +231,4 @@ class Agent(_message.Message):
     agent_spec: str
     usage: AgentUsage
     last_lines: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...

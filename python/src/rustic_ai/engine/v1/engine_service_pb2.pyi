@@ -55,16 +55,18 @@ class CreateAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
 
 class StopAgentRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "timeout", "force")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "force")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
     force: bool
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., force: bool = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., force: bool = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)
@@ -73,16 +75,18 @@ class StopAgentResponse(_message.Message):
     def __init__(self, exit: _Optional[_Union[_agent_pb2.LastExit, _Mapping]] = ...) -> None: ...
 
 class RestartAgentRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "timeout", "wait")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "wait")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
     wait: _agent_pb2.WaitMode
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ...) -> None: ...
 
 class RestartAgentResponse(_message.Message):
     __slots__ = ("agent",)
@@ -91,12 +95,14 @@ class RestartAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class StopGuildRequest(_message.Message):
-    __slots__ = ("guild_id", "timeout")
+    __slots__ = ("organization_id", "guild_id", "timeout")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     timeout: _duration_pb2.Duration
-    def __init__(self, guild_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StopGuildResponse(_message.Message):
     __slots__ = ("stopped",)
@@ -105,14 +111,16 @@ class StopGuildResponse(_message.Message):
     def __init__(self, stopped: _Optional[int] = ...) -> None: ...
 
 class GetAgentRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "view")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "view")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     view: _agent_pb2.AgentView
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
 
 class GetAgentResponse(_message.Message):
     __slots__ = ("agent",)
@@ -121,7 +129,8 @@ class GetAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class ListAgentsRequest(_message.Message):
-    __slots__ = ("guild_id", "name", "host", "phase", "page_size", "page_token", "view")
+    __slots__ = ("organization_id", "guild_id", "name", "host", "phase", "page_size", "page_token", "view")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +138,7 @@ class ListAgentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     name: str
     host: str
@@ -136,7 +146,7 @@ class ListAgentsRequest(_message.Message):
     page_size: int
     page_token: str
     view: _agent_pb2.AgentView
-    def __init__(self, guild_id: _Optional[str] = ..., name: _Optional[str] = ..., host: _Optional[str] = ..., phase: _Optional[_Union[_agent_pb2.AgentPhase, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., name: _Optional[str] = ..., host: _Optional[str] = ..., phase: _Optional[_Union[_agent_pb2.AgentPhase, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
 
 class ListAgentsResponse(_message.Message):
     __slots__ = ("agents", "next_page_token")
@@ -147,16 +157,18 @@ class ListAgentsResponse(_message.Message):
     def __init__(self, agents: _Optional[_Iterable[_Union[_agent_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchAgentsRequest(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "revision", "view")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "revision", "view")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     revision: str
     view: _agent_pb2.AgentView
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., revision: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., revision: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
 
 class WatchAgentsResponse(_message.Message):
     __slots__ = ("agent", "removed", "bookmark", "revision")
@@ -171,14 +183,16 @@ class WatchAgentsResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., removed: _Optional[_Union[RemovedAgent, _Mapping]] = ..., bookmark: _Optional[_Union[Bookmark, _Mapping]] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class RemovedAgent(_message.Message):
-    __slots__ = ("guild_id", "agent_id", "epoch")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "epoch")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
     guild_id: str
     agent_id: str
     epoch: int
-    def __init__(self, guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Bookmark(_message.Message):
     __slots__ = ()

@@ -139,7 +139,7 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Lists agents in order of guild and agent id. A page may be shorter than page_size, even empty, while more follow.
+        """Lists agents in order of organization, guild and agent id. A page may be shorter than page_size, even empty, while more follow.
         Errors: INVALID_ARGUMENT (page token), UNAVAILABLE (registry unreachable).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

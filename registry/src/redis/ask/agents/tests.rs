@@ -23,6 +23,7 @@ fn first_claim(key: &AgentKey, knew: &StoreLife) -> ops::Claim {
         documents: Documents { spec: "{}".to_owned(), launch: (0..=255).collect::<Vec<u8>>().into() },
         candidates: vec!["h-0".parse().expect("valid")],
         if_full: IfFull::Refuse,
+        if_namesakes: IfNamesakes::Ignore,
         first_start: FirstStart::FollowsPolicy,
         knew: Some(knew.clone()),
         asked: Stops(0),
@@ -57,7 +58,7 @@ async fn a_script_ignores_the_fields_that_it_does_not_know() {
     let registry = RedisRegistry::new(&RedisSettings::new(&server.url())).expect("a registry");
     let store = registry.announce(&host()).await.expect("announced").store;
     assert!(registry.settle(&store, true).await.expect("settled"));
-    let key = AgentKey { guild: "g".parse().expect("valid"), agent: "a".parse().expect("valid") };
+    let key = AgentKey::parse("o", "g", "a").expect("valid");
     let request = first_claim(&key, &store);
 
     let mut newer = serde_json::to_value(Claim::from(&request)).expect("a map");

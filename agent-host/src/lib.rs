@@ -128,7 +128,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &tasks)?;
     tasks.spawn_until("the lease keeper", tasks.ending(), keep(keeper, lease.clone(), tasks.ending()));
     tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
-    tasks.spawn_until("the supervisor", tasks.ending(), broken(supervisor.clone()));
+    tasks.spawn_until("the supervisor", tasks.ending(), broken(supervisor.clone(), tasks.ending()));
     if let Some(listen) = settings.telemetry.metrics_listen {
         let refresh = metrics::refresh(supervisor.clone());
         rustic_telemetry::metrics::serve(listen, metrics::ALL, refresh, &tasks).await?;
@@ -195,9 +195,12 @@ async fn keep(keeper: LeaseKeeper, lease: LeaseHandle, ending: CancellationToken
     }
 }
 
-/// Fails when nobody looks after an agent any more.
-async fn broken(supervisor: Arc<Supervisor>) -> anyhow::Result<()> {
-    bail!(supervisor.broken().await)
+/// Fails when nobody looks after an agent any more; else it ends with the host.
+async fn broken(supervisor: Arc<Supervisor>, ending: CancellationToken) -> anyhow::Result<()> {
+    match ending.run_until_cancelled_owned(supervisor.broken()).await {
+        Some(why) => bail!(why),
+        None => Ok(()),
+    }
 }
 
 /// Gives engine-svc time to move the agents elsewhere.

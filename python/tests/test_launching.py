@@ -7,7 +7,9 @@ import json
 import logging
 import os
 from pathlib import Path
+import socket
 import subprocess
+import sys
 import uuid
 
 import pytest
@@ -20,7 +22,7 @@ from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.core.guild.agent_ext.mixins.health import HealthCheckRequest, HealthConstants
 from rustic_ai.core.guild.builders import AgentBuilder, GuildBuilder
-from rustic_ai.core.guild.dsl import GuildSpec, ResourceSpec
+from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.guild.execution.sync.sync_exec_engine import SyncExecutionEngine
 from rustic_ai.core.guild.guild import Guild
 from rustic_ai.core.guild.metastore import Metastore
@@ -35,9 +37,9 @@ ROOT = Path(__file__).parents[2]
 ENGINE = "rustic_ai.k8s.K8sExecutionEngine"
 
 
-def echo(agent_id: str, gpus: float = 0) -> AgentSpec:
+def echo(agent_id: str) -> AgentSpec:
     """Spec of an agent that answers."""
-    spec = (
+    return (
         AgentBuilder(EchoAgent)
         .set_id(agent_id)
         .set_name(agent_id.title())
@@ -45,8 +47,6 @@ def echo(agent_id: str, gpus: float = 0) -> AgentSpec:
         .add_additional_topic(HealthConstants.HEARTBEAT_TOPIC)
         .build_spec()
     )
-    spec.resources = ResourceSpec(num_gpus=gpus)
-    return spec
 
 
 def misspelt(agent_id: str) -> AgentSpec:
@@ -111,22 +111,35 @@ def manage(guild_id: str, org_id: str, tmp_path: Path) -> Iterator[Callable[...,
         yield bootstrap
 
 
-@contextlib.contextmanager
-def host(engine: K8sExecutionEngine, redis_url: str, work_dir: Path, gpus: int) -> Iterator[None]:
-    """One more host of the stack, with gpus."""
-    name = f"gpu-host-{uuid.uuid4().hex[:8]}"
-    command = [
-        f"{ROOT}/target/debug/agent-host",
-        *("--host-id", name, "--listen", "127.0.0.1:0", "--redis-url", redis_url),
-        *("--work-dir", str(work_dir), "--resource", f"gpus={gpus}", "--engine-address", engine.engine_address),
-        *("--python", f"{ROOT}/.venv/bin/python"),
-    ]
-    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        program.terminate()
-        program.wait()
+class Cluster:
+    """An engine of its own over the stack's Redis, and hosts with room for three agents each."""
+
+    def __init__(self, redis_url: str, work_dir: Path, ends: contextlib.ExitStack) -> None:
+        """Starts the engine."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._work_dir = work_dir
+        self._registry = ("--redis-url", redis_url, "--redis-prefix", uuid.uuid4().hex)
+        self._ends = ends
+        self._start("engine-svc", "--listen", self.address, "--new-registry")
+
+    def add_host(self, name: str) -> None:
+        """Starts one more host, which may or may not be ready yet."""
+        settings = ("--host-id", name, "--listen", "127.0.0.1:0", "--max-agents", "3", "--work-dir", str(self._work_dir))
+        self._start("agent-host", *settings, "--engine-address", self.address, "--python", sys.executable)
+
+    def _start(self, program: str, *arguments: str) -> None:
+        command = [f"{ROOT}/target/debug/{program}", *arguments, *self._registry]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._ends.callback(process.wait)
+        self._ends.callback(process.terminate)
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+    """An engine of this test's own, without hosts yet."""
+    with contextlib.ExitStack() as ends:
+        yield Cluster(redis_url, tmp_path, ends)
 
 
 def test_a_guild_whose_client_alone_is_configured_runs_on_this_engine(
@@ -145,25 +158,21 @@ def test_a_guild_whose_client_alone_is_configured_runs_on_this_engine(
 
 
 def test_a_bad_agent_and_those_that_find_no_room_hold_up_nobody(
-    configured: None,
-    manage: Callable[..., Managed],
-    monkeypatch: pytest.MonkeyPatch,
-    redis_url: str,
-    tmp_path: Path,
+    configured: None, cluster: Cluster, manage: Callable[..., Managed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bad agent first, room for two of four, and a host that comes later: all four run, and the guild knows of the bad one."""
-    monkeypatch.setenv("RUSTIC_WAIT_FOR_ANY_HOST", "true")
-    engine = K8sExecutionEngine("any", "any")
-    with host(engine, redis_url, tmp_path, 2), contextlib.ExitStack() as later:
-        wait_until("the host", lambda: any(h.capacity.get("gpus") == 2 for h in engine.hosts()))
-        managed = manage(misspelt("bad"), *(echo(agent, gpus=1) for agent in "abcd"))
-        some = ["FAILED", "PENDING", "PENDING", "RUNNING", "RUNNING"]
-        wait_until("two of four to run", lambda: sorted(managed.phases().values()) == some)
-        assert managed.phases()["bad"] == "FAILED"
-        later.enter_context(host(engine, redis_url, tmp_path, 2))
-        everybody = {"bad": "FAILED", **dict.fromkeys("abcd", "RUNNING")}
-        wait_until("all four to run", lambda: managed.phases() == everybody)
-        _is_reported(managed.guild, "bad", "no_such_package")
+    monkeypatch.setenv("RUSTIC_ENGINE_ADDRESS", cluster.address)
+    cluster.add_host("first")
+    wait_until("the host", lambda: any(h.state == "READY" for h in K8sExecutionEngine("any", "any").hosts()))
+    # Room for the manager and two more.
+    managed = manage(misspelt("bad"), *map(echo, "abcd"))
+    some = ["FAILED", "PENDING", "PENDING", "RUNNING", "RUNNING"]
+    wait_until("two of four to run", lambda: sorted(managed.phases().values()) == some)
+    assert managed.phases()["bad"] == "FAILED"
+    cluster.add_host("second")
+    everybody = {"bad": "FAILED", **dict.fromkeys("abcd", "RUNNING")}
+    wait_until("all four to run", lambda: managed.phases() == everybody)
+    _is_reported(managed.guild, "bad", "no_such_package")
 
 
 def _is_reported(guild: Guild, agent_id: str, reason: str) -> None:

@@ -20,6 +20,8 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn follow(fleet: Arc<Fleet>, reporter: HealthReporter, stopping: CancellationToken) {
     report(&reporter, ServingStatus::NotServing).await;
     let mut reach = fleet.reach();
+    // What was told before this was asked for counts as well.
+    reach.mark_changed();
     let pulse = Pulse::of("health", pulse::TURN);
     // Cancel-safe: what was not told yet is told by the end below. The sender lives as long as the view.
     while let Some(Ok(())) = pulse.waits(stopping.run_until_cancelled(reach.changed())).await {
@@ -63,11 +65,31 @@ async fn report(reporter: &HealthReporter, status: ServingStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::changes::Changes;
+    use rustic_core::placement::Policy;
+    use rustic_registry::{MemoryRegistry, UnixMillis};
     use std::future::pending;
     use tonic_health::{
         pb::{HealthCheckRequest, health_check_response::ServingStatus as Status, health_server::Health as _},
         server::HealthService,
     };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_answered_before_anybody_asked_for_health_counts() {
+        let changes = Arc::new(Changes::default());
+        let fleet =
+            Arc::new(Fleet::new(Arc::new(MemoryRegistry::new(|| UnixMillis(1_000))), Policy::LeastLoaded, changes));
+        fleet.refresh().await.expect("in memory");
+        let (reporter, _server) = tonic_health::server::health_reporter();
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let followed = tokio::spawn(follow(fleet, reporter, CancellationToken::new()));
+        // As far as it comes without any more news.
+        sleep(EVERY).await;
+        let request = HealthCheckRequest { service: String::new() };
+        let answer = health.check(tonic::Request::new(request)).await.map(|answer| answer.into_inner().status());
+        assert_eq!(answer.ok(), Some(Status::Serving));
+        followed.abort();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn liveness_ends_when_a_loop_does_not_come_round() {

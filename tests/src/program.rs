@@ -98,13 +98,7 @@ impl Program {
     /// Asks it to end and waits for that.
     pub async fn stop(&mut self) -> std::process::ExitStatus {
         self.signal(Signal::TERM);
-        let status = self.ended().await;
-        let late = self
-            .log()
-            .into_iter()
-            .find(|line| line["message"].as_str().is_some_and(|m| m.contains("did not end within")));
-        assert_eq!(late, None, "what {} left without ends no sooner than it must", self.name);
-        status
+        self.ended().await
     }
 }
 

@@ -39,6 +39,18 @@ const ENGINE: &str = "rustic_ai.engine.v1.EngineService";
 const HOST: &str = "rustic_ai.agent_host.v1.AgentHostService";
 
 #[tokio::test]
+async fn a_program_that_is_asked_to_end_leaves_nothing_behind_that_does_not() {
+    let mut stack = Stack::of(2).await;
+    stack.create(idle("g", "a")).await.unwrap();
+    for program in stack.hosts.iter_mut().chain([&mut stack.engine]) {
+        assert!(program.stop().await.success());
+        let late =
+            |line: &&serde_json::Value| line["message"].as_str().unwrap_or_default().contains("did not end within");
+        assert_eq!(program.log().iter().find(late), None);
+    }
+}
+
+#[tokio::test]
 async fn services_that_find_no_redis_say_so_and_serve_when_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = DevServer::start(dir.path(), Durability::None).unwrap();

@@ -217,8 +217,8 @@ pub struct MachineId(u16);
 impl MachineId {
     /// Machines of Rustic AI's ids; 0 is for whoever is no agent of ours.
     const MACHINES: u16 = 255;
-    /// Agents that share one.
-    pub const SHARES: u16 = 64;
+    /// Agents that share one. The first of 64 parts of its sequence is for whoever is no agent of ours.
+    pub const SHARES: u16 = 63;
     /// The smallest.
     pub const FIRST: Self = Self(1);
     /// The largest.

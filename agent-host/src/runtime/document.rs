@@ -2,7 +2,6 @@
 
 use super::Order;
 use crate::agent::poison::Skip;
-use rustic_registry::MachineId;
 use serde::Serialize;
 use std::path::Path;
 
@@ -17,10 +16,9 @@ struct Document<'a> {
     agent_id: &'a str,
     organization_id: &'a str,
     epoch: u64,
-    /// The machine of Rustic AI's ids, the part of its sequence, and how many there are.
+    /// The machine of Rustic AI's ids, and which part of its sequence.
     machine_id: u8,
-    machine_share: u16,
-    machine_shares: u16,
+    share: u16,
     agent_spec: &'a str,
     guild_spec: &'a str,
     messaging_config: &'a str,
@@ -47,8 +45,7 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
         organization_id: order.launch.key.guild.organization.as_str(),
         epoch: order.epoch.0,
         machine_id: order.machine_id.machine(),
-        machine_share: order.machine_id.share(),
-        machine_shares: MachineId::SHARES,
+        share: order.machine_id.share(),
         agent_spec: &message.agent_spec,
         guild_spec: &message.guild_spec,
         messaging_config: &message.messaging_config,

@@ -84,7 +84,7 @@ local function clear(akey)
 end
 
 -- Largest machine id.
-local MAX_MACHINE = 16320
+local MAX_MACHINE = 16065
 
 -- Smallest free machine id of the agent's guild, if there is one: a bit stands for each.
 local function free_machine_id(member)

@@ -6,6 +6,9 @@ VENV := .venv
 BENCH_VENV := .venv-bench
 # kubernetes-validate and hadolint are for checks of manifests only.
 DEPLOY_VENV := .venv-deploy
+# Rustic AI's other packages, Ray among them, beside ours as a wheel: tests of what users install.
+CLIENTS_VENV := .venv-clients
+DISTRIBUTIONS := $(CLIENTS_VENV)/dist
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # DOCKER_BUILDKIT=0 make images: with the classic builder.
@@ -21,7 +24,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-deploy test-images images image-engine-svc image-agent-host \
+.PHONY: help setup build demo test test-rust test-python test-package distributions test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -42,7 +45,7 @@ build: ## Builds the programs
 demo: build setup ## Runs a guild of real agents on two hosts, then stops everything
 	$(STACK) -- $(VENV)/bin/python examples/ping_pong_guild.py
 
-test: test-rust test-python ## Runs every test
+test: test-rust test-python test-package ## Runs every test
 
 test-rust: build setup
 	$(NEXTEST) --workspace
@@ -50,6 +53,20 @@ test-rust: build setup
 test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 	PYTHONPATH=tests $(VENV)/bin/pytest -q tests/chaos
+
+test-package: distributions ## Checks wheel and sdist, and installs them beside Rustic AI's other packages; needs no stack
+	RUSTIC_DISTRIBUTIONS=$(DISTRIBUTIONS) $(CLIENTS_VENV)/bin/pytest -q python/tests/distribution
+
+# Always anew: a wheel that is older than its sources would be tested in their stead.
+distributions: $(CLIENTS_VENV)/.ready
+	rm -rf $(DISTRIBUTIONS)
+	$(CLIENTS_VENV)/bin/python -m build --outdir $(DISTRIBUTIONS) python >/dev/null
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(DISTRIBUTIONS)/*.whl
+
+$(CLIENTS_VENV)/.ready: python/pyproject.toml python/tests/distribution/requirements.txt
+	python=$$(python/find-python.sh) && $$python -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check -r python/tests/distribution/requirements.txt ./python
+	touch $@
 
 sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones each time; SEEDS=4711 runs one and tells what happened
 	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture
@@ -128,4 +145,4 @@ protos: setup ## Generates the Python stubs anew
 
 clean: ## Removes what was built
 	cargo clean
-	rm -rf $(VENV) $(BENCH_VENV) $(DEPLOY_VENV)
+	rm -rf $(VENV) $(BENCH_VENV) $(DEPLOY_VENV) $(CLIENTS_VENV)

@@ -26,7 +26,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-package distributions test-agents test-agents-learned test-deploy test-images images image-engine-svc image-agent-host \
+.PHONY: help setup build demo test test-rust test-python test-package distributions test-agents test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -84,6 +84,10 @@ $(AGENTS_VENV)/.ready: python/pyproject.toml python/tests/agent_packages/require
 	  -r python/tests/agent_packages/requirements.txt
 	sed 's|VENV|$(CURDIR)/$(AGENTS_VENV)|' python/tests/agent_packages/profiles.toml >$(AGENTS_VENV)/profiles.toml
 	touch $@
+
+framework-table: build setup distributions ## Prints what of Rustic AI passes on which engine, 10 minutes
+	$(STACK) -- $(VENV)/bin/python python/tests/framework_table.py sync=$(VENV)/bin/python multiprocess=$(VENV)/bin/python \
+	  ray=$(CLIENTS_VENV)/bin/python k8s=$(VENV)/bin/python
 
 sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones each time; SEEDS=4711 runs one and tells what happened
 	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture

@@ -26,7 +26,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-package distributions test-agents test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
+.PHONY: help setup build demo test test-rust test-python test-package distributions test-api-server test-agents test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -47,7 +47,7 @@ build: ## Builds the programs
 demo: build setup ## Runs a guild of real agents on two hosts, then stops everything
 	$(STACK) -- $(VENV)/bin/python examples/ping_pong_guild.py
 
-test: test-rust test-python test-package test-agents ## Runs every test
+test: test-rust test-python test-package test-api-server test-agents ## Runs every test
 
 test-rust: build setup
 	$(NEXTEST) --workspace
@@ -69,6 +69,12 @@ $(CLIENTS_VENV)/.ready: python/pyproject.toml python/tests/distribution/requirem
 	python=$$(python/find-python.sh) && $$python -m venv $(CLIENTS_VENV)
 	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check -r python/tests/distribution/requirements.txt ./python
 	touch $@
+
+# The hosts run in the same environment: a guild's manager opens the API server's database.
+test-api-server: build setup distributions ## Runs rusticai-api with this engine and PostgreSQL
+	python/tests/api_server/ensure-postgresql.sh
+	$(BIN)/engine-svc dev --hosts 2 --python $(CURDIR)/$(CLIENTS_VENV)/bin/python --listen 127.0.0.1:0 -- \
+	  $(CLIENTS_VENV)/bin/pytest -q python/tests/api_server
 
 # One host, so that both lives of an agent are on the same one.
 test-agents: build setup $(AGENTS_VENV)/.ready ## Runs agents of Rustic AI's own packages, each in two lives

@@ -3,11 +3,14 @@
 Usage: framework_table.py ENGINE=PYTHON ..., under a stack that `engine-svc dev` has brought up. `make framework-table` does it.
 """
 
+import contextlib
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from xml.etree import ElementTree
 
 CASES = Path(__file__).with_name("test_framework.py")
@@ -30,11 +33,22 @@ def outcomes(engine: str, python: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", str(CASES)]
-        done = subprocess.run(command, env={**os.environ, "RUSTIC_TEST_ENGINE": engine}, stdout=sys.stderr, check=False)
-        if not report.exists():
-            raise RuntimeError(f"pytest ended with {done.returncode} and no report for {engine}")
+        environment = {**os.environ, "RUSTIC_TEST_ENGINE": engine}
+        process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
+        # The report is written at the end. Engines whose agents are children of pytest keep it waiting for them after that.
+        while process.poll() is None and not _whole(report):
+            time.sleep(0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
+        if not _whole(report):
+            raise RuntimeError(f"pytest ended with {status} and no report for {engine}")
         cases = ElementTree.parse(report).iter("testcase")
         return {case.attrib["name"]: "no" if len(case) else "yes" for case in cases}
+
+
+def _whole(report: Path) -> bool:
+    return report.exists() and report.read_text().rstrip().endswith("</testsuites>")
 
 
 def table(columns: dict[str, dict[str, str]]) -> str:

@@ -56,31 +56,41 @@ ENGINE = os.environ.get("RUSTIC_TEST_ENGINE", "k8s")
 ABROAD = "abroad"
 
 
-@pytest.fixture(autouse=True)
-def client_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names engine and bus where a client names them."""
-    monkeypatch.setenv("RUSTIC_AI_EXECUTION_ENGINE", ENGINES[ENGINE])
+def settings() -> dict[str, str]:
+    """What a client's environment says: engine and bus."""
+    engine = {"RUSTIC_AI_EXECUTION_ENGINE": ENGINES[ENGINE]}
     if ENGINE == "sync":
-        return
+        return engine
     url = urlparse(os.environ["RUSTIC_REDIS_URL"])
-    monkeypatch.setenv("RUSTIC_AI_MESSAGING_MODULE", "rustic_ai.redis.messaging.backend")
-    monkeypatch.setenv("RUSTIC_AI_MESSAGING_CLASS", "RedisMessagingBackend")
-    monkeypatch.setenv(
-        "RUSTIC_AI_MESSAGING_BACKEND_CONFIG", json.dumps({"redis_client": {"host": url.hostname, "port": url.port}})
-    )
+    return {
+        **engine,
+        "RUSTIC_AI_MESSAGING_MODULE": "rustic_ai.redis.messaging.backend",
+        "RUSTIC_AI_MESSAGING_CLASS": "RedisMessagingBackend",
+        "RUSTIC_AI_MESSAGING_BACKEND_CONFIG": json.dumps({"redis_client": {"host": url.hostname, "port": url.port}}),
+    }
+
+
+@pytest.fixture(autouse=True)
+def client_environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names engine and bus where a client names them."""
+    for name, value in settings().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    """A cluster in this process's charge, for the engine that needs one."""
+    """A cluster in this process's charge, for the engine that needs one. Its workers have the environment of its start."""
     if ENGINE != "ray":
         yield
         return
     import ray
 
-    ray.init(num_cpus=32, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings().items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=32, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-package distributions test-api-server test-agents test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
+.PHONY: help setup build demo test test-rust test-python test-package distributions test-api-server test-agents \
+        test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -56,7 +57,7 @@ test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 	PYTHONPATH=tests $(VENV)/bin/pytest -q tests/chaos
 
-test-package: distributions ## Checks wheel and sdist, and installs them beside Rustic AI's other packages; needs no stack
+test-package: distributions ## Checks wheel and sdist, beside Rustic AI's other packages; needs no stack
 	RUSTIC_DISTRIBUTIONS=$(DISTRIBUTIONS) $(CLIENTS_VENV)/bin/pytest -q python/tests/distribution
 
 # Always anew: a wheel that is older than its sources would be tested in their stead.
@@ -67,7 +68,8 @@ distributions: $(CLIENTS_VENV)/.ready
 
 $(CLIENTS_VENV)/.ready: python/pyproject.toml python/tests/distribution/requirements.txt
 	python=$$(python/find-python.sh) && $$python -m venv $(CLIENTS_VENV)
-	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check -r python/tests/distribution/requirements.txt ./python
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check ./python \
+	  -r python/tests/distribution/requirements.txt
 	touch $@
 
 # The hosts run in the same environment: a guild's manager opens the API server's database.
@@ -78,13 +80,14 @@ test-api-server: build setup distributions ## Runs rusticai-api with this engine
 
 # One host, so that both lives of an agent are on the same one.
 test-agents: build setup $(AGENTS_VENV)/.ready ## Runs agents of Rustic AI's own packages, each in two lives
-	RUSTIC_TEST_AGENTS_PYTHON=$(CURDIR)/$(AGENTS_VENV)/bin/python AGENT_HOST_RUNTIME_PROFILES=$(AGENTS_VENV)/profiles.toml \
+	RUSTIC_TEST_AGENTS_PYTHON=$(CURDIR)/$(AGENTS_VENV)/bin/python \
+	  AGENT_HOST_RUNTIME_PROFILES=$(AGENTS_VENV)/profiles.toml \
 	  $(BIN)/engine-svc dev --hosts 1 --listen 127.0.0.1:0 -- $(VENV)/bin/pytest -q python/tests/agent_packages
 
 test-agents-learned: export RUSTIC_TEST_LEARNED = 1
 test-agents-learned: test-agents ## The same, and waits for what hosts learn of each class, 10 minutes
 
-$(AGENTS_VENV)/.ready: python/pyproject.toml python/tests/agent_packages/requirements.txt python/tests/agent_packages/profiles.toml
+$(AGENTS_VENV)/.ready: python/pyproject.toml $(addprefix python/tests/agent_packages/,requirements.txt profiles.toml)
 	python=$$(python/find-python.sh) && $$python -m venv $(AGENTS_VENV)
 	$(AGENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable python \
 	  -r python/tests/agent_packages/requirements.txt
@@ -92,8 +95,8 @@ $(AGENTS_VENV)/.ready: python/pyproject.toml python/tests/agent_packages/require
 	touch $@
 
 framework-table: build setup distributions ## Prints what of Rustic AI passes on which engine, 10 minutes
-	$(STACK) -- $(VENV)/bin/python python/tests/framework_table.py sync=$(VENV)/bin/python multiprocess=$(VENV)/bin/python \
-	  ray=$(CLIENTS_VENV)/bin/python k8s=$(VENV)/bin/python
+	$(STACK) -- $(VENV)/bin/python python/tests/framework_table.py sync=$(VENV)/bin/python \
+	  multiprocess=$(VENV)/bin/python ray=$(CLIENTS_VENV)/bin/python k8s=$(VENV)/bin/python
 
 sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones each time; SEEDS=4711 runs one and tells what happened
 	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture

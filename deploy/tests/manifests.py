@@ -24,7 +24,8 @@ def _copy() -> Path:
     root = Path(tempfile.mkdtemp(prefix="deploy-tests-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("tests", "redis.env", "postgres.env"))
+        ignored = shutil.ignore_patterns("tests", "redis.env", "postgres.env")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
     for secret in ("deploy/overlays/minimal/redis.env", "examples/api-server/postgres.env"):
         (root / secret).write_text("password=test\n")
     return root

@@ -1,6 +1,8 @@
-"""Runs the cases of `test_framework.py` on several engines and prints what passes where, as a table for the documentation.
+"""Runs the cases of `test_framework.py` on several engines and prints what passes where, as a table for the
+documentation.
 
-Usage: framework_table.py ENGINE=PYTHON ..., under a stack that `engine-svc dev` has brought up. `make framework-table` does it.
+Usage: framework_table.py ENGINE=PYTHON ..., under a stack that `engine-svc dev` has brought up. `make framework-table`
+    does it.
 """
 
 import contextlib
@@ -14,7 +16,12 @@ import time
 from xml.etree import ElementTree
 
 CASES = Path(__file__).with_name("test_framework.py")
-NAMES = {"sync": "Sync, in memory", "multiprocess": "MultiProcess, Redis", "ray": "Ray, Redis", "k8s": "this one, Redis"}
+NAMES = {
+    "sync": "Sync, in memory",
+    "multiprocess": "MultiProcess, Redis",
+    "ray": "Ray, Redis",
+    "k8s": "this one, Redis",
+}
 
 
 def outcomes(engine: str, python: str) -> dict[str, str]:
@@ -35,7 +42,8 @@ def outcomes(engine: str, python: str) -> dict[str, str]:
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", str(CASES)]
         environment = {**os.environ, "RUSTIC_TEST_ENGINE": engine}
         process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
-        # The report is written at the end. Engines whose agents are children of pytest keep it waiting for them after that.
+        # The report is written at the end. Engines whose agents are children of pytest keep it waiting for them after
+        # that.
         while process.poll() is None and not _whole(report):
             time.sleep(0.5)
         with contextlib.suppress(ProcessLookupError):
@@ -57,7 +65,9 @@ def table(columns: dict[str, dict[str, str]]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for case in next(iter(columns.values())):
         area, _, words = case.removeprefix("test_").partition("_")
-        lines.append([f"{area}: {words.replace('_', ' ')}", *(column.get(case, "not run") for column in columns.values())])
+        lines.append(
+            [f"{area}: {words.replace('_', ' ')}", *(column.get(case, "not run") for column in columns.values())]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,7 +1,7 @@
-"""What Rustic AI itself does with an execution engine: guilds by builder, YAML and manager, state, health, guild to guild.
+"""What Rustic AI does with an execution engine: guilds by builder, YAML and manager, state, health, guild to guild.
 
-Specs name neither engine nor bus: both come from the client's environment, as in an API server. `RUSTIC_TEST_ENGINE` names another
-engine, to compare; `framework_table.py` runs all of them. Ours is the default, and the one that `make test-python` runs.
+Specs name neither engine nor bus: both come from the client's environment, as in an API server. `RUSTIC_TEST_ENGINE`
+names another engine, to compare; `framework_table.py` runs all of them. `make test-python` runs ours, the default.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,12 @@ from rustic_ai.core.agents.system.models import (
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
 from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
 from rustic_ai.core.guild.agent import AgentSpec
-from rustic_ai.core.guild.agent_ext.mixins.health import AgentsHealthReport, HealthCheckRequest, HealthConstants, Heartbeat
+from rustic_ai.core.guild.agent_ext.mixins.health import (
+    AgentsHealthReport,
+    HealthCheckRequest,
+    HealthConstants,
+    Heartbeat,
+)
 from rustic_ai.core.guild.builders import AgentBuilder, GuildBuilder, GuildHelper
 from rustic_ai.core.guild.dsl import GatewayConfig, GuildTopics
 from rustic_ai.core.guild.execution.sync.sync_exec_engine import SyncExecutionEngine
@@ -40,7 +45,13 @@ from rustic_ai.core.guild.guild import Guild
 from rustic_ai.core.guild.metastore import Metastore
 from rustic_ai.core.messaging import Message
 from rustic_ai.core.messaging.core.message import MessageConstants
-from rustic_ai.core.state.models import StateFetchRequest, StateFetchResponse, StateOwner, StateUpdateRequest, StateUpdateResponse
+from rustic_ai.core.state.models import (
+    StateFetchRequest,
+    StateFetchResponse,
+    StateOwner,
+    StateUpdateRequest,
+    StateUpdateResponse,
+)
 from rustic_ai.core.utils.basic_class_utils import get_qualified_class_name
 
 ORGANIZATION = "test-org"
@@ -79,7 +90,7 @@ def client_environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    """A cluster in this process's charge, for the engine that needs one. Its workers have the environment of its start."""
+    """A cluster in this process's charge, for the engine that needs one. Workers have the environment of its start."""
     if ENGINE != "ray":
         yield
         return
@@ -127,7 +138,12 @@ class Stage:
             guild: The guild.
             topics: What it hears beside the default topic and the essential ones.
         """
-        builder = AgentBuilder(EssentialProbeAgent).set_id(f"probe-{uuid.uuid4().hex[:6]}").set_name("Probe").set_description("-")
+        builder = (
+            AgentBuilder(EssentialProbeAgent)
+            .set_id(f"probe-{uuid.uuid4().hex[:6]}")
+            .set_name("Probe")
+            .set_description("-")
+        )
         for topic in topics:
             builder.add_additional_topic(topic)
         local = SyncExecutionEngine(guild_id=guild.id, organization_id=guild.organization_id)
@@ -190,7 +206,9 @@ class Ear:
         """
         return wait_until(what, lambda: next((message for message in self.heard if wanted(message)), None))
 
-    def ask(self, topic: str, payload: BaseModel | dict[str, Any], what: str, wanted: Callable[[Message], bool]) -> Message:
+    def ask(
+        self, topic: str, payload: BaseModel | dict[str, Any], what: str, wanted: Callable[[Message], bool]
+    ) -> Message:
         """Asks, again and again, until it is answered: whoever answers may still be on its way up."""
         last = 0.0
 
@@ -363,11 +381,19 @@ def test_state_is_kept_by_the_manager_for_guild_and_agents(guild_id: str, stage:
     ear = stage.probe(guild)
     ear.ask(HealthConstants.HEARTBEAT_TOPIC, HealthCheckRequest(), "a guild that is up", healthy("one"))
     for owner, agent_id in ((StateOwner.GUILD, None), (StateOwner.AGENT, "one")):
-        update = StateUpdateRequest(state_owner=owner, guild_id=guild_id, agent_id=agent_id, state_update={"colour": owner.value})
+        update = StateUpdateRequest(
+            state_owner=owner, guild_id=guild_id, agent_id=agent_id, state_update={"colour": owner.value}
+        )
         ear.say(GuildTopics.STATE_TOPIC, update)
-        ear.hear(f"the update of {owner}", lambda m: kind(StateUpdateResponse)(m) and m.payload["state"].get("colour") == owner.value)
+        ear.hear(
+            f"the update of {owner}",
+            lambda m: kind(StateUpdateResponse)(m) and m.payload["state"].get("colour") == owner.value,
+        )
         ear.say(GuildTopics.STATE_TOPIC, StateFetchRequest(state_owner=owner, guild_id=guild_id, agent_id=agent_id))
-        ear.hear(f"the state of {owner}", lambda m: kind(StateFetchResponse)(m) and m.payload["state"].get("colour") == owner.value)
+        ear.hear(
+            f"the state of {owner}",
+            lambda m: kind(StateFetchResponse)(m) and m.payload["state"].get("colour") == owner.value,
+        )
 
 
 def _status(database: str, guild_id: str) -> str:
@@ -390,7 +416,13 @@ def neighbours(guild_id: str) -> tuple[GuildBuilder, GuildBuilder]:
         .listen_to_default_topic(False)
         .build_spec()
     )
-    local = AgentBuilder(EchoAgent).set_id("local").set_name("Local").set_description("Stays").listen_to_default_topic(False)
+    local = (
+        AgentBuilder(EchoAgent)
+        .set_id("local")
+        .set_name("Local")
+        .set_description("Stays")
+        .listen_to_default_topic(False)
+    )
     local.add_additional_topic(HealthConstants.HEARTBEAT_TOPIC)
     here, there = builder(f"{guild_id}-a", envoy, local.build_spec()), builder(f"{guild_id}-b", echo("far"))
     here.guild_spec_dict["gateway"] = GatewayConfig(input_formats=[], output_formats=[], returned_formats=every)
@@ -412,7 +444,7 @@ def test_saga_what_a_question_carried_is_there_again_when_its_answer_comes_back(
 ) -> None:
     """The session's state is kept in its guild's state meanwhile, by the manager.
 
-    The answer is given only after that: one that overtakes the manager finds nothing, with every engine that has processes.
+    The answer is given only after that: one that overtakes the manager finds nothing, on every engine with processes.
     """
     here, there = neighbours(guild_id)
     there.guild_spec_dict["agents"] = []
@@ -423,7 +455,10 @@ def test_saga_what_a_question_carried_is_there_again_when_its_answer_comes_back(
     ear.say(ABROAD, {"hello": "abroad"}, session_state={"order": 7})
     question = far.hear("the question abroad", of("gateway"))
     assert not question.session_state, "it stays at home"
-    kept = lambda message: kind(StateUpdateResponse)(message) and {"order": 7} in message.payload["state"].values()  # noqa: E731
+
+    def kept(message: Message) -> bool:
+        return kind(StateUpdateResponse)(message) and {"order": 7} in message.payload["state"].values()
+
     ear.hear("the session to be kept", kept)
     far.answer(question, {"welcome": "home"})
     answer = ear.hear("the answer from abroad", of("gateway"))
@@ -432,7 +467,7 @@ def test_saga_what_a_question_carried_is_there_again_when_its_answer_comes_back(
 
 @pytest.mark.xfail(
     ENGINE == "k8s",
-    reason="a manager runs on a host, and knows the host's environment: without RUSTIC_AI_* there it runs its agents itself",
+    reason="a manager knows its host's environment: without RUSTIC_AI_* there it runs its agents itself",
     run="RUSTIC_TEST_ENGINE" in os.environ,
     strict=True,
 )

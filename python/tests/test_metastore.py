@@ -57,5 +57,7 @@ def test_other_agents_may_have_a_property_of_that_name() -> None:
     """It means something else to them."""
     spec = AgentBuilder(EchoAgent).set_id("a").set_name("A").set_description("Echoes").build_spec()
     assert unreachable_database(spec) == ""
-    other = AgentSpec(id="a", name="A", description="-", class_name="not.installed.Agent", properties={"database_url": "sqlite://"})
+    other = AgentSpec(
+        id="a", name="A", description="-", class_name="not.installed.Agent", properties={"database_url": "sqlite://"}
+    )
     assert unreachable_database(other) == ""

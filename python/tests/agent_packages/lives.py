@@ -1,4 +1,4 @@
-"""Lives of an agent whose package only the hosts have: created by its class's name, talked to over the guild's bus, stopped."""
+"""Lives of an agent whose package only the hosts have: created by its class's name, talked to, stopped."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -107,14 +107,20 @@ class Stage:
             properties: Its properties.
         """
         agent_id = f"agent-{uuid.uuid4().hex[:8]}"
-        spec = AgentSpec(id=agent_id, name="Agent", description="Of a package", class_name=class_name, properties=properties)
+        spec = AgentSpec(
+            id=agent_id, name="Agent", description="Of a package", class_name=class_name, properties=properties
+        )
         guild_id, organization = self.engine.guild_id, self.engine.organization_id
         guild = Guild(guild_id, "Packages", "Agents of packages", organization, _ENGINE, self._messaging)
         guild.dependency_map = dict(self.dependencies)
-        described = GuildSpec(id=guild_id, name="Packages", description="Agents of packages", dependency_map=self.dependencies)
+        described = GuildSpec(
+            id=guild_id, name="Packages", description="Agents of packages", dependency_map=self.dependencies
+        )
         self.engine.run_agent(described, spec, self._messaging, machine_id=1)
         local = SyncExecutionEngine(guild_id=guild_id, organization_id=organization)
-        probe = AgentBuilder(ProbeAgent).set_id(f"probe-{agent_id}").set_name("Probe").set_description("Asks").build_spec()
+        probe = (
+            AgentBuilder(ProbeAgent).set_id(f"probe-{agent_id}").set_name("Probe").set_description("Asks").build_spec()
+        )
         try:
             yield Conversation(guild, guild._add_local_agent(probe, local), agent_id)
         finally:
@@ -128,7 +134,7 @@ class Stage:
         return self._profile().cold_starts
 
     def learn(self, class_name: str) -> None:
-        """Waits until the host has found out what agents of a class may share, if `make test-agents-learned` asks for that.
+        """Waits until the host knows what agents of a class may share, if `make test-agents-learned` asks for that.
 
         Otherwise the next life is forked from what the host has learned by then, which is nothing as a rule.
         """

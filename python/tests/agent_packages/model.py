@@ -1,4 +1,4 @@
-"""A stand-in for a language model: OpenAI's protocol on a port of this machine, with answers that follow from the questions."""
+"""A stand-in for a language model: OpenAI's protocol on this machine, with answers that follow from the questions."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,8 +13,8 @@ _DIMENSION = 64
 class Model(ThreadingHTTPServer):
     """Answers chats and embeds texts.
 
-    A chat that offers the tool named `tool` gets a call of it, with `arguments`; once that has answered, the answer is told. Any
-    other chat gets its last question back.
+    A chat that offers the tool named `tool` gets a call of it, with `arguments`; once that has answered, the answer is
+    told. Any other chat gets its last question back.
 
     Attributes:
         tool: Which tool is called.

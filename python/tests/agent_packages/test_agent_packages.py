@@ -1,16 +1,16 @@
 """Agents of Rustic AI's own packages on this engine: each is created, talked to and stopped, twice, under two ids.
 
-The packages are in a runtime profile of the hosts alone. This process, as any caller, names classes that it cannot import. What an
-agent needs from outside is on this machine: a model (`model.py`), tools (`tool_server.py`), files.
+The packages are in a runtime profile of the hosts alone. This process, as any caller, names classes that it cannot
+import. What an agent needs from outside is on this machine: a model (`model.py`), tools (`tool_server.py`), files.
 
-`make test-agents` runs the two lives one after the other. `make test-agents-learned` waits between them until the host has found
-out what agents of the class may share, so that the second life is forked from all that there is to share; for the larger
-packages that takes minutes.
+`make test-agents` runs the two lives one after the other. `make test-agents-learned` waits between them until the host
+has found out what agents of the class may share, so that the second life is forked from all that there is to share;
+for the larger packages that takes minutes.
 
 Not here, because they cannot do their work without what this machine does not reach:
 
-- rusticai-claude drives a program that talks to its maker's service; rusticai-serpapi, rusticai-vertexai and rusticai-fact-checker
-  talk to such services at addresses that cannot be set;
+- rusticai-claude drives a program that talks to its maker's service; rusticai-serpapi, rusticai-vertexai and
+  rusticai-fact-checker talk to such services at addresses that cannot be set;
 - rusticai-playwright downloads a browser when its agent is first asked, rusticai-huggingface models;
 - rusticai-slack has two agents that hold a connection to Slack; the third one, which does not, is here;
 - rusticai-showcase and rusticai-research-manager bring no agents of another kind, and depend on those above;
@@ -25,7 +25,6 @@ import uuid
 
 import pytest
 
-from conftest import wait_until
 from lives import PROFILE, Conversation, Stage
 from model import Model, serving
 from rustic_ai.core.messaging import MessagingConfig
@@ -49,7 +48,9 @@ def stage(messaging: MessagingConfig, model: Model, tmp_path: Path) -> Iterator[
     """A guild of this test's own, with everything that agents of these packages may ask for."""
     engine = K8sExecutionEngine(f"guild-{uuid.uuid4().hex[:12]}", ORGANIZATION, runtime_profile=PROFILE)
     stage = Stage(engine, messaging)
-    stage.offer("llm", "rustic_ai.litellm.agent_ext.llm.LiteLLMResolver", model="openai/stand-in", conf={"base_url": model.url})
+    stage.offer(
+        "llm", "rustic_ai.litellm.agent_ext.llm.LiteLLMResolver", model="openai/stand-in", conf={"base_url": model.url}
+    )
     # Asynchronous: the knowledge base of rusticai-core takes no other.
     stage.offer(
         "filesystem",
@@ -59,14 +60,18 @@ def stage(messaging: MessagingConfig, model: Model, tmp_path: Path) -> Iterator[
         storage_options={"auto_mkdir": True},
         asynchronous=True,
     )
-    stage.offer("kb_backend", "rustic_ai.lancedb.kbindex_backend_lancedb.LanceDBKBIndexBackendResolver", uri=f"{tmp_path}/lance")
+    stage.offer(
+        "kb_backend", "rustic_ai.lancedb.kbindex_backend_lancedb.LanceDBKBIndexBackendResolver", uri=f"{tmp_path}/lance"
+    )
     stage.offer("vectorstore", "rustic_ai.chroma.agent_ext.vectorstore.ChromaResolver", chroma_settings={})
     stage.offer(
         "embeddings",
         "rustic_ai.langchain.agent_ext.embeddings.openai.OpenAIEmbeddingsResolver",
         model_conf={"openai_api_base": model.url, "openai_api_key": "none"},
     )
-    stage.offer("textsplitter", "rustic_ai.langchain.agent_ext.text_splitter.recursive_splitter.RecursiveSplitterResolver")
+    stage.offer(
+        "textsplitter", "rustic_ai.langchain.agent_ext.text_splitter.recursive_splitter.RecursiveSplitterResolver"
+    )
     yield stage
     engine.shutdown()
 
@@ -146,7 +151,9 @@ def test_pandas_analyst_a_table_is_loaded_with_its_columns(stage: Stage, model: 
             "kind": "rustic_ai.pandas_analyst.react_toolset.DataAnalystReActToolset",
             "filesystem_base_path": str(tmp_path),
         },
-        "request_preprocessors": [{"kind": "rustic_ai.pandas_analyst.file_url_preprocessor.FileUrlExtractorPreprocessor"}],
+        "request_preprocessors": [
+            {"kind": "rustic_ai.pandas_analyst.file_url_preprocessor.FileUrlExtractorPreprocessor"}
+        ],
     }
 
     def talk(agent: Conversation) -> str:
@@ -158,7 +165,7 @@ def test_pandas_analyst_a_table_is_loaded_with_its_columns(stage: Stage, model: 
 
 
 def test_mcp_tools_of_a_program_that_the_agent_starts(stage: Stage) -> None:
-    """rusticai-mcp starts a server of tools as a child of the agent, in the agent's own working directory; none is left over."""
+    """rusticai-mcp starts a server of tools as a child of the agent, in its working directory; none is left over."""
     python = os.environ["RUSTIC_TEST_AGENTS_PYTHON"]
     properties = {"server": {"type": "stdio", "command": python, "args": [str(HERE / "tool_server.py")]}}
     call, answer = "rustic_ai.mcp.models.CallToolRequest", "rustic_ai.mcp.models.CallToolResponse"
@@ -199,7 +206,7 @@ def test_slack_a_mention_becomes_a_question_for_a_model(stage: Stage) -> None:
 
 
 def test_chroma_and_langchain_texts_are_split_embedded_and_found(stage: Stage, model: Model) -> None:
-    """rusticai-chroma keeps vectors in the agent's memory; rusticai-langchain splits texts and asks the model for vectors."""
+    """rusticai-chroma keeps vectors in memory; rusticai-langchain splits texts and asks the model for vectors."""
     texts = {"harbour": "ships lie in the harbour", "forest": "owls sleep in the forest"}
     documents = [{"id": name, "name": name, "content": text} for name, text in texts.items()]
     package = "rustic_ai.core.agents.indexing.vector_agent"
@@ -207,7 +214,9 @@ def test_chroma_and_langchain_texts_are_split_embedded_and_found(stage: Stage, m
     def talk(agent: Conversation) -> list[str]:
         stored = agent.ask(f"{package}.IngestDocuments", {"documents": documents}, f"{_STORE}.UpsertResponse")
         assert sorted(stored["succeeded"]) == ["forest-0", "harbour-0"] and stored["failed"] == []
-        found = agent.ask(f"{package}.VectorSearchQuery", {"query": "ships harbour", "k": 1}, f"{_STORE}.VectorSearchResults")
+        found = agent.ask(
+            f"{package}.VectorSearchQuery", {"query": "ships harbour", "k": 1}, f"{_STORE}.VectorSearchResults"
+        )
         names = [result["document"]["id"] for result in found["results"]]
         assert names == ["harbour-0"]
         return names
@@ -218,7 +227,7 @@ def test_chroma_and_langchain_texts_are_split_embedded_and_found(stage: Stage, m
 
 
 def test_lancedb_files_of_the_guild_are_indexed_and_found(stage: Stage, tmp_path: Path) -> None:
-    """rusticai-lancedb keeps an index on disk, with threads of its own in the agent; the second agent finds what the first left."""
+    """rusticai-lancedb keeps an index on disk, with threads of its own; the second agent finds what the first left."""
     folder = tmp_path / ORGANIZATION / stage.engine.guild_id / "GUILD_GLOBAL"
     folder.mkdir(parents=True)
     (folder / "harbour.txt").write_text("ships lie in the harbour")
@@ -232,7 +241,9 @@ def test_lancedb_files_of_the_guild_are_indexed_and_found(stage: Stage, tmp_path
     def talk(agent: Conversation) -> str:
         indexed = agent.ask(f"{package}.IndexMediaLinks", {"media": media}, f"{package}.IndexMediaResults")
         assert [one["status"] for one in indexed["results"]] == ["indexed", "indexed"], indexed
-        found = agent.ask(f"{package}.KBSearchRequest", {"text": "ships harbour", "limit": 1}, f"{package}.KBSearchResults")
+        found = agent.ask(
+            f"{package}.KBSearchRequest", {"text": "ships harbour", "limit": 1}, f"{package}.KBSearchResults"
+        )
         (best,) = found["results"]
         assert "harbour" in str(best["payload"]), found
         return str(best["payload"].get("text"))

@@ -39,7 +39,9 @@ def postgresql() -> Iterator[str]:
 
     def run(program: str, *arguments: str) -> None:
         command = [*as_its_user, f"{programs[-1]}/{program}", *arguments]
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
 
     data, port = f"{folder}/data", free_port()
@@ -83,7 +85,14 @@ class ApiServer:
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "uvicorn", "rustic_ai.api_server.main:app", "--host=127.0.0.1", f"--port={self.port}"]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "rustic_ai.api_server.main:app",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+        ]
         with (self._folder / "api-server.log").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -115,7 +124,9 @@ class ApiServer:
             HTTPError: It was refused; its text is the answer.
         """
         data = None if body is None else json.dumps(body).encode()
-        request = Request(f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}, method=method)
+        request = Request(
+            f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urlopen(request, timeout=60) as answer:
                 text = answer.read()

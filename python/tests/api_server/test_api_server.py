@@ -1,7 +1,7 @@
 """rusticai-api with this engine and PostgreSQL, driven as a browser drives it: REST, and a websocket for each user.
 
-`make test-api-server` runs it, with rusticai-api, Ray (which rusticai-api imports, used or not) and psycopg in one environment, which
-is also that of the hosts: a guild's manager runs on one, and opens the database there.
+`make test-api-server` runs it, with rusticai-api, Ray (which rusticai-api imports, used or not) and psycopg in one
+environment, which is also that of the hosts: a guild's manager runs on one, and opens the database there.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,11 @@ def spec() -> Iterator[dict[str, Any]]:
         ],
         "routes": {
             "steps": [
-                {"agent_type": user_proxy, "method_name": "unwrap_and_forward_message", "destination": {"topics": _TOPIC}},
+                {
+                    "agent_type": user_proxy,
+                    "method_name": "unwrap_and_forward_message",
+                    "destination": {"topics": _TOPIC},
+                },
                 {"agent": {"name": "Echo"}, "destination": {"topics": "user_message_broadcast"}},
             ]
         },
@@ -74,12 +78,15 @@ def spec() -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def user(server: ApiServer, guild_id: str) -> Iterator[ClientConnection]:
     """A user who is connected to a guild."""
-    with connect(f"ws://127.0.0.1:{server.port}/ws/guilds/{guild_id}/usercomms/{USER}/Ada", open_timeout=PATIENCE) as socket:
+    with connect(
+        f"ws://127.0.0.1:{server.port}/ws/guilds/{guild_id}/usercomms/{USER}/Ada", open_timeout=PATIENCE
+    ) as socket:
         yield socket
 
 
 def chat(socket: ClientConnection, words: str) -> dict[str, Any]:
-    """Says something until the guild's agent answers: a guild takes its time to come up, and keeps no words for agents to come.
+    """Says something until the guild's agent answers: a guild takes its time to come up, and keeps no words for agents
+    to come.
 
     Args:
         socket: A user's.
@@ -118,7 +125,7 @@ def pids(guild_id: str) -> set[int]:
 
 
 def test_a_guild_outlives_the_api_server_that_launched_it(server: ApiServer, spec: dict[str, Any]) -> None:
-    """Made over REST, talked to over a websocket; the server is killed, another one takes its place, and the talk goes on."""
+    """Made over REST, talked to over a websocket; the server is killed, another takes its place, the talk goes on."""
     guild_id = spec["id"]
     assert server.call("POST", "/api/guilds", {"spec": spec, "org_id": ORGANIZATION}) == {"id": guild_id}
     with user(server, guild_id) as socket:

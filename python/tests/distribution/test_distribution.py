@@ -1,8 +1,8 @@
 """The distribution `rusticai-k8s`: what an index gets to see, and with what it can be installed.
 
-`make test-package` builds wheel and sdist, installs the wheel into an environment that has rusticai-api, rusticai-ray (with Ray
-itself), rusticai-redis and rusticai-nats in their newest versions, and runs these tests there. The lowest versions go into an
-environment of their own; there Ray is resolved only, because it is large.
+`make test-package` builds wheel and sdist, installs the wheel into an environment that has rusticai-api, rusticai-ray
+(with Ray itself), rusticai-redis and rusticai-nats in their newest versions, and runs these tests there. The lowest
+versions go into an environment of their own; there Ray is resolved only, because it is large.
 """
 
 from email.message import Message
@@ -103,7 +103,7 @@ def test_the_wheel_carries_every_source_and_nothing_else(wheel: Path) -> None:
 
 
 def test_it_is_importable_beside_the_newest_of_its_siblings() -> None:
-    """In one process with the engine of Ray and both message buses; nothing that one of them needs is missing or too old."""
+    """In one process with the engine of Ray and both message buses; nothing that one needs is missing or too old."""
     script = (
         "from rustic_ai.core.guild.execution.execution_engine import ExecutionEngine\n"
         "from rustic_ai.k8s.execution import K8sExecutionEngine\n"
@@ -137,11 +137,18 @@ def test_the_lowest_versions_that_it_names_are_enough(wheel: Path, metadata: Mes
     python = tmp_path / "lowest/bin/python"
     install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", constraints)
     _run(*install, f"{wheel}[{','.join(BUSES)}]")
-    _run(python, "-c", "import rustic_ai.k8s.execution, rustic_ai.k8s.runtime.agent, rustic_ai.k8s.runtime.zygote", cwd=tmp_path)
+    _run(
+        python,
+        "-c",
+        "import rustic_ai.k8s.execution, rustic_ai.k8s.runtime.agent, rustic_ai.k8s.runtime.zygote",
+        cwd=tmp_path,
+    )
     _run(*install, "pytest")
     _run(python, "-m", "pip", "check")
     tests = [PYTHON / "tests" / name for name in UNIT_TESTS]
-    passed = _run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--deselect=tests/{NEEDS_PROTOC}", *tests, cwd=tmp_path)
+    passed = _run(
+        python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--deselect=tests/{NEEDS_PROTOC}", *tests, cwd=tmp_path
+    )
     assert " passed" in passed and "skipped" not in passed, passed
     listed = _run(python, "-m", "pip", "list", "--format", "json")
     print("lowest:", {one["name"]: one["version"] for one in json.loads(listed) if one["name"].startswith("rusticai")})

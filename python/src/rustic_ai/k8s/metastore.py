@@ -1,7 +1,8 @@
 """Whether a guild manager that runs on a host can reach the database that its launch names.
 
-Rustic AI hands a manager the URL that its caller uses, and creates tables only where the caller runs. A URL that means something else
-in another process leads to an empty database there, of which SQLAlchemy says no more than "no such table: guilds".
+Rustic AI hands a manager the URL that its caller uses, and creates tables only where the caller runs. A URL that means
+something else in another process leads to an empty database there, of which SQLAlchemy says no more than "no such
+table: guilds".
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,8 @@ def unreachable_database(spec: AgentSpec) -> str:
         spec: What is to be launched.
 
     Returns:
-        The reason, and what to do, without the URL's password; empty if there is none, or if the agent is no guild manager.
+        The reason, and what to do, without the URL's password; empty if there is none, or if the agent is no guild
+        manager.
     """
     url = _property(spec.properties, "database_url") if spec.class_name == _MANAGER else None
     obstacle = _obstacle(url) if isinstance(url, str) else ""
@@ -45,11 +47,11 @@ def _obstacle(text: str) -> str:
         return ""
     database = (url.database or "").removeprefix("file:")
     if database in ("", ":memory:") or url.query.get("mode") == "memory":
-        return f"the guild's database {text} lies in the memory of the process that created it, and the manager is another one"
+        return f"the guild's database {text} lies in the memory of one process, and the manager is another one"
     if not PurePosixPath(database).is_absolute():
         return (
-            f"the guild's database {text} is a path relative to a working directory, and the manager's own is an empty one on "
-            "its host: it would find no table there"
+            f"the guild's database {text} is a path relative to a working directory, and the manager's own is an "
+            "empty one on its host: it would find no table there"
         )
     return ""
 

@@ -6,6 +6,11 @@ VENV := .venv
 BENCH_VENV := .venv-bench
 # kubernetes-validate and hadolint are for checks of manifests only.
 DEPLOY_VENV := .venv-deploy
+# Rustic AI's other packages, Ray among them, beside ours as a wheel: tests of what users install.
+CLIENTS_VENV := .venv-clients
+DISTRIBUTIONS := $(CLIENTS_VENV)/dist
+# Agent packages of Rustic AI: a runtime profile of the hosts under `make test-agents`.
+AGENTS_VENV := .venv-agents
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # DOCKER_BUILDKIT=0 make images: with the classic builder.
@@ -21,7 +26,8 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextes
 PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-deploy test-images images image-engine-svc image-agent-host \
+.PHONY: help setup build demo test test-rust test-python test-package distributions test-api-server test-agents \
+        test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -42,7 +48,7 @@ build: ## Builds the programs
 demo: build setup ## Runs a guild of real agents on two hosts, then stops everything
 	$(STACK) -- $(VENV)/bin/python examples/ping_pong_guild.py
 
-test: test-rust test-python ## Runs every test
+test: test-rust test-python test-package test-api-server test-agents ## Runs every test
 
 test-rust: build setup
 	$(NEXTEST) --workspace
@@ -50,6 +56,47 @@ test-rust: build setup
 test-python: build setup
 	$(STACK) -- $(VENV)/bin/pytest -q -n 2 python
 	PYTHONPATH=tests $(VENV)/bin/pytest -q tests/chaos
+
+test-package: distributions ## Checks wheel and sdist, beside Rustic AI's other packages; needs no stack
+	RUSTIC_DISTRIBUTIONS=$(DISTRIBUTIONS) $(CLIENTS_VENV)/bin/pytest -q python/tests/distribution
+
+# Always anew: a wheel that is older than its sources would be tested in their stead.
+distributions: $(CLIENTS_VENV)/.ready
+	rm -rf $(DISTRIBUTIONS)
+	$(CLIENTS_VENV)/bin/python -m build --outdir $(DISTRIBUTIONS) python >/dev/null
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(DISTRIBUTIONS)/*.whl
+
+$(CLIENTS_VENV)/.ready: python/pyproject.toml python/tests/distribution/requirements.txt
+	python=$$(python/find-python.sh) && $$python -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check ./python \
+	  -r python/tests/distribution/requirements.txt
+	touch $@
+
+# The hosts run in the same environment: a guild's manager opens the API server's database.
+test-api-server: build setup distributions ## Runs rusticai-api with this engine and PostgreSQL
+	python/tests/api_server/ensure-postgresql.sh
+	$(BIN)/engine-svc dev --hosts 2 --python $(CURDIR)/$(CLIENTS_VENV)/bin/python --listen 127.0.0.1:0 -- \
+	  $(CLIENTS_VENV)/bin/pytest -q python/tests/api_server
+
+# One host, so that both lives of an agent are on the same one.
+test-agents: build setup $(AGENTS_VENV)/.ready ## Runs agents of Rustic AI's own packages, each in two lives
+	RUSTIC_TEST_AGENTS_PYTHON=$(CURDIR)/$(AGENTS_VENV)/bin/python \
+	  AGENT_HOST_RUNTIME_PROFILES=$(AGENTS_VENV)/profiles.toml \
+	  $(BIN)/engine-svc dev --hosts 1 --listen 127.0.0.1:0 -- $(VENV)/bin/pytest -q python/tests/agent_packages
+
+test-agents-learned: export RUSTIC_TEST_LEARNED = 1
+test-agents-learned: test-agents ## The same, and waits for what hosts learn of each class, 10 minutes
+
+$(AGENTS_VENV)/.ready: python/pyproject.toml $(addprefix python/tests/agent_packages/,requirements.txt profiles.toml)
+	python=$$(python/find-python.sh) && $$python -m venv $(AGENTS_VENV)
+	$(AGENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable python \
+	  -r python/tests/agent_packages/requirements.txt
+	sed 's|VENV|$(CURDIR)/$(AGENTS_VENV)|' python/tests/agent_packages/profiles.toml >$(AGENTS_VENV)/profiles.toml
+	touch $@
+
+framework-table: build setup distributions ## Prints what of Rustic AI passes on which engine, 10 minutes
+	$(STACK) -- $(VENV)/bin/python python/tests/framework_table.py sync=$(VENV)/bin/python \
+	  multiprocess=$(VENV)/bin/python ray=$(CLIENTS_VENV)/bin/python k8s=$(VENV)/bin/python
 
 sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones each time; SEEDS=4711 runs one and tells what happened
 	RUSTIC_SIM_SEEDS=$(SEEDS) cargo test --workspace --test simulation every_seed -- --nocapture
@@ -128,4 +175,4 @@ protos: setup ## Generates the Python stubs anew
 
 clean: ## Removes what was built
 	cargo clean
-	rm -rf $(VENV) $(BENCH_VENV) $(DEPLOY_VENV)
+	rm -rf $(VENV) $(BENCH_VENV) $(DEPLOY_VENV) $(CLIENTS_VENV) $(AGENTS_VENV)

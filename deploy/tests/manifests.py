@@ -15,6 +15,7 @@ from tools import ROOT, run
 
 Document = dict[str, Any]
 WORKLOADS = ("Deployment", "StatefulSet")
+FOLDERS = ("deploy", "hpa", "examples")
 
 
 @cache
@@ -22,9 +23,11 @@ def _copy() -> Path:
     """A copy of all manifests with a password where one is asked for, which the repository does not have."""
     root = Path(tempfile.mkdtemp(prefix="deploy-tests-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    for folder in ("deploy", "hpa"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("tests", "redis.env"))
-    (root / "deploy/overlays/minimal/redis.env").write_text("password=test\n")
+    for folder in FOLDERS:
+        ignored = shutil.ignore_patterns("tests", "redis.env", "postgres.env")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+    for secret in ("deploy/overlays/minimal/redis.env", "examples/api-server/postgres.env"):
+        (root / secret).write_text("password=test\n")
     return root
 
 
@@ -33,7 +36,7 @@ def _kind(kustomization: Path) -> str:
 
 
 def _folders(kind: str) -> list[str]:
-    files = [*(ROOT / "deploy").rglob("kustomization.yaml"), *(ROOT / "hpa").rglob("kustomization.yaml")]
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("kustomization.yaml")]
     return sorted(str(file.parent.relative_to(ROOT)) for file in files if _kind(file) == kind)
 
 

@@ -12,6 +12,7 @@ DOCUMENTS = [
     ROOT / "docker/README.md",
     ROOT / "hpa/README.md",
     ROOT / "examples/custom-image/README.md",
+    ROOT / "examples/api-server/README.md",
 ]
 
 
@@ -36,7 +37,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 def test_commands_name_folders_that_exist(document: Path) -> None:
     for folder in re.findall(
-        r"(?:apply|delete|diff|kustomize) (?:-k )?((?:deploy|hpa)(?:/[\w-]+)*)", document.read_text()
+        r"(?:apply|delete|diff|kustomize) (?:-k )?((?:deploy|hpa|examples)(?:/[\w-]+)*)", document.read_text()
     ):
         assert (ROOT / folder / "kustomization.yaml").is_file(), f"{document.name} applies {folder}"
     for file in re.findall(r"-f ((?:deploy|hpa|docker)/[\w./-]+)", document.read_text()):

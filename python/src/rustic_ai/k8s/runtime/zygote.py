@@ -38,6 +38,8 @@ _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service")
 # What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
 _PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND)
+# What an agent on a backend needs of ours.
+_PRELOAD_WITH = {_REDIS_BACKEND: "rustic_ai.k8s.runtime.redis_bus"}
 _TITLE = "rustic-zygote"
 _STANDARD = frozenset({0, 1, 2})
 
@@ -228,7 +230,8 @@ def _never_return(work: Callable[[], int]) -> NoReturn:
 
 
 def _own_list() -> list[str]:
-    return [*_PRELOAD, *(module for module in _PRELOAD_IF_PRESENT if _is_installed(module))]
+    present = [module for module in _PRELOAD_IF_PRESENT if _is_installed(module)]
+    return [*_PRELOAD, *present, *(_PRELOAD_WITH[module] for module in present if module in _PRELOAD_WITH)]
 
 
 def _remember_versions() -> None:

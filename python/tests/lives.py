@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import Any, Self
 
 from rustic_ai.k8s.runtime.document import VERSION
@@ -21,6 +20,15 @@ def redis_messaging(port: int, **client: Any) -> dict[str, Any]:
         "backend_module": "rustic_ai.redis.messaging.backend",
         "backend_class": "RedisMessagingBackend",
         "backend_config": {"redis_client": {"host": "127.0.0.1", "port": port, **client}},
+    }
+
+
+def nats_messaging(port: int, host: str = "127.0.0.1", **client: Any) -> dict[str, Any]:
+    """Messaging over a NATS, of this machine by default."""
+    return {
+        "backend_module": "rustic_ai.nats.messaging.backend",
+        "backend_class": "NATSMessagingBackend",
+        "backend_config": {"nats_client": {"servers": [f"nats://{host}:{port}"], **client}},
     }
 
 
@@ -61,7 +69,6 @@ class Life:
             **document,
         }
         self._ours, theirs = socket.socketpair()
-        began = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rustic_ai.k8s.runtime"],
             stdin=theirs,
@@ -73,7 +80,6 @@ class Life:
         self._reports = self._ours.makefile()
         # What it says first: that it is ready, or why it will not be.
         self.report: dict[str, Any] = json.loads(self._reports.readline() or "{}")
-        self.seconds_to_report = time.monotonic() - began
 
     def __enter__(self) -> Self:
         """The agent is ready."""

@@ -74,7 +74,12 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         imported = time.monotonic()
         wrapper = agent.build(document)
         service = Service(wrapper, document, host)
-        wrapper.run()
+
+        def fail(why: str) -> None:
+            host.failed("initialize", why, "")
+            end(ending.leave(1))
+
+        wrapper.run(fail)
         sigterm.hold()
     except agent.StartFailure as failure:
         host.failed(failure.stage, str(failure), traceback.format_exc(), failure.field)

@@ -27,7 +27,7 @@ from rustic_ai.k8s.runtime.reach import REDIS, Reach
 
 logger = logging.getLogger(__name__)
 
-_POLL_SECONDS = 1.0
+_POLL, _POLL_SECONDS = "pubsub_poll_sleep_time", 1.0
 # Time between two nudges of threads that listen for messages while the agent is shut down.
 _NUDGE_SECONDS = 0.01
 _PING = b"PING\r\n"
@@ -201,11 +201,29 @@ def quieten(messaging_config: MessagingConfig) -> None:
     """Lets an idle agent sleep: raises the time for which rusticai-redis waits for messages, unless the caller chose.
 
     The wait ends as soon as data arrives, so messages are not delayed (`docs/performance.md` has the figures); with the
-    default of 10 ms an idle agent uses ten times the processor time.
+    default of 10 ms an idle agent uses ten times the processor time. A guild that was given a `RedisBackendConfig` writes down all
+    its fields: there the default is nobody's choice.
     """
     client = messaging_config.backend_config.get("redis_client")
     if messaging_config.backend_module == REDIS and isinstance(client, dict):
-        client.setdefault("pubsub_poll_sleep_time", _POLL_SECONDS)
+        if _is_written_down(client) and client[_POLL] == _default(_POLL):
+            del client[_POLL]
+        client.setdefault(_POLL, _POLL_SECONDS)
+
+
+def _is_written_down(client: dict[str, Any]) -> bool:
+    """Whether settings are a `RedisBackendConfig` with all its fields, and not what somebody chose of them."""
+    if _POLL not in client or len(client) == 1:
+        return False
+    from rustic_ai.redis.messaging.connection_manager import RedisBackendConfig
+
+    return client.keys() >= RedisBackendConfig.model_fields.keys()
+
+
+def _default(field: str) -> Any:
+    from rustic_ai.redis.messaging.connection_manager import RedisBackendConfig
+
+    return RedisBackendConfig.model_fields[field].default
 
 
 def _class_name(document: LaunchDocument) -> str:

@@ -80,10 +80,16 @@ class Handled:
         """Whether a message that the topic has kept was never handled."""
         return message_id not in self and made(message_id) > self._forgotten
 
-    def is_passed(self, message_id: int) -> bool:
-        """Whether the backend does not replay a message in this life, although it was never handled."""
+    def is_left_out(self, message_id: int, late: int) -> bool:
+        """Whether the backend does not replay a message as it subscribes, although it was never handled.
+
+        Args:
+            message_id: Its id.
+            late: From when on messages may come too late for the backend to see them, in milliseconds.
+        """
         earlier = self.earlier
-        return bool(earlier.ids) and message_id <= earlier.position and self.lacks(message_id)
+        is_before = message_id <= earlier.position
+        return self.lacks(message_id) and (bool(earlier.ids) if is_before else made(message_id) >= late)
 
     def add(self, message_id: int, *, again: bool = False) -> None:
         """Remembers that a message was handled.

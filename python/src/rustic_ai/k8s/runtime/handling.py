@@ -71,13 +71,13 @@ class Guard:
 
     def attach(self, backend: Any) -> None:
         """Guards whatever is subscribed to a backend from now on."""
-        bus = _redis_bus(backend, self)
+        joins = _joins(backend, self)
         subscribe = backend.subscribe
 
         def guarded(
             topic: str, handler: Handler, client_id: str | None = None, namespace: str | None = None, **more: Any
         ) -> Any:
-            handled = bus.joins(topic, client_id) if bus is not None and client_id is not None else None
+            handled = joins(topic, client_id) if joins is not None and client_id is not None else None
             wrapped = self.wrap(handler, backend, topic, client_id, namespace, handled)
             return subscribe(topic, wrapped, client_id=client_id, namespace=namespace, **more)
 
@@ -257,13 +257,19 @@ def _is_echo(message: Message, client_id: str | None) -> bool:
     return not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
 
 
-def _redis_bus(backend: Any, guard: Guard) -> Any:
-    if not type(backend).__module__.startswith("rustic_ai.redis."):
+def _joins(backend: Any, guard: Guard) -> Callable[[str, str], Handled] | None:
+    """What is to be told of each client that subscribes to a topic, to know what it has handled; None: nothing."""
+    module = type(backend).__module__
+    if module.startswith("rustic_ai.nats."):
+        # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
+        return lambda _topic, _client: Handled()
+    if not module.startswith("rustic_ai.redis."):
         return None
     # Only who has it can import what it needs.
     from rustic_ai.k8s.runtime.redis_bus import RedisBus
 
-    return RedisBus.of(backend, guard)
+    bus = RedisBus.of(backend, guard)
+    return None if bus is None else bus.joins
 
 
 def _waits(thread: threading.Thread) -> bool:

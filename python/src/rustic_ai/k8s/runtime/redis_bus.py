@@ -16,6 +16,7 @@ yet: so what was missed is handled before what comes later, and no position pass
 """
 
 from collections.abc import Callable
+import contextlib
 import json
 import logging
 import threading
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 import redis
 
-from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled, made
+from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
 from rustic_ai.redis.messaging.backend import RedisMessagingBackend
 from rustic_ai.redis.messaging.exceptions import RedisConnectionFailureError
 
@@ -48,6 +49,8 @@ _FIRST, _MOST = 0.05, 0.5
 _LATE, _LATE_AT_START = 120_000, 1_000
 # The record is cut when so many ids were added to it: what Redis keeps as a compact list has 128.
 _CUT = 32
+# In a record that is not kept any longer.
+_ENDED = "ended"
 # What handlers call.
 _CALLS = ("store_message", "get_messages_for_topic", "get_messages_for_topic_since", "get_messages_by_id")
 # What is needed of the backend's manager, beside what is public in redis-py.
@@ -196,7 +199,7 @@ class RedisBus:
         for text in self.patiently(lambda: self._client.zrangebyscore(topic, min(reach), "+inf")):
             number = _number(text)
             if number and number not in waiting and any(
-                client.lacks(number) if again or made(number) >= late else client.is_passed(number)
+                client.lacks(number) if again else client.is_left_out(number, late)
                 for client in clients
             ):
                 missed[number] = text
@@ -228,6 +231,8 @@ class _Record:
                 return self._answers(pipe)
 
         position, ids = self._bus.patiently(read)
+        if ids and ids[-1][0] == _ENDED:
+            self._allowed, ids = False, []
         if ids:
             self._turn = int(ids[-1][1])
         return Earlier(int(position or 0), [int(number) for number, _ in ids or ()])
@@ -246,7 +251,12 @@ class _Record:
                 self._answers(pipe)
 
         try:
+            kept = self._allowed
             self._bus.patiently(write)
+            if kept and not self._allowed:
+                # What it lacks from now on must not be taken for missed.
+                with contextlib.suppress(redis.exceptions.NoPermissionError):
+                    self._bus.patiently(lambda: self._client.zadd(self._ids, {_ENDED: float("inf")}))
         except (*AWAY, redis.exceptions.RedisError):
             # As the backend does.
             logger.exception("the position of %s could not be saved", self._position)

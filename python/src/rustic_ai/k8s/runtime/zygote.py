@@ -37,9 +37,13 @@ from rustic_ai.k8s.runtime.wire import VERSION, Wire
 _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service")
 # What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
-_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND)
-# What an agent on a backend needs of ours.
-_PRELOAD_WITH = {_REDIS_BACKEND: "rustic_ai.k8s.runtime.redis_bus"}
+_NATS_BACKEND = "rustic_ai.nats.messaging.backend"
+_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND, _NATS_BACKEND)
+# What comes with a backend: of ours, and what it imports within functions.
+_PRELOAD_WITH = {
+    _REDIS_BACKEND: ("rustic_ai.k8s.runtime.redis_bus",),
+    _NATS_BACKEND: ("nats", "nats.errors", "nats.js.api", "nats.js.errors"),
+}
 _TITLE = "rustic-zygote"
 _STANDARD = frozenset({0, 1, 2})
 
@@ -231,7 +235,8 @@ def _never_return(work: Callable[[], int]) -> NoReturn:
 
 def _own_list() -> list[str]:
     present = [module for module in _PRELOAD_IF_PRESENT if _is_installed(module)]
-    return [*_PRELOAD, *present, *(_PRELOAD_WITH[module] for module in present if module in _PRELOAD_WITH)]
+    more = (other for module in present for other in _PRELOAD_WITH.get(module, ()))
+    return [*_PRELOAD, *present, *more]
 
 
 def _remember_versions() -> None:

@@ -280,9 +280,9 @@ def test_a_backend_with_a_manager_of_another_kind_is_watched_by_its_threads_but_
 
 
 def test_a_document_names_what_to_skip() -> None:
-    plain = {name: "" for name in LaunchDocument.__dataclass_fields__ if name not in ("state", "watched", "skip")}
+    plain = {name: "" for name in LaunchDocument.__dataclass_fields__ if name not in ("state", "watched", "skip", "share")}
     old = LaunchDocument.parse(json.dumps(plain | {"version": 1}).encode())
-    assert (old.state, old.watched, old.skip) == ("", False, ())
+    assert (old.state, old.watched, old.skip, old.share) == ("", False, (), 0)
     skip = {"topic": "g:t", "message_id": (1 << 64) - 1, "deaths": 3, "reason": "x"}
     new = LaunchDocument.parse(json.dumps(plain | {"version": 1, "state": "/p", "skip": [skip]}).encode())
     assert (new.state, new.skip) == ("/p", (Skip("g:t", (1 << 64) - 1, 3, "x"),))

@@ -34,7 +34,7 @@ from rustic_ai.k8s.runtime.sibling import fork_sibling
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
 # Everything an agent on the usual backends touches, imported once: modules, and what they import within functions.
-_PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service")
+_PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service", "rustic_ai.k8s.runtime.ids")
 # What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
 _NATS_BACKEND = "rustic_ai.nats.messaging.backend"

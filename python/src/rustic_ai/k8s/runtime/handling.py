@@ -34,6 +34,7 @@ from rustic_ai.k8s.runtime.handled import Handled
 from rustic_ai.k8s.runtime.host import HostSocket
 from rustic_ai.k8s.runtime.sigterm import StoppedEarly
 from rustic_ai.k8s.runtime.state import Phase, State, key
+from rustic_ai.k8s.runtime.tracing import under_launch
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Guard:
             handled: What the client has handled of the topic; None: the backend delivers nothing twice.
         """
         name = key(topic, 0)[0]
+        handler = under_launch(handler)
 
         def handle(message: Message) -> None:
             if handled is not None and message.id in handled:

@@ -59,7 +59,7 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         sigterm = Sigterm()
         _begin_log()
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
-        from rustic_ai.k8s.runtime import agent, ids
+        from rustic_ai.k8s.runtime import agent, ids, tracing
         from rustic_ai.k8s.runtime.service import Service
     except StoppedEarly:
         return 0
@@ -70,6 +70,7 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         host.failed("import", describe(error), traceback.format_exc())
         return 1
     try:
+        tracing.begin(document.guild_id, document.agent_id)
         ids.install(document.machine_id, document.share)
         imports = agent.import_class(document, inherited)
         imported = time.monotonic()

@@ -23,7 +23,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from rustic_ai.k8s.runtime import child, shared
+from rustic_ai.k8s.runtime import child, shared, tracing
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
 from rustic_ai.k8s.runtime.proof import facts
 from rustic_ai.k8s.runtime.proof.closure import Unit, modules
@@ -236,7 +236,7 @@ def _never_return(work: Callable[[], int]) -> NoReturn:
 def _own_list() -> list[str]:
     present = [module for module in _PRELOAD_IF_PRESENT if _is_installed(module)]
     more = (other for module in present for other in _PRELOAD_WITH.get(module, ()))
-    return [*_PRELOAD, *present, *more]
+    return [*_PRELOAD, *present, *more, *tracing.modules(os.environ)]
 
 
 def _remember_versions() -> None:

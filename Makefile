@@ -40,6 +40,7 @@ $(VENV)/.ready: python/pyproject.toml
 	python=$$(python/find-python.sh) && $$python -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable 'python[dev]'
 	tests/ensure-redis.sh $(VENV)
+	tests/ensure-nats.sh
 	touch $@
 
 build: ## Builds the programs

@@ -261,10 +261,28 @@ def test_threads_that_messaging_was_built_with_are_watched_for_other_backends() 
     assert watch.look() == "the thread 'bus' of the messaging backend has ended"
 
 
+def test_a_backend_with_a_manager_of_another_kind_is_watched_by_its_threads_but_not_by_those_that_care() -> None:
+    class NatsLike:
+        _pubsub_manager = object()
+
+    may_end, cared = threading.Event(), threading.Event()
+    loop = threading.Thread(target=may_end.wait, name="nats-event-loop", daemon=True)
+    monitor = threading.Thread(target=cared.wait, name="nats-pubsub-health-monitor", daemon=True)
+    loop.start()
+    monitor.start()
+    watch = Watch(NatsLike(), frozenset([loop, monitor]))
+    cared.set()
+    monitor.join()
+    assert [watch.look() for _ in range(5)] == [""] * 5
+    may_end.set()
+    loop.join()
+    assert watch.look() == "the thread 'nats-event-loop' of the messaging backend has ended"
+
+
 def test_a_document_names_what_to_skip() -> None:
-    plain = {name: "" for name in LaunchDocument.__dataclass_fields__ if name not in ("state", "watched", "skip")}
+    plain = {name: "" for name in LaunchDocument.__dataclass_fields__ if name not in ("state", "watched", "skip", "share")}
     old = LaunchDocument.parse(json.dumps(plain | {"version": 1}).encode())
-    assert (old.state, old.watched, old.skip) == ("", False, ())
+    assert (old.state, old.watched, old.skip, old.share) == ("", False, (), 0)
     skip = {"topic": "g:t", "message_id": (1 << 64) - 1, "deaths": 3, "reason": "x"}
     new = LaunchDocument.parse(json.dumps(plain | {"version": 1, "state": "/p", "skip": [skip]}).encode())
     assert (new.state, new.skip) == ("/p", (Skip("g:t", (1 << 64) - 1, 3, "x"),))

@@ -13,6 +13,7 @@ import redis
 from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, quieten, shut_down
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
+from rustic_ai.redis.messaging.connection_manager import RedisBackendConfig
 
 
 def _config(module: str, client: object) -> MessagingConfig:
@@ -24,6 +25,7 @@ def _config(module: str, client: object) -> MessagingConfig:
     [
         ("rustic_ai.redis.messaging.backend", {"host": "h"}, {"host": "h", "pubsub_poll_sleep_time": 1.0}),
         ("rustic_ai.redis.messaging.backend", {"pubsub_poll_sleep_time": 0.2}, {"pubsub_poll_sleep_time": 0.2}),
+        ("rustic_ai.redis.messaging.backend", {"host": "h", "pubsub_poll_sleep_time": 0.01}, {"host": "h", "pubsub_poll_sleep_time": 0.01}),
         ("rustic_ai.redis.messaging.backend", "something else", "something else"),
         ("somebody.elses", {"host": "h"}, {"host": "h"}),
     ],
@@ -32,6 +34,18 @@ def test_an_idle_agent_is_quiet_unless_its_caller_chose(module: str, client: obj
     config = _config(module, client)
     quieten(config)
     assert config.backend_config["redis_client"] == expected
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [({}, 1.0), ({"pubsub_poll_sleep_time": 0.2}, 0.2)])
+def test_a_configuration_that_is_written_down_whole_is_quiet_unless_its_caller_chose(
+    chosen: dict[str, float], expected: float
+) -> None:
+    """As a guild writes down what it was given, and a host hands it on."""
+    given = _config("rustic_ai.redis.messaging.backend", RedisBackendConfig(host="h", port=1, **chosen))
+    config = MessagingConfig.model_validate_json(given.model_dump_json())
+    quieten(config)
+    assert config.backend_config["redis_client"]["pubsub_poll_sleep_time"] == expected
+    assert RedisBackendConfig(**config.backend_config["redis_client"]).host == "h"
 
 
 _FORK = """

@@ -31,7 +31,7 @@ def _tell(line: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="chaos", description="Hurts a real stack and checks what it promises.")
-    parser.add_argument("--quick", action="store_true", help="short run for CI: short leases, few agents, eleven nemeses")
+    parser.add_argument("--quick", action="store_true", help="short run for CI: short leases, few agents, fourteen nemeses")
     parser.add_argument("--seed", type=int, help="seed of order and victims; default: by chance, and printed")
     parser.add_argument("--rounds", type=int, default=1, help="how often each nemesis strikes")
     parser.add_argument("--only", action="append", metavar="NAME", help="only this nemesis; may be given several times")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from chaos import churn, freezes, kills, links
+from chaos import bus, churn, freezes, kills, links
 from chaos.nemesis import Nemesis
 from chaos.scene import Scene
 
@@ -23,6 +23,9 @@ _ALL: list[Callable[[Scene], Nemesis]] = [
     links.CutBoth,
     links.SlowHost,
     links.SlowRedis,
+    bus.KillBus,
+    bus.CutBus,
+    bus.CutSubscriptions,
     churn.RollingRestart,
     churn.ScaleIn,
     churn.KillCreating,
@@ -32,7 +35,7 @@ _ALL: list[Callable[[Scene], Nemesis]] = [
 # Those of the short run: of every kind one.
 QUICK = (
     "kill-host", "kill-engine", "kill-redis", "kill-zygote", "freeze-host-1", "freeze-machine-3", "cut-redis",
-    "wipe-redis", "step-clock", "rolling-restart", "scale-in",
+    "wipe-redis", "step-clock", "rolling-restart", "scale-in", "kill-bus", "cut-bus", "cut-subscriptions",
 )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Numbered messages to all agents, from outside the stack, and the answers to them.
 
-Messages travel by rusticai-redis through a Redis that no nemesis touches: the registry is hurt, the bus is not.
+Messages travel by rusticai-redis through a Redis of their own. While it is away the next message waits for it.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
 import itertools
 import threading
+import time
 
 from chaos.agents import Name
 from chaos.checker import Answers, Request
@@ -19,6 +20,8 @@ from rustic_ai.redis.messaging.backend import RedisMessagingBackend
 
 _ANSWERS = "default_topic"
 _LOOK_EVERY = 0.25
+# How long the bus may be away, and the pause between two tries, in seconds.
+_AWAY, _AGAIN = 60.0, 0.1
 _WHILE = 1_000_000_000
 
 
@@ -88,14 +91,18 @@ class Producer:
             format=MessageConstants.RAW_JSON_FORMAT,
         )
         message.topic_published_to = name.topic
-        try:
-            self._backend.store_message(name.guild, f"{name.guild}:{name.topic}", message)
-        except Exception as error:
-            # The bus is on nobody's list: that it fails is a fault of the run.
-            self.faults.append(f"request {number} to {name} was not sent: {error}")
-        else:
-            self._messages.append(message.id)
-            self.requests.append(Request(str(name), number, boottime()))
+        give_up = time.monotonic() + _AWAY
+        while True:
+            try:
+                self._backend.store_message(name.guild, f"{name.guild}:{name.topic}", message)
+            except Exception as error:
+                if time.monotonic() > give_up or self._stop.wait(_AGAIN):
+                    self.faults.append(f"request {number} to {name} was not sent: {error}")
+                    return
+            else:
+                self._messages.append(message.id)
+                self.requests.append(Request(str(name), number, boottime()))
+                return
 
     def answers(self, guilds: set[str], since: int = 0) -> Answers:
         """Who answered which number, of the agents of these guilds, as the bus remembers.

@@ -72,7 +72,7 @@ class Stack:
         try:
             durable = ["--appendonly", "yes", "--appendfsync", settings.fsync]
             self.registry = self._redis("registry", redis, durable, self.clock.environment)
-            self.bus = self._redis("messages", redis, ["--appendonly", "no"], {})
+            self.bus = self._redis("messages", redis, ["--appendonly", "yes"], {})
             self.engines = [self._engine(number) for number in range(settings.engines)]
             self.hosts = [self._host(number) for number in range(settings.hosts)]
         except BaseException:

@@ -1,5 +1,6 @@
 """Builds the agent of a launch document and runs it until SIGTERM."""
 
+from collections.abc import Callable
 import contextlib
 import importlib
 import json
@@ -17,15 +18,16 @@ from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
 from rustic_ai.core.messaging import Client, MessagingConfig, MessagingInterface
 from rustic_ai.core.utils.class_utils import get_agent_class
 from rustic_ai.k8s.runtime.document import LaunchDocument
+from rustic_ai.k8s.runtime.ending import park
 from rustic_ai.k8s.runtime.handling import Guard
 from rustic_ai.k8s.runtime.host import describe
 from rustic_ai.k8s.runtime.proof import closure
 from rustic_ai.k8s.runtime.proof.watch import Environment
+from rustic_ai.k8s.runtime.reach import REDIS, Reach
 
 logger = logging.getLogger(__name__)
 
-_REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
-_POLL_SECONDS = 1.0
+_POLL, _POLL_SECONDS = "pubsub_poll_sleep_time", 1.0
 # Time between two nudges of threads that listen for messages while the agent is shut down.
 _NUDGE_SECONDS = 0.01
 _PING = b"PING\r\n"
@@ -53,11 +55,39 @@ class K8sAgentWrapper(AgentWrapper):
     # Threads that were started while messaging was built.
     built: frozenset[threading.Thread] = frozenset()
     _before: frozenset[threading.Thread] = frozenset()
+    _reach: Reach | None = None
 
-    def run(self) -> Agent:
-        """Builds the agent and subscribes it; returns when it handles messages."""
+    def run(self, fail: Callable[[str], Any] | None = None) -> Agent:
+        """Builds the agent and subscribes it; returns when it handles messages.
+
+        Args:
+            fail: Told why the message bus cannot be reached while this waits for it, in another thread; ends the process. None: the
+                bus is known to be there.
+
+        Raises:
+            StartFailure: The message bus cannot be used.
+        """
         self._before = frozenset(threading.enumerate())
-        return self.initialize_agent()
+        if fail is None:
+            return self.initialize_agent()
+        self._reach = reach = Reach(self.messaging_config, fail)
+        reach.begin()
+        try:
+            return self.initialize_agent()
+        except Exception as error:
+            if self.is_connected:
+                raise
+            if not reach.end():
+                # Told by the other thread just now.
+                park()
+            raise StartFailure("initialize", reach.explain(error)) from error
+        finally:
+            reach.end()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the message bus has answered."""
+        return "messaging" in self.__dict__
 
     @property
     def messaging(self) -> MessagingInterface:
@@ -73,6 +103,10 @@ class K8sAgentWrapper(AgentWrapper):
     @messaging.setter
     def messaging(self, messaging: MessagingInterface) -> None:
         # Rustic AI sets it before it builds and subscribes the agent: the one moment at which handlers can be guarded.
+        if self._reach is not None:
+            self._reach.greet(messaging.backend)
+            if not self._reach.end():
+                park()
         self.__dict__["messaging"] = messaging
         self.built = frozenset(threading.enumerate()) - self._before
         if self.guard is not None:
@@ -167,11 +201,29 @@ def quieten(messaging_config: MessagingConfig) -> None:
     """Lets an idle agent sleep: raises the time for which rusticai-redis waits for messages, unless the caller chose.
 
     The wait ends as soon as data arrives, so messages are not delayed (`docs/performance.md` has the figures); with the
-    default of 10 ms an idle agent uses ten times the processor time.
+    default of 10 ms an idle agent uses ten times the processor time. A guild that was given a `RedisBackendConfig` writes down all
+    its fields: there the default is nobody's choice.
     """
     client = messaging_config.backend_config.get("redis_client")
-    if messaging_config.backend_module == _REDIS_BACKEND and isinstance(client, dict):
-        client.setdefault("pubsub_poll_sleep_time", _POLL_SECONDS)
+    if messaging_config.backend_module == REDIS and isinstance(client, dict):
+        if _is_written_down(client) and client[_POLL] == _default(_POLL):
+            del client[_POLL]
+        client.setdefault(_POLL, _POLL_SECONDS)
+
+
+def _is_written_down(client: dict[str, Any]) -> bool:
+    """Whether settings are a `RedisBackendConfig` with all its fields, and not what somebody chose of them."""
+    if _POLL not in client or len(client) == 1:
+        return False
+    from rustic_ai.redis.messaging.connection_manager import RedisBackendConfig
+
+    return client.keys() >= RedisBackendConfig.model_fields.keys()
+
+
+def _default(field: str) -> Any:
+    from rustic_ai.redis.messaging.connection_manager import RedisBackendConfig
+
+    return RedisBackendConfig.model_fields[field].default
 
 
 def _class_name(document: LaunchDocument) -> str:

@@ -43,6 +43,7 @@ class LaunchDocument:
         state: File in which the process says what it is at work on; empty: nobody reads it.
         watched: The host watches whether the handling loop comes round.
         skip: Messages that are set aside instead of being handled.
+        share: Which of those agents of the guild this is that have the same machine id, from 0 to 62.
     """
 
     version: int
@@ -59,6 +60,7 @@ class LaunchDocument:
     state: str = ""
     watched: bool = False
     skip: tuple[Skip, ...] = ()
+    share: int = 0
 
     @classmethod
     def parse(cls, text: bytes) -> "LaunchDocument":

@@ -20,6 +20,7 @@ import threading
 import time
 from typing import Any
 
+from rustic_ai.core.guild.dsl import GuildTopics
 from rustic_ai.core.messaging.core.dead_letter import (
     DEAD_LETTER_QUEUE,
     build_dead_letter_message,
@@ -29,9 +30,11 @@ from rustic_ai.core.messaging.core.dead_letter import (
 from rustic_ai.core.messaging.core.message import Message
 from rustic_ai.k8s.runtime.document import Skip
 from rustic_ai.k8s.runtime.ending import Ending, park
+from rustic_ai.k8s.runtime.handled import Handled
 from rustic_ai.k8s.runtime.host import HostSocket
 from rustic_ai.k8s.runtime.sigterm import StoppedEarly
 from rustic_ai.k8s.runtime.state import Phase, State, key
+from rustic_ai.k8s.runtime.tracing import under_launch
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +72,26 @@ class Guard:
 
     def attach(self, backend: Any) -> None:
         """Guards whatever is subscribed to a backend from now on."""
+        joins = _joins(backend, self)
         subscribe = backend.subscribe
 
         def guarded(
             topic: str, handler: Handler, client_id: str | None = None, namespace: str | None = None, **more: Any
         ) -> Any:
-            wrapped = self.wrap(handler, backend, topic, client_id, namespace)
+            handled = joins(topic, client_id) if joins is not None and client_id is not None else None
+            wrapped = self.wrap(handler, backend, topic, client_id, namespace, handled)
             return subscribe(topic, wrapped, client_id=client_id, namespace=namespace, **more)
 
         backend.subscribe = guarded
 
     def wrap(
-        self, handler: Handler, backend: Any, topic: str, client_id: str | None = None, namespace: str | None = None
+        self,
+        handler: Handler,
+        backend: Any,
+        topic: str,
+        client_id: str | None = None,
+        namespace: str | None = None,
+        handled: Handled | None = None,
     ) -> Handler:
         """A handler under guard.
 
@@ -90,10 +101,14 @@ class Guard:
             topic: Topic of the messages, with the namespace.
             client_id: Whose handler it is, as the backend knows it.
             namespace: Namespace of the topic.
+            handled: What the client has handled of the topic; None: the backend delivers nothing twice.
         """
         name = key(topic, 0)[0]
+        handler = under_launch(handler)
 
         def handle(message: Message) -> None:
+            if handled is not None and message.id in handled:
+                return
             delivery = (name, key("", message.id)[1])
             if self._skip and delivery in self._skip:
                 self._set_aside(self._skip[delivery], message, backend, client_id, topic, namespace)
@@ -109,6 +124,8 @@ class Guard:
                 park()
             try:
                 handler(message)
+                if handled is not None:
+                    handled.add(message.id, again=_is_echo(message, client_id))
             except (Exception, StoppedEarly):
                 raise
             except BaseException as error:
@@ -138,6 +155,7 @@ class Guard:
         """From now on a message that comes is parked, and stays for the next life."""
         with self._changed:
             self._stopping = True
+            self._changed.notify_all()
 
     def finish(self) -> None:
         """Waits until no handler is at work and the loop has taken note of it, for as long as it takes: who wants the
@@ -149,6 +167,31 @@ class Guard:
         give_up = time.monotonic() + _NOTE
         while last in self._loops and last is not None and not _waits(last) and time.monotonic() < give_up:
             time.sleep(_LOOK)
+
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for a message bus that is away: not while the agent is built."""
+        return threading.current_thread() is not threading.main_thread()
+
+    def wait(self, seconds: float) -> None:
+        """Waits for a message bus that is away. The host is told of no work meanwhile.
+
+        When the agent is stopped, a handler does not wait any longer: its message is for the next life.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if me not in self._at_work:
+                self._changed.wait(seconds)
+                return
+            if self._state.phase is Phase.HANDLES:
+                self._state.rests(Phase.WAITS)
+            if not self._stopping:
+                self._changed.wait(seconds)
+            if not self._stopping:
+                self._state.handles(*next(iter(self._at_work.values())))
+                return
+            del self._at_work[me]
+            self._changed.notify_all()
+        park()
 
     def forget(self) -> None:
         """What is forked from this process is not the agent: it writes to no page, and parks nothing."""
@@ -208,6 +251,27 @@ class Guard:
                 raise why from error
         logger.error("message %s of topic %s is set aside: %s", message.id, topic, why)
         self._host.set_aside(skipped.topic, skipped.message_id)
+
+
+def _is_echo(message: Message, client_id: str | None) -> bool:
+    """Whether a message is the client's own, which Rustic AI does not hand to the agent."""
+    to_self = (message.topic_published_to or "").startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX)
+    return not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
+
+
+def _joins(backend: Any, guard: Guard) -> Callable[[str, str], Handled] | None:
+    """What is to be told of each client that subscribes to a topic, to know what it has handled; None: nothing."""
+    module = type(backend).__module__
+    if module.startswith("rustic_ai.nats."):
+        # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
+        return lambda _topic, _client: Handled()
+    if not module.startswith("rustic_ai.redis."):
+        return None
+    # Only who has it can import what it needs.
+    from rustic_ai.k8s.runtime.redis_bus import RedisBus
+
+    bus = RedisBus.of(backend, guard)
+    return None if bus is None else bus.joins
 
 
 def _waits(thread: threading.Thread) -> bool:

@@ -59,7 +59,7 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         sigterm = Sigterm()
         _begin_log()
         # Imported here, so that a failure of Rustic AI itself is reported and timed like any other.
-        from rustic_ai.k8s.runtime import agent
+        from rustic_ai.k8s.runtime import agent, ids, tracing
         from rustic_ai.k8s.runtime.service import Service
     except StoppedEarly:
         return 0
@@ -70,11 +70,18 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         host.failed("import", describe(error), traceback.format_exc())
         return 1
     try:
+        tracing.begin(document.guild_id, document.agent_id)
+        ids.install(document.machine_id, document.share)
         imports = agent.import_class(document, inherited)
         imported = time.monotonic()
         wrapper = agent.build(document)
         service = Service(wrapper, document, host)
-        wrapper.run()
+
+        def fail(why: str) -> None:
+            host.failed("initialize", why, "")
+            end(ending.leave(1))
+
+        wrapper.run(fail)
         sigterm.hold()
     except agent.StartFailure as failure:
         host.failed(failure.stage, str(failure), traceback.format_exc(), failure.field)

@@ -14,10 +14,12 @@ import logging
 import os
 import signal
 import threading
+from typing import Any
 
 from rustic_ai.core.guild import Agent, agent
 from rustic_ai.core.guild.agent import ProcessContext
 from rustic_ai.core.guild.dsl import GuildTopics
+from rustic_ai.core.guild.metaprog.agent_registry import AgentRegistry
 from rustic_ai.core.messaging import AgentTag, Message, MessageConstants, Priority
 from rustic_ai.core.utils import GemstoneGenerator, JsonDict
 from rustic_ai.k8s.runtime import life
@@ -34,26 +36,38 @@ class RehearsalFailed(Exception):
     """It did not end as it should."""
 
 
-class Player(Agent):
-    """Answers a question, notes an answer, and leaves when it is told to."""
+def _player() -> type[Agent]:
+    """The class of the members. It is made in here, and taken out of Rustic AI's registry again: the API server looks for agents to
+    offer in the source of all that is installed, and what is in the registry is offered."""
 
-    def __init__(self) -> None:
-        """Without arguments, like every agent."""
-        self.answered = threading.Event()
-        self.worker: threading.Thread | None = None
+    class Player(Agent):
+        """Answers a question, notes an answer, and leaves when it is told to."""
 
-    @agent.processor(JsonDict)
-    def hear(self, ctx: ProcessContext[JsonDict]) -> None:
-        """Handles what others say."""
-        match ctx.payload:
-            case {"says": "question"}:
-                ctx.send_dict({"says": "answer"})
-            case {"says": "answer"}:
-                self.worker = threading.current_thread()
-                self.answered.set()
-            case _:
-                # Ends the thread that handles messages, which would notice only half a second later that it has to.
-                raise SystemExit
+        __qualname__ = "Player"
+
+        def __init__(self) -> None:
+            """Without arguments, like every agent."""
+            self.answered = threading.Event()
+            self.worker: threading.Thread | None = None
+
+        @agent.processor(JsonDict)
+        def hear(self, ctx: ProcessContext[JsonDict]) -> None:
+            """Handles what others say."""
+            match ctx.payload:
+                case {"says": "question"}:
+                    ctx.send_dict({"says": "answer"})
+                case {"says": "answer"}:
+                    self.worker = threading.current_thread()
+                    self.answered.set()
+                case _:
+                    # Ends the thread that handles messages, which would notice only half a second later that it has to.
+                    raise SystemExit
+
+    AgentRegistry.list_agents().pop(Player.get_qualified_class_name(), None)
+    return Player
+
+
+Player: Any = _player()
 
 
 def rehearse() -> None:
@@ -100,7 +114,7 @@ def _play(guild_id: str, port: int) -> None:
             wrapper.shutdown()
 
 
-def _say(player: Player, what: str) -> None:
+def _say(player: Any, what: str) -> None:
     """Says something to the whole guild, by the bus that one of its members uses."""
     message = Message(
         topics=GuildTopics.DEFAULT_TOPICS[0],

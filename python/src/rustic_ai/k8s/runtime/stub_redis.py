@@ -87,7 +87,7 @@ class StubRedis:
             case [b"ZADD", name, score, member]:
                 self._sorted[name].append((float(score), member))
                 return b":1\r\n"
-            case [b"ZRANGE", name, *_]:
+            case [b"ZRANGE" | b"ZRANGEBYSCORE", name, *_]:
                 return _array(b"*", [_bulk(member) for _, member in sorted(self._sorted[name])])
             case [b"PUBLISH", channel, text]:
                 listeners = self._subscribers[channel]

@@ -2,7 +2,7 @@
 
 rusticai-redis has two kinds: one thread that listens to the connection, which its own health monitor replaces when it
 died, and one that handles, which nobody replaces. Of other backends, threads that messaging started as it was built are
-watched.
+watched; not those that look after others, which end when they have found something to mend.
 """
 
 import threading
@@ -11,6 +11,7 @@ from typing import Any
 # Looks in a row that find nobody who listens, nor anybody who mends that; between one mending thread and the next there may
 # be none for a moment.
 _DEAF = 2
+_CARERS = ("nats-pubsub-health-monitor", "nats-pubsub-reconnect")
 _MENDERS = ("redis-pubsub-health-monitor", "redis-pubsub-reconnect")
 
 
@@ -24,9 +25,14 @@ class Watch:
             backend: The messaging backend.
             built: Threads that were started while messaging was built.
         """
-        # Only rusticai-redis has one, and keeps in it whom it started.
-        self._manager = getattr(backend, "_pubsub_manager", None)
-        self._others = frozenset() if self._manager else frozenset(t for t in built if t.daemon and t.is_alive())
+        # That of rusticai-redis keeps in it whom it started; that of rusticai-nats is another one.
+        manager = getattr(backend, "_pubsub_manager", None)
+        self._manager = manager if hasattr(manager, "redis_thread") else None
+        self._others = frozenset(
+            thread
+            for thread in (() if self._manager else built)
+            if thread.daemon and thread.is_alive() and thread.name not in _CARERS
+        )
         self._workers: dict[str, threading.Thread] = {}
         self._deaf = 0
 

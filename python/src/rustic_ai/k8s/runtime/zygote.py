@@ -23,7 +23,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from rustic_ai.k8s.runtime import child, shared
+from rustic_ai.k8s.runtime import child, shared, tracing
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
 from rustic_ai.k8s.runtime.proof import facts
 from rustic_ai.k8s.runtime.proof.closure import Unit, modules
@@ -34,10 +34,16 @@ from rustic_ai.k8s.runtime.sibling import fork_sibling
 from rustic_ai.k8s.runtime.wire import VERSION, Wire
 
 # Everything an agent on the usual backends touches, imported once: modules, and what they import within functions.
-_PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service")
+_PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service", "rustic_ai.k8s.runtime.ids")
 # What may not be installed is left out. Python looks host names up with the "idna" codec, which it imports on demand.
 _REDIS_BACKEND = "rustic_ai.redis.messaging.backend"
-_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND)
+_NATS_BACKEND = "rustic_ai.nats.messaging.backend"
+_PRELOAD_IF_PRESENT = ("encodings.idna", "rustic_ai.core.messaging.backend", _REDIS_BACKEND, _NATS_BACKEND)
+# What comes with a backend: of ours, and what it imports within functions.
+_PRELOAD_WITH = {
+    _REDIS_BACKEND: ("rustic_ai.k8s.runtime.redis_bus",),
+    _NATS_BACKEND: ("nats", "nats.errors", "nats.js.api", "nats.js.errors"),
+}
 _TITLE = "rustic-zygote"
 _STANDARD = frozenset({0, 1, 2})
 
@@ -228,7 +234,9 @@ def _never_return(work: Callable[[], int]) -> NoReturn:
 
 
 def _own_list() -> list[str]:
-    return [*_PRELOAD, *(module for module in _PRELOAD_IF_PRESENT if _is_installed(module))]
+    present = [module for module in _PRELOAD_IF_PRESENT if _is_installed(module)]
+    more = (other for module in present for other in _PRELOAD_WITH.get(module, ()))
+    return [*_PRELOAD, *present, *more, *tracing.modules(os.environ)]
 
 
 def _remember_versions() -> None:

@@ -1,0 +1,288 @@
+"""What the runtime adds to the backend of rusticai-redis, so that a connection that breaks loses nothing.
+
+Redis forgets what it publishes: who is not subscribed at that moment misses it. The backend replays what a topic has kept when
+it subscribes, but neither when redis-py connects anew by itself nor when the backend does, and the next message that is
+handled moves its position past what was missed. Here:
+
+```text
+connection breaks ──▶ listener connects anew, for as long as the bus may be away ──▶ SUBSCRIBE ──▶ Redis confirms a topic
+                                    ▲                                                                │
+          handlers at work wait with what they publish                 what the topic has kept and was never handled
+                                                                     is delivered as if it had just been published
+```
+
+Once Redis has confirmed, it publishes to this connection whatever is stored from then on, and nothing of that has been read
+yet: so what was missed is handled before what comes later, and no position passes it.
+"""
+
+from collections.abc import Callable
+import contextlib
+import json
+import logging
+import threading
+import time
+from typing import Any, Protocol
+
+import redis
+
+from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
+from rustic_ai.redis.messaging.backend import RedisMessagingBackend
+from rustic_ai.redis.messaging.exceptions import RedisConnectionFailureError
+
+logger = logging.getLogger(__name__)
+
+# What a bus that is away, begins, or moves answers.
+AWAY = (
+    RedisConnectionFailureError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+# Seconds for which a bus may be away, unless the backend's configuration says something else.
+_AWAY = 300.0
+# Seconds between two tries, at first and at most.
+_FIRST, _MOST = 0.05, 0.5
+# Milliseconds by which a message may reach the bus later than it was made, clocks of senders that differ included: after a gap, and
+# while a client subscribes for the first time.
+_LATE, _LATE_AT_START = 120_000, 1_000
+# The record is cut when so many ids were added to it: what Redis keeps as a compact list has 128.
+_CUT = 32
+# In a record that is not kept any longer.
+_ENDED = "ended"
+# What handlers call.
+_CALLS = ("store_message", "get_messages_for_topic", "get_messages_for_topic_since", "get_messages_by_id")
+# What is needed of the backend's manager, beside what is public in redis-py.
+_NEEDED = ("config", "pubsub", "redis_thread", "_load_position", "_save_position")
+
+
+class Waits(Protocol):
+    """Who knows whether a thread may wait for a bus that is away."""
+
+    def may_wait(self) -> bool:
+        """Whether this thread may."""
+
+    def wait(self, seconds: float) -> None:
+        """Waits; for ever if nobody waits for the result any more."""
+
+
+class RedisBus:
+    """The bus as one agent uses it. All its threads may use it."""
+
+    @classmethod
+    def of(cls, backend: Any, waits: Waits) -> "RedisBus | None":
+        """The bus behind a backend; None if it is another one than rusticai-redis has, or not as we know it."""
+        if not isinstance(backend, RedisMessagingBackend):
+            return None
+        manager = getattr(backend, "_pubsub_manager", None)
+        missing = [name for name in _NEEDED if not hasattr(manager, name)]
+        if missing:
+            logger.warning(
+                "messages may be lost when a connection breaks: this rusticai-redis has no %s", ", ".join(missing)
+            )
+            return None
+        return cls(backend, manager, waits)
+
+    def __init__(self, backend: Any, manager: Any, waits: Waits) -> None:
+        """Takes part in whatever the backend does from now on. It has subscribed to nothing yet."""
+        self._client, self._waits = backend.r, waits
+        self._longest = float(getattr(manager.config, "pubsub_max_retry_time", _AWAY))
+        # Of each topic, what its clients have handled, and when the first of them has subscribed.
+        self._clients: dict[str, dict[str, Handled]] = {}
+        self._joined: dict[str, int] = {}
+        # Of each topic that was confirmed, what was missed and delivered, as far as it waits to be handled.
+        self._caught_up: dict[str, set[int]] = {}
+        self._records: dict[tuple[str, str], _Record] = {}
+        self._broken_since: float | None = None
+        self._tries = 0
+        for name in _CALLS:
+            setattr(backend, name, self._patient(getattr(backend, name)))
+        manager._load_position = lambda client_id, topic: self._clients[topic][client_id].earlier.position
+        manager._save_position = self._save
+        pubsub = self._client.pubsub
+        self._client.pubsub = lambda **options: self._listens(pubsub(**options))
+        self._listens(manager.pubsub)
+        manager.redis_thread.exception_handler = self._broken
+
+    def joins(self, topic: str, client_id: str) -> Handled:
+        """A client is about to subscribe to a topic.
+
+        Returns:
+            What it has handled of it.
+        """
+        record = _Record(self, self._client, client_id, topic)
+        handled = Handled(record.load)
+        self._records[client_id, topic] = record
+        self._joined.setdefault(topic, time.time_ns() // 1_000_000)
+        self._clients.setdefault(topic, {})[client_id] = handled
+        return handled
+
+    def patiently[T](self, work: Callable[[], T]) -> T:
+        """Does something with the bus, as soon as it is there again.
+
+        Raises:
+            Exception: What the bus answers; that it is away only in a thread that may not wait, or after all the time there is.
+        """
+        began, tries = time.monotonic(), 0
+        while True:
+            try:
+                return work()
+            except AWAY:
+                if not self._waits.may_wait() or time.monotonic() - began > self._longest:
+                    raise
+            self._waits.wait(_pause(tries))
+            tries += 1
+
+    def _patient[**P, T](self, call: Callable[P, T]) -> Callable[P, T]:
+        def patient(*arguments: P.args, **named: P.kwargs) -> T:
+            return self.patiently(lambda: call(*arguments, **named))
+
+        return patient
+
+    def _save(self, client_id: str, topic: str, message_id: int) -> None:
+        """Notes on the bus that a client has handled a message, or that its handler failed."""
+        position = self._clients[topic][client_id].record(message_id)
+        if position is not None:
+            self._records[client_id, topic].add(message_id, position)
+
+    def _listens(self, pubsub: Any) -> Any:
+        """Sees what a subscription hears, and whether its connection breaks."""
+        handle, run = pubsub.handle_message, pubsub.run_in_thread
+
+        def deliver(response: list[Any]) -> Any:
+            try:
+                return handle(response)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # Else it would end the listener, and be in its way each time that it catches up.
+                logger.exception("something on the topic %s is no message", _text(response[1]))
+
+        def handle_message(response: Any, ignore_subscribe_messages: bool = False) -> Any:
+            self._broken_since, self._tries = None, 0
+            kind = _text(response[0]) if isinstance(response, list) else ""
+            if kind == "message":
+                return deliver(response)
+            answer = handle(response, ignore_subscribe_messages)
+            if kind == "subscribe":
+                self._catch_up(_text(response[1]), lambda message: deliver(["message", response[1], message]))
+            return answer
+
+        def run_in_thread(*arguments: Any, **options: Any) -> Any:
+            return run(*arguments, **{"exception_handler": self._broken, **options})
+
+        pubsub.handle_message, pubsub.run_in_thread = handle_message, run_in_thread
+        return pubsub
+
+    def _broken(self, error: BaseException, _pubsub: Any, _thread: Any) -> None:
+        """The listener could not read. It tries anew when this returns; when this raises it ends, and the backend makes another one."""
+        now = time.monotonic()
+        self._broken_since = self._broken_since or now
+        if not isinstance(error, AWAY) or now - self._broken_since > self._longest:
+            raise error
+        if self._tries == 0:
+            logger.warning("the connection to the message bus broke: %s", error)
+        time.sleep(_pause(self._tries))
+        self._tries += 1
+
+    def _catch_up(self, topic: str, deliver: Callable[[str], Any]) -> None:
+        """Delivers what a topic has kept and its clients missed. Redis has just confirmed the subscription."""
+        clients = list(self._clients.get(topic, {}).values())
+        if not clients:
+            return
+        again = topic in self._caught_up
+        waiting = {number for number in self._caught_up.get(topic, ()) if any(client.lacks(number) for client in clients)}
+        joined = self._joined[topic]
+        # What came before, the backend replays, except for what a position passed.
+        late = joined - _LATE_AT_START
+        reach = [min(client.since() or joined, joined) - _LATE if again or client.earlier.ids else late for client in clients]
+        missed: dict[int, str] = {}
+        for text in self.patiently(lambda: self._client.zrangebyscore(topic, min(reach), "+inf")):
+            number = _number(text)
+            if number and number not in waiting and any(
+                client.lacks(number) if again else client.is_left_out(number, late)
+                for client in clients
+            ):
+                missed[number] = text
+        if missed and again:
+            logger.warning("%d messages of %s came while the connection was broken", len(missed), topic)
+        for number in sorted(missed):
+            deliver(missed[number])
+        self._caught_up[topic] = waiting | missed.keys()
+
+
+class _Record:
+    """What one client has handled of one topic, on the bus: the backend's position, and beside it a sorted set of ids by their turn."""
+
+    def __init__(self, bus: RedisBus, client: Any, client_id: str, topic: str) -> None:
+        self._bus, self._client = bus, client
+        self._position = f"eo:pos:{client_id}:{topic}"
+        self._ids = f"{self._position}#handled"
+        self._turn = 0
+        # An account may be allowed nothing but what rusticai-redis does.
+        self._allowed = True
+
+    def load(self) -> Earlier:
+        """Reads it."""
+
+        def read() -> list[Any]:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(self._position)
+                pipe.zrange(self._ids, 0, -1, withscores=True)
+                return self._answers(pipe)
+
+        position, ids = self._bus.patiently(read)
+        if ids and ids[-1][0] == _ENDED:
+            self._allowed, ids = False, []
+        if ids:
+            self._turn = int(ids[-1][1])
+        return Earlier(int(position or 0), [int(number) for number, _ in ids or ()])
+
+    def add(self, message_id: int, position: int) -> None:
+        """Notes an id, and the position."""
+        self._turn += 1
+
+        def write() -> None:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.set(self._position, position)
+                if self._allowed:
+                    pipe.zadd(self._ids, {str(message_id): self._turn})
+                    if self._turn % _CUT == 0:
+                        pipe.zremrangebyrank(self._ids, 0, -RECORDED - 1)
+                self._answers(pipe)
+
+        try:
+            kept = self._allowed
+            self._bus.patiently(write)
+            if kept and not self._allowed:
+                # What it lacks from now on must not be taken for missed.
+                with contextlib.suppress(redis.exceptions.NoPermissionError):
+                    self._bus.patiently(lambda: self._client.zadd(self._ids, {_ENDED: float("inf")}))
+        except (*AWAY, redis.exceptions.RedisError):
+            # As the backend does.
+            logger.exception("the position of %s could not be saved", self._position)
+
+    def _answers(self, pipe: Any) -> list[Any]:
+        answers = pipe.execute(raise_on_error=False)
+        for place, answer in enumerate(answers):
+            if place and isinstance(answer, redis.exceptions.NoPermissionError):
+                logger.warning("messages may be lost or handled twice after a restart: %s", answer)
+                self._allowed, answers[place] = False, None
+            elif isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+def _number(text: str) -> int:
+    """The id of a stored message; 0: it is no message."""
+    try:
+        return int(json.loads(text)["id"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
+def _pause(tries: int) -> float:
+    return min(_FIRST * 2.0 ** min(tries, 10), _MOST)
+
+
+def _text(word: Any) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)

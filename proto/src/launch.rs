@@ -21,6 +21,8 @@ pub const RESERVED_ENVIRONMENT: &str = "RUSTIC_AGENT_";
 pub const LOG_LEVEL: &str = "RUSTIC_AGENT_LOG_LEVEL";
 /// Where a launch names its runtime profile.
 pub const PROFILE_FIELD: &str = "launch.runtime.python.profile";
+/// The module that a program is to itself, and to no other one.
+const MAIN: &str = "__main__.";
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of a liveness timeout: an interpreter shows about every second that it runs.
 const LIVENESS_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(24 * 3600));
@@ -106,7 +108,14 @@ impl Launch {
                 .and_then(|id| v.id::<AgentId>("launch.agent_spec.id", &id));
             name = text("launch.agent_spec.name", spec.name, &mut v);
             if matches!(runtime, Some(RuntimeKind::Python(_))) {
-                text("launch.agent_spec.class_name", spec.class_name, &mut v);
+                let class = text("launch.agent_spec.class_name", spec.class_name, &mut v);
+                if class.is_some_and(|class| class.starts_with(MAIN)) {
+                    v.add(
+                        "launch.agent_spec.class_name",
+                        "is in the program that was started, which hosts do not have: put the class into a module of its own, which \
+                         they can import",
+                    );
+                }
             }
             add_resources(&mut demand, spec.resources, &mut v);
         }
@@ -348,6 +357,8 @@ mod tests {
         assert_eq!(wrong(|m| m.agent_spec = "[]".to_owned()), ["launch.agent_spec"]);
         let all = ["launch.agent_spec.id", "launch.agent_spec.name", "launch.agent_spec.class_name"];
         assert_eq!(wrong(|m| m.agent_spec = "{}".to_owned()), all);
+        let here = r#"{"id":"a","name":"A","class_name":"__main__.Agent"}"#;
+        assert_eq!(wrong(|m| m.agent_spec = here.to_owned()), ["launch.agent_spec.class_name"]);
         assert_eq!(wrong(|m| m.guild_spec.clear()), ["launch.guild_spec"]);
         assert_eq!(wrong(|m| m.messaging_config = "nope".to_owned()), ["launch.messaging_config"]);
         assert_eq!(wrong(|m| m.client_properties = "1".to_owned()), ["launch.client_properties"]);

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-import time
 
 import certificates
 from conftest import wait_until
@@ -136,15 +135,13 @@ def test_agents_talk_and_are_restarted(bus: MessagingConfig, guild_id: str, org_
         guild.launch_agent(_spec("answers", ResponderProbeAgent))
         listener.converse()
         engine = guild._get_execution_engine()
-        stub = client.stub(engine.engine_address)
         for agent_id in ("answers", "asks"):
-            stub.RestartAgent(pb.RestartAgentRequest(guild_id=guild_id, agent_id=agent_id))
-            wait_until("the agent to run", lambda agent_id=agent_id: guild.is_agent_running(agent_id))
+            engine.restart(agent_id)
             listener.converse()
-        began = time.monotonic()
-        guild.remove_agent("asks")
-        guild.remove_agent("answers")
-        assert time.monotonic() - began < 10, "they end when they are told, and are not killed"
+        stub = client.stub(engine.engine_address)
+        for agent_id in ("asks", "answers"):
+            name = {"organization_id": org_id, "guild_id": guild_id, "agent_id": agent_id}
+            assert stub.StopAgent(pb.StopAgentRequest(**name)).exit.code == 0, "it ends when it is told, and is not killed"
     finally:
         listener.close()
         guild.shutdown()
@@ -152,6 +149,7 @@ def test_agents_talk_and_are_restarted(bus: MessagingConfig, guild_id: str, org_
 
 def test_a_caller_is_told_why_the_bus_cannot_be_used(engine: K8sExecutionEngine, tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--requirepass", "right") as server:
+        waiting = K8sExecutionEngine(engine.guild_id, engine.organization_id, wait_until_running=True)
         guild = Guild(engine.guild_id, "G", "d", engine.organization_id, _ENGINE, MessagingConfig(**redis_messaging(server.port)))
         with pytest.raises(errors.AgentStartError, match=f"127.0.0.1:{server.port} cannot be used: it demands a password"):
-            guild.launch_agent(_spec("a", ResponderProbeAgent))
+            guild.launch_agent(_spec("a", ResponderProbeAgent), waiting)

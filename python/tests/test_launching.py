@@ -249,6 +249,17 @@ def test_what_cannot_leave_this_process_is_named(engine: K8sExecutionEngine, mes
     assert engine.get_agents_in_guild(engine.guild_id) == {}
 
 
+def test_a_manager_whose_database_is_a_file_of_its_callers_own_directory_is_refused(
+    configured: None, guild_id: str, org_id: str
+) -> None:
+    """Before anything is launched: on its host the manager would find an empty file."""
+    builder = GuildBuilder(guild_id, "Managed", "A guild with a manager").add_agent_spec(echo("one"))
+    with pytest.raises(errors.InvalidAgentError, match="relative to a working directory") as caught:
+        builder.bootstrap("sqlite:///rustic_app.db", org_id)
+    assert list(caught.value.fields) == ["launch.agent_spec.properties.database_url"]
+    assert K8sExecutionEngine(guild_id, org_id).get_agents_in_guild(guild_id) == {}
+
+
 def test_organizations_with_one_guild_id_are_apart(
     guild_id: str, messaging: MessagingConfig, redis_url: str
 ) -> None:

@@ -22,6 +22,7 @@ from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s import client, errors
 from rustic_ai.k8s.description import AgentDescription, HostDescription
 from rustic_ai.k8s.launches import Launch, Launches
+from rustic_ai.k8s.metastore import unreachable_database
 from rustic_ai.k8s.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -264,6 +265,8 @@ class K8sExecutionEngine(ExecutionEngine):
         settings, subject = self._settings, f"{guild_spec.id}/{agent_spec.id}"
         if messaging_config.backend_class in _IN_ONE_PROCESS:
             raise errors.wrong(subject, "messaging_config.backend_class", _one_process(messaging_config.backend_class))
+        if why := unreachable_database(agent_spec):
+            raise errors.wrong(subject, "agent_spec.properties.database_url", f"cannot be used: {why}")
         launch = agent_pb2.AgentLaunch(
             agent_spec=_json(agent_spec, "agent_spec", subject),
             guild_spec=_json(guild_spec, "guild_spec", subject),

@@ -469,12 +469,6 @@ def test_saga_what_a_question_carried_is_there_again_when_its_answer_comes_back(
     assert answer.payload == {"welcome": "home"} and answer.session_state == {"order": 7}
 
 
-@pytest.mark.xfail(
-    ENGINE == "k8s",
-    reason="a manager knows its host's environment: without RUSTIC_AI_* there it runs its agents itself",
-    run="RUSTIC_TEST_ENGINE" in os.environ,
-    strict=True,
-)
 def test_environment_the_clients_settings_reach_the_manager_without_being_in_the_spec(
     guild_id: str, stage: Stage, database: str
 ) -> None:

@@ -13,7 +13,7 @@ Not here, because they cannot do their work without what this machine does not r
   rusticai-fact-checker talk to such services at addresses that cannot be set;
 - rusticai-playwright downloads a browser when its agent is first asked, rusticai-huggingface models;
 - rusticai-slack has two agents that hold a connection to Slack; the third one, which does not, is here;
-- rusticai-showcase and rusticai-research-manager bring no agents of another kind, and depend on those above;
+- rusticai-research-manager depends on some of those above; rusticai-showcase too, though one agent of it would start without them;
 - rusticai-marvin asks for a rusticai-core before 1.3.
 """
 

@@ -183,7 +183,6 @@ def test_a_guild_is_launched_from_a_blueprint(server: ApiServer, spec: dict[str,
     assert server.call("GET", f"/api/guilds/{spec['id']}")["name"] == "From a blueprint"
 
 
-@pytest.mark.xfail(strict=True, reason="the agent with which a zygote rehearses is one of these classes")
 def test_the_catalogue_of_agents_has_none_of_this_package(server: ApiServer) -> None:
     """rusticai-api imports every class below `rustic_ai` that is derived from Agent, and offers it to users."""
     offered = server.call("GET", "/api/registry/agents/")
@@ -191,7 +190,6 @@ def test_the_catalogue_of_agents_has_none_of_this_package(server: ApiServer) -> 
     assert [name for name, entry in offered.items() if entry["qualified_class_name"].startswith("rustic_ai.k8s")] == []
 
 
-@pytest.mark.xfail(strict=True, reason="the engine does not ask rustic_ai.k8s.metastore yet")
 def test_the_default_database_is_refused_with_what_to_do(spec: dict[str, Any], tmp_path: Path) -> None:
     """Without RUSTIC_METASTORE, a file in the server's working directory, where no manager on a host would find it."""
     server = ApiServer(tmp_path, None)

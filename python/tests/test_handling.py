@@ -176,6 +176,32 @@ def test_after_stop_what_is_at_work_finishes_and_what_comes_is_parked(page: Path
     assert late.is_alive(), "what came later is not handled, and does not count as handled"
 
 
+def test_a_handler_that_waits_for_the_bus_is_not_at_work_and_is_left_when_the_agent_stops(page: Path, wire: Any) -> None:
+    guard = Guard(State(str(page)), [], wire[0], Noting(wire[0]))
+    waited, seen, done = threading.Event(), [], []
+
+    def handler(message: Message) -> None:
+        guard.wait(0.01)
+        seen.append(_page(page)[1])
+        waited.set()
+        while True:
+            guard.wait(3600)
+
+    def handle() -> None:
+        guard.wrap(handler, Backend(), "g:t", "c", "g")(_message())
+        done.append("handled")
+
+    worker = threading.Thread(target=handle, daemon=True)
+    worker.start()
+    waited.wait()
+    assert seen == [Phase.HANDLES], "once the bus is back it is at work again"
+    while _page(page)[1] != Phase.WAITS:
+        pass
+    guard.stop()
+    guard.finish()
+    assert not done and worker.is_alive(), "its message is for the next life"
+
+
 def test_a_loop_has_come_round_when_it_waits_for_the_next_message(page: Path, wire: Any) -> None:
     state = State(str(page))
     guard = Guard(state, [], wire[0], Noting(wire[0]))

@@ -56,7 +56,7 @@ def test_nobody_listens(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [redis_messaging, nats_messaging])
 def test_the_name_is_unknown(kind: Any) -> None:
-    _refused(kind(4711, host="no-such-host.invalid"), "no-such-host.invalid:4711", "is not known")
+    _refused(kind(4711, host="no-such-host.invalid"), "no-such-host.invalid:4711", "not known")
 
 
 @pytest.mark.parametrize("kind", [redis_messaging, nats_messaging])

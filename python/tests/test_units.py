@@ -113,7 +113,7 @@ def test_the_runtime_reports_before_it_ends() -> None:
     process = subprocess.Popen([sys.executable, "-m", "rustic_ai.k8s.runtime"], stdin=theirs)
     theirs.close()
     document = dict.fromkeys(LaunchDocument.__dataclass_fields__, "")
-    document |= {"version": 1, "epoch": 1, "machine_id": 1}
+    document |= {"version": 1, "epoch": 1, "machine_id": 1, "share": 0}
     document |= {"agent_spec": '{"class_name": "no.such.Agent"}'}
     ours.sendall(json.dumps(document).encode())
     ours.shutdown(socket.SHUT_WR)

@@ -13,7 +13,6 @@ advances the agent's position; what it keeps, or does not survive, is handled by
 
 from collections.abc import Callable, Sequence
 import logging
-import os
 import queue
 import sys
 import threading
@@ -61,7 +60,6 @@ class Guard:
             ending: Ends the process.
         """
         self._state, self._host, self._ending = state, host, ending
-        os.register_at_fork(after_in_child=self.forget)
         self._skip = {key(skipped.topic, skipped.message_id): skipped for skipped in skip}
         self._stopping = False
         self._changed = threading.Condition(threading.Lock())
@@ -69,16 +67,21 @@ class Guard:
         self._at_work: dict[int, tuple[bytes, int]] = {}
         self._last: threading.Thread | None = None
         self._loops: frozenset[threading.Thread] = frozenset()
+        self._bus: Any = None
 
     def attach(self, backend: Any) -> None:
         """Guards whatever is subscribed to a backend from now on."""
-        joins = _joins(backend, self)
+        self._bus = _bus_of(backend, self)
+        # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
+        repeats = type(backend).__module__.startswith("rustic_ai.nats.")
         subscribe = backend.subscribe
 
         def guarded(
             topic: str, handler: Handler, client_id: str | None = None, namespace: str | None = None, **more: Any
         ) -> Any:
-            handled = joins(topic, client_id) if joins is not None and client_id is not None else None
+            handled = Handled() if repeats else None
+            if self._bus is not None and client_id is not None:
+                handled = self._bus.joins(topic, client_id)
             wrapped = self.wrap(handler, backend, topic, client_id, namespace, handled)
             return subscribe(topic, wrapped, client_id=client_id, namespace=namespace, **more)
 
@@ -141,6 +144,11 @@ class Guard:
     def watch(self, loops: frozenset[threading.Thread]) -> None:
         """Tells which threads take one message after the other, and wait for the next one in a queue."""
         self._loops = loops
+
+    def settle(self) -> None:
+        """Whatever is to be subscribed is."""
+        if self._bus is not None:
+            threading.Thread(target=self._bus.settle, name="bus-settle", daemon=True).start()
 
     def look(self) -> None:
         """Notes in the page that Python runs, and that the loop which took the last message has come round."""
@@ -259,19 +267,14 @@ def _is_echo(message: Message, client_id: str | None) -> bool:
     return not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
 
 
-def _joins(backend: Any, guard: Guard) -> Callable[[str, str], Handled] | None:
-    """What is to be told of each client that subscribes to a topic, to know what it has handled; None: nothing."""
-    module = type(backend).__module__
-    if module.startswith("rustic_ai.nats."):
-        # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
-        return lambda _topic, _client: Handled()
-    if not module.startswith("rustic_ai.redis."):
+def _bus_of(backend: Any, guard: Guard) -> Any:
+    """What the runtime adds to a backend; None: nothing."""
+    if not type(backend).__module__.startswith("rustic_ai.redis."):
         return None
     # Only who has it can import what it needs.
     from rustic_ai.k8s.runtime.redis_bus import RedisBus
 
-    bus = RedisBus.of(backend, guard)
-    return None if bus is None else bus.joins
+    return RedisBus.of(backend, guard)
 
 
 def _waits(thread: threading.Thread) -> bool:

@@ -47,6 +47,8 @@ _FIRST, _MOST = 0.05, 0.5
 # Milliseconds by which a message may reach the bus later than it was made, clocks of senders that differ included: after a gap, and
 # while a client subscribes for the first time.
 _LATE, _LATE_AT_START = 120_000, 1_000
+# Seconds until redis-py certainly knows who handles a topic that it has subscribed to.
+_KNOWN = 0.1
 # The record is cut when so many ids were added to it: what Redis keeps as a compact list has 128.
 _CUT = 32
 # In a record that is not kept any longer.
@@ -91,8 +93,12 @@ class RedisBus:
         # Of each topic, what its clients have handled, and when the first of them has subscribed.
         self._clients: dict[str, dict[str, Handled]] = {}
         self._joined: dict[str, int] = {}
-        # Of each topic that was confirmed, what was missed and delivered, as far as it waits to be handled.
+        # Topics that Redis has confirmed; and of each that was looked through, what was missed and delivered, as far as it waits to be
+        # handled.
+        self._confirmed: set[str] = set()
         self._caught_up: dict[str, set[int]] = {}
+        self._catching_up = threading.Lock()
+        self._hear: Callable[[list[Any]], Any]
         self._records: dict[tuple[str, str], _Record] = {}
         self._broken_since: float | None = None
         self._tries = 0
@@ -151,6 +157,10 @@ class RedisBus:
         handle, run = pubsub.handle_message, pubsub.run_in_thread
 
         def deliver(response: list[Any]) -> Any:
+            give_up = time.monotonic() + _KNOWN
+            # redis-py subscribes first, and then notes whose handler it is.
+            while response[1] not in pubsub.channels and time.monotonic() < give_up:
+                time.sleep(0)
             try:
                 return handle(response)
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -164,13 +174,13 @@ class RedisBus:
                 return deliver(response)
             answer = handle(response, ignore_subscribe_messages)
             if kind == "subscribe":
-                self._catch_up(_text(response[1]), lambda message: deliver(["message", response[1], message]))
+                self._catch_up(_text(response[1]))
             return answer
 
         def run_in_thread(*arguments: Any, **options: Any) -> Any:
             return run(*arguments, **{"exception_handler": self._broken, **options})
 
-        pubsub.handle_message, pubsub.run_in_thread = handle_message, run_in_thread
+        pubsub.handle_message, pubsub.run_in_thread, self._hear = handle_message, run_in_thread, deliver
         return pubsub
 
     def _broken(self, error: BaseException, _pubsub: Any, _thread: Any) -> None:
@@ -184,29 +194,56 @@ class RedisBus:
         time.sleep(_pause(self._tries))
         self._tries += 1
 
-    def _catch_up(self, topic: str, deliver: Callable[[str], Any]) -> None:
+    def settle(self) -> None:
+        """Delivers what was missed while the clients subscribed for the first time: what a position passed in the life before, and what
+        came when the backend had replayed and Redis had not yet subscribed us. Nothing is lost if that takes its time: what a position
+        passes meanwhile the record still knows. To be called once all have subscribed, in a thread that may wait."""
+        with self._catching_up:
+            reach = {topic: self._reach(topic, again=False) for topic in self._clients if topic not in self._caught_up}
+
+            def read() -> list[list[str]]:
+                with self._client.pipeline(transaction=False) as pipe:
+                    for topic, since in reach.items():
+                        pipe.zrangebyscore(topic, since, "+inf")
+                    return pipe.execute()
+
+            for topic, kept in zip(reach, self.patiently(read), strict=True):
+                self._deliver(topic, kept, again=False)
+
+    def _catch_up(self, topic: str) -> None:
         """Delivers what a topic has kept and its clients missed. Redis has just confirmed the subscription."""
-        clients = list(self._clients.get(topic, {}).values())
-        if not clients:
-            return
-        again = topic in self._caught_up
-        waiting = {number for number in self._caught_up.get(topic, ()) if any(client.lacks(number) for client in clients)}
+        with self._catching_up:
+            if topic in self._clients and (topic in self._confirmed or topic in self._caught_up):
+                since = self._reach(topic, again=True)
+                kept = self.patiently(lambda: self._client.zrangebyscore(topic, since, "+inf"))
+                self._deliver(topic, kept, again=True)
+            self._confirmed.add(topic)
+
+    def _reach(self, topic: str, *, again: bool) -> int:
+        """From when on messages may have been missed, in milliseconds."""
         joined = self._joined[topic]
-        # What came before, the backend replays, except for what a position passed.
-        late = joined - _LATE_AT_START
-        reach = [min(client.since() or joined, joined) - _LATE if again or client.earlier.ids else late for client in clients]
+        since = [joined - _LATE_AT_START]
+        for client in self._clients[topic].values():
+            if again or client.earlier.ids:
+                since.append(min(client.since() or joined, joined) - _LATE)
+        return min(since)
+
+    def _deliver(self, topic: str, kept: list[str], *, again: bool) -> None:
+        """Delivers what is missing of what a topic has kept, as if it had just been published."""
+        clients, late = list(self._clients[topic].values()), self._joined[topic] - _LATE_AT_START
+        # What was delivered and waits to be handled.
+        waiting = {number for number in self._caught_up.get(topic, ()) if any(client.lacks(number) for client in clients)}
         missed: dict[int, str] = {}
-        for text in self.patiently(lambda: self._client.zrangebyscore(topic, min(reach), "+inf")):
+        for text in kept:
             number = _number(text)
             if number and number not in waiting and any(
-                client.lacks(number) if again else client.is_left_out(number, late)
-                for client in clients
+                client.lacks(number) if again else client.is_left_out(number, late) for client in clients
             ):
                 missed[number] = text
         if missed and again:
             logger.warning("%d messages of %s came while the connection was broken", len(missed), topic)
         for number in sorted(missed):
-            deliver(missed[number])
+            self._hear(["message", topic, missed[number]])
         self._caught_up[topic] = waiting | missed.keys()
 
 
@@ -224,18 +261,19 @@ class _Record:
     def load(self) -> Earlier:
         """Reads it."""
 
-        def read() -> list[Any]:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.get(self._position)
-                pipe.zrange(self._ids, 0, -1, withscores=True)
-                return self._answers(pipe)
-
-        position, ids = self._bus.patiently(read)
+        position = self._bus.patiently(lambda: self._client.get(self._position))
+        if position is None:
+            return Earlier()
+        try:
+            ids = self._bus.patiently(lambda: self._client.zrange(self._ids, 0, -1, withscores=True))
+        except redis.exceptions.NoPermissionError as error:
+            self._stop(error)
+            ids = []
         if ids and ids[-1][0] == _ENDED:
             self._allowed, ids = False, []
         if ids:
             self._turn = int(ids[-1][1])
-        return Earlier(int(position or 0), [int(number) for number, _ in ids or ()])
+        return Earlier(int(position), [int(number) for number, _ in ids])
 
     def add(self, message_id: int, position: int) -> None:
         """Notes an id, and the position."""
@@ -265,11 +303,14 @@ class _Record:
         answers = pipe.execute(raise_on_error=False)
         for place, answer in enumerate(answers):
             if place and isinstance(answer, redis.exceptions.NoPermissionError):
-                logger.warning("messages may be lost or handled twice after a restart: %s", answer)
-                self._allowed, answers[place] = False, None
+                self._stop(answer)
             elif isinstance(answer, Exception):
                 raise answer
         return answers
+
+    def _stop(self, error: Exception) -> None:
+        logger.warning("messages may be lost or handled twice after a restart: %s", error)
+        self._allowed = False
 
 
 def _number(text: str) -> int:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, cast
 
 from rustic_ai.core.guild import Agent, agent
 from rustic_ai.core.guild.agent import ProcessContext
@@ -25,6 +25,10 @@ from rustic_ai.core.utils import GemstoneGenerator, JsonDict
 from rustic_ai.k8s.runtime import life
 from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, build, import_class
 from rustic_ai.k8s.runtime.document import VERSION, LaunchDocument
+from rustic_ai.k8s.runtime.ending import Ending
+from rustic_ai.k8s.runtime.handling import Guard
+from rustic_ai.k8s.runtime.host import HostSocket
+from rustic_ai.k8s.runtime.state import State
 from rustic_ai.k8s.runtime.stub_redis import StubRedis
 
 # Seconds, for everything.
@@ -70,6 +74,19 @@ def _player() -> type[Agent]:
 Player: Any = _player()
 
 
+class _Nobody:
+    """In the place of the host and of the process's end: handlers end their thread and nothing else."""
+
+    is_ours = False
+
+    def __getattr__(self, _: str) -> Any:
+        return _ignore
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
 def rehearse() -> None:
     """Rehearses, in the main thread, and leaves no thread and no socket behind.
 
@@ -99,8 +116,11 @@ def _play(guild_id: str, port: int) -> None:
         for number, name in enumerate(_MEMBERS, 1):
             document = LaunchDocument.parse(_document(guild_id, name, number, port))
             import_class(document, None)
-            wrappers.append(build(document))
-            wrappers[-1].run()
+            wrapper = build(document)
+            wrappers.append(wrapper)
+            wrapper.guard = Guard(State(""), (), cast(HostSocket, _Nobody()), cast(Ending, _Nobody()))
+            wrapper.run(_ignore)
+            wrapper.guard.settle()
         players = [wrapper.agent for wrapper in wrappers]
         _say(players[0], "question")
         for player in players:

@@ -1,6 +1,7 @@
 """An agent that serves: its handlers under guard, its threads watched, and its end in order."""
 
 from collections.abc import Callable
+import os
 
 from rustic_ai.k8s.runtime.agent import K8sAgentWrapper, shut_down
 from rustic_ai.k8s.runtime.document import LaunchDocument
@@ -20,6 +21,7 @@ class Service:
         self._wrapper = wrapper
         self._ending = Ending(host)
         self._guard = Guard(State(document.state), document.skip, host, self._ending)
+        os.register_at_fork(after_in_child=self._guard.forget)
         wrapper.guard = self._guard
 
     def serve(self, sigterm: Sigterm, every: float) -> None:
@@ -30,6 +32,7 @@ class Service:
             every: Seconds between two looks at the threads that handle.
         """
         backend = self._wrapper.messaging.backend
+        self._guard.settle()
         watch = Watch(backend, self._wrapper.built)
         if hasattr(backend, "set_failure_callback"):
             # rusticai-redis gives up: else it would send SIGTERM to this process, as if somebody had stopped the agent.

@@ -26,7 +26,7 @@ from rustic_ai.agent_host.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as engine_pb
 from rustic_ai.k8s import client
 
-ENGINE = "rustic_ai.k8s.execution.K8sExecutionEngine"
+ENGINE = "rustic_ai.k8s.K8sExecutionEngine"
 RESPONDERS = 3
 
 

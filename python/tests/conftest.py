@@ -4,7 +4,12 @@
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
 import time
 from urllib.parse import urlparse
 import uuid
@@ -16,6 +21,7 @@ from rustic_ai.k8s.execution import K8sExecutionEngine
 
 # Only a bound: nothing waits longer than it must.
 PATIENCE = 120.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +62,37 @@ def engine(guild_id: str, org_id: str, redis_url: str) -> Iterator[K8sExecutionE
     engine = K8sExecutionEngine(guild_id, org_id)
     yield engine
     engine.shutdown()
+
+
+class Cluster:
+    """An engine of its own over the stack's Redis, with hosts of its own."""
+
+    def __init__(self, redis_url: str, work_dir: Path, ends: contextlib.ExitStack) -> None:
+        """Starts the engine."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._work_dir = work_dir
+        self._registry = ("--redis-url", redis_url, "--redis-prefix", uuid.uuid4().hex)
+        self._ends = ends
+        self._start("engine-svc", "--listen", self.address, "--new-registry")
+
+    def add_host(self, name: str, room: int) -> None:
+        """Starts one more host, with room for so many agents. It may or may not be ready yet."""
+        settings = ("--host-id", name, "--listen", "127.0.0.1:0", "--max-agents", str(room), "--work-dir", str(self._work_dir))
+        self._start("agent-host", *settings, "--engine-address", self.address, "--python", sys.executable)
+
+    def _start(self, program: str, *arguments: str) -> None:
+        command = [f"{ROOT}/target/debug/{program}", *arguments, *self._registry]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._ends.callback(process.wait)
+        self._ends.callback(process.terminate)
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+    """An engine of this test's own, without hosts yet."""
+    with contextlib.ExitStack() as ends:
+        yield Cluster(redis_url, tmp_path, ends)
 
 
 def wait_until[T](what: str, look: Callable[[], T | None]) -> T:

@@ -19,6 +19,7 @@ def test_what_rustic_ai_and_this_package_read_travels() -> None:
         "RUSTIC_REDIS_URL",
         "RUSTIC_AI_API_KEY",
         "RUSTIC_DB_PASSWORD",
+        "RUSTIC_METASTORE",
         "RUSTIC_AI_SERVICE_HOST",
         "RUSTIC_AI_SERVICE_PORT_GRPC",
         "RUSTIC_AI_PORT_50051_TCP_ADDR",

@@ -7,15 +7,11 @@ import json
 import logging
 import os
 from pathlib import Path
-import socket
-import subprocess
-import sys
-import uuid
 
 import pytest
 import redis
 
-from conftest import wait_until
+from conftest import Cluster, wait_until
 from rustic_ai.agent_host.v1 import agent_pb2
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
 from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
@@ -33,7 +29,6 @@ from rustic_ai.k8s.execution import K8sExecutionEngine
 
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 
-ROOT = Path(__file__).parents[2]
 ENGINE = "rustic_ai.k8s.K8sExecutionEngine"
 
 
@@ -111,37 +106,6 @@ def manage(guild_id: str, org_id: str, tmp_path: Path) -> Iterator[Callable[...,
         yield bootstrap
 
 
-class Cluster:
-    """An engine of its own over the stack's Redis, and hosts with room for three agents each."""
-
-    def __init__(self, redis_url: str, work_dir: Path, ends: contextlib.ExitStack) -> None:
-        """Starts the engine."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._work_dir = work_dir
-        self._registry = ("--redis-url", redis_url, "--redis-prefix", uuid.uuid4().hex)
-        self._ends = ends
-        self._start("engine-svc", "--listen", self.address, "--new-registry")
-
-    def add_host(self, name: str) -> None:
-        """Starts one more host, which may or may not be ready yet."""
-        settings = ("--host-id", name, "--listen", "127.0.0.1:0", "--max-agents", "3", "--work-dir", str(self._work_dir))
-        self._start("agent-host", *settings, "--engine-address", self.address, "--python", sys.executable)
-
-    def _start(self, program: str, *arguments: str) -> None:
-        command = [f"{ROOT}/target/debug/{program}", *arguments, *self._registry]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._ends.callback(process.wait)
-        self._ends.callback(process.terminate)
-
-
-@pytest.fixture
-def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
-    """An engine of this test's own, without hosts yet."""
-    with contextlib.ExitStack() as ends:
-        yield Cluster(redis_url, tmp_path, ends)
-
-
 def test_a_guild_whose_client_alone_is_configured_runs_on_this_engine(
     configured: None, manage: Callable[..., Managed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,14 +126,14 @@ def test_a_bad_agent_and_those_that_find_no_room_hold_up_nobody(
 ) -> None:
     """A bad agent first, room for two of four, and a host that comes later: all four run, and the guild knows of the bad one."""
     monkeypatch.setenv("RUSTIC_ENGINE_ADDRESS", cluster.address)
-    cluster.add_host("first")
+    cluster.add_host("first", room=3)
     wait_until("the host", lambda: any(h.state == "READY" for h in K8sExecutionEngine("any", "any").hosts()))
     # Room for the manager and two more.
     managed = manage(misspelt("bad"), *map(echo, "abcd"))
     some = ["FAILED", "PENDING", "PENDING", "RUNNING", "RUNNING"]
     wait_until("two of four to run", lambda: sorted(managed.phases().values()) == some)
     assert managed.phases()["bad"] == "FAILED"
-    cluster.add_host("second")
+    cluster.add_host("second", room=3)
     everybody = {"bad": "FAILED", **dict.fromkeys("abcd", "RUNNING")}
     wait_until("all four to run", lambda: managed.phases() == everybody)
     _is_reported(managed.guild, "bad", "no_such_package")

@@ -13,8 +13,10 @@ _PREFIXES = ("RUSTIC_",)
 _NEVER = re.compile(r"RUSTIC_(AGENT_.*|REDIS_URL|DEV_.*)")
 # Kubernetes puts `<SERVICE>_SERVICE_HOST` and the like into every container of a namespace that has a service of such a name.
 _SERVICE_LINKS = re.compile(r".*(_SERVICE_(HOST|PORT)(_.*)?|_PORT|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-# Names that secrets have. Whoever lists one by name means it.
-_SECRET = re.compile(r"(^|_)(PASSWORD|PASSWD|SECRET|SECRETS|TOKEN|TOKENS|KEY|KEYS|CREDENTIAL|CREDENTIALS)(_|$)")
+# Names that secrets have, and the API server's database, whose URL has a password. Whoever lists one by name means it.
+_SECRET = re.compile(
+    r"(^|_)(PASSWORD|PASSWD|SECRET|SECRETS|TOKEN|TOKENS|KEY|KEYS|CREDENTIAL|CREDENTIALS)(_|$)|^RUSTIC_METASTORE$"
+)
 _CHOICE = "RUSTIC_INHERIT"
 _NOTHING = "none"
 

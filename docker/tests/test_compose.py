@@ -31,7 +31,6 @@ def _launch(stack: Stack, agent: str) -> agent_pb2.AgentLaunch:
         agent_spec=json.dumps(spec),
         guild_spec=json.dumps({"id": GUILD, "name": GUILD, "description": "Of the stack's tests"}),
         messaging_config=json.dumps(messaging),
-        organization_id="test",
     )
 
 

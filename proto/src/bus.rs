@@ -38,7 +38,10 @@ impl Bus {
         Some(Self(match head.backend_class.as_str() {
             "RedisMessagingBackend" => redis(head.backend_config.get("redis_client")),
             "NATSMessagingBackend" => nats(head.backend_config.get("nats_client")),
-            class => format!("{}.{class} {}", head.backend_module, Value::Object(head.backend_config)),
+            // What is not known may hold a secret: that there is another one is all that may be seen.
+            class => {
+                format!("{}.{class} {}", head.backend_module, secret(&Value::Object(head.backend_config).to_string()))
+            }
         }))
     }
 
@@ -61,17 +64,27 @@ fn redis(client: Option<&Value>) -> String {
 fn nats(client: Option<&Value>) -> String {
     let text = |name: &str| client.and_then(|client| client.get(name)).and_then(Value::as_str);
     let servers = client.and_then(|client| client.get("servers")).and_then(Value::as_array);
-    let mut servers: Vec<_> =
-        servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_lowercase).collect();
+    let mut servers: Vec<_> = servers.into_iter().flatten().filter_map(Value::as_str).map(server).collect();
     if servers.is_empty() {
         servers.push(NATS.to_owned());
     }
     servers.sort();
     let user = text("user").map_or(String::new(), |user| format!(" as {user}"));
-    // A token is a secret: that there is another one is all that may be seen.
-    let token =
-        text("token").map_or(String::new(), |token| format!(" with token {}", crate::launch::hash(token.as_bytes())));
+    let token = text("token").map_or(String::new(), |token| format!(" with token {}", secret(token)));
     format!("{}{user}{token}", servers.join(","))
+}
+
+/// Address of a server, whose user and password, if it has some, tell accounts apart.
+fn server(url: &str) -> String {
+    match url.rsplit_once('@') {
+        None => url.to_lowercase(),
+        Some((account, host)) => format!("{} as {}", host.to_lowercase(), secret(account)),
+    }
+}
+
+/// Tells secrets apart without showing them.
+fn secret(text: &str) -> String {
+    crate::launch::hash(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -104,12 +117,16 @@ mod tests {
         assert_ne!(tokens[0], tokens[1]);
         assert!(!tokens[0].contains("one"), "{}", tokens[0]);
         assert_eq!(nats("{}"), "nats://localhost:4222");
+        let accounts = ["one", "two"].map(|word| nats(&format!(r#"{{"servers": ["nats://u:{word}@a:4222"]}}"#)));
+        assert_ne!(accounts[0], accounts[1]);
+        assert!(!accounts[0].contains("one"), "{}", accounts[0]);
     }
 
     #[test]
     fn what_is_not_known_is_one_bus_if_all_of_it_is_the_same() {
         assert_eq!(bus("Other", r#"{"a": 1, "b": 2}"#), bus("Other", r#"{"b": 2, "a": 1}"#));
         assert_ne!(bus("Other", r#"{"a": 1}"#), bus("Other", r#"{"a": 2}"#));
+        assert!(!bus("Other", r#"{"password": "hidden"}"#).contains("hidden"));
         assert_eq!(Bus::of(""), None);
     }
 }

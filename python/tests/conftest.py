@@ -11,12 +11,19 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 from urllib.parse import urlparse
 import uuid
 
 import pytest
 
+from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
+from rustic_ai.core.guild.agent_ext.mixins.health import HealthCheckRequest, HealthConstants
+from rustic_ai.core.guild.builders import AgentBuilder
+from rustic_ai.core.guild.execution.sync.sync_exec_engine import SyncExecutionEngine
+from rustic_ai.core.guild.guild import Guild
 from rustic_ai.core.messaging import MessagingConfig
+from rustic_ai.core.utils.basic_class_utils import get_qualified_class_name
 from rustic_ai.k8s.execution import K8sExecutionEngine
 
 # Only a bound: nothing waits longer than it must.
@@ -93,6 +100,36 @@ def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
     """An engine of this test's own, without hosts yet."""
     with contextlib.ExitStack() as ends:
         yield Cluster(redis_url, tmp_path, ends)
+
+
+class Probe:
+    """Hears how the agents of a managed guild are."""
+
+    def __init__(self, guild: Guild) -> None:
+        """Joins the guild, in this process."""
+        spec = (
+            AgentBuilder(EssentialProbeAgent)
+            .set_id("probe")
+            .set_name("Probe")
+            .set_description("Listens to the manager")
+            .add_additional_topic("guild_status_topic")
+            .build_spec()
+        )
+        self._local = SyncExecutionEngine(guild_id=guild.id, organization_id=guild.organization_id)
+        self._probe = guild._add_local_agent(spec, self._local)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Asks for a report; all that were heard so far, each by agent."""
+        self._probe.publish_dict(
+            topic=HealthConstants.HEARTBEAT_TOPIC,
+            payload=HealthCheckRequest().model_dump(),
+            format=get_qualified_class_name(HealthCheckRequest),
+        )
+        return [m.payload["agents"] for m in self._probe.get_messages() if m.format.endswith("AgentsHealthReport")]
+
+    def close(self) -> None:
+        """Leaves."""
+        self._local.shutdown()
 
 
 def wait_until[T](what: str, look: Callable[[], T | None]) -> T:

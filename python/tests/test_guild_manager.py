@@ -4,15 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import wait_until
+from conftest import Probe, wait_until
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
-from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
-from rustic_ai.core.guild.agent_ext.mixins.health import HealthCheckRequest, HealthConstants
+from rustic_ai.core.guild.agent_ext.mixins.health import HealthConstants
 from rustic_ai.core.guild.builders import AgentBuilder, GuildBuilder
-from rustic_ai.core.guild.execution.sync.sync_exec_engine import SyncExecutionEngine
 from rustic_ai.core.guild.metastore import Metastore
 from rustic_ai.core.messaging import MessagingConfig
-from rustic_ai.core.utils.basic_class_utils import get_qualified_class_name
 
 ENGINE = "rustic_ai.k8s.execution.K8sExecutionEngine"
 
@@ -59,31 +56,15 @@ def test_the_manager_launches_its_guild_and_reports_it_healthy(guild) -> None:
     )
     assert len(running) == 3
 
-    probe_spec = (
-        AgentBuilder(EssentialProbeAgent)
-        .set_id("probe")
-        .set_name("Probe")
-        .set_description("Listens to the manager")
-        .add_additional_topic("guild_status_topic")
-        .build_spec()
-    )
-    local = SyncExecutionEngine(guild_id=guild.id, organization_id=guild.organization_id)
-    probe = guild._add_local_agent(probe_spec, local)
+    probe = Probe(guild)
+
+    def reported_healthy() -> bool:
+        return any(
+            wanted <= agents.keys() and all(agents[agent_id]["checkstatus"] == "ok" for agent_id in wanted)
+            for agents in probe.reports()
+        )
+
     try:
-
-        def reported_healthy() -> bool:
-            probe.publish_dict(
-                topic=HealthConstants.HEARTBEAT_TOPIC,
-                payload=HealthCheckRequest().model_dump(),
-                format=get_qualified_class_name(HealthCheckRequest),
-            )
-            reports = [m.payload for m in probe.get_messages() if m.format.endswith("AgentsHealthReport")]
-            return any(
-                wanted <= report["agents"].keys()
-                and all(report["agents"][agent_id]["checkstatus"] == "ok" for agent_id in wanted)
-                for report in reports
-            )
-
         wait_until("a report that both agents are healthy", reported_healthy)
     finally:
-        local.shutdown()
+        probe.close()

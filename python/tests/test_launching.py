@@ -11,19 +11,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from conftest import Cluster, wait_until
+from conftest import Cluster, Probe, wait_until
 from rustic_ai.agent_host.v1 import agent_pb2
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
-from rustic_ai.core.agents.testutils.probe_agent import EssentialProbeAgent
 from rustic_ai.core.guild.agent import AgentSpec
-from rustic_ai.core.guild.agent_ext.mixins.health import HealthCheckRequest, HealthConstants
+from rustic_ai.core.guild.agent_ext.mixins.health import HealthConstants
 from rustic_ai.core.guild.builders import AgentBuilder, GuildBuilder
 from rustic_ai.core.guild.dsl import GuildSpec
-from rustic_ai.core.guild.execution.sync.sync_exec_engine import SyncExecutionEngine
 from rustic_ai.core.guild.guild import Guild
 from rustic_ai.core.guild.metastore import Metastore
 from rustic_ai.core.messaging import MessagingConfig
-from rustic_ai.core.utils.basic_class_utils import get_qualified_class_name
 from rustic_ai.k8s import client, errors
 from rustic_ai.k8s.execution import K8sExecutionEngine
 
@@ -140,31 +137,16 @@ def test_a_bad_agent_and_those_that_find_no_room_hold_up_nobody(
 
 
 def _is_reported(guild: Guild, agent_id: str, reason: str) -> None:
-    spec = (
-        AgentBuilder(EssentialProbeAgent)
-        .set_id("probe")
-        .set_name("Probe")
-        .set_description("Listens to the manager")
-        .add_additional_topic("guild_status_topic")
-        .build_spec()
-    )
-    local = SyncExecutionEngine(guild_id=guild.id, organization_id=guild.organization_id)
-    probe = guild._add_local_agent(spec, local)
+    probe = Probe(guild)
+
+    def told() -> bool:
+        health = [agents[agent_id] for agents in probe.reports() if agent_id in agents]
+        return any(h["checkstatus"] == "error" and reason in h["checkmeta"].get("reason", "") for h in health)
+
     try:
-
-        def told() -> bool:
-            probe.publish_dict(
-                topic=HealthConstants.HEARTBEAT_TOPIC,
-                payload=HealthCheckRequest().model_dump(),
-                format=get_qualified_class_name(HealthCheckRequest),
-            )
-            reports = [m.payload["agents"] for m in probe.get_messages() if m.format.endswith("AgentsHealthReport")]
-            health = [agents[agent_id] for agents in reports if agent_id in agents]
-            return any(h["checkstatus"] == "error" and reason in h["checkmeta"].get("reason", "") for h in health)
-
         wait_until("the guild's health to tell of it", told)
     finally:
-        local.shutdown()
+        probe.close()
 
 
 def test_a_launch_that_fails_later_is_logged_by_whoever_launched_it(

@@ -155,6 +155,8 @@ fn port(url: &str) -> u16 {
 async fn two_organizations_do_not_meet_on_a_bus_because_their_guilds_have_one_id() {
     let stack = Stack::of(2).await;
     let port = port(&stack.redis.url());
+    // One that comes first in the guild, and has no bus.
+    stack.create(of("a", idle("twin", "a"))).await.unwrap();
     stack.create(talks("a", "127.0.0.1", port)).await.unwrap();
     let refused = stack.create(talks("b", "127.0.0.1", port)).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Ok(Reason::GuildIdShared)), "{refused:?}");

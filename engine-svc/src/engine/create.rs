@@ -36,6 +36,8 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 /// Delay before a host that has the agent is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Agents of another organization that are looked at in one read.
+const NAMESAKES: usize = 20;
 /// How often one create call tries before it tells its caller.
 const TRIES: usize = 8;
 
@@ -271,13 +273,20 @@ impl Engine {
         for organization in organizations {
             let guild = GuildKey { organization: organization.clone(), id: launch.key.guild.id.clone() };
             let index = Index::Within(Scope::Guild(guild.clone()));
-            // Agents of a guild are on one bus as a rule: who is there first says which.
-            let page = self.registry.list(&index, None, 1, View::Full).await?;
-            let documents = page.agents.into_iter().filter_map(|agent| agent.documents);
-            let mut others = documents.filter_map(|documents| Launch::from_documents(&documents).ok());
-            if others.any(|other| Bus::of(&other.message.messaging_config).as_ref() == Some(&bus)) {
-                warn!(agent = %launch.key, with = %guild, %bus, "refused: two organizations would share a guild id on one bus");
-                return Err(EngineError::GuildIdShared { key: launch.key.clone(), bus });
+            let mut after = None;
+            loop {
+                // All of them: some have no bus, and each may have one of its own.
+                let page = self.registry.list(&index, after.as_ref(), NAMESAKES, View::Full).await?;
+                let documents = page.agents.into_iter().filter_map(|agent| agent.documents);
+                let mut others = documents.filter_map(|documents| Launch::from_documents(&documents).ok());
+                if others.any(|other| Bus::of(&other.message.messaging_config).as_ref() == Some(&bus)) {
+                    warn!(agent = %launch.key, with = %guild, %bus, "refused: two organizations would share a guild id on one bus");
+                    return Err(EngineError::GuildIdShared { key: launch.key.clone(), bus });
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
             }
         }
         Ok(())

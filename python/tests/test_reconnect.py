@@ -205,6 +205,40 @@ def test_what_a_position_passes_is_handled_by_the_next_life(server: RedisServer)
         asker.expect_one_answer_each()
 
 
+def test_no_message_is_lost_or_answered_twice_while_an_agent_subscribes(server: RedisServer) -> None:
+    """In its first life, before and after Redis has confirmed, and again in its second."""
+    asker = Asker(server)
+    numbers = iter(range(1_000_000))
+    for _ in range(3):
+        with _again_and_again(lambda: asker.ask(next(numbers)), 0.0005), Life(_CLASS, redis_messaging(server.port)) as life:
+            wait_until("an answer", lambda: asker.asked and asker.asked[-1] in asker.answers())
+            life.kill()
+    with Life(_CLASS, redis_messaging(server.port)):
+        asker.expect_one_answer_each()
+
+
+def test_what_an_agent_has_no_handler_for_is_not_written_down_and_holds_up_nothing(server: RedisServer) -> None:
+    asker = Asker(server)
+
+    def records() -> list[str]:
+        return list(server.client().scan_iter("eo:pos:*heartbeat*"))
+
+    for number in (1, 2):
+        with Life(_CLASS, redis_messaging(server.port)) as life:
+            for _ in range(10):
+                report = question(0)
+                report.topics = report.topic_published_to = "heartbeat"
+                report.format = "somebody.elses.Report"
+                asker._client.zadd(f"{GUILD}:heartbeat", {report.to_json(): report.timestamp})
+                asker._client.publish(f"{GUILD}:heartbeat", report.to_json())
+            asker.ask(number)
+            wait_until("an answer", lambda: number in asker.answers())
+            assert records() == []
+            life.kill()
+    with Life(_CLASS, redis_messaging(server.port)):
+        asker.expect_one_answer_each()
+
+
 def test_an_account_that_may_do_only_what_rusticai_redis_does_is_enough(server: RedisServer) -> None:
     asker = Asker(server)
     commands = "+set +get +zadd +zrange +zrangebyscore +publish +subscribe +unsubscribe +hello +auth"

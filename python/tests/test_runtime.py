@@ -77,7 +77,7 @@ def test_a_sibling_belongs_to_our_parent_which_learns_its_exit(way: str) -> None
 
 
 _SHARED = """
-import gc, sys
+import ctypes, gc, sys
 from rustic_ai.k8s.runtime import shared
 class Node:
     pass
@@ -85,12 +85,19 @@ before = Node()
 def constant():
     return 4711.25
 many = [bytes(100) for _ in range(100_000)]
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+chunks = [libc.malloc(1000) for _ in range(2000)]
+for chunk in chunks[::2]:
+    libc.free(chunk)
 pools = {id(one) >> 14 for one in many}
 del many[::2]
 shared.share()
 shared.collapse([])
 assert sys.getrefcount(before) == 0xFFFFFFFF, "alive before: immortal"
 assert sys.getrefcount(constant()) == 0xFFFFFFFF, "reached through code: immortal"
+later = [libc.malloc(1000) for _ in range(1000)]
+assert sum(chunk < chunks[-1] for chunk in later) < 10, "nor in the C library's memory"
 new = [bytes(100) for _ in range(20_000)]
 if sys.argv[1] == "pymalloc":
     assert sum(id(one) >> 14 in pools for one in new) < 200, "what is new fills no holes between what was there"
@@ -271,6 +278,49 @@ def test_a_rehearsal_leaves_no_thread_no_socket_and_no_agent() -> None:
     done = subprocess.run([sys.executable, "-c", _REHEARSAL], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "fine", done.stderr
     assert not done.stderr
+
+
+_LAYOUT = """
+from rustic_ai.k8s.runtime import rehearsal
+from rustic_ai.k8s.runtime.layout import Layout
+
+def counter():
+    def count(*, by=1):
+        nonlocal counted
+        counted += by
+        return counted
+    counted = 0
+    return count
+
+def pages_of(layout):
+    codes = layout.ran()
+    places = {page for code in codes for page in range(id(code) >> 12, (id(code) + code.__sizeof__() >> 12) + 1)}
+    return len(codes), len(places)
+
+before = counter()
+layout = Layout.look()
+rehearsal.rehearse()
+before(by=2)
+counter()(by=2)
+codes, pages = pages_of(layout)
+assert codes > 300, codes
+layout.move_what_ran()
+rehearsal.rehearse()
+layout = Layout.look()
+rehearsal.rehearse()
+moved, pages_of_moved = pages_of(layout)
+assert pages_of_moved < pages / 2, (pages_of_moved, pages)
+after = counter()
+assert (before(), after(), after(by=5)) == (3, 1, 6), "closures of before and after count on"
+assert after.__code__ is before.__code__, "what makes functions makes moved ones"
+assert all("layout.py" in code.co_filename for code in Layout.look().ran()), "to look at code changes none of it"
+print("fine")
+"""
+
+
+def test_code_that_a_rehearsal_has_run_lies_side_by_side_and_runs_as_before() -> None:
+    done = subprocess.run([sys.executable, "-c", _LAYOUT], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr
 
 
 # How a rehearsal may go wrong: it raises, it never ends, it leaves a thread.

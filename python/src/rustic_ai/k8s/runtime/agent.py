@@ -15,7 +15,7 @@ from rustic_ai.core import messaging
 from rustic_ai.core.guild.agent import Agent, AgentSpec
 from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
-from rustic_ai.core.messaging import Client, MessagingConfig, MessagingInterface
+from rustic_ai.core.messaging import Client, Message, MessagingConfig, MessagingInterface
 from rustic_ai.core.utils.class_utils import get_agent_class
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.ending import park
@@ -110,7 +110,19 @@ class K8sAgentWrapper(AgentWrapper):
         self.__dict__["messaging"] = messaging
         self.built = frozenset(threading.enumerate()) - self._before
         if self.guard is not None:
-            self.guard.attach(messaging.backend)
+            self.guard.attach(messaging.backend, self._concerns, self._topics)
+
+    def _topics(self) -> list[str]:
+        """What the agent subscribes to, with the namespace."""
+        topics = self.agent.subscribed_topics if self.agent is not None else []
+        return list(self.messaging._get_namespaced_topics(topics).values())
+
+    def _concerns(self, message: Message) -> bool:
+        """Whether the agent has a handler for a message. A class of its own way of handling may."""
+        agent = self.agent
+        if agent is None or type(agent)._on_message is not Agent._on_message:
+            return True
+        return bool(agent._get_applicable_processors(message))
 
 
 def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> dict[str, Any] | None:

@@ -68,10 +68,20 @@ class Guard:
         self._last: threading.Thread | None = None
         self._loops: frozenset[threading.Thread] = frozenset()
         self._bus: Any = None
+        self._concerns: Callable[[Message], bool] = lambda _: True
 
-    def attach(self, backend: Any) -> None:
-        """Guards whatever is subscribed to a backend from now on."""
-        self._bus = _bus_of(backend, self)
+    def attach(
+        self, backend: Any, concerns: Callable[[Message], bool], topics: Callable[[], list[str]]
+    ) -> None:
+        """Guards whatever is subscribed to a backend from now on.
+
+        Args:
+            backend: The backend.
+            concerns: Whether the agent has a handler for a message.
+            topics: Those that the agent subscribes to, with the namespace, as far as they are known.
+        """
+        self._concerns = concerns
+        self._bus = _bus_of(backend, self, topics)
         # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
         repeats = type(backend).__module__.startswith("rustic_ai.nats.")
         subscribe = backend.subscribe
@@ -128,7 +138,7 @@ class Guard:
             try:
                 handler(message)
                 if handled is not None:
-                    handled.add(message.id, again=_is_echo(message, client_id))
+                    handled.add(message.id, again=not self._is_work(message, client_id))
             except (Exception, StoppedEarly):
                 raise
             except BaseException as error:
@@ -147,7 +157,7 @@ class Guard:
 
     def settle(self) -> None:
         """Whatever is to be subscribed is."""
-        if self._bus is not None:
+        if self._bus is not None and self._bus.must_settle():
             threading.Thread(target=self._bus.settle, name="bus-settle", daemon=True).start()
 
     def look(self) -> None:
@@ -207,6 +217,13 @@ class Guard:
         self._changed = threading.Condition(threading.Lock())
         self._stopping = False
 
+    def _is_work(self, message: Message, client_id: str | None) -> bool:
+        """Whether the agent is handed a message. Not one of its own, unless it sent it to itself; nor one that it has no handler
+        for, such as the reports of health of all other agents, which make up most of the messages of a guild."""
+        to_self = (message.topic_published_to or "").startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX)
+        is_echo = not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
+        return not is_echo and self._concerns(message)
+
     def _begin(self, thread: int, delivery: tuple[bytes, int]) -> bool:
         with self._changed:
             if self._stopping:
@@ -261,20 +278,14 @@ class Guard:
         self._host.set_aside(skipped.topic, skipped.message_id)
 
 
-def _is_echo(message: Message, client_id: str | None) -> bool:
-    """Whether a message is the client's own, which Rustic AI does not hand to the agent."""
-    to_self = (message.topic_published_to or "").startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX)
-    return not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
-
-
-def _bus_of(backend: Any, guard: Guard) -> Any:
+def _bus_of(backend: Any, guard: Guard, topics: Callable[[], list[str]]) -> Any:
     """What the runtime adds to a backend; None: nothing."""
     if not type(backend).__module__.startswith("rustic_ai.redis."):
         return None
     # Only who has it can import what it needs.
     from rustic_ai.k8s.runtime.redis_bus import RedisBus
 
-    return RedisBus.of(backend, guard)
+    return RedisBus.of(backend, guard, topics)
 
 
 def _waits(thread: threading.Thread) -> bool:

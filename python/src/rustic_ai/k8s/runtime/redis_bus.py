@@ -12,7 +12,8 @@ connection breaks ──▶ listener connects anew, for as long as the bus may b
 ```
 
 Once Redis has confirmed, it publishes to this connection whatever is stored from then on, and nothing of that has been read
-yet: so what was missed is handled before what comes later, and no position passes it.
+yet: so what was missed is handled before what comes later, and no position passes it. For the same reason the backend replays
+a topic, as it subscribes for the first time, only when Redis has confirmed it.
 """
 
 from collections.abc import Callable
@@ -47,6 +48,8 @@ _FIRST, _MOST = 0.05, 0.5
 # Milliseconds by which a message may reach the bus later than it was made, clocks of senders that differ included: after a gap, and
 # while a client subscribes for the first time.
 _LATE, _LATE_AT_START = 120_000, 1_000
+# Seconds for which a replay waits for Redis to confirm; it comes with the next bytes, unless the bus is away.
+_CONFIRMED = 1.0
 # Seconds until redis-py certainly knows who handles a topic that it has subscribed to.
 _KNOWN = 0.1
 # The record is cut when so many ids were added to it: what Redis keeps as a compact list has 128.
@@ -73,8 +76,17 @@ class RedisBus:
     """The bus as one agent uses it. All its threads may use it."""
 
     @classmethod
-    def of(cls, backend: Any, waits: Waits) -> "RedisBus | None":
-        """The bus behind a backend; None if it is another one than rusticai-redis has, or not as we know it."""
+    def of(cls, backend: Any, waits: Waits, topics: Callable[[], list[str]]) -> "RedisBus | None":
+        """The bus behind a backend.
+
+        Args:
+            backend: The backend.
+            waits: Who knows whether a thread may wait.
+            topics: Those that are known to be subscribed to, when the first of them is.
+
+        Returns:
+            None if the backend is another one than rusticai-redis has, or not as we know it.
+        """
         if not isinstance(backend, RedisMessagingBackend):
             return None
         manager = getattr(backend, "_pubsub_manager", None)
@@ -84,11 +96,11 @@ class RedisBus:
                 "messages may be lost when a connection breaks: this rusticai-redis has no %s", ", ".join(missing)
             )
             return None
-        return cls(backend, manager, waits)
+        return cls(backend, manager, waits, topics)
 
-    def __init__(self, backend: Any, manager: Any, waits: Waits) -> None:
+    def __init__(self, backend: Any, manager: Any, waits: Waits, topics: Callable[[], list[str]]) -> None:
         """Takes part in whatever the backend does from now on. It has subscribed to nothing yet."""
-        self._client, self._waits = backend.r, waits
+        self._client, self._waits, self._topics = backend.r, waits, topics
         self._longest = float(getattr(manager.config, "pubsub_max_retry_time", _AWAY))
         # Of each topic, what its clients have handled, and when the first of them has subscribed.
         self._clients: dict[str, dict[str, Handled]] = {}
@@ -98,13 +110,18 @@ class RedisBus:
         self._confirmed: set[str] = set()
         self._caught_up: dict[str, set[int]] = {}
         self._catching_up = threading.Lock()
+        # Topics that were replayed though Redis had not confirmed them.
+        self._uncertain: set[str] = set()
+        self._confirms = threading.Condition()
         self._hear: Callable[[list[Any]], Any]
         self._records: dict[tuple[str, str], _Record] = {}
+        # Those that were read and nobody has asked for yet.
+        self._positions: dict[str, str | None] = {}
         self._broken_since: float | None = None
         self._tries = 0
         for name in _CALLS:
             setattr(backend, name, self._patient(getattr(backend, name)))
-        manager._load_position = lambda client_id, topic: self._clients[topic][client_id].earlier.position
+        manager._load_position = self._load
         manager._save_position = self._save
         pubsub = self._client.pubsub
         self._client.pubsub = lambda **options: self._listens(pubsub(**options))
@@ -123,6 +140,21 @@ class RedisBus:
         self._joined.setdefault(topic, time.time_ns() // 1_000_000)
         self._clients.setdefault(topic, {})[client_id] = handled
         return handled
+
+    def position(self, client_id: str, topic: str) -> str | None:
+        """Reads a backend's position. Those of the topics to come are read along with it: a call costs more than an answer."""
+        name = _position(client_id, topic)
+        if name not in self._positions:
+            names = list({name, *(_position(client_id, other) for other in self._topics())})
+
+            def read() -> list[str | None]:
+                with self._client.pipeline(transaction=False) as pipe:
+                    for each in names:
+                        pipe.get(each)
+                    return pipe.execute()
+
+            self._positions.update(zip(names, self.patiently(read), strict=True))
+        return self._positions.pop(name)
 
     def patiently[T](self, work: Callable[[], T]) -> T:
         """Does something with the bus, as soon as it is there again.
@@ -145,6 +177,15 @@ class RedisBus:
             return self.patiently(lambda: call(*arguments, **named))
 
         return patient
+
+    def _load(self, client_id: str, topic: str) -> int:
+        """Where the backend's replay begins. To ask the bus takes as long as a confirmation, so that there is seldom one to wait for."""
+        position = self._clients[topic][client_id].earlier.position
+        if topic not in self._confirmed:
+            with self._confirms:
+                if not self._confirms.wait_for(lambda: topic in self._confirmed, _CONFIRMED):
+                    self._uncertain.add(topic)
+        return position
 
     def _save(self, client_id: str, topic: str, message_id: int) -> None:
         """Notes on the bus that a client has handled a message, or that its handler failed."""
@@ -194,12 +235,24 @@ class RedisBus:
         time.sleep(_pause(self._tries))
         self._tries += 1
 
+    def must_settle(self) -> bool:
+        """Whether something may have been missed while the clients subscribed for the first time."""
+        return bool(self._unsettled())
+
+    def _unsettled(self) -> list[str]:
+        return [
+            topic
+            for topic, clients in self._clients.items()
+            if topic not in self._caught_up
+            and (topic in self._uncertain or any(client.earlier.position for client in clients.values()))
+        ]
+
     def settle(self) -> None:
         """Delivers what was missed while the clients subscribed for the first time: what a position passed in the life before, and what
         came when the backend had replayed and Redis had not yet subscribed us. Nothing is lost if that takes its time: what a position
         passes meanwhile the record still knows. To be called once all have subscribed, in a thread that may wait."""
         with self._catching_up:
-            reach = {topic: self._reach(topic, again=False) for topic in self._clients if topic not in self._caught_up}
+            reach = {topic: self._reach(topic, again=False) for topic in self._unsettled()}
 
             def read() -> list[list[str]]:
                 with self._client.pipeline(transaction=False) as pipe:
@@ -217,7 +270,9 @@ class RedisBus:
                 since = self._reach(topic, again=True)
                 kept = self.patiently(lambda: self._client.zrangebyscore(topic, since, "+inf"))
                 self._deliver(topic, kept, again=True)
+        with self._confirms:
             self._confirmed.add(topic)
+            self._confirms.notify_all()
 
     def _reach(self, topic: str, *, again: bool) -> int:
         """From when on messages may have been missed, in milliseconds."""
@@ -247,12 +302,17 @@ class RedisBus:
         self._caught_up[topic] = waiting | missed.keys()
 
 
+def _position(client_id: str, topic: str) -> str:
+    """The key under which the backend keeps a position."""
+    return f"eo:pos:{client_id}:{topic}"
+
+
 class _Record:
     """What one client has handled of one topic, on the bus: the backend's position, and beside it a sorted set of ids by their turn."""
 
     def __init__(self, bus: RedisBus, client: Any, client_id: str, topic: str) -> None:
-        self._bus, self._client = bus, client
-        self._position = f"eo:pos:{client_id}:{topic}"
+        self._bus, self._client, self._of = bus, client, (client_id, topic)
+        self._position = _position(client_id, topic)
         self._ids = f"{self._position}#handled"
         self._turn = 0
         # An account may be allowed nothing but what rusticai-redis does.
@@ -260,8 +320,7 @@ class _Record:
 
     def load(self) -> Earlier:
         """Reads it."""
-
-        position = self._bus.patiently(lambda: self._client.get(self._position))
+        position = self._bus.position(*self._of)
         if position is None:
             return Earlier()
         try:

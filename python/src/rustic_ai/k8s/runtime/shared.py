@@ -7,8 +7,8 @@ a fourth makes a fork cheap:
 - `gc.freeze` takes all objects out of the collector's lists, so that a collection does not touch them;
 - immortal objects (PEP 683) are not counted at all. CPython makes None, small numbers and the like immortal; here
   everything that is alive before the first fork becomes so. It would never be freed anyway: it belongs to the zygote.
-- holes that garbage left between objects are filled: what a child creates goes to fresh pages, close together, instead of
-  a few bytes here and there in pages that must be copied for it.
+- holes that garbage left between objects are filled, in Python's memory and in the C library's: what a child creates goes to
+  fresh pages, close together, instead of a few bytes here and there in pages that must be copied for it.
 - huge pages: a fork copies one entry of the page table for 2 MiB instead of 512. What a child writes to is still
   copied by the 4 KiB. A branch leaves what it has from its ancestor where it is: it stays shared.
 
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import ctypes
 import gc
 import itertools
+import platform
 import os
 import sys
 import sysconfig
@@ -36,7 +37,16 @@ _POOL, _ALIGNMENT, _LARGEST_SMALL = 16 << 10, 16, 512
 _MOST_HOLES = 64 << 20
 _HUGE_PAGE = 2 << 20
 _MADV_COLLAPSE = 25
+# Bytes of chunks of the C library's heap, which uses other means for larger ones.
+_LARGEST_CHUNK, _SMALLEST_CHUNK = 64 << 10, 24
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Of <malloc.h>."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
 def share() -> None:
@@ -47,9 +57,16 @@ def share() -> None:
     """
     if _can_make_immortal():
         _make_immortal()
-    if _has_pools():
-        _fill_holes()
+    fill_holes()
     gc.freeze()
+
+
+def fill_holes() -> None:
+    """Has whatever is created next lie in fresh memory, one after the other."""
+    if _has_pools():
+        _fill_pools()
+    if platform.libc_ver()[0] == "glibc":
+        _fill_heap()
 
 
 def collapse(inherited: list[tuple[int, int]]) -> None:
@@ -91,7 +108,7 @@ def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> It
             yield start, end
 
 
-def _is_known() -> bool:
+def is_known() -> bool:
     """Whether this interpreter's memory is laid out the way we know."""
     known = sys.implementation.name == "cpython" and sys.version_info[:2] in _KNOWN_LAYOUTS
     return known and not sysconfig.get_config_var("Py_GIL_DISABLED") and sys.maxsize > 2**32
@@ -99,7 +116,7 @@ def _is_known() -> bool:
 
 def _can_make_immortal() -> bool:
     """Whether this interpreter counts references the way we know. Others do without."""
-    if not _is_known():
+    if not is_known():
         return False
     probe = object()
     _count(probe).value = _IMMORTAL
@@ -141,10 +158,10 @@ def _make_immortal() -> None:
 def _has_pools() -> bool:
     """Whether small objects are where CPython puts them unless it is told otherwise."""
     told = os.environ.get("PYTHONMALLOC", "pymalloc") != "pymalloc" or sys.flags.dev_mode
-    return _is_known() and bool(sysconfig.get_config_var("WITH_PYMALLOC")) and not told
+    return is_known() and bool(sysconfig.get_config_var("WITH_PYMALLOC")) and not told
 
 
-def _fill_holes() -> None:
+def _fill_pools() -> None:
     """Takes up the free blocks of the pools that small objects share, size by size, until a fresh pool is begun."""
     left = _MOST_HOLES
     for size in range(_ALIGNMENT, _LARGEST_SMALL + 1, _ALIGNMENT):
@@ -157,6 +174,20 @@ def _fill_holes() -> None:
             # So many neighbours only a fresh pool has. The first ones may lie where the loop itself has been.
             row = fillers[count // 2 :]
             in_row = id(row[-1]) - id(row[0]) == (len(row) - 1) * size
+
+
+def _fill_heap() -> None:
+    """Takes up the free chunks of the C library's heap, the largest first, until what it gives lies at the end."""
+    _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
+    _libc.malloc.argtypes, _libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    _libc.mallinfo2.restype = _Mallinfo2
+    end = _libc.sbrk(0) - _libc.mallinfo2().keepcost
+    size = _LARGEST_CHUNK
+    while size >= _SMALLEST_CHUNK:
+        chunk = _libc.malloc(size)
+        if chunk is None or chunk >= end:
+            _libc.free(chunk)
+            size = size * 7 // 8 if size > 1024 else size - _ALIGNMENT
 
 
 # Never freed.

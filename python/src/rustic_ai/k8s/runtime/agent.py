@@ -7,19 +7,19 @@ import json
 import logging
 import sys
 import threading
-from typing import Any, Type
+from typing import Any, Type, cast
 
 from pydantic import ValidationError
 
 from rustic_ai.core import messaging
 from rustic_ai.core.guild.agent import Agent, AgentSpec
-from rustic_ai.core.guild.dsl import GuildSpec
+from rustic_ai.core.guild.dsl import GuildSpec, GuildTopics
 from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
 from rustic_ai.core.messaging import Client, Message, MessagingConfig, MessagingInterface
 from rustic_ai.core.utils.class_utils import get_agent_class
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.ending import park
-from rustic_ai.k8s.runtime.handling import Guard
+from rustic_ai.k8s.runtime.handling import Guard, Head
 from rustic_ai.k8s.runtime.host import describe
 from rustic_ai.k8s.runtime.proof import closure
 from rustic_ai.k8s.runtime.proof.watch import Environment
@@ -117,12 +117,19 @@ class K8sAgentWrapper(AgentWrapper):
         topics = self.agent.subscribed_topics if self.agent is not None else []
         return list(self.messaging._get_namespaced_topics(topics).values())
 
-    def _concerns(self, message: Message) -> bool:
-        """Whether the agent has a handler for a message. A class of its own way of handling may."""
-        agent = self.agent
-        if agent is None or type(agent)._on_message is not Agent._on_message:
+    def _concerns(self, head: Head) -> bool:
+        """Whether the agent is handed a message and has a handler for it: not one of its own, unless it sent it to itself; nor what no
+        handler takes, such as the reports of health of all other agents, which make up most of the messages of a guild."""
+        agent, topic = self.agent, head.topic_published_to
+        if agent is None or topic is None or type(agent)._on_message is not Agent._on_message:
             return True
-        return bool(agent._get_applicable_processors(message))
+        if head.sender_id == agent.id and not topic.startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX):
+            return False
+        try:
+            # It looks at nothing but the format and the topic.
+            return bool(agent._get_applicable_processors(cast(Message, head)))
+        except AttributeError:
+            return True
 
 
 def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> dict[str, Any] | None:

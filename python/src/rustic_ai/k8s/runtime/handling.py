@@ -12,14 +12,14 @@ advances the agent's position; what it keeps, or does not survive, is handled by
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 import logging
 import queue
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
-from rustic_ai.core.guild.dsl import GuildTopics
 from rustic_ai.core.messaging.core.dead_letter import (
     DEAD_LETTER_QUEUE,
     build_dead_letter_message,
@@ -38,6 +38,20 @@ from rustic_ai.k8s.runtime.tracing import under_launch
 logger = logging.getLogger(__name__)
 
 type Handler = Callable[[Message], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What decides whether an agent has a handler for a message, under the names that a message has for it."""
+
+    format: str | None
+    topic_published_to: str | None
+    sender_id: str | None
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """That of a message."""
+        return cls(message.format, message.topic_published_to, message.sender.id)
 
 # Seconds in which a loop whose handler has returned takes note of it, and between two looks at whether it has.
 _NOTE, _LOOK = 1.0, 0.001
@@ -68,20 +82,20 @@ class Guard:
         self._last: threading.Thread | None = None
         self._loops: frozenset[threading.Thread] = frozenset()
         self._bus: Any = None
-        self._concerns: Callable[[Message], bool] = lambda _: True
+        self._concerns: Callable[[Head], bool] = lambda _: True
 
     def attach(
-        self, backend: Any, concerns: Callable[[Message], bool], topics: Callable[[], list[str]]
+        self, backend: Any, concerns: Callable[[Head], bool], topics: Callable[[], list[str]]
     ) -> None:
         """Guards whatever is subscribed to a backend from now on.
 
         Args:
             backend: The backend.
-            concerns: Whether the agent has a handler for a message.
+            concerns: Whether the agent is handed a message and has a handler for it.
             topics: Those that the agent subscribes to, with the namespace, as far as they are known.
         """
         self._concerns = concerns
-        self._bus = _bus_of(backend, self, topics)
+        self._bus = _bus_of(backend, self, concerns, topics)
         # NATS remembers what was acknowledged, and delivers again what was not within 30 s, even while it is handled.
         repeats = type(backend).__module__.startswith("rustic_ai.nats.")
         subscribe = backend.subscribe
@@ -120,8 +134,13 @@ class Guard:
         handler = under_launch(handler)
 
         def handle(message: Message) -> None:
-            if handled is not None and message.id in handled:
-                return
+            if handled is not None:
+                if message.id in handled:
+                    return
+                if not self._concerns(Head.of(message)):
+                    # To be delivered again to the next life does no harm.
+                    handled.add(message.id, again=True)
+                    return
             delivery = (name, key("", message.id)[1])
             if self._skip and delivery in self._skip:
                 self._set_aside(self._skip[delivery], message, backend, client_id, topic, namespace)
@@ -138,7 +157,7 @@ class Guard:
             try:
                 handler(message)
                 if handled is not None:
-                    handled.add(message.id, again=not self._is_work(message, client_id))
+                    handled.add(message.id)
             except (Exception, StoppedEarly):
                 raise
             except BaseException as error:
@@ -217,13 +236,6 @@ class Guard:
         self._changed = threading.Condition(threading.Lock())
         self._stopping = False
 
-    def _is_work(self, message: Message, client_id: str | None) -> bool:
-        """Whether the agent is handed a message. Not one of its own, unless it sent it to itself; nor one that it has no handler
-        for, such as the reports of health of all other agents, which make up most of the messages of a guild."""
-        to_self = (message.topic_published_to or "").startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX)
-        is_echo = not to_self and message.sender.id == (client_id or "").rpartition("$")[2]
-        return not is_echo and self._concerns(message)
-
     def _begin(self, thread: int, delivery: tuple[bytes, int]) -> bool:
         with self._changed:
             if self._stopping:
@@ -278,14 +290,16 @@ class Guard:
         self._host.set_aside(skipped.topic, skipped.message_id)
 
 
-def _bus_of(backend: Any, guard: Guard, topics: Callable[[], list[str]]) -> Any:
+def _bus_of(
+    backend: Any, guard: Guard, concerns: Callable[[Head], bool], topics: Callable[[], list[str]]
+) -> Any:
     """What the runtime adds to a backend; None: nothing."""
     if not type(backend).__module__.startswith("rustic_ai.redis."):
         return None
     # Only who has it can import what it needs.
     from rustic_ai.k8s.runtime.redis_bus import RedisBus
 
-    return RedisBus.of(backend, guard, topics)
+    return RedisBus.of(backend, guard, concerns, topics)
 
 
 def _waits(thread: threading.Thread) -> bool:

@@ -23,10 +23,10 @@ SEEDS ?= $(shell from=$$(od -An -N5 -tu8 /dev/urandom | tr -d ' '); echo $$from.
 # Namespaces of the network need root; see tests/chaos/README.md.
 CHAOS := PYTHONPATH=tests $(VENV)/bin/python -m chaos --binaries $(BIN)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
-PROTOS := rustic_ai/agent_host/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
+PROTOS := rustic_ai/agent/v1/agent.proto rustic_ai/agent_host/v1/agent_host_service.proto \
           rustic_ai/engine/v1/engine_service.proto
 
-.PHONY: help setup build demo test test-rust test-python test-package distributions test-api-server test-agents \
+.PHONY: help docs api setup build demo test test-rust test-python test-package distributions test-api-server test-agents \
         test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
@@ -104,7 +104,7 @@ sim: ## Runs more seeds of the simulation than CI does, 10 minutes; fresh ones e
 
 chaos: build setup ## Hurts a real stack in every way, 20 minutes; needs root; writes tests/chaos/results
 	$(CHAOS) --rounds 2
-	PYTHONPATH=tests $(VENV)/bin/python -m chaos.readme
+	PYTHONPATH=tests $(VENV)/bin/python -m chaos.document
 
 chaos-quick: build setup ## A short one, less than 3 minutes; needs root
 	$(CHAOS) --quick
@@ -169,10 +169,19 @@ lint: ## Checks format and lints; warnings are errors
 fmt: ## Formats the code
 	cargo fmt --all
 
+docs: ## Writes the documents that are generated from code
+	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-proto --lib the_list_of_reasons
+	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-tests --test documents
+	dot -Tsvg docs/parts.dot -o docs/parts.svg
+
+# Its difference is part of a review: what it breaks, it breaks for every client.
+api: setup ## Renews proto/api.binpb, the API as it was agreed on
+	cd proto && ../$(VENV)/bin/buf build --output api.binpb --exclude-source-info
+
 protos: setup ## Generates the Python stubs anew
 	$(VENV)/bin/python -m grpc_tools.protoc -I proto --python_out=python/src --pyi_out=python/src \
 	  --grpc_python_out=python/src $(PROTOS)
-	rm python/src/rustic_ai/agent_host/v1/agent_pb2_grpc.py
+	rm python/src/rustic_ai/agent/v1/agent_pb2_grpc.py
 
 clean: ## Removes what was built
 	cargo clean

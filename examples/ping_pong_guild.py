@@ -22,7 +22,7 @@ from rustic_ai.core.messaging import MessagingConfig
 from rustic_ai.core.messaging.core import JsonDict
 from rustic_ai.testing.execution.integration_agents import InitiatorProbeAgent, LocalTestAgent, ResponderProbeAgent
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as engine_pb
 from rustic_ai.k8s import client
 
@@ -86,8 +86,8 @@ def print_table(guild: Guild, took: dict[str, float]) -> set[str]:
     print(f"\n  {'agent':<12} {'host':<14} {'pid':>8} {'phase':<10} {'create ms':>9}")
     for row in response.agents:
         phase = agent_pb2.AgentPhase.Name(row.phase).removeprefix("AGENT_PHASE_")
-        print(f"  {row.agent_id:<12} {row.host:<14} {row.pid:>8} {phase:<10} {took[row.agent_id]:>9.0f}")
-    return {row.host for row in response.agents}
+        print(f"  {row.agent_id:<12} {row.host_id:<14} {row.pid:>8} {phase:<10} {took[row.agent_id]:>9.0f}")
+    return {row.host_id for row in response.agents}
 
 
 def main() -> int:

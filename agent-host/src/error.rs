@@ -246,7 +246,7 @@ fn registry(error: &RegistryError) -> Status {
         RegistryError::Form(_) => with_reason(Reason::RegistryForm, error.to_string(), &[]),
         RegistryError::Unreadable { .. } => {
             tracing::error!(%error, source = error.source(), "the registry holds what this version cannot read");
-            Status::internal("internal error; the log of this host tells more")
+            with_reason(Reason::InternalError, "internal error; the log of this host has more", &[])
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use rustic_proto::{
-    agent_host::v1::{self as pb, runtime::Kind},
+    agent::v1::{self as agent_pb, runtime::Kind},
     launch::Launch,
 };
 use rustic_registry::{
@@ -154,14 +154,14 @@ pub(crate) fn key(agent: &str) -> AgentKey {
 }
 
 fn launch(agent: &str) -> Launch {
-    let command = pb::CommandRuntime { argv: vec!["true".to_owned()] };
-    let message = pb::AgentLaunch {
+    let command = agent_pb::CommandRuntime { argv: vec!["true".to_owned()] };
+    let message = agent_pb::AgentLaunch {
         agent_spec: format!(r#"{{"id": "{agent}", "name": "{agent}"}}"#),
         guild_spec: r#"{"id": "g"}"#.to_owned(),
-        runtime: Some(pb::Runtime { kind: Some(Kind::Command(command)) }),
-        ..pb::AgentLaunch::default()
+        runtime: Some(agent_pb::Runtime { kind: Some(Kind::Command(command)) }),
+        ..agent_pb::AgentLaunch::default()
     };
-    Launch::check(Some(message)).expect("a valid launch")
+    Launch::check(Some(message.into())).expect("a valid launch")
 }
 
 /// Makes processes that do nothing by themselves, and keeps a hand on each.

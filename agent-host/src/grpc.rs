@@ -9,6 +9,7 @@ use crate::{
     zygote::{BranchStatus, ZygoteState},
 };
 use rustic_proto::{
+    agent::v1 as agent_pb,
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
     convert,
     launch::Launch,
@@ -37,22 +38,22 @@ impl Service {
         Self { supervisor }
     }
 
-    fn message(&self, handle: &AgentHandle, status: &AgentStatus) -> pb::Agent {
+    fn message(&self, handle: &AgentHandle, status: &AgentStatus) -> agent_pb::Agent {
         let exit = status.last_exit.map(|(status, at)| LastExit { status, at });
-        pb::Agent {
+        agent_pb::Agent {
             organization_id: handle.launch.key.guild.organization.to_string(),
             guild_id: handle.launch.key.guild.id.to_string(),
             agent_id: handle.launch.key.agent.to_string(),
             name: handle.launch.name.clone(),
             phase: convert::phase(status.phase).into(),
-            host: self.supervisor.host().to_string(),
+            host_id: self.supervisor.host().to_string(),
             pid: status.pid.unwrap_or(0),
             epoch: handle.epoch.0,
             restarts: status.restarts,
             reason: status.reason.clone(),
             last_exit: exit.as_ref().map(convert::last_exit),
             create_time: Some(convert::timestamp(handle.created)),
-            running_time: status.running.map(convert::timestamp),
+            last_running_time: status.running.map(convert::timestamp),
             machine_id: handle.machine_id.into(),
             agent_spec: String::new(),
             usage: None,
@@ -60,24 +61,24 @@ impl Service {
         }
     }
 
-    async fn message_with_usage(&self, handle: &AgentHandle) -> pb::Agent {
+    async fn message_with_usage(&self, handle: &AgentHandle) -> agent_pb::Agent {
         let usage = handle.usage().await.map(usage);
-        pb::Agent { usage, ..self.message(handle, &handle.status()) }
+        agent_pb::Agent { usage, ..self.message(handle, &handle.status()) }
     }
 
     /// Waits as long as the caller wants, and tells how it went.
-    async fn wait(&self, attached: &Attached, mode: pb::WaitMode) -> Result<AgentStatus, HostError> {
+    async fn wait(&self, attached: &Attached, mode: agent_pb::WaitMode) -> Result<AgentStatus, HostError> {
         let Attached { handle, ran_before, .. } = attached;
         let runs = |s: &AgentStatus| s.phase == Phase::Running || s.times_running > *ran_before;
         let done = |s: &AgentStatus| match mode {
-            pb::WaitMode::Accepted => s.admitted,
-            pb::WaitMode::Unspecified | pb::WaitMode::Running => runs(s),
-            pb::WaitMode::Launched => runs(s) || s.phase == Phase::Restarting,
+            agent_pb::WaitMode::Accepted => s.admitted,
+            agent_pb::WaitMode::Unspecified | agent_pb::WaitMode::Running => runs(s),
+            agent_pb::WaitMode::Launched => runs(s) || s.phase == Phase::Restarting,
         };
         let shown = handle.wait(|s| done(s) || s.trouble.is_some());
         let (status, late) = match mode {
             // Cancel-safe: to wait changes nothing.
-            pb::WaitMode::Launched => match timeout(self.supervisor.launch_patience(), shown).await {
+            agent_pb::WaitMode::Launched => match timeout(self.supervisor.launch_patience(), shown).await {
                 Ok(status) => (status, false),
                 Err(_elapsed) => (handle.wait(|s| s.admitted || s.trouble.is_some()).await, true),
             },
@@ -109,17 +110,18 @@ impl Service {
         r: pb::CreateAgentRequest,
         permit: Option<CallPermit>,
     ) -> Result<pb::CreateAgentResponse, HostError> {
-        self.supervisor.check_incarnation(&r.incarnation)?;
+        let incarnation = r.claim.as_ref().map_or("", |claim| &claim.incarnation);
+        self.supervisor.check_incarnation(incarnation)?;
         let mode = convert::wait_mode(r.wait)?;
         let first_start = match (convert::first_start(r.first_start)?, mode) {
             (pb::FirstStart::Fail, _) => FirstStart::FailsAtOnce,
-            (pb::FirstStart::FailIfWrong, _) | (_, pb::WaitMode::Launched) => FirstStart::FailsIfWrong,
-            (pb::FirstStart::Unspecified, pb::WaitMode::Accepted) => FirstStart::FollowsPolicy,
-            (pb::FirstStart::Unspecified, pb::WaitMode::Unspecified | pb::WaitMode::Running) => {
+            (pb::FirstStart::FailIfWrong, _) | (_, agent_pb::WaitMode::Launched) => FirstStart::FailsIfWrong,
+            (pb::FirstStart::Unspecified, agent_pb::WaitMode::Accepted) => FirstStart::FollowsPolicy,
+            (pb::FirstStart::Unspecified, agent_pb::WaitMode::Unspecified | agent_pb::WaitMode::Running) => {
                 FirstStart::MustSucceed
             }
         };
-        let claim = given_claim(r.epoch, r.machine_id)?;
+        let claim = r.claim.as_ref().map(given_claim).transpose()?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
         let creation = Creation { launch, request_id, claim, first_start };
@@ -143,36 +145,56 @@ impl Service {
     }
 
     async fn stop(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse, HostError> {
-        self.supervisor.check_incarnation(&r.incarnation)?;
+        let claim = r.claim.unwrap_or_default();
+        self.supervisor.check_incarnation(&claim.incarnation)?;
         let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let asked = request::stop_timeout(r.timeout.as_ref())?;
-        let (kind, grace) = match (r.moves, r.timeout) {
-            (true, None) => (StopKind::Moves, self.supervisor.time_to_move()),
-            (true, Some(_)) => (StopKind::Moves, asked),
-            (false, _) => (StopKind::Asked, asked),
+        let epoch = epoch(&claim)?;
+        let (kind, grace) = match (convert::stop_purpose(r.purpose)?, r.timeout) {
+            (pb::StopPurpose::Move, None) => (StopKind::Moves, self.supervisor.time_to_move()),
+            (pb::StopPurpose::Move, Some(_)) => (StopKind::Moves, asked),
+            (pb::StopPurpose::Unspecified | pb::StopPurpose::Remove, _) => (StopKind::Asked, asked),
         };
-        let status = self.supervisor.stop(&key, Epoch::from_wire(r.epoch), kind, grace).await?;
+        let status = self.supervisor.stop(&key, epoch, kind, grace).await?;
         let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));
         Ok(pb::StopAgentResponse { exit })
     }
 }
 
-fn given_claim(epoch: u64, machine_id: u32) -> Result<Option<GivenClaim>, Violations> {
-    let Some(epoch) = Epoch::from_wire(epoch) else { return Ok(None) };
-    let mut violations = Violations::default();
-    if epoch > Epoch::MAX {
-        violations.add("epoch", format!("is larger than {}, the largest there is", Epoch::MAX));
+/// The epoch that a claim names.
+fn epoch(claim: &pb::Claim) -> Result<Option<Epoch>, Violations> {
+    let Some(number) = claim.epoch else { return Ok(None) };
+    let epoch = Epoch::from_wire(number).filter(|epoch| *epoch <= Epoch::MAX);
+    if epoch.is_none() {
+        let mut violations = Violations::default();
+        violations.add("claim.epoch", format!("must be 1 to {}", Epoch::MAX));
+        return Err(violations);
     }
-    let machine_id = MachineId::new(machine_id);
-    if machine_id.is_none() {
-        let largest = MachineId::LAST;
-        violations.add("machine_id", format!("must be 1 to {largest} when an epoch is given"));
-    }
-    violations.into_result(machine_id.map(|machine_id| Some(GivenClaim { epoch, machine_id })))
+    Ok(epoch)
 }
 
-fn usage(usage: Usage) -> pb::AgentUsage {
-    pb::AgentUsage {
+/// A claim that somebody else made for this host.
+fn given_claim(claim: &pb::Claim) -> Result<GivenClaim, Violations> {
+    let mut violations = Violations::default();
+    let epoch = epoch(claim).unwrap_or_else(|wrong| {
+        violations.extend(wrong);
+        None
+    });
+    if claim.epoch.is_none() {
+        violations.add(
+            "claim.epoch",
+            "is required: it says which claim is meant; leave claim out to have the host claim the agent",
+        );
+    }
+    let machine_id = claim.machine_id.and_then(MachineId::new);
+    if machine_id.is_none() {
+        violations.add("claim.machine_id", format!("must be 1 to {}", MachineId::LAST));
+    }
+    violations.into_result(epoch.zip(machine_id).map(|(epoch, machine_id)| GivenClaim { epoch, machine_id }))
+}
+
+fn usage(usage: Usage) -> agent_pb::AgentUsage {
+    agent_pb::AgentUsage {
         pss_bytes: usage.pss,
         private_bytes: usage.private,
         cpu_time: Some(convert::duration(usage.cpu)),
@@ -208,10 +230,10 @@ fn branch(branch: &BranchStatus) -> pb::ZygoteBranch {
     }
 }
 
-fn timings(status: &AgentStatus) -> pb::StartTimings {
+fn timings(status: &AgentStatus) -> agent_pb::StartTimings {
     let times = &status.times;
     let wire = |duration: Option<Duration>| duration.map(convert::duration);
-    pb::StartTimings {
+    agent_pb::StartTimings {
         claim: wire(times.claim),
         admit: wire(times.admit),
         spawn: wire(times.spawn),
@@ -243,19 +265,19 @@ impl AgentHostService for Service {
         Ok(Response::new(self.stop(request.into_inner()).await?))
     }
 
-    async fn get_agent_info(
+    async fn get_agent(
         &self,
-        request: Request<pb::GetAgentInfoRequest>,
-    ) -> Result<Response<pb::GetAgentInfoResponse>, Status> {
+        request: Request<pb::GetAgentRequest>,
+    ) -> Result<Response<pb::GetAgentResponse>, Status> {
         let r = request.into_inner();
         let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let handle = self.supervisor.get(&key).ok_or(HostError::Unknown(key))?;
         let mut agent = self.message_with_usage(&handle).await;
         agent.agent_spec.clone_from(&handle.launch.message.agent_spec);
-        if agent.phase() == pb::AgentPhase::Failed {
+        if agent.phase() == agent_pb::AgentPhase::Failed {
             agent.last_lines = handle.tail.all();
         }
-        Ok(Response::new(pb::GetAgentInfoResponse { agent: Some(agent) }))
+        Ok(Response::new(pb::GetAgentResponse { agent: Some(agent) }))
     }
 
     async fn list_agents(
@@ -285,7 +307,7 @@ impl AgentHostService for Service {
         Ok(Response::new(pb::HealthResponse {
             healthy: trouble.is_none(),
             agent_count: u32::try_from(self.supervisor.count()).unwrap_or(u32::MAX),
-            hostname: self.supervisor.host().to_string(),
+            host_id: self.supervisor.host().to_string(),
             reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
             profiles: self.supervisor.runtime().profiles().into_iter().map(profile).collect(),
         }))

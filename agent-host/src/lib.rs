@@ -72,7 +72,6 @@ use rustic_proto::{
     agent_host::v1::agent_host_service_server::{AgentHostServiceServer, SERVICE_NAME as SERVICE},
     profile::ProfileName,
     reflection,
-    status::too_many_calls,
 };
 use rustic_registry::{Announce, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
@@ -146,7 +145,7 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let closed = CancellationToken::new();
     let server = settings
         .server
-        .server(HEADROOM, reflection::methods(&[SERVICE]), too_many_calls)
+        .server(HEADROOM, reflection::methods(&[SERVICE]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE])?)
         .add_service(reflection::v1alpha(&[SERVICE])?)

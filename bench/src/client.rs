@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use rustic_proto::{
-    agent_host::v1::AgentLaunch,
+    agent::v1::AgentLaunch,
     engine::v1::{self as pb, engine_service_client::EngineServiceClient},
 };
 use serde_json::json;
@@ -68,7 +68,7 @@ impl Client {
 
     /// Creates an agent; returns when it runs.
     pub(crate) async fn create(&self, launch: AgentLaunch) -> Result<pb::CreateAgentResponse> {
-        let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+        let request = pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
         Ok(self.engine.clone().create_agent(request).await?.into_inner())
     }
 

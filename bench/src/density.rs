@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{
-    agent_host::v1::{AgentPhase, AgentView},
+    agent::v1::{AgentPhase, AgentView},
     engine::v1::{self as pb, HostState},
 };
 use serde_json::{Value, json};

@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{
-    agent_host::v1::{Agent, AgentPhase},
+    agent::v1::{Agent, AgentPhase},
     engine::v1 as pb,
 };
 use rustix::process::Signal;
@@ -88,7 +88,7 @@ impl Drop for Again {
 pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Value> {
     let host = Host::by_id(ENDS)?;
     let guilds = fill(client, count).await?;
-    let there: Vec<_> = list(client).await?.into_iter().filter(|a| a.host == ENDS).collect();
+    let there: Vec<_> = list(client).await?.into_iter().filter(|a| a.host_id == ENDS).collect();
 
     let (began, patience) = (SystemTime::now(), Instant::now() + PATIENCE);
     let _again = blow.strike(&host)?;
@@ -127,7 +127,7 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
 /// Fills the host that ends while the other takes none, then gives that one a guild, or half as many; tells all guilds.
 async fn fill(client: &Client, count: usize) -> Result<Vec<Guild>> {
     let mut engine = client.engine.clone();
-    engine.drain_host(pb::DrainHostRequest { host_id: OTHER.to_owned(), force: false }).await?;
+    engine.drain_host(pb::DrainHostRequest { host_id: OTHER.to_owned(), force: pb::ForceMode::None.into() }).await?;
     let mut guilds = create(client, count, ENDS).await?;
     engine.undrain_host(pb::UndrainHostRequest { host_id: OTHER.to_owned() }).await?;
     // Until every engine has seen it; then the emptier host is preferred.
@@ -142,7 +142,7 @@ async fn create(client: &Client, count: usize, host: &str) -> Result<Vec<Guild>>
     let (guilds, launches) = client.launches(count);
     let creates = launches.into_iter().map(|launch| client.create(launch));
     let answers: Vec<_> = stream::iter(creates).buffer_unordered(AT_ONCE).try_collect().await?;
-    let elsewhere = answers.into_iter().filter_map(|a| a.agent).find(|agent| agent.host != host);
+    let elsewhere = answers.into_iter().filter_map(|a| a.agent).find(|agent| agent.host_id != host);
     ensure!(elsewhere.is_none(), "not on {host}: {elsewhere:?}");
     Ok(guilds)
 }
@@ -167,7 +167,7 @@ impl Away {
         } else {
             self.ran = now;
         }
-        if let Some(running) = agent.running_time.filter(|_| moved && runs) {
+        if let Some(running) = agent.last_running_time.filter(|_| moved && runs) {
             self.back = SystemTime::try_from(running).ok();
         }
     }

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::Result;
 use futures_util::future::try_join_all;
-use rustic_proto::agent_host::v1::{AgentLaunch, CommandRuntime, Runtime, StartTimings, runtime::Kind};
+use rustic_proto::agent::v1::{AgentLaunch, CommandRuntime, Runtime, StartTimings, runtime::Kind};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -8,7 +8,12 @@ import pytest
 from tools import ROOT
 
 DOCUMENTS = [
-    *(ROOT / f"docs/{name}.md" for name in ("agents", "deployment", "autoscaling", "migration-from-ray", "capacity")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "python/README.md",
+    ROOT / "tests/chaos/README.md",
     ROOT / "docker/README.md",
     ROOT / "hpa/README.md",
     ROOT / "examples/custom-image/README.md",

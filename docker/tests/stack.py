@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import grpc
 import pytest
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.engine.v1.engine_service_pb2_grpc import EngineServiceStub
 

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from stack import HOSTS, Stack, run, version, wait_until
 
@@ -37,7 +37,7 @@ def _launch(stack: Stack, agent: str) -> agent_pb2.AgentLaunch:
 def _all_run_on(stack: Stack, hosts: set[str]) -> Callable[[], bool]:
     def look() -> bool:
         agents = stack.agents(GUILD).values()
-        running = [agent for agent in agents if agent.phase == agent_pb2.AGENT_PHASE_RUNNING and agent.host in hosts]
+        running = [agent for agent in agents if agent.phase == agent_pb2.AGENT_PHASE_RUNNING and agent.host_id in hosts]
         return len(running) == AGENTS
 
     return look
@@ -91,7 +91,7 @@ def test_agents_start_on_all_hosts_and_both_engines_know_them(stack: Stack) -> N
         for call in calls:
             call.result()
     wait_until("all agents run", _all_run_on(stack, set(HOSTS)), 60)
-    assert {agent.host for agent in stack.agents(GUILD).values()} == set(HOSTS)
+    assert {agent.host_id for agent in stack.agents(GUILD).values()} == set(HOSTS)
 
 
 def test_an_agent_does_not_inherit_the_password_of_its_host(stack: Stack) -> None:
@@ -102,7 +102,7 @@ def test_an_agent_does_not_inherit_the_password_of_its_host(stack: Stack) -> Non
     launch.runtime.command.argv.extend(["sleep", "600"])
     with stack.engine() as engine:
         agent = engine.CreateAgent(pb.CreateAgentRequest(launch=launch), timeout=60).agent
-        environ = run("docker", "exec", stack.container(agent.host), "cat", f"/proc/{agent.pid}/environ")
+        environ = run("docker", "exec", stack.container(agent.host_id), "cat", f"/proc/{agent.pid}/environ")
         engine.StopGuild(pb.StopGuildRequest(guild_id="environment"), timeout=60)
     names = {variable.partition("=")[0] for variable in environ.split("\0")}
     assert "RUSTIC_AGENT_ID" in names

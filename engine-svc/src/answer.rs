@@ -152,6 +152,11 @@ fn by_reason(reason: Reason) -> Refused {
         | Reason::AgentInitFailed
         | Reason::AgentExitedBeforeReady
         | Reason::AgentNotReadyInTime => Refused::StartFailed,
+        Reason::InvalidRequest | Reason::RequestUnreadable => Refused::Invalid,
+        // The layer that ends calls at their deadline.
+        Reason::DeadlineExceeded => Refused::Unfinished,
+        // A request that is too large is so here and on every other host.
+        Reason::RequestTooLarge | Reason::MethodUnknown | Reason::InternalError => Refused::Other,
         Reason::AgentHasOtherSpec
         | Reason::AgentOnOtherHost
         | Reason::AgentWaits
@@ -203,17 +208,15 @@ fn by_code_of_a_newer_reason(code: Code) -> Refused {
     }
 }
 
-/// No reason: from a layer of the host's server, or from somebody between.
+/// No reason: from somebody between.
 fn by_code(code: Code) -> Refused {
     match code {
         // A proxy that does not reach the host, or an answer that was cut off. No host of this version says these.
         Code::Unavailable | Code::Unknown => Refused::Silent,
-        // The layer that ends calls at their deadline, and the server's own timer, which may be faster.
+        // The timer of somebody between.
         Code::DeadlineExceeded | Code::Cancelled => Refused::Unfinished,
         Code::Aborted => Refused::Stale,
-        // Violations have fields instead of a reason.
         Code::InvalidArgument => Refused::Invalid,
-        // RESOURCE_EXHAUSTED is a message that is too large, here and on every other host.
         Code::ResourceExhausted
         | Code::Ok
         | Code::NotFound

@@ -6,8 +6,17 @@ use crate::{
 };
 use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
-use rustic_registry::HostId;
-use std::collections::BTreeSet;
+use rustic_registry::{
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
+    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue,
+    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire,
+    StoreLife, Unplace, View,
+};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// There are none that could be called.
@@ -34,4 +43,60 @@ impl HostCalls for NoHosts {
     }
 
     fn retain(&self, _hosts: &BTreeSet<HostId>) {}
+}
+
+/// A registry in memory of which reads of one agent can fail.
+pub(crate) struct Unreliable {
+    pub(crate) inner: MemoryRegistry,
+    /// They fail.
+    pub(crate) fails: AtomicBool,
+}
+
+impl Unreliable {
+    /// One that does not fail yet.
+    pub(crate) fn new(inner: MemoryRegistry) -> Self {
+        Self { inner, fails: AtomicBool::new(false) }
+    }
+}
+
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
+        #[async_trait]
+        impl Registry for Unreliable {
+            async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {
+                if self.fails.load(Ordering::Relaxed) {
+                    return Err(RegistryError::Timeout(Duration::from_secs(2)));
+                }
+                self.inner.get(key, view).await
+            }
+
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
+                self.inner.$name($($arg),*).await
+            })+
+        }
+    };
+}
+
+forward! {
+    announce(request: &Announce) -> Announced;
+    renew(request: &Renew) -> Renewal;
+    depart(host: &HostId, incarnation: &Incarnation) -> ();
+    claim(request: &Claim) -> ClaimOutcome;
+    advance(request: &Advance) -> AdvanceOutcome;
+    restore(request: &Restore) -> AdvanceOutcome;
+    remember(request: &Remember) -> Remembered;
+    release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
+    unplace(request: &Unplace) -> ReleaseOutcome;
+    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    cordon(host: &HostId, cordon: Cordon) -> bool;
+    retire(request: &Retire) -> bool;
+    forget(host: &HostId, incarnation: &Incarnation) -> bool;
+    bring(request: &Bring) -> ();
+    settle(store: &StoreLife, watched: bool) -> bool;
+    bury(key: &AgentKey) -> bool;
+    oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
+    list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
+    hosts() -> HostsView;
+    look() -> Look;
+    events(after: EventId, limit: usize, wait: Duration) -> Events;
 }

@@ -10,7 +10,8 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use rustic_proto::{
-    agent_host::v1::{Agent, FirstStart},
+    agent::v1::Agent,
+    agent_host::v1::FirstStart,
     convert,
     engine::v1::{self as pb, engine_service_server::EngineService, watch_agents_response::Change},
     launch::Launch,
@@ -94,7 +95,7 @@ impl Service {
     async fn stop(&self, r: pb::StopAgentRequest, call: Call) -> Result<pb::StopAgentResponse, EngineError> {
         let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let grace = request::stop_timeout(r.timeout.as_ref())?;
-        let if_silent = if r.force { IfSilent::Force } else { IfSilent::Refuse };
+        let if_silent = if convert::forces(r.force)? { IfSilent::Force } else { IfSilent::Refuse };
         let engine = self.engine.clone();
         let exit = self.to_the_end(call, async move { engine.stop(&key, grace, if_silent).await }).await?;
         Ok(pb::StopAgentResponse { exit })
@@ -128,7 +129,7 @@ impl Service {
         let query = AgentsQuery {
             within: request::scope(&r.organization_id, &r.guild_id)?,
             name: Some(r.name).filter(|name| !name.is_empty()),
-            host: request::host_filter(&r.host)?,
+            host: request::host_filter(&r.host_id)?,
             phase: convert::phase_filter(r.phase)?,
             after: request::read_agent_token(&r.page_token)?,
             size: request::page_size(r.page_size)?,
@@ -269,7 +270,8 @@ impl EngineService for Service {
         request: Request<pb::DrainHostRequest>,
     ) -> Result<Response<pb::DrainHostResponse>, Status> {
         let r = request.into_inner();
-        let drain = if r.force { Drain::Forced } else { Drain::Moves };
+        let force = convert::forces(r.force).map_err(EngineError::from)?;
+        let drain = if force { Drain::Forced } else { Drain::Moves };
         self.engine.drain(&request::host_id(&r.host_id).map_err(EngineError::from)?, drain).await?;
         Ok(Response::new(pb::DrainHostResponse {}))
     }

@@ -57,7 +57,6 @@ use rustic_proto::{
     engine::v1::engine_service_server::{EngineServiceServer, SERVICE_NAME as SERVICE},
     externalscaler::external_scaler_server::{ExternalScalerServer, SERVICE_NAME as SCALER},
     reflection,
-    status::too_many_calls,
 };
 use rustic_registry::{RedisRegistry, Registry, RegistryError};
 use rustic_telemetry::{grpc::incoming, tasks::Tasks};
@@ -125,7 +124,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
     info!(address = %listener.local_addr()?, "serving");
     let server = settings
         .server
-        .server(0, reflection::methods(&[SERVICE, SCALER]), too_many_calls)
+        .server(0, reflection::methods(&[SERVICE, SCALER]))
         .add_service(health)
         .add_service(reflection::v1(&[SERVICE, SCALER])?)
         .add_service(reflection::v1alpha(&[SERVICE, SCALER])?)

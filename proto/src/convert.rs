@@ -1,8 +1,9 @@
 //! Registry records to messages, and filters back.
 
 use crate::{
+    agent::v1 as agent_pb,
     agent_host::v1 as pb,
-    engine::v1::{Host, HostState as PbHostState, PendingPolicy},
+    engine::v1::{ForceMode, Host, HostState as PbHostState, PendingPolicy},
     violation::Violations,
 };
 use rustic_core::{
@@ -11,45 +12,45 @@ use rustic_core::{
 use std::{collections::BTreeMap, time::Duration};
 
 /// A phase on the wire.
-pub fn phase(phase: Phase) -> pb::AgentPhase {
+pub fn phase(phase: Phase) -> agent_pb::AgentPhase {
     match phase {
-        Phase::Pending => pb::AgentPhase::Pending,
-        Phase::Starting => pb::AgentPhase::Starting,
-        Phase::Running => pb::AgentPhase::Running,
-        Phase::Restarting => pb::AgentPhase::Restarting,
-        Phase::Stopping => pb::AgentPhase::Stopping,
-        Phase::Failed => pb::AgentPhase::Failed,
+        Phase::Pending => agent_pb::AgentPhase::Pending,
+        Phase::Starting => agent_pb::AgentPhase::Starting,
+        Phase::Running => agent_pb::AgentPhase::Running,
+        Phase::Restarting => agent_pb::AgentPhase::Restarting,
+        Phase::Stopping => agent_pb::AgentPhase::Stopping,
+        Phase::Failed => agent_pb::AgentPhase::Failed,
     }
 }
 
 /// A phase filter; `None` lets every phase through.
 pub fn phase_filter(wire: i32) -> Result<Option<Phase>, Violations> {
-    match pb::AgentPhase::try_from(wire) {
-        Ok(pb::AgentPhase::Unspecified) => Ok(None),
-        Ok(pb::AgentPhase::Pending) => Ok(Some(Phase::Pending)),
-        Ok(pb::AgentPhase::Starting) => Ok(Some(Phase::Starting)),
-        Ok(pb::AgentPhase::Running) => Ok(Some(Phase::Running)),
-        Ok(pb::AgentPhase::Restarting) => Ok(Some(Phase::Restarting)),
-        Ok(pb::AgentPhase::Stopping) => Ok(Some(Phase::Stopping)),
-        Ok(pb::AgentPhase::Failed) => Ok(Some(Phase::Failed)),
+    match agent_pb::AgentPhase::try_from(wire) {
+        Ok(agent_pb::AgentPhase::Unspecified) => Ok(None),
+        Ok(agent_pb::AgentPhase::Pending) => Ok(Some(Phase::Pending)),
+        Ok(agent_pb::AgentPhase::Starting) => Ok(Some(Phase::Starting)),
+        Ok(agent_pb::AgentPhase::Running) => Ok(Some(Phase::Running)),
+        Ok(agent_pb::AgentPhase::Restarting) => Ok(Some(Phase::Restarting)),
+        Ok(agent_pb::AgentPhase::Stopping) => Ok(Some(Phase::Stopping)),
+        Ok(agent_pb::AgentPhase::Failed) => Ok(Some(Phase::Failed)),
         Err(_) => Err(unknown_enum("phase", "AgentPhase")),
     }
 }
 
 /// How much of a record an answer needs.
 pub fn view(wire: i32) -> Result<View, Violations> {
-    match pb::AgentView::try_from(wire) {
-        Ok(pb::AgentView::Unspecified | pb::AgentView::Basic) => Ok(View::Basic),
-        Ok(pb::AgentView::Full) => Ok(View::Spec),
+    match agent_pb::AgentView::try_from(wire) {
+        Ok(agent_pb::AgentView::Unspecified | agent_pb::AgentView::Basic) => Ok(View::Basic),
+        Ok(agent_pb::AgentView::Full) => Ok(View::Spec),
         Err(_) => Err(unknown_enum("view", "AgentView")),
     }
 }
 
 /// How long a create call waits.
-pub fn wait_mode(wire: i32) -> Result<pb::WaitMode, Violations> {
-    match pb::WaitMode::try_from(wire) {
-        Ok(pb::WaitMode::Unspecified | pb::WaitMode::Running) => Ok(pb::WaitMode::Running),
-        Ok(mode @ (pb::WaitMode::Accepted | pb::WaitMode::Launched)) => Ok(mode),
+pub fn wait_mode(wire: i32) -> Result<agent_pb::WaitMode, Violations> {
+    match agent_pb::WaitMode::try_from(wire) {
+        Ok(agent_pb::WaitMode::Unspecified | agent_pb::WaitMode::Running) => Ok(agent_pb::WaitMode::Running),
+        Ok(mode @ (agent_pb::WaitMode::Accepted | agent_pb::WaitMode::Launched)) => Ok(mode),
         Err(_) => Err(unknown_enum("wait", "WaitMode")),
     }
 }
@@ -65,6 +66,20 @@ pub fn pending_policy(wire: i32) -> Result<PendingPolicy, Violations> {
         Ok(PendingPolicy::Unspecified) => Ok(PendingPolicy::Refuse),
         Ok(policy) => Ok(policy),
         Err(_) => Err(unknown_enum("pending", "PendingPolicy")),
+    }
+}
+
+/// Why a host is to stop an agent.
+pub fn stop_purpose(wire: i32) -> Result<pb::StopPurpose, Violations> {
+    pb::StopPurpose::try_from(wire).map_err(|_| unknown_enum("purpose", "StopPurpose"))
+}
+
+/// Whether a host that is retired is overruled.
+pub fn forces(wire: i32) -> Result<bool, Violations> {
+    match ForceMode::try_from(wire) {
+        Ok(ForceMode::Unspecified | ForceMode::None) => Ok(false),
+        Ok(ForceMode::RetiredHost) => Ok(true),
+        Err(_) => Err(unknown_enum("force", "ForceMode")),
     }
 }
 
@@ -87,30 +102,30 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 /// An exit on the wire.
-pub fn last_exit(exit: &LastExit) -> pb::LastExit {
+pub fn last_exit(exit: &LastExit) -> agent_pb::LastExit {
     let status = match exit.status {
-        ExitStatus::Code(code) => pb::last_exit::Status::Code(code),
-        ExitStatus::Signal(signal) => pb::last_exit::Status::Signal(signal),
+        ExitStatus::Code(code) => agent_pb::last_exit::Status::Code(code),
+        ExitStatus::Signal(signal) => agent_pb::last_exit::Status::Signal(signal),
     };
-    pb::LastExit { status: Some(status), time: Some(timestamp(exit.at)) }
+    agent_pb::LastExit { status: Some(status), exit_time: Some(timestamp(exit.at)) }
 }
 
 /// An agent on the wire.
-pub fn agent(record: &AgentRecord) -> pb::Agent {
-    pb::Agent {
+pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
+    agent_pb::Agent {
         organization_id: record.key.guild.organization.to_string(),
         guild_id: record.key.guild.id.to_string(),
         agent_id: record.key.agent.to_string(),
         name: record.name.clone(),
         phase: phase(record.phase()).into(),
-        host: record.host().map(ToString::to_string).unwrap_or_default(),
+        host_id: record.host().map(ToString::to_string).unwrap_or_default(),
         pid: record.pid().unwrap_or(0),
         epoch: record.epoch.0,
         restarts: record.restarts,
         reason: record.reason.clone(),
         last_exit: record.last_exit.as_ref().map(last_exit),
         create_time: Some(timestamp(record.created)),
-        running_time: record.running.map(timestamp),
+        last_running_time: record.running.map(timestamp),
         machine_id: record.machine_id.into(),
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
@@ -119,14 +134,14 @@ pub fn agent(record: &AgentRecord) -> pb::Agent {
 }
 
 /// An agent whose record another version wrote.
-pub fn unreadable_agent(agent: &UnreadableAgent) -> pb::Agent {
-    pb::Agent {
+pub fn unreadable_agent(agent: &UnreadableAgent) -> agent_pb::Agent {
+    agent_pb::Agent {
         organization_id: agent.key.guild.organization.to_string(),
         guild_id: agent.key.guild.id.to_string(),
         agent_id: agent.key.agent.to_string(),
-        phase: pb::AgentPhase::Unspecified.into(),
+        phase: agent_pb::AgentPhase::Unspecified.into(),
         reason: format!("this version cannot read the record: {}", agent.what),
-        ..pb::Agent::default()
+        ..agent_pb::Agent::default()
     }
 }
 
@@ -149,7 +164,7 @@ pub fn host(record: &HostRecord, silent: bool) -> Host {
         dns_name: record.dns_name.clone(),
         state: state.into(),
         incarnation: record.incarnation.to_string(),
-        lease_deadline: Some(timestamp(deadline)),
+        lease_expiry_time: Some(timestamp(deadline)),
         capacity: amounts(&record.capacity),
         used: amounts(&record.used),
         labels: record.labels.clone(),

@@ -2,9 +2,10 @@
 //! needs to check again.
 
 use crate::{
-    agent_host::v1::{self as pb, runtime::Kind},
+    agent::v1::{self as agent_pb, runtime::Kind},
     bus::Bus,
     profile::ProfileName,
+    raw::RawLaunch,
     restart::RestartPolicy,
     violation::Violations,
 };
@@ -24,6 +25,11 @@ pub const PROFILE_FIELD: &str = "launch.runtime.python.profile";
 /// The module that a program is to itself, and to no other one.
 const MAIN: &str = "__main__.";
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Number of the field that lists show.
+const AGENT_SPEC: u32 = 1;
+/// Numbers of the fields that are no part of what a launch is: guild_spec, which grows with the guild, start_timeout, which is about one
+/// start only, and inherited_environment, which depends on who launches.
+const NO_IDENTITY: &[u32] = &[2, 11, 13];
 /// Bounds of a liveness timeout: an interpreter shows about every second that it runs.
 const LIVENESS_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(24 * 3600));
 
@@ -58,8 +64,10 @@ pub struct Launch {
     pub liveness_timeout: Option<Duration>,
     /// What runs it.
     pub runtime: RuntimeKind,
+    /// What this version knows of the launch.
+    pub message: agent_pb::AgentLaunch,
     /// The launch as it came.
-    pub message: pb::AgentLaunch,
+    pub raw: RawLaunch,
 }
 
 #[derive(Deserialize)]
@@ -85,11 +93,18 @@ struct ResourcesHead {
 
 impl Launch {
     /// Checks a launch; the error names every field that is wrong.
-    pub fn check(message: Option<pb::AgentLaunch>) -> Result<Self, Violations> {
+    pub fn check(launch: Option<RawLaunch>) -> Result<Self, Violations> {
         let mut v = Violations::default();
-        let Some(message) = message else {
+        let Some(raw) = launch else {
             v.add("launch", "is required; say what to run");
             return Err(v);
+        };
+        let message = match raw.known() {
+            Ok(message) => message,
+            Err(error) => {
+                v.add("launch", format!("cannot be read: {error}"));
+                return Err(v);
+            }
         };
         let runtime = runtime(message.runtime.as_ref(), &mut v);
         let spec = json::<AgentSpecHead>("launch.agent_spec", &message.agent_spec, &mut v);
@@ -146,7 +161,7 @@ impl Launch {
         let timeout = message.start_timeout.as_ref();
         let start_timeout = crate::request::duration("launch.start_timeout", timeout, MAX_START_TIMEOUT, &mut v);
         let liveness_timeout = liveness_timeout(&message, runtime.as_ref(), &mut v);
-        let digest = digest(&message);
+        let digest = SpecDigest(hash(&raw.without(NO_IDENTITY).canonical()));
         let launch = guild.zip(agent).zip(name).zip(runtime).map(|(((guild, agent), name), runtime)| Self {
             key: AgentKey { guild, agent },
             name,
@@ -158,29 +173,27 @@ impl Launch {
             liveness_timeout,
             runtime,
             message,
+            raw,
         });
         v.into_result(launch)
     }
 
     /// Reads what [`Launch::documents`] wrote.
     pub fn from_documents(documents: &Documents) -> Result<Self, Violations> {
-        let mut message = match pb::AgentLaunch::decode(&*documents.launch) {
-            Ok(message) => message,
+        match RawLaunch::decode(&*documents.launch) {
+            Ok(rest) => Self::check(Some(rest.with_text(AGENT_SPEC, &documents.spec))),
             Err(error) => {
                 let mut v = Violations::default();
                 v.add("launch", format!("cannot be read: {error}"));
-                return Err(v);
+                Err(v)
             }
-        };
-        message.agent_spec.clone_from(&documents.spec);
-        Self::check(Some(message))
+        }
     }
 
     /// The texts to store: the agent spec apart from the rest, because lists show it.
     pub fn documents(&self) -> Documents {
-        let mut rest = self.message.clone();
-        let spec = std::mem::take(&mut rest.agent_spec);
-        Documents { spec, launch: rest.encode_to_vec().into() }
+        let rest = self.raw.without(&[AGENT_SPEC]);
+        Documents { spec: self.message.agent_spec.clone(), launch: rest.encode_to_vec().into() }
     }
 }
 
@@ -206,13 +219,13 @@ fn text(field: &str, value: Option<Value>, v: &mut Violations) -> Option<String>
     }
 }
 
-fn runtime(wire: Option<&pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind> {
+fn runtime(wire: Option<&agent_pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind> {
     let Some(wire) = wire else { return Some(RuntimeKind::Python(ProfileName::default())) };
     match &wire.kind {
-        Some(Kind::Python(pb::PythonRuntime { profile })) if profile.is_empty() => {
+        Some(Kind::Python(agent_pb::PythonRuntime { profile })) if profile.is_empty() => {
             Some(RuntimeKind::Python(ProfileName::default()))
         }
-        Some(Kind::Python(pb::PythonRuntime { profile })) => match profile.parse() {
+        Some(Kind::Python(agent_pb::PythonRuntime { profile })) => match profile.parse() {
             Ok(profile) => Some(RuntimeKind::Python(profile)),
             Err(e) => {
                 v.add(PROFILE_FIELD, format!("is wrong: {e}"));
@@ -239,7 +252,7 @@ fn runtime(wire: Option<&pb::Runtime>, v: &mut Violations) -> Option<RuntimeKind
 }
 
 fn liveness_timeout(
-    message: &pb::AgentLaunch,
+    message: &agent_pb::AgentLaunch,
     runtime: Option<&RuntimeKind>,
     v: &mut Violations,
 ) -> Option<Duration> {
@@ -291,24 +304,14 @@ fn check_environment(of: &str, environment: &BTreeMap<String, String>, v: &mut V
 }
 
 fn on_disconnect(wire: i32, v: &mut Violations) -> OnDisconnect {
-    match pb::OnDisconnect::try_from(wire) {
-        Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Stop) => OnDisconnect::Stop,
-        Ok(pb::OnDisconnect::Keep) => OnDisconnect::Keep,
+    match agent_pb::OnDisconnect::try_from(wire) {
+        Ok(agent_pb::OnDisconnect::Unspecified | agent_pb::OnDisconnect::Stop) => OnDisconnect::Stop,
+        Ok(agent_pb::OnDisconnect::Keep) => OnDisconnect::Keep,
         Err(_) => {
             v.add("launch.on_disconnect", "is not one of OnDisconnect; use STOP or KEEP");
             OnDisconnect::Stop
         }
     }
-}
-
-fn digest(message: &pb::AgentLaunch) -> SpecDigest {
-    let identity = pb::AgentLaunch {
-        guild_spec: String::new(),
-        start_timeout: None,
-        inherited_environment: BTreeMap::new(),
-        ..message.clone()
-    };
-    SpecDigest(hash(&identity.encode_to_vec()))
 }
 
 /// SHA-256, in hexadecimal digits.
@@ -320,8 +323,8 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn good() -> pb::AgentLaunch {
-        pb::AgentLaunch {
+    fn good() -> agent_pb::AgentLaunch {
+        agent_pb::AgentLaunch {
             agent_spec: r#"{"id":"a","name":"A","class_name":"m.C","big":12345678901234567890.10}"#.to_owned(),
             guild_spec: r#"{"id":"g"}"#.to_owned(),
             messaging_config: r#"{"backend_module":"m"}"#.to_owned(),
@@ -329,16 +332,16 @@ mod tests {
         }
     }
 
-    fn wrong(change: impl FnOnce(&mut pb::AgentLaunch)) -> Vec<String> {
+    fn wrong(change: impl FnOnce(&mut agent_pb::AgentLaunch)) -> Vec<String> {
         let mut message = good();
         change(&mut message);
-        let violations = Launch::check(Some(message)).expect_err("must be refused");
+        let violations = Launch::check(Some(message.into())).expect_err("must be refused");
         violations.iter().map(|(field, _)| field.to_owned()).collect()
     }
 
     #[test]
     fn a_good_launch_is_taken_apart_and_kept_as_it_came() {
-        let launch = Launch::check(Some(good())).expect("good");
+        let launch = Launch::check(Some(good().into())).expect("good");
         assert_eq!(launch.key.to_string(), "default/g/a");
         assert_eq!(launch.documents().spec, good().agent_spec);
         let again = Launch::from_documents(&launch.documents()).expect("what was written can be read");
@@ -346,7 +349,9 @@ mod tests {
         assert_eq!(launch.demand, Resources::one_slot());
         let with = |seconds| {
             let liveness_timeout = Some(prost_types::Duration { seconds, nanos: 0 });
-            Launch::check(Some(pb::AgentLaunch { liveness_timeout, ..good() })).expect("good").liveness_timeout
+            Launch::check(Some(agent_pb::AgentLaunch { liveness_timeout, ..good() }.into()))
+                .expect("good")
+                .liveness_timeout
         };
         assert_eq!((launch.liveness_timeout, with(0), with(9)), (None, None, Some(Duration::from_secs(9))));
     }
@@ -363,37 +368,41 @@ mod tests {
         assert_eq!(wrong(|m| m.messaging_config = "nope".to_owned()), ["launch.messaging_config"]);
         assert_eq!(wrong(|m| m.client_properties = "1".to_owned()), ["launch.client_properties"]);
         assert_eq!(wrong(|m| m.on_disconnect = 9), ["launch.on_disconnect"]);
-        assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: None })), ["launch.runtime"]);
-        let profile = |profile: &str| Kind::Python(pb::PythonRuntime { profile: profile.to_owned() });
-        assert_eq!(wrong(|m| m.runtime = Some(pb::Runtime { kind: Some(profile("no good")) })), [PROFILE_FIELD]);
+        assert_eq!(wrong(|m| m.runtime = Some(agent_pb::Runtime { kind: None })), ["launch.runtime"]);
+        let profile = |profile: &str| Kind::Python(agent_pb::PythonRuntime { profile: profile.to_owned() });
+        assert_eq!(
+            wrong(|m| m.runtime = Some(agent_pb::Runtime { kind: Some(profile("no good")) })),
+            [PROFILE_FIELD]
+        );
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         assert_eq!(wrong(|m| m.liveness_timeout = seconds(4)), ["launch.liveness_timeout"]);
         assert_eq!(wrong(|m| m.liveness_timeout = seconds(100_000)), ["launch.liveness_timeout"]);
         assert_eq!(wrong(|m| m.liveness_timeout = seconds(-1)), ["launch.liveness_timeout"]);
         let control = r#"{"id":"a\u0007","name":"A","class_name":"m.C"}"#;
         assert_eq!(wrong(|m| m.agent_spec = control.to_owned()), ["launch.agent_spec.id"]);
-        let reserved = |m: &mut pb::AgentLaunch| {
+        let reserved = |m: &mut agent_pb::AgentLaunch| {
             m.environment.insert("RUSTIC_AGENT_EPOCH".to_owned(), "9".to_owned());
         };
         assert_eq!(wrong(reserved), [r#"launch.environment["RUSTIC_AGENT_EPOCH"]"#]);
         let mut detailed = good();
         detailed.environment.insert(LOG_LEVEL.to_owned(), "INFO".to_owned());
-        assert!(Launch::check(Some(detailed)).is_ok(), "the one of ours that callers may set");
+        assert!(Launch::check(Some(detailed.into())).is_ok(), "the one of ours that callers may set");
         assert_eq!(Launch::check(None).expect_err("refused").iter().count(), 1);
     }
 
     #[test]
     fn a_command_needs_no_class_and_no_messaging() {
-        let command = pb::CommandRuntime { argv: vec!["sleep".to_owned(), "1".to_owned()] };
-        let message = pb::AgentLaunch {
+        let command = agent_pb::CommandRuntime { argv: vec!["sleep".to_owned(), "1".to_owned()] };
+        let message = agent_pb::AgentLaunch {
             agent_spec: r#"{"id":"a","name":"A"}"#.to_owned(),
             messaging_config: String::new(),
-            runtime: Some(pb::Runtime { kind: Some(Kind::Command(command)) }),
+            runtime: Some(agent_pb::Runtime { kind: Some(Kind::Command(command)) }),
             ..good()
         };
-        assert!(Launch::check(Some(message.clone())).is_ok());
+        assert!(Launch::check(Some(message.clone().into())).is_ok());
         let liveness_timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-        let refused = Launch::check(Some(pb::AgentLaunch { liveness_timeout, ..message })).expect_err("refused");
+        let refused =
+            Launch::check(Some(agent_pb::AgentLaunch { liveness_timeout, ..message }.into())).expect_err("refused");
         assert_eq!(refused.iter().map(|(field, _)| field).collect::<Vec<_>>(), ["launch.liveness_timeout"]);
     }
 
@@ -401,7 +410,8 @@ mod tests {
     fn resources_of_the_spec_are_demanded() {
         let spec = r#"{"id":"a","name":"A","class_name":"m.C","resources":
             {"num_cpus":0.5,"num_gpus":null,"custom_resources":{"tpu":2}}}"#;
-        let launch = Launch::check(Some(pb::AgentLaunch { agent_spec: spec.to_owned(), ..good() })).expect("good");
+        let launch = Launch::check(Some(agent_pb::AgentLaunch { agent_spec: spec.to_owned(), ..good() }.into()))
+            .expect("good");
         let amounts: Vec<_> = launch.demand.iter().collect();
         assert_eq!(amounts, [("cpus", 500), ("slots", 1000), ("tpu", 2000)]);
     }
@@ -411,7 +421,7 @@ mod tests {
         let on = |class: &str, agents: &str| {
             let messaging_config = format!(r#"{{"backend_module": "m", "backend_class": "{class}"}}"#);
             let guild_spec = format!(r#"{{"id": "g", "agents": {agents}}}"#);
-            Launch::check(Some(pb::AgentLaunch { messaging_config, guild_spec, ..good() }))
+            Launch::check(Some(agent_pb::AgentLaunch { messaging_config, guild_spec, ..good() }.into()))
         };
         let (alone, two) = (r#"[{"id": "a"}]"#, r#"[{"id": "a"}, {"id": "b"}]"#);
         for class in ["InMemoryMessagingBackend", "EmbeddedMessagingBackend"] {
@@ -426,13 +436,13 @@ mod tests {
 
     #[test]
     fn the_digest_follows_the_agent_and_not_the_growing_guild() {
-        let digest = |m: pb::AgentLaunch| Launch::check(Some(m)).expect("good").digest;
+        let digest = |m: agent_pb::AgentLaunch| Launch::check(Some(m.into())).expect("good").digest;
         let settings = BTreeMap::from([("RUSTIC_RUNTIME_PROFILE".to_owned(), "p".to_owned())]);
-        let elsewhere = pb::AgentLaunch { inherited_environment: settings, ..good() };
+        let elsewhere = agent_pb::AgentLaunch { inherited_environment: settings, ..good() };
         assert_eq!(digest(elsewhere), digest(good()));
-        let grown = pb::AgentLaunch { guild_spec: r#"{"id":"g","agents":[{}]}"#.to_owned(), ..good() };
+        let grown = agent_pb::AgentLaunch { guild_spec: r#"{"id":"g","agents":[{}]}"#.to_owned(), ..good() };
         assert_eq!(digest(good()), digest(grown));
-        let other = pb::AgentLaunch { client_type: "RetryingClient".to_owned(), ..good() };
+        let other = agent_pb::AgentLaunch { client_type: "RetryingClient".to_owned(), ..good() };
         assert_ne!(digest(good()), digest(other));
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`agent_host::v1`], [`engine::v1`], [`externalscaler`] | generated from the protos |
+//! | [`agent::v1`], [`agent_host::v1`], [`engine::v1`], [`externalscaler`] | generated from the protos |
 //! | [`launch`] | what a valid launch is; a [`launch::Launch`] exists only if it is one |
+//! | [`raw`] | a launch as its sender wrote it, with fields that this version does not know |
 //! | [`bus`] | the message bus that a launch names |
 //! | [`request`] | checks shared by the other requests: ids, page size and token, timeouts |
 //! | [`violation`] | collects what is wrong with a request into one INVALID_ARGUMENT |
@@ -19,6 +20,7 @@ pub mod bus;
 pub mod convert;
 pub mod launch;
 pub mod profile;
+pub mod raw;
 pub mod reason;
 pub mod reflection;
 pub mod request;
@@ -26,7 +28,16 @@ pub mod restart;
 pub mod status;
 pub mod violation;
 
-/// Contract of agent-host, and the types both services share.
+/// What an agent is on the wire: types that both services share.
+pub mod agent {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto files")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/agent/rustic_ai.agent.v1.rs"));
+    }
+}
+
+/// Contract of agent-host.
 pub mod agent_host {
     /// Version 1.
     #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto files")]

@@ -1,4 +1,5 @@
-//! Server reflection: what `grpcurl list` and `describe` read, in both versions that clients ask for.
+//! Server reflection: what `grpcurl list` and `describe` read, in both versions that clients ask for. The details of errors are
+//! served too, or grpcurl could print them only as bytes.
 
 use crate::DESCRIPTORS;
 use prost::Message as _;
@@ -12,6 +13,7 @@ use tonic_reflection::server::{
 fn builder(services: &[&'static str]) -> Builder<'static> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name("grpc.health.v1.Health");
     services.iter().fold(builder, |builder, service| builder.with_service_name(*service))

@@ -66,7 +66,7 @@ pub fn host_filter(host: &str) -> Result<Option<HostId>, Violations> {
         return Ok(None);
     }
     let mut violations = Violations::default();
-    let id = violations.id("host", host);
+    let id = violations.id("host_id", host);
     violations.into_result(id).map(Some)
 }
 

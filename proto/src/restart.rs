@@ -1,6 +1,6 @@
 //! The restart policy of an agent, with its defaults filled in.
 
-use crate::agent_host::v1 as pb;
+use crate::agent::v1 as agent_pb;
 use crate::violation::Violations;
 use std::time::Duration;
 
@@ -44,13 +44,13 @@ impl Default for RestartPolicy {
 
 impl RestartPolicy {
     /// Reads the wire form, noting what is wrong with it.
-    pub(crate) fn read(wire: Option<&pb::RestartPolicy>, violations: &mut Violations) -> Self {
+    pub(crate) fn read(wire: Option<&agent_pb::RestartPolicy>, violations: &mut Violations) -> Self {
         let default = Self::default();
         let Some(wire) = wire else { return default };
-        let mode = match pb::RestartMode::try_from(wire.mode) {
-            Ok(pb::RestartMode::Unspecified | pb::RestartMode::Always) => RestartMode::Always,
-            Ok(pb::RestartMode::OnFailure) => RestartMode::OnFailure,
-            Ok(pb::RestartMode::Never) => RestartMode::Never,
+        let mode = match agent_pb::RestartMode::try_from(wire.mode) {
+            Ok(agent_pb::RestartMode::Unspecified | agent_pb::RestartMode::Always) => RestartMode::Always,
+            Ok(agent_pb::RestartMode::OnFailure) => RestartMode::OnFailure,
+            Ok(agent_pb::RestartMode::Never) => RestartMode::Never,
             Err(_) => {
                 violations.add("launch.restart_policy.mode", "is not a restart mode; use one of RestartMode");
                 default.mode
@@ -62,7 +62,7 @@ impl RestartPolicy {
         };
         let policy = Self {
             mode,
-            max_restarts: if wire.max_restarts == 0 { default.max_restarts } else { wire.max_restarts },
+            max_restarts: wire.max_restarts.unwrap_or(default.max_restarts),
             initial_backoff: delay("initial_backoff", wire.initial_backoff.as_ref(), default.initial_backoff),
             max_backoff: delay("max_backoff", wire.max_backoff.as_ref(), default.max_backoff),
             reset_after: delay("reset_after", wire.reset_after.as_ref(), default.reset_after),

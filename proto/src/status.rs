@@ -23,16 +23,14 @@ pub fn with_reason(reason: Reason, message: impl Into<String>, about: &[(&str, &
 pub fn with_trace(reason: Reason, message: impl Into<String>, about: &[(&str, &str)], traceback: &str) -> Status {
     let metadata: HashMap<_, _> = about.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let mut details = ErrorDetails::with_error_info(reason.as_str(), DOMAIN, metadata);
+    if let Some(delay) = reason.retry().delay() {
+        details.set_retry_info(Some(delay));
+    }
     if !traceback.is_empty() {
         let lines = middle_cut(traceback, MAX_TRACEBACK).lines().map(str::to_owned).collect::<Vec<_>>();
         details.set_debug_info(lines, "");
     }
     Status::with_error_details(reason.code(), middle_cut(&message.into(), MAX_MESSAGE), details)
-}
-
-/// What a service answers to a call over its limit: nothing was done.
-pub fn too_many_calls(text: String) -> Status {
-    with_reason(Reason::TooManyCalls, text, &[])
 }
 
 /// A text of at most about `max` bytes: a longer one loses its middle, because its ends say what and where.

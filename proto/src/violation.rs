@@ -1,9 +1,12 @@
 //! Collects everything that is wrong with a request, so that its sender can mend it in one go.
 
-use crate::status::{MAX_MESSAGE, middle_cut};
+use crate::{
+    reason::Reason,
+    status::{DOMAIN, MAX_MESSAGE, middle_cut},
+};
 use rustic_core::IdError;
-use std::{fmt, str::FromStr};
-use tonic::{Code, Status};
+use std::{collections::HashMap, fmt, str::FromStr};
+use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 /// Most violations told, and longest text of each: a status must fit into headers.
@@ -18,6 +21,11 @@ impl Violations {
     /// Notes that `field` is wrong; `what` reads on from the field's name and says what to do.
     pub fn add(&mut self, field: &str, what: impl Into<String>) {
         self.0.push((field.to_owned(), what.into()));
+    }
+
+    /// Takes over what else is wrong.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     /// Reads an id, noting what is wrong with it.
@@ -46,13 +54,14 @@ impl fmt::Display for Violations {
     }
 }
 
-/// INVALID_ARGUMENT with one `BadRequest` field violation each.
+/// INVALID_REQUEST with one `BadRequest` field violation each.
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Self {
         let text = violations.to_string();
         let field = |(field, what)| FieldViolation::new(middle_cut(field, 100), middle_cut(what, MAX_WHAT));
         let fields: Vec<_> = violations.iter().take(MAX_FIELDS).map(field).collect();
-        let details = ErrorDetails::with_bad_request(fields);
-        Status::with_error_details(Code::InvalidArgument, middle_cut(&text, MAX_MESSAGE), details)
+        let mut details = ErrorDetails::with_error_info(Reason::InvalidRequest.as_str(), DOMAIN, HashMap::new());
+        details.set_bad_request(fields);
+        Status::with_error_details(Reason::InvalidRequest.code(), middle_cut(&text, MAX_MESSAGE), details)
     }
 }

@@ -6,13 +6,13 @@ import socket
 import threading
 from typing import Any
 
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 import grpc
 from grpc_status import rpc_status
 import pytest
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.engine.v1.engine_service_pb2_grpc import EngineServiceServicer, add_EngineServiceServicer_to_server
 from rustic_ai.k8s import client, errors
@@ -214,6 +214,9 @@ def _exhausted(reason: str) -> grpc.RpcError:
         packed = any_pb2.Any()
         packed.Pack(error_details_pb2.ErrorInfo(reason=reason, metadata={"host": "h-0"}))
         status.details.append(packed)
+        packed = any_pb2.Any()
+        packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000)))
+        status.details.append(packed)
     rich = rpc_status.to_status(status)
     error = grpc.RpcError()
     error.code = lambda: grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -229,6 +232,7 @@ def _exhausted(reason: str) -> grpc.RpcError:
         ("NO_ROOM", errors.NoRoomError),
         ("HOST_FULL", errors.NoRoomError),
         ("HOST_EXHAUSTED", errors.HostExhaustedError),
+        ("REQUEST_TOO_LARGE", errors.InvalidAgentError),
         ("", errors.K8sEngineError),
         ("SOMETHING_ELSE", errors.K8sEngineError),
     ],
@@ -237,7 +241,7 @@ def test_only_a_lack_of_room_is_one(reason: str, expected: type) -> None:
     """A message that is too large has the same code and is something else."""
     error = errors.translate(_exhausted(reason), "create agent", "g/a", "e:1")
     assert type(error) is expected
-    assert error.reason == reason
+    assert (error.reason, error.host, error.retry_after) == ((reason, "h-0", 1.5) if reason else ("", "", None))
 
 
 def test_who_waits_for_room_may_wait_for_an_exhausted_host_as_well() -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from conftest import Cluster, wait_until
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.core.guild.builders import AgentBuilder

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import wait_until
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.messaging import Message, MessagingConfig
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s.launches import Launch, Launches

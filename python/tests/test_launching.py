@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from conftest import Cluster, Probe, wait_until
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.agents.testutils.echo_agent import EchoAgent
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.core.guild.agent_ext.mixins.health import HealthConstants

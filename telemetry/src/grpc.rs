@@ -1,7 +1,7 @@
 //! Tower layers for what every gRPC call needs, so that handlers hold none of it.
 //!
 //! ```text
-//! call ─▶ Trace ─▶ Panics ─▶ LoadLimit ─▶ Deadline ─▶ MessageSize ─▶ handler
+//! call ─▶ Trace ─▶ Reasons ─▶ Panics ─▶ LoadLimit ─▶ Deadline ─▶ MessageSize ─▶ handler
 //! ```
 //!
 //! Each is a [`Policy`]: one function around a call. [`Around`] turns a policy into a tower layer.
@@ -9,13 +9,15 @@
 mod deadline;
 mod limit;
 mod panics;
+mod reasons;
 mod server;
 mod size;
 mod trace;
 
 pub use deadline::{CallDeadline, Deadline};
-pub use limit::{CallPermit, LoadLimit, TurnAway};
+pub use limit::{CallPermit, LoadLimit};
 pub use panics::Panics;
+pub use reasons::Reasons;
 pub use server::{Layers, ServerSettings, incoming, parse_duration};
 pub use size::MessageSize;
 pub use trace::{CALLS, Trace};

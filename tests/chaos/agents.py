@@ -12,7 +12,7 @@ import grpc
 from chaos import lifeline, processes
 from chaos.checker import Life, Seen
 from chaos.network import boottime
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.messaging import MessagingConfig

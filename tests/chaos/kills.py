@@ -107,7 +107,7 @@ class KillZygote(Nemesis):
             self.scene.faults.append(f"{host.name} has no zygote")
         for pid in zygotes:
             processes.send(pid, signal.SIGKILL)
-        agents = [row.pid for row in self.scene.agents.rows(5.0) if row.host == host.name and row.pid]
+        agents = [row.pid for row in self.scene.agents.rows(5.0) if row.host_id == host.name and row.pid]
         if agents:
             processes.send(self.scene.chance.choice(agents), signal.SIGKILL)
 

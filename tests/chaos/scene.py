@@ -46,7 +46,7 @@ class Scene:
         """A host that has agents, by chance; the more it has the likelier."""
         hosts = {host.name: host for host in self.stack.hosts}
         try:
-            rows = sorted(row.host for row in self.agents.rows(5.0) if row.host in hosts)
+            rows = sorted(row.host_id for row in self.agents.rows(5.0) if row.host_id in hosts)
         except grpc.RpcError:
             rows = []
         return hosts[self.chance.choice(rows or sorted(hosts))]

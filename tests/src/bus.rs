@@ -2,7 +2,7 @@
 //! does it, with the messaging that agents have.
 
 use crate::venv;
-use rustic_proto::agent_host::v1::{AgentLaunch, RestartPolicy};
+use rustic_proto::agent::v1::{AgentLaunch, RestartPolicy};
 use serde_json::{Value, json};
 use std::process::Stdio;
 use tokio::{

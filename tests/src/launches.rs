@@ -1,6 +1,6 @@
 //! Launches to create agents with.
 
-use rustic_proto::agent_host::v1::{AgentLaunch, CommandRuntime, Runtime, runtime::Kind};
+use rustic_proto::agent::v1::{AgentLaunch, CommandRuntime, Runtime, runtime::Kind};
 use serde_json::json;
 
 /// A class of the package rusticai-testing that answers messages.

@@ -2,8 +2,10 @@
 
 use crate::{program::Program, venv, wait_until};
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, agent_host_service_client::AgentHostServiceClient},
+    agent::v1 as agent_pb,
+    agent_host::v1::agent_host_service_client::AgentHostServiceClient,
     engine::v1::{self as pb, engine_service_client::EngineServiceClient},
+    raw::RawLaunch,
 };
 use rustic_registry::{
     Index, RedisRegistry, RedisSettings, Registry as _, Scope, View,
@@ -159,14 +161,14 @@ impl Stack {
     }
 
     /// Creates an agent through the engine.
-    pub async fn create(&self, launch: host_pb::AgentLaunch) -> Result<host_pb::Agent, Status> {
-        let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+    pub async fn create(&self, launch: impl Into<RawLaunch>) -> Result<agent_pb::Agent, Status> {
+        let request = pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
         let response = self.client.clone().create_agent(request).await?.into_inner();
         Ok(response.agent.expect("an OK answer has an agent"))
     }
 
     /// Reads an agent from the engine.
-    pub async fn get(&self, guild: &str, agent: &str) -> Result<host_pb::Agent, Status> {
+    pub async fn get(&self, guild: &str, agent: &str) -> Result<agent_pb::Agent, Status> {
         let request =
             pb::GetAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), ..Default::default() };
         let response = self.client.clone().get_agent(request).await?.into_inner();
@@ -174,7 +176,7 @@ impl Stack {
     }
 
     /// Stops an agent through the engine.
-    pub async fn stop(&self, guild: &str, agent: &str) -> Result<Option<host_pb::LastExit>, Status> {
+    pub async fn stop(&self, guild: &str, agent: &str) -> Result<Option<agent_pb::LastExit>, Status> {
         let request =
             pb::StopAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), ..Default::default() };
         Ok(self.client.clone().stop_agent(request).await?.into_inner().exit)
@@ -186,8 +188,8 @@ impl Stack {
         what: &str,
         guild: &str,
         agent: &str,
-        fits: impl Fn(&host_pb::Agent) -> bool,
-    ) -> host_pb::Agent {
+        fits: impl Fn(&agent_pb::Agent) -> bool,
+    ) -> agent_pb::Agent {
         wait_until(what, async || match self.get(guild, agent).await {
             Ok(agent) if fits(&agent) => Ok(agent),
             other => Err(other),

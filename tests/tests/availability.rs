@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{Agent, AgentPhase, OnDisconnect},
+    agent::v1::{Agent, AgentPhase, OnDisconnect},
     engine::v1 as pb,
 };
 use rustic_registry::dev_server::{DevServer, Durability};
@@ -118,7 +118,7 @@ async fn agents_of_the_only_host_wait_while_it_is_away_and_start_when_it_is_back
     assert!(stack.hosts[0].stop().await.success());
     assert!(!lives(agent.pid));
     let waits = stack.get("g", "a").await.unwrap();
-    assert_eq!((waits.phase(), waits.host.as_str()), (AgentPhase::Pending, ""));
+    assert_eq!((waits.phase(), waits.host_id.as_str()), (AgentPhase::Pending, ""));
     assert!(waits.reason.contains("gave it away"), "{}", waits.reason);
     let status = stack.create(idle("g", "b")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
@@ -141,7 +141,7 @@ async fn a_host_that_crashes_and_returns_has_its_agents_back_at_once() {
     // Its lease lasts for ten seconds: no takeover would be so quick.
     let back = stack.agent_is("the agent to run again", "g", "a", |a| a.epoch > agent.epoch && a.pid != 0).await;
     assert!(!lives(agent.pid));
-    assert_eq!(back.host, "agent-host-0");
+    assert_eq!(back.host_id, "agent-host-0");
     let returned = |l: &serde_json::Value| l["message"] == "announced" && l["returned"] == 1;
     stack.hosts[0].logged("the agent to be given back", returned).await;
     stack.stop("g", "a").await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
+    agent::v1 as agent_pb,
     agent_host::v1 as host_pb,
     engine::v1::{ListAgentsRequest, ListHostsRequest},
 };
@@ -14,7 +15,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-type Change = fn(&mut host_pb::AgentLaunch);
+type Change = fn(&mut agent_pb::AgentLaunch);
 
 fn fields(status: &Status) -> Vec<String> {
     let bad = status.get_details_bad_request();
@@ -50,7 +51,7 @@ async fn a_launch_that_breaks_the_contract_names_its_fields() {
         let mut launch = python("g", "a", RESPONDER);
         change(&mut launch);
         let by_engine = stack.create(launch.clone()).await.unwrap_err();
-        let request = host_pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+        let request = host_pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
         let by_host = host.create_agent(request).await.unwrap_err();
         for status in [by_engine, by_host] {
             assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
@@ -60,9 +61,9 @@ async fn a_launch_that_breaks_the_contract_names_its_fields() {
     stack.assert_nothing_left().await;
 }
 
-fn empty_command() -> host_pb::Runtime {
-    let kind = host_pb::runtime::Kind::Command(host_pb::CommandRuntime { argv: vec![] });
-    host_pb::Runtime { kind: Some(kind) }
+fn empty_command() -> agent_pb::Runtime {
+    let kind = agent_pb::runtime::Kind::Command(agent_pb::CommandRuntime { argv: vec![] });
+    agent_pb::Runtime { kind: Some(kind) }
 }
 
 #[tokio::test]
@@ -75,7 +76,7 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
     assert!(status.message().contains("No module named 'no'"), "{}", status.message());
     assert!(status.message().contains("agent-host-0"), "{}", status.message());
 
-    let launch = host_pb::AgentLaunch { client_type: "PickleClient".to_owned(), ..python("g", "a", RESPONDER) };
+    let launch = agent_pb::AgentLaunch { client_type: "PickleClient".to_owned(), ..python("g", "a", RESPONDER) };
     let status = stack.create(launch).await.unwrap_err();
     assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["launch.client_type".to_owned()]));
     assert!(status.message().contains("SimpleClient"), "the known ones are named: {}", status.message());
@@ -93,7 +94,7 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
     }
 
     // A class of Rustic AI whose initialisation needs what is not there.
-    let broken = host_pb::AgentLaunch {
+    let broken = agent_pb::AgentLaunch {
         messaging_config: json!({
             "backend_module": "no.such.backend", "backend_class": "B", "backend_config": {},
         })
@@ -106,8 +107,9 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
     assert!(status.get_details_debug_info().is_some_and(|d| d.stack_entries.len() > 3), "a traceback");
 
     let mut missing = idle("g", "a");
-    missing.runtime.as_mut().unwrap().kind =
-        Some(host_pb::runtime::Kind::Command(host_pb::CommandRuntime { argv: vec!["/no/such/program".to_owned()] }));
+    missing.runtime.as_mut().unwrap().kind = Some(agent_pb::runtime::Kind::Command(agent_pb::CommandRuntime {
+        argv: vec!["/no/such/program".to_owned()],
+    }));
     let status = stack.create(missing).await.unwrap_err();
     assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["launch.runtime".to_owned()]));
     assert!(status.message().contains("/no/such/program"), "{}", status.message());
@@ -154,7 +156,7 @@ async fn a_request_over_the_size_limit_is_refused_and_the_limit_is_a_setting() {
         ..StackSettings::default()
     };
     let stack = Stack::with(settings).await;
-    let padded = |bytes: usize| host_pb::AgentLaunch {
+    let padded = |bytes: usize| agent_pb::AgentLaunch {
         guild_spec: json!({"id": "g", "padding": "x".repeat(bytes)}).to_string(),
         ..idle("g", "a")
     };
@@ -172,18 +174,23 @@ async fn a_host_refuses_calls_for_another_life_and_epochs_that_cannot_be() {
     let mut host = stack.host(0).await;
     let before = stack.create(idle("g", "b")).await.unwrap().epoch;
     let request = |epoch, incarnation: &str| host_pb::CreateAgentRequest {
-        launch: Some(idle("g", "a")),
-        epoch,
-        machine_id: 1,
-        incarnation: incarnation.to_owned(),
+        launch: Some(idle("g", "a").into()),
+        claim: Some(host_pb::Claim { incarnation: incarnation.to_owned(), epoch, machine_id: Some(1) }),
         ..Default::default()
     };
-    let status = host.create_agent(request(u64::MAX, "")).await.unwrap_err();
-    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["epoch".to_owned()]));
-    let status = host.create_agent(request(1, "another life")).await.unwrap_err();
+    for epoch in [Some(u64::MAX), Some(0), None] {
+        let status = host.create_agent(request(epoch, "")).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["claim.epoch".to_owned()]));
+    }
+    let claim = host_pb::Claim { epoch: Some(0), ..Default::default() };
+    let (guild_id, agent_id) = ("g".to_owned(), "b".to_owned());
+    let stop = host_pb::StopAgentRequest { guild_id, agent_id, claim: Some(claim), ..Default::default() };
+    let status = host.stop_agent(stop).await.unwrap_err();
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["claim.epoch".to_owned()]));
+    let status = host.create_agent(request(Some(1), "another life")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     // An epoch that nobody claimed: the registry is asked before anything starts.
-    let status = host.create_agent(request(1 << 50, "")).await.unwrap_err();
+    let status = host.create_agent(request(Some(1 << 50), "")).await.unwrap_err();
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
     let after = stack.create(idle("g", "a")).await.unwrap().epoch;
     assert_eq!(after, before + 1, "nonsense does not move the counter");

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
 };
-use rustic_proto::{agent_host::v1 as host_pb, engine::v1 as pb, reason::Reason};
+use rustic_proto::{agent::v1 as agent_pb, engine::v1 as pb, reason::Reason};
 use rustic_registry::{EventId, Index, Phase, Registry as _, Scope, View};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
@@ -54,7 +54,7 @@ async fn a_trace_goes_from_the_caller_through_engine_and_host_into_the_agent() {
         StackSettings { engine_arguments: flags.clone(), host_arguments: flags, ..StackSettings::default() };
     let mut stack = Stack::with(settings).await;
 
-    let launch = Some(script("g", "a", "echo traceparent=$TRACEPARENT; exec sleep 1000"));
+    let launch = Some(script("g", "a", "echo traceparent=$TRACEPARENT; exec sleep 1000").into());
     let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
@@ -89,7 +89,8 @@ async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
         class Slow(Agent):\n    def __init__(self):\n        time.sleep(2)\n";
     let modules = Modules::new(&[("slow", slow)]);
     let stack = Stack::with(StackSettings { zygote: Zygote::Off, ..modules.settings(&[]) }).await;
-    let request = || pb::CreateAgentRequest { launch: Some(python("g", "a", "slow.Slow")), ..Default::default() };
+    let request =
+        || pb::CreateAgentRequest { launch: Some(python("g", "a", "slow.Slow").into()), ..Default::default() };
     let mut hasty = Request::new(request());
     // Long enough for the process to begin, too short for it to become ready.
     hasty.set_timeout(Duration::from_secs(1));
@@ -97,7 +98,7 @@ async fn a_call_ends_at_its_deadline_and_the_agent_does_not_get_lost() {
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     // The same call again finds the agent that the first one made.
     let agent = stack.client.clone().create_agent(request()).await.unwrap().into_inner().agent.unwrap();
-    assert_eq!((agent.phase(), agent.restarts), (host_pb::AgentPhase::Running, 0));
+    assert_eq!((agent.phase(), agent.restarts), (agent_pb::AgentPhase::Running, 0));
     let events = stack.registry().events(EventId::default(), 100, Duration::ZERO).await.unwrap();
     let claims: Vec<_> = events.agents().filter(|e| e.phase == Some(Phase::Starting)).map(|e| e.epoch.0).collect();
     assert_eq!(claims, [agent.epoch], "one claim");
@@ -111,7 +112,7 @@ async fn calls_that_give_up_early_leave_no_claim_without_an_owner() {
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..60u64 {
         let mut client = stack.client.clone();
-        let launch = Some(script("g", &format!("a{n}"), "exec sleep 1000"));
+        let launch = Some(script("g", &format!("a{n}"), "exec sleep 1000").into());
         let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
         request.set_timeout(Duration::from_millis(1 + n % 20));
         calls.spawn(async move { client.create_agent(request).await.map(drop) });
@@ -135,7 +136,7 @@ async fn a_burst_of_calls_that_give_up_does_not_cut_off_the_others() {
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let mut client = stack.client.clone();
-        let launch = Some(python("g", "slow", RESPONDER));
+        let launch = Some(python("g", "slow", RESPONDER).into());
         let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
         request.set_timeout(Duration::from_millis(1));
         calls.spawn(async move { client.create_agent(request).await.map(drop) });
@@ -150,7 +151,7 @@ async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
     let stack = Stack::with(StackSettings { engine_arguments, ..StackSettings::default() }).await;
     let mut client = stack.client.clone();
     let slow = tokio::spawn(async move {
-        let launch = Some(python("g", "a", RESPONDER));
+        let launch = Some(python("g", "a", RESPONDER).into());
         client.create_agent(pb::CreateAgentRequest { launch, ..Default::default() }).await
     });
     // Looked at behind the engine's back, so as not to take the one place.
@@ -173,9 +174,12 @@ async fn calls_over_the_limit_are_turned_away_and_health_checks_are_not() {
 async fn a_host_with_as_many_calls_as_it_takes_lives_and_force_does_not_overrule_it() {
     let host_arguments = vec!["--max-calls".to_owned(), "1".to_owned()];
     let stack = Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await;
-    let stubborn = stack.create(script("g", "stubborn", "trap '' TERM; while :; do sleep 1; done")).await.unwrap();
+    let stubborn =
+        stack.create(script("g", "stubborn", "trap '' TERM; echo deaf; while :; do sleep 1; done")).await.unwrap();
+    stack.hosts[0].logged("it to be deaf", |line| line["message"] == "deaf").await;
     let other = stack.create(script("g", "other", "exec sleep 1000")).await.unwrap();
-    let stop = |agent: &str, seconds, force| {
+    let stop = |agent: &str, seconds, force: pb::ForceMode| {
+        let force = force.into();
         let (guild_id, agent_id) = ("g".to_owned(), agent.to_owned());
         let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
         let mut client = stack.client.clone();
@@ -183,9 +187,11 @@ async fn a_host_with_as_many_calls_as_it_takes_lives_and_force_does_not_overrule
             client.stop_agent(pb::StopAgentRequest { guild_id, agent_id, timeout, force, ..Default::default() }).await
         }
     };
-    let slow = tokio::spawn(stop("stubborn", 60, false));
-    stack.agent_is("its stop to be under way", "g", "stubborn", |a| a.phase() == host_pb::AgentPhase::Stopping).await;
-    for force in [false, true] {
+    let slow = tokio::spawn(stop("stubborn", 60, pb::ForceMode::None));
+    stack
+        .agent_is("its stop to be under way", "g", "stubborn", |a| a.phase() == agent_pb::AgentPhase::Stopping)
+        .await;
+    for force in [pb::ForceMode::None, pb::ForceMode::RetiredHost] {
         let busy = stop("other", 0, force).await.unwrap_err();
         assert_eq!(Reason::of(&busy), Some(Ok(Reason::TooManyCalls)), "{busy:?}");
     }
@@ -193,11 +199,11 @@ async fn a_host_with_as_many_calls_as_it_takes_lives_and_force_does_not_overrule
     assert_eq!(Reason::of(&refused), Some(Ok(Reason::TooManyCalls)), "{refused:?}");
     assert_eq!(stack.get("g", "third").await.unwrap_err().code(), Code::NotFound, "no claim is left");
     let same = stack.get("g", "other").await.unwrap();
-    assert_eq!((same.phase(), same.pid), (host_pb::AgentPhase::Running, other.pid));
+    assert_eq!((same.phase(), same.pid), (agent_pb::AgentPhase::Running, other.pid));
     // What has ended is stopped.
     let pid = i32::try_from(stubborn.pid).ok().and_then(rustix::process::Pid::from_raw).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     slow.await.unwrap().unwrap();
-    stop("other", 0, false).await.unwrap();
+    stop("other", 0, pb::ForceMode::None).await.unwrap();
     stack.assert_nothing_left().await;
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::{agent_host::v1::AgentPhase, engine::v1 as pb};
+use rustic_proto::{agent::v1::AgentPhase, engine::v1 as pb};
 use rustic_tests::{
     ShiftedClock, Stack, StackSettings, launches::idle, processes::lives, program::Program, stack::engine_arguments,
     wait_until,
@@ -62,8 +62,8 @@ impl Stepped {
         self.stack.hosts[0].signal(Signal::KILL);
         self.stack.hosts[0].ended().await;
         for (agent, epoch, pid) in &self.agents {
-            let moved = |now: &rustic_proto::agent_host::v1::Agent| {
-                now.phase() == AgentPhase::Running && now.host == "agent-host-1"
+            let moved = |now: &rustic_proto::agent::v1::Agent| {
+                now.phase() == AgentPhase::Running && now.host_id == "agent-host-1"
             };
             let now = self.stack.agent_is("the agent to run on the host that lives", "g", agent, moved).await;
             assert!(now.epoch == *epoch && now.pid == *pid || now.epoch > *epoch && !lives(*pid));

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase, WaitMode},
+    agent::v1::{AgentPhase, WaitMode},
+    agent_host::v1 as host_pb,
     engine::v1::{self as pb, PendingPolicy::WaitForRoom},
     reason::Reason,
 };
@@ -114,7 +115,7 @@ async fn what_one_host_lacks_another_one_has() {
         assert!(created.len() < MANY, "a host with 256 descriptors took {} agents", created.len());
         let agent = created.len().to_string();
         let found = stack.create(idle("g", &agent)).await.unwrap();
-        on_the_other += usize::from(found.host == "agent-host-1");
+        on_the_other += usize::from(found.host_id == "agent-host-1");
         created.push(agent);
     }
     assert_all_run(&stack, &created).await;
@@ -142,7 +143,7 @@ async fn an_agent_that_may_wait_waits_for_an_exhausted_host() {
     let (running, refused) = crowd(&stack, MANY).await;
     assert!(!refused.is_empty());
     let request = pb::CreateAgentRequest {
-        launch: Some(idle("g", "waits")),
+        launch: Some(idle("g", "waits").into()),
         pending: WaitForRoom.into(),
         wait: WaitMode::Running.into(),
         ..Default::default()

@@ -54,6 +54,28 @@ async fn an_agent_lives_and_ends_through_engine_svc() {
 }
 
 #[tokio::test]
+async fn the_details_of_errors_are_printed_as_text() {
+    let stack = Stack::start().await;
+    let host = stack.hosts[0].address().await;
+    for (address, service) in [
+        (stack.engine_address(), "rustic_ai.engine.v1.EngineService"),
+        (host.as_str(), "rustic_ai.agent_host.v1.AgentHostService"),
+    ] {
+        let get = format!("{service}/GetAgent");
+        let (ok, _, unknown) = try_grpcurl(&["-d", r#"{"guild_id": "g", "agent_id": "a"}"#, address, &get]).await;
+        assert!(!ok && unknown.contains(r#""reason": "AGENT_UNKNOWN""#), "{unknown}");
+        let (ok, _, wrong) = try_grpcurl(&[address, &get]).await;
+        assert!(
+            !ok && wrong.contains(r#""reason": "INVALID_REQUEST""#) && wrong.contains(r#""field": "guild_id""#),
+            "{wrong}"
+        );
+        for text in [unknown, wrong] {
+            assert!(!text.contains("is not recognized"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_agent_lives_and_ends_on_one_host_called_directly() {
     let stack = Stack::start().await;
     let address = stack.hosts[0].address().await;
@@ -64,8 +86,8 @@ async fn an_agent_lives_and_ends_on_one_host_called_directly() {
     let host = |method: &str| format!("rustic_ai.agent_host.v1.AgentHostService/{method}");
     let created = call(&address, &host("CreateAgent"), "create-agent.json").await;
     assert_eq!(created["agent"]["phase"], "AGENT_PHASE_RUNNING");
-    assert_eq!(created["agent"]["host"], "agent-host-0");
-    let info = call(&address, &host("GetAgentInfo"), "agent.json").await;
+    assert_eq!(created["agent"]["hostId"], "agent-host-0");
+    let info = call(&address, &host("GetAgent"), "agent.json").await;
     assert!(info["agent"]["agentSpec"].as_str().unwrap().contains("ResponderProbeAgent"));
     // The host claimed it through the registry, so the engine knows it.
     let epoch = stack.get("hello", "responder").await.unwrap().epoch;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentLaunch, AgentPhase, RestartMode, RestartPolicy},
+    agent::v1::{self as agent_pb, AgentLaunch, AgentPhase, RestartMode, RestartPolicy},
     engine::v1 as pb,
 };
 use rustic_tests::{Bus, Modules, Stack, bus::DOER, wait_until};
@@ -31,8 +31,8 @@ async fn answered(bus: &mut Bus, guild: &str, n: u64) -> u32 {
     u32::try_from(answer["pid"].as_u64().unwrap()).unwrap()
 }
 
-async fn is_back(stack: &Stack, agent: &str, restarts: u32) -> host_pb::Agent {
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == restarts;
+async fn is_back(stack: &Stack, agent: &str, restarts: u32) -> agent_pb::Agent {
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == restarts;
     stack.agent_is("it to run again", "g", agent, back).await
 }
 
@@ -83,7 +83,7 @@ async fn whatever_ends_the_handling_thread_ends_the_process_and_is_told_until_th
         answered(&mut bus, "g", 100 + n).await;
         let at = format!("{how}, at work on message {id} of topic {name}");
         let set_aside = format!("message {id} of topic {name} was set aside after 3 deaths: ");
-        let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.reason.starts_with(&set_aside);
+        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.reason.starts_with(&set_aside);
         let agent = stack.agent_is("it to run, and to say why not all was answered", "g", name, told).await;
         assert!(agent.reason.ends_with(&at), "{}", agent.reason);
         assert_eq!(agent.restarts, 3, "{name}");
@@ -153,7 +153,7 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
     };
     let mut epoch = 0;
     for _ in 0..3 {
-        let failed = |a: &host_pb::Agent| a.phase() == AgentPhase::Failed && a.epoch > epoch;
+        let failed = |a: &agent_pb::Agent| a.phase() == AgentPhase::Failed && a.epoch > epoch;
         let failed = stack.agent_is("FAILED", "g", "a", failed).await;
         let why = format!("at work on message {id} of topic a; its restart policy does not restart it");
         assert!(failed.reason.ends_with(&why), "{}", failed.reason);
@@ -162,7 +162,7 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
     }
     answered(&mut bus, "g", 2).await;
     let aside =
-        |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.reason.contains("was set aside after 3 deaths");
+        |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.reason.contains("was set aside after 3 deaths");
     stack.agent_is("it to run", "g", "a", aside).await;
     restart().await;
     bus.say("g", "a", json!({"n": 3})).await;
@@ -170,7 +170,7 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
     // The next life of the host knows nothing of it, and needs not to.
     stack.hosts[0].signal(Signal::KILL);
     stack.restart_host(0);
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > epoch + 1 && a.reason.is_empty();
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > epoch + 1 && a.reason.is_empty();
     stack.agent_is("it to be back", "g", "a", back).await;
     bus.say("g", "a", json!({"n": 4})).await;
     answered(&mut bus, "g", 4).await;
@@ -194,7 +194,7 @@ async fn with_no_limit_of_deliveries_nothing_is_set_aside() {
     let modules = modules();
     let stack = modules.stack(&["--max-deliveries", "0"]).await;
     let mut bus = Bus::to(stack.redis.port());
-    let policy = RestartPolicy { max_restarts: 4, ..bus.agent("g", "a", "doer.Doer").restart_policy.unwrap() };
+    let policy = RestartPolicy { max_restarts: Some(4), ..bus.agent("g", "a", "doer.Doer").restart_policy.unwrap() };
     stack.create(AgentLaunch { restart_policy: Some(policy), ..bus.agent("g", "a", "doer.Doer") }).await.unwrap();
     bus.say("g", "a", json!({"n": 1, "do": "exit"})).await;
     let failed = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{AgentLaunch, AgentPhase, RestartMode, RestartPolicy};
+use rustic_proto::agent::v1::{AgentLaunch, AgentPhase, RestartMode, RestartPolicy};
 use rustic_tests::{
     Stack,
     launches::{idle, script},

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentLaunch, AgentPhase},
+    agent::v1::{self as agent_pb, AgentLaunch, AgentPhase},
+    agent_host::v1 as host_pb,
     engine::v1 as pb,
 };
 use rustic_tests::{
@@ -68,7 +69,7 @@ async fn family(word: &str) -> Vec<u32> {
 
 /// The agent of a guild in its next life, with nobody of the one before.
 async fn next_life(stack: &Stack, guild: &str, word: &str, before: &[u32], restarts: u32) -> Vec<u32> {
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == restarts;
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == restarts;
     let agent = stack.agent_is("the agent's next life", guild, "a", back).await;
     assert!(!before.iter().any(|pid| lives(*pid)), "it began when the one before was over");
     let now = family(word).await;
@@ -84,7 +85,7 @@ async fn ends_with_its_agent(mut stack: Stack, launch: impl Fn(&str, &str) -> Ag
     stack.create(launch("h", &neighbours)).await.unwrap();
     let untouched = family(&neighbours).await;
     let launch = |guild: &str| AgentLaunch {
-        restart_policy: Some(host_pb::RestartPolicy {
+        restart_policy: Some(agent_pb::RestartPolicy {
             initial_backoff: Some(prost_types::Duration { seconds: 0, nanos: 1 }),
             ..Default::default()
         }),
@@ -201,7 +202,7 @@ async fn what_agents_started_does_not_outlive_the_lease_of_a_frozen_host_and_wha
     .await;
     let (mine, kept) = (word(), word());
     stack.create(command("g", &mine)).await.unwrap();
-    let keeps = AgentLaunch { on_disconnect: host_pb::OnDisconnect::Keep.into(), ..command("h", &kept) };
+    let keeps = AgentLaunch { on_disconnect: agent_pb::OnDisconnect::Keep.into(), ..command("h", &kept) };
     stack.create(keeps).await.unwrap();
     family(&mine).await;
     let stay = family(&kept).await;
@@ -260,7 +261,7 @@ async fn a_server_that_the_sdk_for_mcp_started_ends_with_its_agent_and_serves_it
     let before = with_word(&word);
     assert!(!before.is_empty());
     kill(agent.pid, Signal::KILL);
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
     let agent = stack.agent_is("the agent's next life", "g", "a", back).await;
     assert!(!before.iter().any(|pid| lives(*pid)), "it began when the one before was over");
     stack.hosts[0].logged("the next server's answer", served(agent.pid)).await;
@@ -361,12 +362,9 @@ async fn an_agents_tmpdir_is_its_own_shows_in_its_usage_and_goes_with_it() {
         let (one, two) = (place(&stack, "one").await, place(&stack, "two").await);
         assert!([&one, &two].iter().all(|place| place.starts_with(work.path().to_str().unwrap())), "{one} {two}");
         assert_ne!(Path::new(&one).parent(), Path::new(&two).parent());
-        let request = host_pb::GetAgentInfoRequest {
-            guild_id: "g".to_owned(),
-            agent_id: "one".to_owned(),
-            ..Default::default()
-        };
-        let info = stack.host(0).await.get_agent_info(request).await.unwrap().into_inner().agent.unwrap();
+        let request =
+            host_pb::GetAgentRequest { guild_id: "g".to_owned(), agent_id: "one".to_owned(), ..Default::default() };
+        let info = stack.host(0).await.get_agent(request).await.unwrap().into_inner().agent.unwrap();
         let bytes = info.usage.unwrap().scratch_bytes;
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
         // It is not unwound: a temporary folder outlives such an end.

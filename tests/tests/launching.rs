@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase, WaitMode},
+    agent::v1::{self as agent_pb, AgentPhase, WaitMode},
     engine::v1::{self as pb, PendingPolicy},
 };
 use rustic_tests::{
@@ -39,9 +39,9 @@ impl Gate {
         std::fs::write(format!("{}/open", self.modules.path()), "").unwrap();
     }
 
-    async fn launch(&self, launch: host_pb::AgentLaunch) -> Result<host_pb::Agent, Status> {
+    async fn launch(&self, launch: agent_pb::AgentLaunch) -> Result<agent_pb::Agent, Status> {
         let request = pb::CreateAgentRequest {
-            launch: Some(launch),
+            launch: Some(launch.into()),
             wait: WaitMode::Launched.into(),
             pending: PendingPolicy::WaitForRoom.into(),
             ..Default::default()
@@ -49,7 +49,7 @@ impl Gate {
         Ok(self.stack.client.clone().create_agent(request).await?.into_inner().agent.unwrap())
     }
 
-    async fn becomes(&self, agent: &str, phase: AgentPhase) -> host_pb::Agent {
+    async fn becomes(&self, agent: &str, phase: AgentPhase) -> agent_pb::Agent {
         self.stack.agent_is("the agent to get there", "g", agent, |agent| agent.phase() == phase).await
     }
 }
@@ -75,7 +75,7 @@ async fn what_may_come_right_is_accepted_and_tried_again() {
     let agent = gate.launch(python("g", "a", "gated.Fragile")).await.unwrap();
     // As its record tells it, which may be a moment behind.
     assert!([AgentPhase::Starting, AgentPhase::Restarting].contains(&agent.phase()), "{agent:?}");
-    let tried = |agent: &host_pb::Agent| agent.reason.contains("its database is not up") && agent.restarts > 0;
+    let tried = |agent: &agent_pb::Agent| agent.reason.contains("its database is not up") && agent.restarts > 0;
     gate.stack.agent_is("it to be tried again", "g", "a", tried).await;
     gate.open();
     gate.becomes("a", AgentPhase::Running).await;
@@ -149,7 +149,7 @@ async fn the_second_life_of_an_accepted_launch_follows_its_policy() {
     std::fs::remove_file(format!("{}/open", gate.modules.path())).unwrap();
     let killed = rustix::process::Pid::from_raw(i32::try_from(agent.pid).unwrap()).unwrap();
     rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
-    let again = |agent: &host_pb::Agent| agent.restarts > 1 && agent.reason.contains("its database is not up");
+    let again = |agent: &agent_pb::Agent| agent.restarts > 1 && agent.reason.contains("its database is not up");
     gate.stack.agent_is("the agent to be tried again", "g", "a", again).await;
     gate.open();
     gate.becomes("a", AgentPhase::Running).await;

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{
-    self as host_pb, AgentLaunch, PythonRuntime, Runtime, RuntimeProfile, runtime::Kind,
+use rustic_proto::{
+    agent::v1::{AgentLaunch, PythonRuntime, Runtime, runtime::Kind},
+    agent_host::v1::{self as host_pb, RuntimeProfile},
 };
 use rustic_tests::{Modules, Stack, launches::python, processes::lives, wait_until};
 use rustix::process::{Pid, Signal, kill_process};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase, AgentView},
+    agent::v1::{self as agent_pb, AgentPhase, AgentView},
     engine::v1 as pb,
 };
 use rustic_registry::{
@@ -31,15 +31,15 @@ async fn agents_of_one_guild_land_on_both_hosts_and_a_killed_one_comes_back_in_p
     for n in 0..4 {
         before.push(stack.create(idle("g", &format!("a{n}"))).await.unwrap());
     }
-    let hosts: BTreeSet<_> = before.iter().map(|a| a.host.clone()).collect();
+    let hosts: BTreeSet<_> = before.iter().map(|a| a.host_id.clone()).collect();
     assert_eq!(hosts.len(), 2, "{before:?}");
 
     kill(before[0].pid);
-    let fresh = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let fresh = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
     let back = stack.agent_is("the killed agent to come back", "g", "a0", fresh).await;
-    assert_eq!((&back.host, back.epoch), (&before[0].host, before[0].epoch));
+    assert_eq!((&back.host_id, back.epoch), (&before[0].host_id, before[0].epoch));
     assert_ne!(back.pid, before[0].pid);
-    assert_eq!(back.last_exit.unwrap().status, Some(host_pb::last_exit::Status::Signal(9)));
+    assert_eq!(back.last_exit.unwrap().status, Some(agent_pb::last_exit::Status::Signal(9)));
     for other in &before[1..] {
         let now = stack.get("g", &other.agent_id).await.unwrap();
         assert_eq!((now.pid, now.restarts), (other.pid, 0), "the others never notice");
@@ -70,7 +70,7 @@ async fn twenty_creates_at_once_make_one_process_and_twenty_equal_answers() {
     let mut calls = JoinSet::new();
     for _ in 0..20 {
         let mut client = stack.client.clone();
-        let launch = Some(python("g", "a", RESPONDER));
+        let launch = Some(python("g", "a", RESPONDER).into());
         let request = pb::CreateAgentRequest { launch, ..Default::default() };
         calls.spawn(async move { client.create_agent(request).await.unwrap().into_inner().agent.unwrap() });
     }
@@ -104,12 +104,12 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
     stack.hosts[0].signal(Signal::KILL);
     stack.hosts[0].ended().await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
-    assert_eq!(agent.host, "agent-host-1");
+    assert_eq!(agent.host_id, "agent-host-1");
     stack.stop("g", "a").await.unwrap();
 
     // The same for a claim that an engine made and never delivered.
     let key = rustic_registry::AgentKey::parse("default", "g", "b").unwrap();
-    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "b"))).unwrap();
+    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "b").into())).unwrap();
     let claim = Claim {
         key,
         name: "B".to_owned(),
@@ -127,7 +127,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();
     assert!(matches!(outcome, ClaimOutcome::Claimed(_)), "{outcome:?}");
-    assert_eq!(stack.create(idle("g", "b")).await.unwrap().host, "agent-host-1");
+    assert_eq!(stack.create(idle("g", "b")).await.unwrap().host_id, "agent-host-1");
 }
 
 /// Says that it is there; then notes SIGTERM in a file that `$NOTE` names.
@@ -150,7 +150,7 @@ async fn what_a_python_agent_started_serves_it_until_it_has_ended() {
     let family = children(agent.pid);
     assert_eq!(family.len(), 1);
     let exit = stack.stop("g", "a").await.unwrap().unwrap();
-    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
+    assert_eq!(exit.status, Some(agent_pb::last_exit::Status::Code(0)));
     assert!(!note.exists(), "only the agent was asked");
     wait_until("its child to be gone", async || match state(family[0]) {
         None => Ok(()),
@@ -170,7 +170,7 @@ async fn a_command_is_asked_to_end_with_all_it_started() {
     stack.create(launch).await.unwrap();
     stack.hosts[0].logged("the child's words", |l| l["message"] == "begun").await;
     let exit = stack.stop("g", "a").await.unwrap().unwrap();
-    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(3)));
+    assert_eq!(exit.status, Some(agent_pb::last_exit::Status::Code(3)));
     assert!(note.exists());
 }
 
@@ -190,11 +190,11 @@ async fn an_agent_that_ignores_sigterm_is_killed_and_its_children_go_with_it() {
         guild_id: "g".to_owned(),
         agent_id: "a".to_owned(),
         timeout,
-        force: false,
+        force: pb::ForceMode::None.into(),
         ..Default::default()
     };
     let exit = stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap();
-    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Signal(9)));
+    assert_eq!(exit.status, Some(agent_pb::last_exit::Status::Signal(9)));
     wait_until("the whole family to be reaped", async || {
         let left: Vec<_> = family.iter().filter(|pid| state(**pid).is_some()).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
@@ -229,27 +229,27 @@ async fn orphans_of_a_living_agent_are_reaped_and_agents_die_with_their_host() {
 async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
     let stack = Stack::start().await;
     let mut launch = script("g", "a", "exit 3");
-    launch.restart_policy = Some(host_pb::RestartPolicy {
-        max_restarts: 2,
+    launch.restart_policy = Some(agent_pb::RestartPolicy {
+        max_restarts: Some(2),
         initial_backoff: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
         ..Default::default()
     });
     let request = pb::CreateAgentRequest {
-        launch: Some(launch.clone()),
-        wait: host_pb::WaitMode::Accepted.into(),
+        launch: Some(launch.clone().into()),
+        wait: agent_pb::WaitMode::Accepted.into(),
         request_id: "first".to_owned(),
         pending: pb::PendingPolicy::Refuse.into(),
     };
     let mut client = stack.client.clone();
     client.create_agent(request.clone()).await.unwrap();
-    let failed = |a: &host_pb::Agent| a.phase() == AgentPhase::Failed;
+    let failed = |a: &agent_pb::Agent| a.phase() == AgentPhase::Failed;
     let agent = stack.agent_is("FAILED", "g", "a", failed).await;
     assert_eq!(agent.reason, "its process ended with exit code 3, after 2 restarts");
     assert_eq!((agent.restarts, agent.pid), (2, 0));
     // A retry of the request that failed says so; a new request tries again.
     assert_eq!(client.create_agent(request).await.unwrap_err().code(), Code::FailedPrecondition);
-    let wait = host_pb::WaitMode::Accepted.into();
-    let fresh = pb::CreateAgentRequest { launch: Some(launch), wait, ..Default::default() };
+    let wait = agent_pb::WaitMode::Accepted.into();
+    let fresh = pb::CreateAgentRequest { launch: Some(launch.into()), wait, ..Default::default() };
     assert!(client.create_agent(fresh).await.unwrap().into_inner().agent.unwrap().epoch > agent.epoch);
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;
@@ -289,7 +289,7 @@ async fn lists_filter_and_page_and_specs_come_back_as_they_were_written() {
     let (names, response) = list(by_name).await;
     assert_eq!(names, ["g/a0"]);
     assert_eq!(response.agents[0].agent_spec, launches[0].agent_spec);
-    let on_host = |n| pb::ListAgentsRequest { host: format!("agent-host-{n}"), ..Default::default() };
+    let on_host = |n| pb::ListAgentsRequest { host_id: format!("agent-host-{n}"), ..Default::default() };
     assert_eq!(list(on_host(0)).await.0.len() + list(on_host(1)).await.0.len(), 6);
     let failed = pb::ListAgentsRequest { phase: AgentPhase::Failed.into(), ..Default::default() };
     assert!(list(failed).await.0.is_empty());

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase},
+    agent::v1::{self as agent_pb, AgentPhase},
     engine::v1::{self as pb, watch_agents_response::Change},
     reason::Reason,
 };
@@ -20,11 +20,11 @@ use tonic::{Code, Status};
 
 const RESPONDER: &str = rustic_tests::launches::RESPONDER;
 
-fn of(organization: &str, launch: host_pb::AgentLaunch) -> host_pb::AgentLaunch {
-    host_pb::AgentLaunch { organization_id: organization.to_owned(), ..launch }
+fn of(organization: &str, launch: agent_pb::AgentLaunch) -> agent_pb::AgentLaunch {
+    agent_pb::AgentLaunch { organization_id: organization.to_owned(), ..launch }
 }
 
-async fn get(stack: &Stack, organization: &str, agent: &str) -> Result<host_pb::Agent, Status> {
+async fn get(stack: &Stack, organization: &str, agent: &str) -> Result<agent_pb::Agent, Status> {
     let request = pb::GetAgentRequest {
         organization_id: organization.to_owned(),
         guild_id: "twin".to_owned(),
@@ -80,7 +80,7 @@ async fn guilds_of_one_name_are_two_in_every_life() {
         for before in &agents {
             let now = get(&stack, &before.organization_id, &before.agent_id).await.map_err(|s| s.to_string())?;
             // An agent of the host that was killed runs once it has another process.
-            let again = before.host != "agent-host-0" || now.pid != before.pid;
+            let again = before.host_id != "agent-host-0" || now.pid != before.pid;
             let runs = now.phase() == AgentPhase::Running && again && lives(now.pid);
             if !runs || now.organization_id != before.organization_id {
                 return Err(format!("{now:?}"));
@@ -137,14 +137,14 @@ async fn a_watcher_of_one_organization_hears_nothing_of_the_other() {
 }
 
 /// Messages of guild `twin` go over `bus`.
-fn talks(organization: &str, bus: &str, port: u16) -> host_pb::AgentLaunch {
+fn talks(organization: &str, bus: &str, port: u16) -> agent_pb::AgentLaunch {
     let launch = of(organization, python("twin", "x", RESPONDER));
     let messaging_config = json!({
         "backend_module": "rustic_ai.redis.messaging.backend",
         "backend_class": "RedisMessagingBackend",
         "backend_config": {"redis_client": {"host": bus, "port": port}},
     });
-    host_pb::AgentLaunch { messaging_config: messaging_config.to_string(), ..launch }
+    agent_pb::AgentLaunch { messaging_config: messaging_config.to_string(), ..launch }
 }
 
 fn port(url: &str) -> u16 {

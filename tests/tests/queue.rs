@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::{agent_host::v1::AgentPhase, convert::duration, engine::v1 as pb};
+use rustic_proto::{agent::v1::AgentPhase, convert::duration, engine::v1 as pb};
 use rustic_tests::{
     Modules, PATIENCE, Stack,
     launches::{RESPONDER, python},
@@ -43,7 +43,7 @@ impl Gate {
             let mut launch = python("crowd", &n.to_string(), "slow.Slow");
             // However long a test takes to open the gate.
             launch.start_timeout = Some(duration(PATIENCE * 3));
-            let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+            let request = pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
             calls.spawn(
                 async move { client.create_agent(request).await.unwrap().into_inner().agent.unwrap().phase() },
             );
@@ -76,13 +76,13 @@ async fn a_caller_that_gives_up_while_queued_leaves_nothing_behind() {
     })
     .await;
     // By its deadline …
-    let launch = Some(python("g", "impatient", RESPONDER));
+    let launch = Some(python("g", "impatient", RESPONDER).into());
     let mut request = Request::new(pb::CreateAgentRequest { launch, ..Default::default() });
     request.set_timeout(Duration::from_millis(300));
     let late = gate.stack.client.clone().create_agent(request).await.unwrap_err();
     assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late:?}");
     // … or by hanging up.
-    let launch = Some(python("g", "fickle", RESPONDER));
+    let launch = Some(python("g", "fickle", RESPONDER).into());
     let mut client = gate.stack.client.clone();
     let request = pb::CreateAgentRequest { launch, ..Default::default() };
     let call = tokio::spawn(async move { client.create_agent(request).await });

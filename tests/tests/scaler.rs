@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{Agent, AgentLaunch, AgentPhase},
+    agent::v1::{Agent, AgentLaunch, AgentPhase},
     engine::v1::{self as pb, PendingPolicy::WaitForRoom},
     externalscaler::{self as keda, external_scaler_client::ExternalScalerClient},
 };
@@ -62,7 +62,7 @@ async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_
     // Four run, one on each slot, and one waits.
     for n in 0..5 {
         let request = pb::CreateAgentRequest {
-            launch: Some(idle("g", &n.to_string())),
+            launch: Some(idle("g", &n.to_string()).into()),
             pending: WaitForRoom.into(),
             ..Default::default()
         };
@@ -72,7 +72,7 @@ async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_
     let mut on = [vec![], vec![]];
     for n in 0..5 {
         let agent = stack.get("g", &n.to_string()).await.unwrap();
-        match agent.host.as_str() {
+        match agent.host_id.as_str() {
             "agent-host-0" => on[0].push(agent.agent_id),
             "agent-host-1" => on[1].push(agent.agent_id),
             _ => {}
@@ -123,10 +123,10 @@ async fn the_highest_host_is_emptied_as_soon_as_the_rest_has_room() {
     for n in 0..4 {
         agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
     }
-    let hosts: Vec<_> = agents.iter().map(|a| a.host.as_str()).collect();
+    let hosts: Vec<_> = agents.iter().map(|a| a.host_id.as_str()).collect();
     assert_eq!(hosts, ["agent-host-0", "agent-host-0", "agent-host-0", "agent-host-1"], "the lowest is filled first");
     stack.stop("g", "0").await.unwrap();
-    let below = |a: &Agent| a.host == "agent-host-0" && a.phase() == AgentPhase::Running;
+    let below = |a: &Agent| a.host_id == "agent-host-0" && a.phase() == AgentPhase::Running;
     let moved = stack.agent_is("the last one to run on the lower host", "g", "3", below).await;
     assert!(moved.epoch > agents[3].epoch);
     for agent in &agents[1..3] {
@@ -154,13 +154,13 @@ async fn room_below_counts_only_where_an_agent_finds_all_it_needs() {
         let launch = AgentLaunch { agent_spec: spec, ..idle("g", id) };
         agents.push(stack.create(launch).await.unwrap());
     }
-    let hosts: Vec<_> = agents.iter().map(|a| a.host.as_str()).collect();
+    let hosts: Vec<_> = agents.iter().map(|a| a.host_id.as_str()).collect();
     assert_eq!(hosts, ["agent-host-0", "agent-host-1", "agent-host-2"]);
     // 1.8 of 3 gpus are two hosts' worth, but 0.4 and 0.4 are no room for 0.6.
     becomes(&client, "the third host to be kept", "10", 30.0).await;
     stack.stop("g", "0").await.unwrap();
     becomes(&client, "two hosts to be enough", "10", 12.0).await;
-    let below = |a: &Agent| a.host == "agent-host-0" && a.phase() == AgentPhase::Running;
+    let below = |a: &Agent| a.host_id == "agent-host-0" && a.phase() == AgentPhase::Running;
     stack.agent_is("the last one to run on the lowest host", "g", "2", below).await;
     let same = stack.get("g", "1").await.unwrap();
     assert_eq!((same.pid, same.epoch), (agents[1].pid, agents[1].epoch), "nobody else moved");

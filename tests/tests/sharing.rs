@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase, RuntimeProfile},
+    agent::v1::AgentPhase,
+    agent_host::v1::{self as host_pb, RuntimeProfile},
     engine::v1 as pb,
 };
 use rustic_tests::{Modules, Stack, StackSettings, launches::python, wait_until};
@@ -299,14 +300,14 @@ async fn a_variable_that_acts_only_when_a_program_starts_starts_it_cold_and_the_
     for (agent, name) in [("one", "PYTHONHASHSEED"), ("two", "PYTHONHASHSEED"), ("three", "MALLOC_ARENA_MAX")] {
         let mut launch = python("odd", agent, "odd_hash.Told");
         launch.environment.insert(name.to_owned(), "1".to_owned());
-        let request = pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
+        let request = pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
         let timings = stack.client.clone().create_agent(request).await.unwrap().into_inner().timings.unwrap();
         assert!(timings.cold_reason.contains(name), "{timings:?}");
     }
     assert_eq!(said(&stack, "one").await, said(&stack, "two").await, "it is heeded");
     assert_eq!(profile(&stack, 0).await.cold_starts, 3);
     let request =
-        pb::CreateAgentRequest { launch: Some(python("odd", "warm", "odd_hash.Told")), ..Default::default() };
+        pb::CreateAgentRequest { launch: Some(python("odd", "warm", "odd_hash.Told").into()), ..Default::default() };
     let timings = stack.client.clone().create_agent(request).await.unwrap().into_inner().timings.unwrap();
     assert_eq!(timings.cold_reason, "");
 }

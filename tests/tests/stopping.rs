@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase, last_exit},
+    agent::v1::{self as agent_pb, AgentPhase, last_exit},
     engine::v1 as pb,
 };
 use rustic_tests::{Bus, Modules, Stack, StackSettings, bus::DOER, wait_until};
@@ -32,10 +32,11 @@ async fn is_at_work(stack: &Stack, host: usize, n: u64) {
     stack.hosts[host].logged("it to be at work", |line: &Value| line["message"] == heard.as_str()).await;
 }
 
-async fn stop(stack: &Stack, agent: &str, seconds: i64) -> host_pb::LastExit {
+async fn stop(stack: &Stack, agent: &str, seconds: i64) -> agent_pb::LastExit {
     let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
     let (guild_id, agent_id) = ("g".to_owned(), agent.to_owned());
-    let request = pb::StopAgentRequest { guild_id, agent_id, timeout, force: false, ..Default::default() };
+    let request =
+        pb::StopAgentRequest { guild_id, agent_id, timeout, force: pb::ForceMode::None.into(), ..Default::default() };
     stack.client.clone().stop_agent(request).await.unwrap().into_inner().exit.unwrap()
 }
 
@@ -122,18 +123,18 @@ async fn a_handler_in_flight_on_a_host_that_drains_or_ends_is_handled_exactly_on
         let seconds = [13, 3][round];
         if round == 0 {
             let agent = stack.create(bus.agent("g", "a", "doer.Doer")).await.unwrap();
-            here = usize::from(agent.host == "agent-host-1");
+            here = usize::from(agent.host_id == "agent-host-1");
         }
         bus.say("g", "a", json!({"n": n, "do": "sleep", "seconds": seconds})).await;
         is_at_work(&stack, here, n).await;
         let host_id = format!("agent-host-{here}");
         if round == 0 {
-            let request = pb::DrainHostRequest { host_id: host_id.clone(), force: false };
+            let request = pb::DrainHostRequest { host_id: host_id.clone(), force: pb::ForceMode::None.into() };
             stack.client.clone().drain_host(request).await.unwrap();
         } else {
             stack.hosts[here].signal(Signal::TERM);
         }
-        let elsewhere = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.host != host_id;
+        let elsewhere = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.host_id != host_id;
         stack.agent_is("it to run elsewhere", "g", "a", elsewhere).await;
         bus.say("g", "a", json!({"n": 10 + n})).await;
         wait_until("an answer", async || if bus.answers("g", 10 + n).await.is_empty() { Err(()) } else { Ok(()) })
@@ -159,8 +160,8 @@ async fn an_agent_that_is_stopped_while_it_starts_leaves_in_order() {
          \x20       print('BUILDING', flush=True)\n        time.sleep(1000)\n",
     )]);
     let (stack, bus) = stack(&modules, 1, &[]).await;
-    let launch = Some(bus.agent("g", "a", "slowly.Slowly"));
-    let wait = host_pb::WaitMode::Accepted.into();
+    let launch = Some(bus.agent("g", "a", "slowly.Slowly").into());
+    let wait = agent_pb::WaitMode::Accepted.into();
     let request = pb::CreateAgentRequest { launch, wait, ..Default::default() };
     stack.client.clone().create_agent(request).await.unwrap();
     stack.hosts[0].logged("it to be built", |line: &Value| line["message"] == "BUILDING").await;

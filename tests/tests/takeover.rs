@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase},
+    agent::v1::{self as agent_pb, AgentPhase},
+    agent_host::v1 as host_pb,
     engine::v1::{self as pb, PendingPolicy::WaitForRoom},
 };
 use rustic_registry::{
@@ -38,8 +39,8 @@ async fn another_watchdog(stack: &Stack, first: u32) {
     stack.hosts[0].logged("another watchdog", started).await;
 }
 
-fn runs_on(host: &str) -> impl Fn(&host_pb::Agent) -> bool {
-    move |agent| agent.phase() == AgentPhase::Running && agent.host == host
+fn runs_on(host: &str) -> impl Fn(&agent_pb::Agent) -> bool {
+    move |agent| agent.phase() == AgentPhase::Running && agent.host_id == host
 }
 
 #[tokio::test]
@@ -56,7 +57,7 @@ async fn agents_of_a_host_that_dies_run_elsewhere() {
     for agent in &agents {
         let now =
             stack.agent_is("the agent to run on the other host", "g", &agent.agent_id, runs_on("agent-host-1")).await;
-        if agent.host == "agent-host-0" {
+        if agent.host_id == "agent-host-0" {
             assert!(now.epoch > agent.epoch && !lives(agent.pid));
         } else {
             assert_eq!((now.epoch, now.pid), (agent.epoch, agent.pid), "it was not touched");
@@ -74,7 +75,7 @@ async fn agents_of_a_host_that_dies_run_elsewhere() {
 async fn a_frozen_host_cannot_keep_its_agents_alive() {
     let stack = stack(2).await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
-    assert_eq!(agent.host, "agent-host-0");
+    assert_eq!(agent.host_id, "agent-host-0");
     stack.hosts[0].signal(Signal::STOP);
     let now = stack.agent_is("the agent to run on the other host", "g", "a", runs_on("agent-host-1")).await;
     // Killed by the watchdog before another could start: a zombie at most, which its frozen parent has not reaped.
@@ -163,7 +164,7 @@ async fn a_host_that_is_told_to_stop_gives_its_agents_away_first() {
     assert!(stack.hosts[0].stop().await.success());
     for agent in agents {
         let now = stack.agent_is("the agent to run elsewhere", "g", &agent.agent_id, runs_on("agent-host-1")).await;
-        assert!(agent.host == "agent-host-1" || now.epoch > agent.epoch);
+        assert!(agent.host_id == "agent-host-1" || now.epoch > agent.epoch);
     }
     let hosts = stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
     assert_eq!(hosts.len(), 1, "it left the registry");
@@ -175,7 +176,7 @@ async fn a_second_sigterm_does_not_wait_for_an_engine_to_move_agents() {
     host_arguments.extend(["--drain-timeout", "1h"].map(str::to_owned));
     let mut stack = Stack::with(StackSettings { hosts: 2, host_arguments, ..StackSettings::default() }).await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
-    let (here, elsewhere) = if agent.host == "agent-host-0" { (0, "agent-host-1") } else { (1, "agent-host-0") };
+    let (here, elsewhere) = if agent.host_id == "agent-host-0" { (0, "agent-host-1") } else { (1, "agent-host-0") };
     stack.engine.signal(Signal::STOP);
     stack.hosts[here].signal(Signal::TERM);
     let drains = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("draining"));
@@ -188,8 +189,8 @@ async fn a_second_sigterm_does_not_wait_for_an_engine_to_move_agents() {
     assert!(now.epoch > agent.epoch);
 }
 
-async fn create_or_wait(stack: &Stack, agent: &str) -> host_pb::Agent {
-    let launch = Some(idle("g", agent));
+async fn create_or_wait(stack: &Stack, agent: &str) -> agent_pb::Agent {
+    let launch = Some(idle("g", agent).into());
     let request = pb::CreateAgentRequest { launch, pending: WaitForRoom.into(), ..Default::default() };
     stack.client.clone().create_agent(request).await.unwrap().into_inner().agent.unwrap()
 }
@@ -204,7 +205,7 @@ async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     for agent in ["second", "third", "given up"] {
         let waits = create_or_wait(&stack, agent).await;
-        assert_eq!((waits.phase(), waits.host.as_str()), (AgentPhase::Pending, ""));
+        assert_eq!((waits.phase(), waits.host_id.as_str()), (AgentPhase::Pending, ""));
         assert!(waits.reason.contains("no host has room"), "{}", waits.reason);
     }
     stack.stop("g", "given up").await.unwrap();
@@ -215,7 +216,7 @@ async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
     stack.engine = Program::start("engine-svc", &arguments);
     stack.connect_to_engine().await;
     stack.stop("g", "first").await.unwrap();
-    let running = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+    let running = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
     stack.agent_is("the second to run", "g", "second", running).await;
     assert_eq!(stack.get("g", "third").await.unwrap().phase(), AgentPhase::Pending);
     stack.stop("g", "second").await.unwrap();
@@ -227,7 +228,7 @@ async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
 #[tokio::test]
 async fn a_claim_whose_engine_died_is_delivered_by_another() {
     let stack = stack(1).await;
-    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "a"))).unwrap();
+    let launch = rustic_proto::launch::Launch::check(Some(idle("g", "a").into())).unwrap();
     let claim = Claim {
         key: AgentKey::parse("default", "g", "a").unwrap(),
         name: "A".to_owned(),
@@ -260,9 +261,9 @@ async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
     let registry = stack.registry();
     stack.redis.wipe();
     for agent in &agents {
-        let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
         let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
-        assert_eq!((now.pid, now.epoch, &now.host), (agent.pid, agent.epoch, &agent.host));
+        assert_eq!((now.pid, now.epoch, &now.host_id), (agent.pid, agent.epoch, &agent.host_id));
         assert_eq!(now.machine_id, agent.machine_id);
         assert!(lives(agent.pid));
     }
@@ -286,10 +287,10 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
     let stack = Stack::with(settings).await;
     let mut launch = script("g", "broken", "echo last words; exit 3");
     launch.restart_policy =
-        Some(host_pb::RestartPolicy { mode: host_pb::RestartMode::Never.into(), ..Default::default() });
+        Some(agent_pb::RestartPolicy { mode: agent_pb::RestartMode::Never.into(), ..Default::default() });
     let request = pb::CreateAgentRequest {
-        launch: Some(launch),
-        wait: host_pb::WaitMode::Accepted.into(),
+        launch: Some(launch.into()),
+        wait: agent_pb::WaitMode::Accepted.into(),
         ..Default::default()
     };
     stack.client.clone().create_agent(request).await.unwrap();
@@ -307,26 +308,26 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
     .await;
 
     stack.redis.wipe();
-    let known = |epoch: u64| move |a: &host_pb::Agent| a.epoch == epoch;
+    let known = |epoch: u64| move |a: &agent_pb::Agent| a.epoch == epoch;
     let now = stack.agent_is("the failed one to be known again", "g", "broken", known(failed.epoch)).await;
     assert_eq!((now.phase(), &now.reason), (AgentPhase::Failed, &failed.reason));
     assert_eq!((now.last_exit, now.machine_id), (failed.last_exit, failed.machine_id));
     let whole = pb::GetAgentRequest {
         guild_id: "g".to_owned(),
         agent_id: "broken".to_owned(),
-        view: host_pb::AgentView::Full.into(),
+        view: agent_pb::AgentView::Full.into(),
         ..Default::default()
     };
     let whole = stack.client.clone().get_agent(whole).await.unwrap().into_inner().agent.unwrap();
     assert_eq!(whole.last_lines, ["last words"]);
     let now = stack.agent_is("the one that waits to be known again", "g", "second", known(second.epoch)).await;
     assert_eq!((now.phase(), now.reason), (AgentPhase::Pending, second.reason));
-    let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
+    let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
     stack.agent_is("the one that runs to be told again", "g", "first", told).await;
 
     // It still waits for what it waited for.
     wait_until("stops to be taken again", async || stack.stop("g", "first").await).await;
-    let running = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > second.epoch;
+    let running = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > second.epoch;
     let second = stack.agent_is("the second to run", "g", "second", running).await;
     assert!(lives(second.pid));
     assert_eq!(stack.get("g", "third").await.unwrap_err().code(), Code::NotFound, "it was stopped: {third:?}");
@@ -346,7 +347,7 @@ async fn a_registry_that_was_wiped_is_no_empty_one_for_an_engine_that_knew_it() 
     assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::Unavailable, "nobody knows yet");
     let mut create = tonic::Request::new(pb::CreateAgentRequest {
         pending: WaitForRoom.into(),
-        launch: Some(idle("g", "a")),
+        launch: Some(idle("g", "a").into()),
         ..Default::default()
     });
     create.set_timeout(std::time::Duration::from_secs(1));
@@ -378,7 +379,7 @@ async fn a_registry_that_is_wiped_while_it_is_told_is_told_again() {
         tokio::time::timeout(PATIENCE, first).await.expect("the registry to be told of a first agent");
     }
     for agent in &agents {
-        let told = |a: &host_pb::Agent| a.phase() == AgentPhase::Running;
+        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
         let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
         assert_eq!((now.pid, now.epoch), (agent.pid, agent.epoch));
     }
@@ -395,7 +396,7 @@ async fn an_agent_that_crashes_while_the_registry_is_lost_comes_back() {
     let agent = stack.create(idle("g", "a")).await.unwrap();
     stack.redis.wipe();
     rustix::process::kill_process(rustix::process::Pid::from_raw(agent.pid as i32).unwrap(), Signal::KILL).unwrap();
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
     let now = stack.agent_is("the agent to run again", "g", "a", back).await;
     assert_eq!(now.epoch, agent.epoch);
     assert!(lives(now.pid));
@@ -409,25 +410,30 @@ async fn a_host_is_drained_and_used_again_by_call() {
     }
     let mut client = stack.client.clone();
     let host_id = "agent-host-0".to_owned();
-    client.drain_host(pb::DrainHostRequest { host_id: host_id.clone(), force: false }).await.unwrap();
+    client
+        .drain_host(pb::DrainHostRequest { host_id: host_id.clone(), force: pb::ForceMode::None.into() })
+        .await
+        .unwrap();
     for n in 0..4 {
         stack.agent_is("the agent to run on the other host", "g", &n.to_string(), runs_on("agent-host-1")).await;
     }
     let hosts = client.list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
     assert_eq!((hosts[0].state(), hosts[0].used.len()), (pb::HostState::Draining, 0));
-    assert_eq!(stack.create(idle("g", "new")).await.unwrap().host, "agent-host-1");
+    assert_eq!(stack.create(idle("g", "new")).await.unwrap().host_id, "agent-host-1");
     client.undrain_host(pb::UndrainHostRequest { host_id }).await.unwrap();
     let create = async || {
         let agent = stack.create(idle("g", "newer")).await.unwrap();
-        if agent.host == "agent-host-0" {
+        if agent.host_id == "agent-host-0" {
             Ok(())
         } else {
-            stack.stop("g", "newer").await.map_or_else(|e| Err(e.to_string()), |_| Err(agent.host))
+            stack.stop("g", "newer").await.map_or_else(|e| Err(e.to_string()), |_| Err(agent.host_id))
         }
     };
     wait_until("the host to take agents again", create).await;
-    let unknown =
-        client.drain_host(pb::DrainHostRequest { host_id: "nobody".to_owned(), force: false }).await.unwrap_err();
+    let unknown = client
+        .drain_host(pb::DrainHostRequest { host_id: "nobody".to_owned(), force: pb::ForceMode::None.into() })
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     let empty = client.drain_host(pb::DrainHostRequest::default()).await.unwrap_err();
     assert_eq!(empty.code(), Code::InvalidArgument);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase},
+    agent::v1::{self as agent_pb, AgentPhase},
     engine::v1::{self as pb, PendingPolicy::WaitForRoom},
 };
 use rustic_registry::{
@@ -168,8 +168,13 @@ async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_not
     host.address().await;
     let stack = rustic_tests::stack::client(&address);
     let create = async |agent: &str| {
-        let (launch, wait) = (Some(idle("g", agent)), host_pb::WaitMode::Accepted.into());
-        let request = pb::CreateAgentRequest { launch, pending: WaitForRoom.into(), wait, ..Default::default() };
+        let (launch, wait) = (Some(idle("g", agent)), agent_pb::WaitMode::Accepted.into());
+        let request = pb::CreateAgentRequest {
+            launch: launch.map(Into::into),
+            pending: WaitForRoom.into(),
+            wait,
+            ..Default::default()
+        };
         stack.clone().create_agent(request).await.map(|r| r.into_inner().agent.unwrap()).map_err(|s| s.to_string())
     };
     let becomes = async |agent: &str, phase| {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentPhase},
+    agent::v1::{self as agent_pb, AgentPhase},
     engine::v1 as pb,
 };
 use rustic_tests::{
@@ -27,7 +27,7 @@ async fn stack(hosts: usize) -> Stack {
     .await
 }
 
-async fn list(stack: &Stack, request: pb::ListAgentsRequest) -> Vec<host_pb::Agent> {
+async fn list(stack: &Stack, request: pb::ListAgentsRequest) -> Vec<agent_pb::Agent> {
     stack.client.clone().list_agents(request).await.unwrap().into_inner().agents
 }
 
@@ -38,7 +38,7 @@ async fn an_agent_of_another_version_is_shown_and_keeps_nobody_from_being_listed
     for n in 0..6 {
         agents.push(stack.create(idle("g", &n.to_string())).await.unwrap());
     }
-    let strange = agents.iter().find(|a| a.host == "agent-host-0").unwrap();
+    let strange = agents.iter().find(|a| a.host_id == "agent-host-0").unwrap();
     let record = format!("{{rustic}}:agent:default:g:{}", strange.agent_id);
     stack.redis.admin().run(&format!("HSET {record} phase HIBERNATING"));
     stack.redis.admin().run("XADD {rustic}:events * agent nonsense phase NONSENSE epoch x");
@@ -59,8 +59,8 @@ async fn an_agent_of_another_version_is_shown_and_keeps_nobody_from_being_listed
     // A host of another version beside it, and a host that dies: its other agents move.
     stack.redis.admin().run("HSET {rustic}:host:agent-host-1 state RESTING");
     stack.hosts[0].signal(Signal::KILL);
-    for agent in agents.iter().filter(|a| a.host == "agent-host-0" && a.agent_id != strange.agent_id) {
-        let moved = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.host != "agent-host-0";
+    for agent in agents.iter().filter(|a| a.host_id == "agent-host-0" && a.agent_id != strange.agent_id) {
+        let moved = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.host_id != "agent-host-0";
         stack.agent_is("it to move", "g", &agent.agent_id, moved).await;
     }
     let word = stack.redis.admin().run(&format!("HSTRLEN {record} phase"));

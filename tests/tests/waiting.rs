@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::{self as host_pb, AgentLaunch, AgentPhase, WaitMode},
+    agent::v1::{self as agent_pb, AgentLaunch, AgentPhase, WaitMode},
     engine::v1::{self as pb, PendingPolicy},
 };
 use rustic_tests::{
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-async fn create(stack: &Stack, launch: AgentLaunch, pending: PendingPolicy) -> Result<host_pb::Agent, Status> {
+async fn create(stack: &Stack, launch: AgentLaunch, pending: PendingPolicy) -> Result<agent_pb::Agent, Status> {
     let wait = WaitMode::Running.into();
     let request =
-        pb::CreateAgentRequest { launch: Some(launch), wait, pending: pending.into(), ..Default::default() };
+        pb::CreateAgentRequest { launch: Some(launch.into()), wait, pending: pending.into(), ..Default::default() };
     stack.client.clone().create_agent(request).await.map(|response| response.into_inner().agent.unwrap())
 }
 
@@ -69,7 +69,7 @@ async fn a_class_that_cannot_be_imported_fails_at_once_though_it_has_waited() {
     if let Err(refused) = stack.client.clone().restart_agent(again).await {
         assert!(refused.message().contains("No module named 'no'"), "{}", refused.message());
     }
-    let anew = |a: &host_pb::Agent| a.phase() == AgentPhase::Failed && a.epoch > failed.epoch;
+    let anew = |a: &agent_pb::Agent| a.phase() == AgentPhase::Failed && a.epoch > failed.epoch;
     assert_eq!(stack.agent_is("it to fail again", "g", "a", anew).await.restarts, 0);
 }
 
@@ -78,13 +78,13 @@ async fn one_that_was_created_to_be_accepted_keeps_its_restart_policy() {
     let stack = stack(1).await;
     create(&stack, idle("g", "first"), PendingPolicy::Refuse).await.unwrap();
     let mut launch = python("g", "a", NONSENSE);
-    launch.restart_policy = Some(host_pb::RestartPolicy {
-        max_restarts: 1,
+    launch.restart_policy = Some(agent_pb::RestartPolicy {
+        max_restarts: Some(1),
         initial_backoff: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
         ..Default::default()
     });
     let request = pb::CreateAgentRequest {
-        launch: Some(launch),
+        launch: Some(launch.into()),
         wait: WaitMode::Accepted.into(),
         pending: PendingPolicy::WaitForRoom.into(),
         ..Default::default()

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent_host::v1::AgentPhase,
+    agent::v1::AgentPhase,
     engine::v1::{self as pb, engine_service_client::EngineServiceClient, watch_agents_response::Change},
 };
 use rustic_tests::{

@@ -45,7 +45,7 @@ async fn a_watchdog_that_gets_no_descriptor_of_an_agent_is_replaced_by_one_that_
     .await;
     stack.restart_host(0);
     for agent in [&early, &neighbour, &late] {
-        let returned = |found: &rustic_proto::agent_host::v1::Agent| found.pid != 0 && found.pid != agent.pid;
+        let returned = |found: &rustic_proto::agent::v1::Agent| found.pid != 0 && found.pid != agent.pid;
         stack.agent_is("it to return", &agent.guild_id, &agent.agent_id, returned).await;
     }
 }

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::agent_host::v1::{self as host_pb, AgentLaunch, AgentPhase, RuntimeProfile};
+use rustic_proto::{
+    agent::v1::{self as agent_pb, AgentLaunch, AgentPhase},
+    agent_host::v1::{self as host_pb, RuntimeProfile},
+};
 use rustic_tests::{
     Modules, Stack, StackSettings, Zygote,
     launches::{RESPONDER, python, script},
@@ -68,11 +71,11 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     assert!(children(zygote).is_empty(), "no middle process stays");
     // The host knows how its child ended, and brings it back warm.
     signal(one.pid, Signal::KILL);
-    let back = |a: &host_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.restarts == 1;
     let one = stack.agent_is("the killed agent to come back", "g", "one", back).await;
-    assert_eq!(one.last_exit.unwrap().status, Some(host_pb::last_exit::Status::Signal(9)));
+    assert_eq!(one.last_exit.unwrap().status, Some(agent_pb::last_exit::Status::Signal(9)));
     let exit = stack.stop("g", "one").await.unwrap().unwrap();
-    assert_eq!(exit.status, Some(host_pb::last_exit::Status::Code(0)));
+    assert_eq!(exit.status, Some(agent_pb::last_exit::Status::Code(0)));
     stack.stop("g", "two").await.unwrap();
     assert!(agents(host).is_empty(), "nothing but zygotes and watchdog stays");
     assert_eq!(health(&stack).await.cold_starts, 0);

@@ -244,7 +244,7 @@ impl AgentHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_proto::agent_host::v1::{AgentLaunch, CommandRuntime, Runtime, runtime::Kind};
+    use rustic_proto::agent::v1::{AgentLaunch, CommandRuntime, Runtime, runtime::Kind};
     use std::thread;
 
     fn handle() -> (AgentHandle, mpsc::Receiver<Event>) {
@@ -255,7 +255,7 @@ mod tests {
             runtime: Some(Runtime { kind: Some(Kind::Command(command)) }),
             ..AgentLaunch::default()
         };
-        let launch = Arc::new(Launch::check(Some(message)).expect("a valid launch"));
+        let launch = Arc::new(Launch::check(Some(message.into())).expect("a valid launch"));
         let order = Order { launch, epoch: Epoch(1), machine_id: MachineId::FIRST, skip: vec![], state: None };
         let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
         (handle, inbox)

@@ -452,7 +452,7 @@ impl Machine {
             RestartMode::OnFailure => status != ExitStatus::Code(0),
             RestartMode::Never => false,
         };
-        if !wanted {
+        if !wanted || policy.max_restarts == 0 {
             return Some("; its restart policy does not restart it".to_owned());
         }
         (self.streak >= policy.max_restarts).then(|| format!(", after {} restarts", self.streak))

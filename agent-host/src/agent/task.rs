@@ -85,6 +85,8 @@ pub struct Launching {
 pub struct AgentTask {
     order: Order,
     machine: Machine,
+    /// What the machine wants done first; taken when the task runs.
+    first: Vec<Action>,
     record: Record,
     runtime: Arc<dyn Runtime>,
     lease: LeaseHandle,
@@ -159,8 +161,10 @@ impl AgentTask {
             // A later task of the same claim, as when the store forgot the end of the first one, writes later.
             sequence: u64::try_from((ambient.boot)().up().as_micros()).unwrap_or(0),
         };
+        let (machine, first) = Machine::new(rules, deaths.recall(&order.launch.key));
         let task = Self {
-            machine: Machine::new(rules, deaths.recall(&order.launch.key)).0,
+            machine,
+            first,
             order,
             record,
             runtime,

@@ -66,7 +66,7 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_proto::agent_host::v1::AgentLaunch;
+    use rustic_proto::agent::v1::AgentLaunch;
 
     fn kind(agent: &str, guild: &str) -> Option<Kind> {
         let launch = AgentLaunch {
@@ -75,7 +75,7 @@ mod tests {
             messaging_config: "{}".to_owned(),
             ..AgentLaunch::default()
         };
-        Kind::of(&Launch::check(Some(launch)).expect("valid"))
+        Kind::of(&Launch::check(Some(launch.into())).expect("valid"))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use rustic_proto::{
-    status::{DOMAIN, too_many_calls, with_reason},
+    status::{DOMAIN, with_reason},
     violation::Violations,
 };
 use rustic_telemetry::grpc::{Deadline, LoadLimit, MessageSize, Next, Panics, Policy};
@@ -149,7 +149,7 @@ async fn layer(policy: impl Policy, next: impl Next, body: &str) -> Refused {
 
 #[tokio::test(start_paused = true)]
 async fn the_layers_of_a_hosts_server_are_told_apart() {
-    assert_eq!(layer(LoadLimit::new(0, too_many_calls), Never, "").await, Refused::Busy);
+    assert_eq!(layer(LoadLimit::new(0), Never, "").await, Refused::Busy);
     assert_eq!(layer(Deadline { default: Duration::from_secs(1) }, Never, "").await, Refused::Unfinished);
     assert_eq!(layer(MessageSize { limit: 8 }, Never, "\0\0\0\0\u{9}").await, Refused::Other);
     assert_eq!(layer(Panics, Bug, "").await, Refused::Other);

@@ -20,7 +20,8 @@ use crate::{
     metrics,
 };
 use rustic_proto::{
-    agent_host::v1::{self as pb, StartTimings},
+    agent::v1::{self as agent_pb, StartTimings},
+    agent_host::v1 as pb,
     bus::Bus,
     convert,
     launch::Launch,
@@ -32,7 +33,7 @@ use rustic_registry::{
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 
 /// Delay before a host that has the agent is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -48,7 +49,7 @@ pub struct Creation {
     /// The request's id.
     pub request_id: RequestId,
     /// How long to wait.
-    pub wait: pb::WaitMode,
+    pub wait: agent_pb::WaitMode,
     /// What a failed first start does, beside what `wait` says.
     pub first_start: pb::FirstStart,
     /// What happens when no host has room.
@@ -74,7 +75,7 @@ impl Creation {
 #[derive(Debug)]
 pub struct Created {
     /// The agent.
-    pub agent: pb::Agent,
+    pub agent: agent_pb::Agent,
     /// Steps of its start.
     pub timings: StartTimings,
 }
@@ -150,7 +151,11 @@ impl Engine {
                     timings.host_call = Some(convert::duration(host_call));
                     timings.total = Some(convert::duration(began.elapsed()));
                     // As the registry tells it: the same answer to everybody, whoever's call made the agent.
-                    let record = self.registry.get(&creation.launch.key, View::Basic).await?;
+                    let record = self.registry.get(&creation.launch.key, View::Basic).await.unwrap_or_else(|error| {
+                        // The agent runs, and its host's own answer says so as well.
+                        debug!(agent = %creation.launch.key, %error, "answered as the host tells it");
+                        None
+                    });
                     let record = record.filter(|record| record.epoch == place.epoch);
                     let agent = record.as_ref().map(convert::agent).or(response.agent).unwrap_or_default();
                     return Ok(Created { agent, timings });
@@ -185,9 +190,9 @@ impl Engine {
             if_full: IfFull::Refuse,
             if_namesakes: self.if_namesakes,
             first_start: match creation.wait {
-                pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
-                pb::WaitMode::Launched => FirstStart::FailsIfWrong,
-                pb::WaitMode::Unspecified | pb::WaitMode::Running => FirstStart::MustSucceed,
+                agent_pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
+                agent_pb::WaitMode::Launched => FirstStart::FailsIfWrong,
+                agent_pb::WaitMode::Unspecified | agent_pb::WaitMode::Running => FirstStart::MustSucceed,
             },
             knew: self.fleet.store(),
             asked: self.fleet.stops(),
@@ -301,11 +306,13 @@ impl Engine {
         let callee = self.callee(&place.host, &place.incarnation).await?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
-            launch: Some(creation.launch.message.clone()),
+            launch: Some(creation.launch.raw.clone()),
             wait: creation.wait.into(),
-            epoch: place.epoch.0,
-            machine_id: place.machine_id.into(),
-            incarnation: place.incarnation.to_string(),
+            claim: Some(pb::Claim {
+                incarnation: place.incarnation.to_string(),
+                epoch: Some(place.epoch.0),
+                machine_id: Some(place.machine_id.into()),
+            }),
             first_start: creation.first_start.into(),
         };
         // Cancel-safe: a host notices that its caller hung up. It gives up a start that has not begun, and finishes one
@@ -378,7 +385,7 @@ impl Engine {
     /// What an agent that exists already means for a request that wants it.
     async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
         let enough = record.phase() == Phase::Running
-            || (creation.wait != pb::WaitMode::Running && record.accepted().is_some());
+            || (creation.wait != agent_pb::WaitMode::Running && record.accepted().is_some());
         if self.is_orphaned(&record) {
             // Its process ended with its host's lease: the agent is created anew.
             if let ReleaseOutcome::Guarded(_) =

@@ -10,7 +10,7 @@ use crate::{
     scale,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustic_proto::{agent_host::v1 as pb, launch::Launch};
+use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
     Advance, AgentKey, AgentRecord, Epoch, FirstStart, FormerState, HostId, Incarnation, Index, Phase, Queue,
     ReleaseGuard, ReleaseOutcome, Seat, Unplace, View,
@@ -261,7 +261,7 @@ impl Engine {
         let creation = Creation {
             launch,
             request_id: full.request_id.clone(),
-            wait: pb::WaitMode::Accepted,
+            wait: agent_pb::WaitMode::Accepted,
             first_start: match full.first_start {
                 _ if full.running.is_some() => pb::FirstStart::Unspecified,
                 FirstStart::MustSucceed => pb::FirstStart::Fail,

@@ -6,6 +6,10 @@ use rustic_registry::{AgentKey, AgentRecord, HostId, Index, Page, Phase, Scope, 
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
+/// Bytes of one page, unless its only agent takes more: clients read messages of 4 MiB unless they are told otherwise.
+const MOST_BYTES: usize = 3 << 20;
+/// What an agent takes on a page beside its spec, its last lines and its reason: ids of at most 256 bytes, numbers, times.
+const BESIDES: usize = 1536;
 
 /// Which agents to list. All that are set must fit.
 #[derive(Debug, Clone)]
@@ -53,6 +57,21 @@ impl Listed {
     }
 }
 
+impl Listed {
+    /// Bytes that it takes on a page, at most.
+    fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Agent(record) => {
+                let spec = record.documents.as_ref().map_or(0, |documents| documents.spec.len());
+                let lines: usize = record.last_lines.iter().map(|line| line.len() + 4).sum();
+                spec + lines + record.reason.len() + record.name.len()
+            }
+            Self::Unreadable(agent) => agent.what.len(),
+        };
+        texts + BESIDES
+    }
+}
+
 impl AgentsQuery {
     /// The narrowest index that holds all that fit.
     fn index(&self) -> Index {
@@ -88,7 +107,9 @@ impl Engine {
         let index = query.index();
         let mut agents = vec![];
         let mut after = query.after.clone();
-        let mut looked_at = 0;
+        // The last one that was looked at.
+        let mut before = after.clone();
+        let (mut looked_at, mut bytes) = (0, 0);
         loop {
             // Whole pages, however few are still wanted: a filter must not lead to many small reads.
             let page = self.registry.list(&index, after.as_ref(), query.size, query.view).await?;
@@ -103,8 +124,13 @@ impl Engine {
             while let Some(row) = rows.next() {
                 let key = row.key().clone();
                 if query.shows(&row) {
+                    bytes += row.bytes();
+                    if bytes > MOST_BYTES && !agents.is_empty() {
+                        return Ok(AgentsPage { agents, next: before });
+                    }
                     agents.push(row);
                 }
+                before = Some(key.clone());
                 if agents.len() == query.size {
                     let more = rows.next().is_some() || after.is_some();
                     return Ok(AgentsPage { agents, next: more.then_some(key) });

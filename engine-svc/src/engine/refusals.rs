@@ -5,14 +5,12 @@ use crate::{
     answer::{self, HostAnswer, Refused},
     changes::Changes,
     channels::Callee,
+    fakes::Unreliable,
 };
 use async_trait::async_trait;
 use rustic_core::placement::Policy;
 use rustic_proto::{
-    agent_host::v1 as pb,
-    launch::Launch,
-    reason::Reason,
-    status::{too_many_calls, with_reason},
+    agent::v1 as agent_pb, agent_host::v1 as pb, launch::Launch, reason::Reason, status::with_reason,
 };
 use rustic_registry::{
     Advance, Announce, Claim, ClaimOutcome, Documents, Epoch, FirstStart, HostId, HostLife, HostState, IfFull,
@@ -20,7 +18,7 @@ use rustic_registry::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
+    sync::{Mutex, atomic::Ordering},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -92,12 +90,17 @@ async fn world(agent: Option<OnDisconnect>, retires: bool, answer: Answer) -> Wo
         runs(&registry, on_disconnect).await;
     }
     let hosts = Arc::new(Hosts { registry: registry.clone(), answer, retires, called: Mutex::default() });
+    let engine = engine(registry.clone(), hosts.clone()).await;
+    World { registry, hosts, engine }
+}
+
+/// An engine that has seen the hosts.
+async fn engine(registry: Arc<dyn Registry>, hosts: Arc<dyn HostCalls>) -> Engine {
     let changes = Arc::new(Changes::default());
     let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded, changes.clone()));
     fleet.refresh().await.expect("in memory");
     let leases = Leases { longest: TTL, drift: 0.0, new_registry: true };
-    let engine = Engine::new(registry.clone(), fleet, hosts.clone(), leases, changes, Wake::default());
-    World { registry, hosts, engine }
+    Engine::new(registry, fleet, hosts, leases, changes, Wake::default())
 }
 
 fn announce(host: &str) -> Announce {
@@ -186,7 +189,7 @@ impl World {
 }
 
 fn busy() -> Status {
-    too_many_calls("2 calls are under way".to_owned())
+    with_reason(Reason::TooManyCalls, "2 calls are under way", &[])
 }
 
 fn broken() -> Status {
@@ -260,7 +263,8 @@ async fn a_restart_over_a_silent_host_says_that_it_does_not_answer() {
     let late = || Status::from_error(Box::new(TimeoutExpired(())));
     let world = world(Some(OnDisconnect::Stop), false, late).await;
     let deadline = Instant::now() + TTL;
-    let error = world.engine.restart(&key(), GRACE, pb::WaitMode::Running, deadline).await.expect_err("no answer");
+    let error =
+        world.engine.restart(&key(), GRACE, agent_pb::WaitMode::Running, deadline).await.expect_err("no answer");
     assert!(matches!(error, EngineError::HostSilent { .. }) && error.is_retryable(), "{error}");
     assert_eq!(tonic::Code::Unavailable, error.code());
 }
@@ -286,18 +290,63 @@ async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_is_told_why
     }
 }
 
+/// A host that runs the agent, after which the registry cannot be read.
+struct Runs(Arc<Unreliable>);
+
+#[async_trait]
+impl HostCalls for Runs {
+    async fn create_agent(
+        &self,
+        host: &Callee,
+        _message: pb::CreateAgentRequest,
+        _deadline: Instant,
+    ) -> HostAnswer<pb::CreateAgentResponse> {
+        self.0.fails.store(true, Ordering::Relaxed);
+        let agent = agent_pb::Agent {
+            agent_id: "a".to_owned(),
+            host_id: host.host.to_string(),
+            phase: agent_pb::AgentPhase::Running.into(),
+            ..Default::default()
+        };
+        Ok(pb::CreateAgentResponse { agent: Some(agent), timings: None })
+    }
+
+    async fn stop_agent(
+        &self,
+        host: &Callee,
+        _message: pb::StopAgentRequest,
+        _deadline: Instant,
+    ) -> HostAnswer<pb::StopAgentResponse> {
+        panic!("{} is asked to stop it", host.host)
+    }
+
+    fn retain(&self, _hosts: &BTreeSet<HostId>) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_runs_is_no_error_though_the_registry_cannot_be_read_any_more() {
+    let registry = Arc::new(Unreliable::new(MemoryRegistry::new(|| UnixMillis(1_000_000))));
+    registry.announce(&announce("h-0")).await.expect("in memory");
+    let store = registry.hosts().await.expect("in memory").store.expect("it has a life");
+    registry.settle(&store, true).await.expect("in memory");
+    let engine = engine(registry.clone(), Arc::new(Runs(registry.clone()))).await;
+    let created = engine.create(&creation()).await.expect("the host runs it");
+    assert_eq!((created.agent.phase(), &*created.agent.host_id), (agent_pb::AgentPhase::Running, "h-0"));
+    assert!(registry.fails.load(Ordering::Relaxed), "it was asked");
+}
+
 fn creation() -> Creation {
-    let command = pb::CommandRuntime { argv: vec!["true".to_owned()] };
-    let message = pb::AgentLaunch {
+    let command = agent_pb::CommandRuntime { argv: vec!["true".to_owned()] };
+    let message = agent_pb::AgentLaunch {
         agent_spec: r#"{"id": "a", "name": "A"}"#.to_owned(),
         guild_spec: r#"{"id": "g"}"#.to_owned(),
-        runtime: Some(pb::Runtime { kind: Some(pb::runtime::Kind::Command(command)) }),
-        ..pb::AgentLaunch::default()
+        runtime: Some(agent_pb::Runtime { kind: Some(agent_pb::runtime::Kind::Command(command)) }),
+        ..agent_pb::AgentLaunch::default()
     };
     Creation {
-        launch: Launch::check(Some(message)).expect("a valid launch"),
+        launch: Launch::check(Some(message.into())).expect("a valid launch"),
         request_id: "r".parse().expect("an id"),
-        wait: pb::WaitMode::Running,
+        wait: agent_pb::WaitMode::Running,
         first_start: pb::FirstStart::Unspecified,
         pending: PendingPolicy::Refuse,
         deadline: Instant::now() + TTL,

@@ -10,7 +10,7 @@
 
 use super::{Engine, stop::StopKind};
 use crate::{answer::Refused, error::EngineError};
-use rustic_proto::agent_host::v1 as pb;
+use rustic_proto::agent::v1 as agent_pb;
 use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, State, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ impl Engine {
         &self,
         key: &AgentKey,
         grace: Duration,
-        wait: pb::WaitMode,
+        wait: agent_pb::WaitMode,
         deadline: Instant,
     ) -> Result<AgentRecord, EngineError> {
         let waiting = self.take_back(key, grace).await?;
@@ -36,7 +36,7 @@ impl Engine {
             let Some(record) = record else { return Ok(Some(None)) };
             let there = match record.phase() {
                 Phase::Running | Phase::Pending => true,
-                Phase::Starting => wait != pb::WaitMode::Running && record.accepted().is_some(),
+                Phase::Starting => wait != agent_pb::WaitMode::Running && record.accepted().is_some(),
                 Phase::Failed => {
                     return Err(EngineError::Failed { key: key.clone(), reason: record.reason });
                 }

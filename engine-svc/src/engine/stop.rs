@@ -8,7 +8,7 @@ use crate::{
     error::EngineError,
 };
 use futures_util::{StreamExt as _, stream};
-use rustic_proto::{agent_host::v1 as pb, convert::duration};
+use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb, convert::duration};
 use rustic_registry::{
     AgentKey, AgentRecord, GuildKey, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Scope, Seat, View,
 };
@@ -61,7 +61,7 @@ impl Engine {
         key: &AgentKey,
         grace: Duration,
         if_silent: IfSilent,
-    ) -> Result<Option<pb::LastExit>, EngineError> {
+    ) -> Result<Option<agent_pb::LastExit>, EngineError> {
         let mut asked_in_vain = None;
         for _ in 0..TRIES {
             let record = match self.read(key, View::Basic).await {
@@ -128,16 +128,23 @@ impl Engine {
         Seat { host, incarnation, .. }: &Seat,
         kind: StopKind,
         grace: Option<Duration>,
-    ) -> Result<HostAnswer<Option<pb::LastExit>>, EngineError> {
+    ) -> Result<HostAnswer<Option<agent_pb::LastExit>>, EngineError> {
         let callee = self.callee(host, incarnation).await?;
         let message = pb::StopAgentRequest {
             organization_id: record.key.guild.organization.to_string(),
             guild_id: record.key.guild.id.to_string(),
             agent_id: record.key.agent.to_string(),
             timeout: grace.map(duration),
-            epoch: record.epoch.0,
-            incarnation: incarnation.to_string(),
-            moves: kind == StopKind::Moves,
+            claim: Some(pb::Claim {
+                incarnation: incarnation.to_string(),
+                epoch: Some(record.epoch.0),
+                machine_id: None,
+            }),
+            purpose: match kind {
+                StopKind::Ends => pb::StopPurpose::Remove,
+                StopKind::Moves => pb::StopPurpose::Move,
+            }
+            .into(),
         };
         let deadline = Instant::now() + grace.unwrap_or(UNTOLD_GRACE) + ANSWER;
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))

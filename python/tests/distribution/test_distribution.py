@@ -99,7 +99,7 @@ def test_the_wheel_carries_every_source_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert inside == _sources("")
-    assert "rustic_ai/k8s/py.typed" in inside
+    assert {f"rustic_ai/{package}/py.typed" for package in ("k8s", "engine", "agent_host", "agent")} <= inside
 
 
 def test_it_is_importable_beside_the_newest_of_its_siblings() -> None:

@@ -2,9 +2,10 @@
 
 use super::{Next, Policy, is_ours};
 use http::{HeaderMap, Request, Response};
+use rustic_proto::{reason::Reason, status::with_reason};
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 
 /// Ends calls at their deadline with DEADLINE_EXCEEDED, and tells handlers about it by [`CallDeadline`].
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ impl Policy for Deadline {
             Ok(response) => response,
             Err(_elapsed) => {
                 let text = format!("the call was not done within its deadline of {limit:?}; ask what became of it");
-                Status::deadline_exceeded(text).into_http()
+                with_reason(Reason::DeadlineExceeded, text, &[]).into_http()
             }
         }
     }

@@ -11,6 +11,7 @@
 use super::{Next, Policy, is_ours};
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
+use rustic_proto::{reason::Reason, status::with_reason};
 use std::{
     pin::Pin,
     sync::Arc,
@@ -25,10 +26,6 @@ const WATCHES: usize = 256;
 /// The one call that is never turned away.
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// What a call over the limit is answered, from a text for people. Callers must be able to tell it from a failure of the
-/// transport: it says that the service lives, and that nothing was done.
-pub type TurnAway = fn(String) -> Status;
-
 /// Sheds load: a call over the limit is turned away before anything is done, and may be retried.
 #[derive(Debug, Clone)]
 pub struct LoadLimit {
@@ -40,7 +37,6 @@ pub struct LoadLimit {
 struct Limit {
     permits: Arc<Semaphore>,
     most: usize,
-    turn_away: TurnAway,
 }
 
 /// The place of a call among those that are under way; found in the request's extensions. Work that goes on when its caller
@@ -51,21 +47,22 @@ pub struct CallPermit {
 }
 
 impl LoadLimit {
-    /// At most `calls` calls at once; more are turned away like that.
-    pub fn new(calls: usize, turn_away: TurnAway) -> Self {
-        Self { calls: Limit::new(calls, turn_away), watches: Limit::new(WATCHES, turn_away) }
+    /// At most `calls` calls at once; more are turned away with a reason that tells callers this from a failure of the transport: the
+    /// service lives, and nothing was done.
+    pub fn new(calls: usize) -> Self {
+        Self { calls: Limit::new(calls), watches: Limit::new(WATCHES) }
     }
 }
 
 impl Limit {
-    fn new(most: usize, turn_away: TurnAway) -> Self {
-        Self { permits: Arc::new(Semaphore::new(most)), most, turn_away }
+    fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most)), most }
     }
 
     fn take(&self) -> Result<CallPermit, Status> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
             let text = format!("{} calls are under way, the most this service takes; retry with backoff", self.most);
-            (self.turn_away)(text)
+            with_reason(Reason::TooManyCalls, text, &[])
         })?;
         Ok(CallPermit { _permit: Arc::new(permit) })
     }
@@ -146,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_counts_for_as_long_as_it_lasts() {
-        let limit = LoadLimit::new(1, Status::unavailable);
+        let limit = LoadLimit::new(1);
         let stream = call(&limit, OURS).await.expect("there is room");
         assert_eq!(call(&limit, OURS).await.map(drop), Err(Code::Unavailable));
         drop(stream);
@@ -155,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_goes_on_counts_when_its_caller_has_hung_up() {
-        let limit = LoadLimit::new(1, Status::unavailable);
+        let limit = LoadLimit::new(1);
         let (keep, kept) = tokio::sync::oneshot::channel();
         let request = Request::builder().uri(OURS).body(Body::default()).expect("a request");
         drop(limit.around(request, Answer(Some(keep))).await);
@@ -167,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn watches_are_bounded_and_crowd_out_neither_calls_nor_probes() {
-        let limit = LoadLimit::new(1, Status::unavailable);
+        let limit = LoadLimit::new(1);
         let mut watches = vec![];
         for _ in 0..WATCHES {
             watches.push(call(&limit, WATCH).await.expect("there is room"));

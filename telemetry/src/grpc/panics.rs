@@ -4,11 +4,12 @@ use super::{Next, Policy};
 use crate::tasks::message;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
+use rustic_proto::{reason::Reason, status::with_reason};
 use std::panic::AssertUnwindSafe;
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tracing::error;
 
-/// Turns a panic into an answer, and tells it.
+/// Turns a panic into an answer, and logs it.
 #[derive(Debug, Clone)]
 pub struct Panics;
 
@@ -24,7 +25,8 @@ impl Policy for Panics {
                     cause = message(&*panic),
                     "a call panicked; this is a bug of the program, please report it"
                 );
-                Status::internal("internal error: a bug of this service, of which its log tells more").into_http()
+                let text = "internal error: a bug of this service, of which its log has more";
+                with_reason(Reason::InternalError, text, &[]).into_http()
             }
         }
     }
@@ -33,7 +35,7 @@ impl Policy for Panics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Code;
+    use tonic::{Code, Status};
 
     struct Call;
 

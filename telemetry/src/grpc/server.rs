@@ -1,6 +1,6 @@
 //! Settings of a gRPC server and the stack of layers in its one order.
 
-use super::{Around, Deadline, LoadLimit, MessageSize, Panics, Trace, TurnAway};
+use super::{Around, Deadline, LoadLimit, MessageSize, Panics, Reasons, Trace};
 use clap::Args;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,7 +29,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> 
 /// The layers around every call, outermost last.
 pub type Layers = Stack<
     Around<MessageSize>,
-    Stack<Around<Deadline>, Stack<Around<LoadLimit>, Stack<Around<Panics>, Stack<Around<Trace>, Identity>>>>,
+    Stack<
+        Around<Deadline>,
+        Stack<Around<LoadLimit>, Stack<Around<Panics>, Stack<Around<Reasons>, Stack<Around<Trace>, Identity>>>>,
+    >,
 >;
 
 /// Connections as a server takes them: without Nagle's algorithm, which holds the end of an answer back until the
@@ -40,20 +43,16 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
 
 impl ServerSettings {
     /// A server with every layer in place, for services with these methods, each as `service/method`. It takes messages that are
-    /// `headroom` bytes over the limit, and turns calls over `--max-calls` away as `turn_away` says.
-    pub fn server(
-        &self,
-        headroom: usize,
-        methods: impl IntoIterator<Item = String>,
-        turn_away: TurnAway,
-    ) -> Server<Layers> {
+    /// `headroom` bytes over the limit.
+    pub fn server(&self, headroom: usize, methods: impl IntoIterator<Item = String>) -> Server<Layers> {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             // Callers that give up reset their streams. The default of 20 would close the connection under all others.
             .http2_max_pending_accept_reset_streams(Some(self.max_calls))
             .layer(Around(Trace::new(methods)))
+            .layer(Around(Reasons))
             .layer(Around(Panics))
-            .layer(Around(LoadLimit::new(self.max_calls, turn_away)))
+            .layer(Around(LoadLimit::new(self.max_calls)))
             .layer(Around(Deadline { default: self.default_deadline }))
             .layer(Around(MessageSize { limit: self.max_message_size + headroom }))
     }

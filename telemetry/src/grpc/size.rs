@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use rustic_proto::{reason::Reason, status::with_reason};
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -15,7 +16,7 @@ use tonic::{Status, body::Body};
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
 const PREFIX: usize = 5;
 
-/// Refuses requests over the limit with RESOURCE_EXHAUSTED and says what the limit is.
+/// Refuses requests over the limit and says what the limit is.
 #[derive(Debug, Clone)]
 pub struct MessageSize {
     /// Largest message in bytes.
@@ -57,7 +58,7 @@ impl MessageSize {
              of the service",
             self.limit
         );
-        Status::resource_exhausted(text).into_http()
+        with_reason(Reason::RequestTooLarge, text, &[]).into_http()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::lives::Wish;
 use engine_svc::engine::PendingPolicy;
 use rand::{Rng as _, rngs::StdRng};
 use rustic_proto::{
-    agent_host::v1::{self as pb, AgentLaunch, CommandRuntime, OnDisconnect, Runtime, runtime::Kind},
+    agent::v1::{self as agent_pb, AgentLaunch, CommandRuntime, OnDisconnect, Runtime, runtime::Kind},
     launch::Launch,
 };
 use rustic_registry::{AgentKey, RequestId};
@@ -34,7 +34,7 @@ struct Asked {
 pub(crate) struct Client {
     pub(crate) key: AgentKey,
     launch: Launch,
-    wait: pb::WaitMode,
+    wait: agent_pb::WaitMode,
     pending: PendingPolicy,
     want: Want,
     /// What was answered OK last.
@@ -62,11 +62,11 @@ impl Client {
             runtime: Some(Runtime { kind: Some(Kind::Command(CommandRuntime { argv: vec!["x".to_owned()] })) }),
             ..AgentLaunch::default()
         };
-        let launch = Launch::check(Some(message)).expect("a launch");
+        let launch = Launch::check(Some(message.into())).expect("a launch");
         Self {
             key: launch.key.clone(),
             launch,
-            wait: if rng.random() { pb::WaitMode::Running } else { pb::WaitMode::Accepted },
+            wait: if rng.random() { agent_pb::WaitMode::Running } else { agent_pb::WaitMode::Accepted },
             pending: if rng.random_bool(0.7) { PendingPolicy::WaitForRoom } else { PendingPolicy::Refuse },
             want: Want::Run,
             has: None,

@@ -21,6 +21,7 @@ use engine_svc::{
 };
 use rustic_core::placement::Policy;
 use rustic_proto::{
+    agent::v1 as agent_pb,
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService as _},
     launch::Launch,
 };
@@ -53,7 +54,7 @@ pub(crate) enum Inbound {
 /// What a client wants of an engine.
 #[derive(Clone)]
 pub(crate) enum Wish {
-    Create { launch: Box<Launch>, request_id: RequestId, wait: pb::WaitMode, pending: PendingPolicy },
+    Create { launch: Box<Launch>, request_id: RequestId, wait: agent_pb::WaitMode, pending: PendingPolicy },
     Stop { key: AgentKey },
 }
 

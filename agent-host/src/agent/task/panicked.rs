@@ -13,7 +13,6 @@
 use super::{AgentTask, Body, Told};
 use crate::{agent::machine::Action, process::Signal};
 use futures_util::FutureExt as _;
-use rustic_registry::Phase;
 use rustic_telemetry::tasks;
 use std::panic::AssertUnwindSafe;
 use tokio::time::Instant;
@@ -26,7 +25,7 @@ pub struct Broken(pub String);
 impl AgentTask {
     /// Lives the agent's life through one panic.
     pub(super) async fn survive(mut self) -> Result<(), Broken> {
-        let first = vec![Action::Record(Phase::Starting)];
+        let first = std::mem::take(&mut self.first);
         // What is half done when it panics is looked at with that in mind, and with nothing else.
         let Err(panic) = AssertUnwindSafe(self.live(first)).catch_unwind().await else { return Ok(()) };
         let cause = tasks::message(&*panic);

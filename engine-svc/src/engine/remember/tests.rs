@@ -1,80 +1,33 @@
 //! An engine's copies, over a registry whose reads can fail and that can lose everything.
 
 use super::*;
-use crate::{changes::Changes, engine::Leases, fakes::NoHosts, fleet::Fleet, rounds::Wake};
-use async_trait::async_trait;
+use crate::{
+    changes::Changes,
+    engine::Leases,
+    fakes::{NoHosts, Unreliable},
+    fleet::Fleet,
+    rounds::Wake,
+};
 use rustic_core::placement::Policy;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentEvent, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon,
-    Documents, Epoch, Event, EventId, Events, FirstStart, FormerState, HostId, HostLife, HostState, HostsView,
-    IfFull, Incarnation, Look, MemoryRegistry, OnDisconnect, Page, Phase, PlaceOutcome, Queue, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Restore, Retire, SpecDigest, Stops,
-    UnixMillis, Unplace, store::EVENTS_KEPT,
+    AgentEvent, AgentRecord, Announce, Claim, ClaimOutcome, Documents, Epoch, Event, FirstStart, FormerState,
+    HostLife, HostState, IfFull, MemoryRegistry, OnDisconnect, Phase, Registry, Resources, SpecDigest, Stops,
+    UnixMillis, store::EVENTS_KEPT,
 };
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
 
 const HOLD: Duration = Duration::from_secs(12);
 
-struct Unreliable {
-    inner: MemoryRegistry,
-    fails: AtomicBool,
-}
-
-macro_rules! forward {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
-        #[async_trait]
-        impl Registry for Unreliable {
-            async fn get(&self, key: &AgentKey, view: View) -> Result<Option<AgentRecord>, RegistryError> {
-                if self.fails.load(Ordering::Relaxed) {
-                    return Err(RegistryError::Timeout(Duration::from_secs(2)));
-                }
-                self.inner.get(key, view).await
-            }
-
-            $(async fn $name(&self, $($arg: $type),*) -> Result<$out, RegistryError> {
-                self.inner.$name($($arg),*).await
-            })+
-        }
-    };
-}
-
-forward! {
-    announce(request: &Announce) -> Announced;
-    renew(request: &Renew) -> Renewal;
-    depart(host: &HostId, incarnation: &Incarnation) -> ();
-    claim(request: &Claim) -> ClaimOutcome;
-    advance(request: &Advance) -> AdvanceOutcome;
-    restore(request: &Restore) -> AdvanceOutcome;
-    remember(request: &Remember) -> Remembered;
-    release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
-    unplace(request: &Unplace) -> ReleaseOutcome;
-    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
-    cordon(host: &HostId, cordon: Cordon) -> bool;
-    retire(request: &Retire) -> bool;
-    forget(host: &HostId, incarnation: &Incarnation) -> bool;
-    bring(request: &Bring) -> ();
-    settle(store: &StoreLife, watched: bool) -> bool;
-    bury(key: &AgentKey) -> bool;
-    oldest(queue: Queue, skip: usize, limit: usize, view: View) -> Vec<AgentRecord>;
-    list(index: &Index, after: Option<&AgentKey>, limit: usize, view: View) -> Page;
-    hosts() -> HostsView;
-    look() -> Look;
-    events(after: EventId, limit: usize, wait: Duration) -> Events;
-}
-
 /// An engine that has seen a store with one host, full, and what it remembers.
 async fn engine() -> (Engine, Arc<Unreliable>, Unhosted) {
     let start = Instant::now();
     let clock = move || UnixMillis(1_000_000 + start.elapsed().as_millis() as u64);
-    let registry = Arc::new(Unreliable { inner: MemoryRegistry::new(clock), fails: AtomicBool::new(false) });
+    let registry = Arc::new(Unreliable::new(MemoryRegistry::new(clock)));
     announce(&registry, "first").await;
     let changes = Arc::new(Changes::default());
     let fleet = Arc::new(Fleet::new(registry.clone(), Policy::LeastLoaded, changes.clone()));

@@ -6,9 +6,14 @@ from typing import Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.guild.agent import AgentSpec
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
+
+
+def phase_of(agent: agent_pb2.Agent) -> str:
+    """The phase of an agent, in one word."""
+    return agent_pb2.AgentPhase.Name(agent.phase).removeprefix("AGENT_PHASE_")
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,15 @@ class AgentDescription:
             guild_id=agent.guild_id,
             agent_id=agent.agent_id,
             spec=AgentSpec.model_validate_json(agent.agent_spec),
-            phase=agent_pb2.AgentPhase.Name(agent.phase).removeprefix("AGENT_PHASE_"),
+            phase=phase_of(agent),
             reason=agent.reason,
-            host_id=agent.host,
+            host_id=agent.host_id,
             pid=agent.pid,
             epoch=agent.epoch,
             machine_id=agent.machine_id,
             restarts=agent.restarts,
             created=_time(agent.create_time) if agent.HasField("create_time") else None,
-            running_since=_time(agent.running_time) if agent.HasField("running_time") else None,
+            running_since=_time(agent.last_running_time) if agent.HasField("last_running_time") else None,
             last_lines=tuple(agent.last_lines),
         )
 

@@ -13,8 +13,11 @@ class K8sEngineError(RuntimeError):
     Attributes:
         agent: `guild/agent` the call was about, or empty.
         code: gRPC status code.
-        reason: Machine-readable reason in UPPER_SNAKE_CASE, or empty.
-        host: Host that answered, or empty.
+        reason: Why, in UPPER_SNAKE_CASE, as `docs/errors.md` lists it with what to do; ENGINE_UNREACHABLE if engine-svc did not answer at
+            all; empty if whoever answered was not engine-svc.
+        host: Id of the host that answered, or empty.
+        phase: Phase of the agent, such as FAILED, if that is what is wrong; else empty.
+        retry_after: Seconds after which the same call may succeed by itself; None if something has to be changed first.
         fields: Wrong request fields and what is wrong with them.
         traceback: Traceback of the agent's own error, or empty.
     """
@@ -25,12 +28,14 @@ class K8sEngineError(RuntimeError):
         self.code = code
         self.reason = details.reason
         self.host = details.host
+        self.phase = details.phase
+        self.retry_after = details.retry_after
         self.fields = details.fields
         self.traceback = details.traceback
 
 
 class InvalidAgentError(K8sEngineError):
-    """The request is wrong, or the agent's class cannot be imported; `fields` says what."""
+    """The request is wrong or too large, or the agent's class cannot be imported; `fields` says what is wrong."""
 
 
 class AgentUnknownError(K8sEngineError):
@@ -77,7 +82,13 @@ _CLASSES: dict[grpc.StatusCode, type[K8sEngineError]] = {
     grpc.StatusCode.UNAVAILABLE: EngineUnavailableError,
 }
 
-# What RESOURCE_EXHAUSTED means, by reason. Without one of ours it is something else, such as a message that is too large.
+# What means another thing than others of its code.
+_BY_REASON: dict[str, type[K8sEngineError]] = {
+    "GUILD_ID_SHARED": AgentConflictError,
+    "REQUEST_TOO_LARGE": InvalidAgentError,
+}
+
+# What RESOURCE_EXHAUSTED means, by reason. Without one of ours it is something else.
 _NO_ROOM: dict[str, type[NoRoomError]] = {
     "AGENT_TOO_LARGE": AgentTooLargeError,
     "NO_ROOM": NoRoomError,
@@ -95,6 +106,8 @@ class Details:
     host: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     traceback: str = ""
+    phase: str = ""
+    retry_after: float | None = None
 
 
 def read_details(error: grpc.RpcError) -> Details:
@@ -102,10 +115,11 @@ def read_details(error: grpc.RpcError) -> Details:
     details = Details()
     status = rpc_status.from_call(error)
     for packed in status.details if status is not None else ():
-        info, bad, debug = (
+        info, bad, debug, retry = (
             error_details_pb2.ErrorInfo(),
             error_details_pb2.BadRequest(),
             error_details_pb2.DebugInfo(),
+            error_details_pb2.RetryInfo(),
         )
         if packed.Unpack(info):
             details.reason = info.reason
@@ -114,6 +128,8 @@ def read_details(error: grpc.RpcError) -> Details:
             details.fields = {violation.field: violation.description for violation in bad.field_violations}
         elif packed.Unpack(debug):
             details.traceback = "\n".join(debug.stack_entries)
+        elif packed.Unpack(retry):
+            details.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return details
 
 
@@ -125,20 +141,20 @@ def wrong(agent: str, field: str, what: str) -> InvalidAgentError:
         field: What is wrong.
         what: What is wrong with it.
     """
-    details = Details(reason="INVALID_LAUNCH", fields={f"launch.{field}": what})
+    details = Details(reason="INVALID_REQUEST", fields={f"launch.{field}": what})
     return InvalidAgentError(f"agent {agent}: {field} {what}", agent, grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
-def not_running(agent: str, reason: str, address: str) -> K8sEngineError:
+def not_running(agent: str, phase: str, reason: str, address: str) -> K8sEngineError:
     """The agent was accepted, but did not run before its caller's patience was over. It waits on."""
     message = f"agent {agent} does not run yet: {reason or 'it is being started'} [engine-svc at {address}]"
-    return AgentTimeoutError(message, agent, grpc.StatusCode.DEADLINE_EXCEEDED, Details(reason="AGENT_NOT_RUNNING"))
+    return AgentTimeoutError(message, agent, grpc.StatusCode.DEADLINE_EXCEEDED, Details(reason="NOT_READY", phase=phase))
 
 
 def failed(agent: str, reason: str, address: str) -> K8sEngineError:
     """The agent was accepted, and failed."""
     message = f"agent {agent} has failed: {reason} [engine-svc at {address}]"
-    return AgentStartError(message, agent, grpc.StatusCode.FAILED_PRECONDITION, Details(reason="AGENT_FAILED"))
+    return AgentStartError(message, agent, grpc.StatusCode.FAILED_PRECONDITION, Details(reason="AGENT_FAILED", phase="FAILED"))
 
 
 def unreachable(why: Exception, action: str, agent: str, address: str) -> EngineUnavailableError:
@@ -175,8 +191,8 @@ def translate(error: grpc.RpcError, action: str, agent: str, address: str) -> K8
 
 
 def _class(code: grpc.StatusCode, reason: str) -> type[K8sEngineError]:
-    if reason == "GUILD_ID_SHARED":
-        return AgentConflictError
+    if reason in _BY_REASON:
+        return _BY_REASON[reason]
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED and reason in _NO_ROOM:
         return _NO_ROOM[reason]
     return _CLASSES.get(code, K8sEngineError)

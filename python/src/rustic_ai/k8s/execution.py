@@ -13,14 +13,14 @@ import grpc
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.guild.agent import Agent, AgentSpec
 from rustic_ai.core.guild.dsl import GuildSpec
 from rustic_ai.core.guild.execution.execution_engine import ExecutionEngine
 from rustic_ai.core.messaging import Client, MessagingConfig, SimpleClient
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s import client, errors
-from rustic_ai.k8s.description import AgentDescription, HostDescription
+from rustic_ai.k8s.description import AgentDescription, HostDescription, phase_of
 from rustic_ai.k8s.launches import Launch, Launches
 from rustic_ai.k8s.metastore import unreachable_database
 from rustic_ai.k8s.settings import EngineSettings
@@ -165,12 +165,12 @@ class K8sExecutionEngine(ExecutionEngine):
             return None
         subject = f"{agent.guild_id}/{agent.agent_id}"
         if agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
-            logger.info("agent %s runs on %s, pid %d", subject, agent.host, agent.pid)
+            logger.info("agent %s runs on %s, pid %d", subject, agent.host_id, agent.pid)
             return None
         if agent.phase == agent_pb2.AGENT_PHASE_PENDING:
             logger.warning("agent %s waits: %s", subject, agent.reason)
         else:
-            logger.info("agent %s was accepted by %s and is being started %s", subject, agent.host, agent.reason)
+            logger.info("agent %s was accepted by %s and is being started %s", subject, agent.host_id, agent.reason)
         self._launches.follow(launch, agent.epoch)
         return None
 
@@ -319,7 +319,7 @@ class K8sExecutionEngine(ExecutionEngine):
                         break
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise errors.not_running(subject, agent.reason, address) from error
+                    raise errors.not_running(subject, phase_of(agent), agent.reason, address) from error
                 raise errors.translate(error, "follow agent", subject, address) from error
         # It was stopped: the engine says so in its own words.
         return self._get(agent.guild_id, agent.agent_id, agent_pb2.AGENT_VIEW_BASIC)

@@ -17,7 +17,7 @@ import threading
 
 import grpc
 
-from rustic_ai.agent_host.v1 import agent_pb2
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.core.guild.agent_ext.mixins.health import Heartbeat, HealthConstants, HeartbeatStatus
 from rustic_ai.core.messaging import Message, MessagingConfig
 from rustic_ai.core.messaging.core.message import AgentTag
@@ -157,7 +157,7 @@ class Launches:
         if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
             self.tell(launch, agent.reason)
         elif agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
-            logger.info("agent %s/%s runs on %s", self._guild_id, agent.agent_id, agent.host)
+            logger.info("agent %s/%s runs on %s", self._guild_id, agent.agent_id, agent.host_id)
 
     def _forget_all_but(self, seen: set[str]) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ use crate::{
     wires::{HostCall, HostReply, LifeId, Outgoing, Reply, StoreCall},
 };
 use rand::Rng as _;
+use rustic_proto::agent_host::v1 as pb;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -140,9 +141,15 @@ impl World {
     }
 }
 
+fn epoch(claim: Option<&pb::Claim>) -> u64 {
+    claim.and_then(|claim| claim.epoch).unwrap_or(0)
+}
+
 fn describe(call: &HostCall) -> String {
     match call {
-        HostCall::Create(m) => format!("create, epoch {}", m.epoch),
-        HostCall::Stop(m) => format!("stop {}, epoch {}, moves {}", m.agent_id, m.epoch, m.moves),
+        HostCall::Create(m) => format!("create, epoch {}", epoch(m.claim.as_ref())),
+        HostCall::Stop(m) => {
+            format!("stop {}, epoch {}, {}", m.agent_id, epoch(m.claim.as_ref()), m.purpose().as_str_name())
+        }
     }
 }

@@ -23,10 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from rustic_ai.agent_host.v1 import agent_pb2 as rustic__ai_dot_agent__host_dot_v1_dot_agent__pb2
+from rustic_ai.agent.v1 import agent_pb2 as rustic__ai_dot_agent_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rustic_ai/agent_host/v1/agent.proto\"\x81\x02\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06launch\x18\x02 \x01(\x0b\x32$.rustic_ai.agent_host.v1.AgentLaunch\x12/\n\x04wait\x18\x03 \x01(\x0e\x32!.rustic_ai.agent_host.v1.WaitMode\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nmachine_id\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\x12\x38\n\x0b\x66irst_start\x18\x07 \x01(\x0e\x32#.rustic_ai.agent_host.v1.FirstStart\"|\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x36\n\x07timings\x18\x02 \x01(\x0b\x32%.rustic_ai.agent_host.v1.StartTimings\"\xae\x01\n\x10StopAgentRequest\x12\x17\n\x0forganization_id\x18\x07 \x01(\t\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\r\n\x05moves\x18\x06 \x01(\x08\"D\n\x11StopAgentResponse\x12/\n\x04\x65xit\x18\x01 \x01(\x0b\x32!.rustic_ai.agent_host.v1.LastExit\"R\n\x13GetAgentInfoRequest\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"E\n\x14GetAgentInfoResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\"y\n\x11ListAgentsRequest\x12\x17\n\x0forganization_id\x18\x05 \x01(\t\x12\x10\n\x08guild_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\nwith_usage\x18\x04 \x01(\x08\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.rustic_ai.agent_host.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\x93\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\"\x8e\x02\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x37\n\x08\x62ranches\x18\x05 \x03(\x0b\x32%.rustic_ai.agent_host.v1.ZygoteBranch\x12J\n\nnot_shared\x18\x06 \x03(\x0b\x32\x36.rustic_ai.agent_host.v1.RuntimeProfile.NotSharedEntry\x1a\x30\n\x0eNotSharedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0cZygoteBranch\x12\x10\n\x08packages\x18\x01 \x03(\t\x12\x0f\n\x07modules\x18\x02 \x01(\r\x12\x15\n\rprivate_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03pid\x18\x04 \x01(\r*^\n\nFirstStart\x12\x1b\n\x17\x46IRST_START_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IRST_START_FAIL\x10\x01\x12\x1d\n\x19\x46IRST_START_FAIL_IF_WRONG\x10\x02\x32\x8f\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12k\n\x0cGetAgentInfo\x12,.rustic_ai.agent_host.v1.GetAgentInfoRequest\x1a-.rustic_ai.agent_host.v1.GetAgentInfoResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1erustic_ai/agent/v1/agent.proto\"b\n\x05\x43laim\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x12\n\x05\x65poch\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nmachine_id\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06_epochB\r\n\x0b_machine_id\"\xee\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06launch\x18\x02 \x01(\x0b\x32\x1f.rustic_ai.agent.v1.AgentLaunch\x12*\n\x04wait\x18\x03 \x01(\x0e\x32\x1c.rustic_ai.agent.v1.WaitMode\x12-\n\x05\x63laim\x18\x04 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x38\n\x0b\x66irst_start\x18\x05 \x01(\x0e\x32#.rustic_ai.agent_host.v1.FirstStart\"r\n\x13\x43reateAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x31\n\x07timings\x18\x02 \x01(\x0b\x32 .rustic_ai.agent.v1.StartTimings\"\xe1\x01\n\x10StopAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x35\n\x07purpose\x18\x06 \x01(\x0e\x32$.rustic_ai.agent_host.v1.StopPurpose\"?\n\x11StopAgentResponse\x12*\n\x04\x65xit\x18\x01 \x01(\x0b\x32\x1c.rustic_ai.agent.v1.LastExit\"N\n\x0fGetAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"<\n\x10GetAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\"y\n\x11ListAgentsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x12\n\nwith_usage\x18\x05 \x01(\x08\"X\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\x92\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\"\x8e\x02\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x37\n\x08\x62ranches\x18\x05 \x03(\x0b\x32%.rustic_ai.agent_host.v1.ZygoteBranch\x12J\n\nnot_shared\x18\x06 \x03(\x0b\x32\x36.rustic_ai.agent_host.v1.RuntimeProfile.NotSharedEntry\x1a\x30\n\x0eNotSharedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0cZygoteBranch\x12\x10\n\x08packages\x18\x01 \x03(\t\x12\x0f\n\x07modules\x18\x02 \x01(\r\x12\x15\n\rprivate_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03pid\x18\x04 \x01(\r*^\n\nFirstStart\x12\x1b\n\x17\x46IRST_START_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IRST_START_FAIL\x10\x01\x12\x1d\n\x19\x46IRST_START_FAIL_IF_WRONG\x10\x02*[\n\x0bStopPurpose\x12\x1c\n\x18STOP_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13STOP_PURPOSE_REMOVE\x10\x01\x12\x15\n\x11STOP_PURPOSE_MOVE\x10\x02\x32\x83\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12_\n\x08GetAgent\x12(.rustic_ai.agent_host.v1.GetAgentRequest\x1a).rustic_ai.agent_host.v1.GetAgentResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,34 +35,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._loaded_options = None
   _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_options = b'8\001'
-  _globals['_FIRSTSTART']._serialized_start=1679
-  _globals['_FIRSTSTART']._serialized_end=1773
-  _globals['_CREATEAGENTREQUEST']._serialized_start=147
-  _globals['_CREATEAGENTREQUEST']._serialized_end=404
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=406
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=530
-  _globals['_STOPAGENTREQUEST']._serialized_start=533
-  _globals['_STOPAGENTREQUEST']._serialized_end=707
-  _globals['_STOPAGENTRESPONSE']._serialized_start=709
-  _globals['_STOPAGENTRESPONSE']._serialized_end=777
-  _globals['_GETAGENTINFOREQUEST']._serialized_start=779
-  _globals['_GETAGENTINFOREQUEST']._serialized_end=861
-  _globals['_GETAGENTINFORESPONSE']._serialized_start=863
-  _globals['_GETAGENTINFORESPONSE']._serialized_end=932
-  _globals['_LISTAGENTSREQUEST']._serialized_start=934
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1055
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1057
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1150
-  _globals['_HEALTHREQUEST']._serialized_start=1152
-  _globals['_HEALTHREQUEST']._serialized_end=1167
-  _globals['_HEALTHRESPONSE']._serialized_start=1170
-  _globals['_HEALTHRESPONSE']._serialized_end=1317
-  _globals['_RUNTIMEPROFILE']._serialized_start=1320
-  _globals['_RUNTIMEPROFILE']._serialized_end=1590
-  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_start=1542
-  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_end=1590
-  _globals['_ZYGOTEBRANCH']._serialized_start=1592
-  _globals['_ZYGOTEBRANCH']._serialized_end=1677
-  _globals['_AGENTHOSTSERVICE']._serialized_start=1776
-  _globals['_AGENTHOSTSERVICE']._serialized_end=2303
+  _globals['_FIRSTSTART']._serialized_start=1772
+  _globals['_FIRSTSTART']._serialized_end=1866
+  _globals['_STOPPURPOSE']._serialized_start=1868
+  _globals['_STOPPURPOSE']._serialized_end=1959
+  _globals['_CLAIM']._serialized_start=141
+  _globals['_CLAIM']._serialized_end=239
+  _globals['_CREATEAGENTREQUEST']._serialized_start=242
+  _globals['_CREATEAGENTREQUEST']._serialized_end=480
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=482
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=596
+  _globals['_STOPAGENTREQUEST']._serialized_start=599
+  _globals['_STOPAGENTREQUEST']._serialized_end=824
+  _globals['_STOPAGENTRESPONSE']._serialized_start=826
+  _globals['_STOPAGENTRESPONSE']._serialized_end=889
+  _globals['_GETAGENTREQUEST']._serialized_start=891
+  _globals['_GETAGENTREQUEST']._serialized_end=969
+  _globals['_GETAGENTRESPONSE']._serialized_start=971
+  _globals['_GETAGENTRESPONSE']._serialized_end=1031
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1033
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1154
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1156
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1244
+  _globals['_HEALTHREQUEST']._serialized_start=1246
+  _globals['_HEALTHREQUEST']._serialized_end=1261
+  _globals['_HEALTHRESPONSE']._serialized_start=1264
+  _globals['_HEALTHRESPONSE']._serialized_end=1410
+  _globals['_RUNTIMEPROFILE']._serialized_start=1413
+  _globals['_RUNTIMEPROFILE']._serialized_end=1683
+  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_start=1635
+  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_end=1683
+  _globals['_ZYGOTEBRANCH']._serialized_start=1685
+  _globals['_ZYGOTEBRANCH']._serialized_end=1770
+  _globals['_AGENTHOSTSERVICE']._serialized_start=1962
+  _globals['_AGENTHOSTSERVICE']._serialized_end=2477
 # @@protoc_insertion_point(module_scope)

@@ -1,7 +1,7 @@
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
-from rustic_ai.agent_host.v1 import agent_pb2 as _agent_pb2
+from rustic_ai.agent.v1 import agent_pb2 as _agent_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -16,27 +16,42 @@ class FirstStart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIRST_START_UNSPECIFIED: _ClassVar[FirstStart]
     FIRST_START_FAIL: _ClassVar[FirstStart]
     FIRST_START_FAIL_IF_WRONG: _ClassVar[FirstStart]
+
+class StopPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_PURPOSE_UNSPECIFIED: _ClassVar[StopPurpose]
+    STOP_PURPOSE_REMOVE: _ClassVar[StopPurpose]
+    STOP_PURPOSE_MOVE: _ClassVar[StopPurpose]
 FIRST_START_UNSPECIFIED: FirstStart
 FIRST_START_FAIL: FirstStart
 FIRST_START_FAIL_IF_WRONG: FirstStart
+STOP_PURPOSE_UNSPECIFIED: StopPurpose
+STOP_PURPOSE_REMOVE: StopPurpose
+STOP_PURPOSE_MOVE: StopPurpose
+
+class Claim(_message.Message):
+    __slots__ = ("incarnation", "epoch", "machine_id")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    epoch: int
+    machine_id: int
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ...) -> None: ...
 
 class CreateAgentRequest(_message.Message):
-    __slots__ = ("request_id", "launch", "wait", "epoch", "machine_id", "incarnation", "first_start")
+    __slots__ = ("request_id", "launch", "wait", "claim", "first_start")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LAUNCH_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     FIRST_START_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     launch: _agent_pb2.AgentLaunch
     wait: _agent_pb2.WaitMode
-    epoch: int
-    machine_id: int
-    incarnation: str
+    claim: Claim
     first_start: FirstStart
-    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ..., incarnation: _Optional[str] = ..., first_start: _Optional[_Union[FirstStart, str]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ..., wait: _Optional[_Union[_agent_pb2.WaitMode, str]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., first_start: _Optional[_Union[FirstStart, str]] = ...) -> None: ...
 
 class CreateAgentResponse(_message.Message):
     __slots__ = ("agent", "timings")
@@ -47,22 +62,20 @@ class CreateAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
 
 class StopAgentRequest(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "epoch", "incarnation", "moves")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "claim", "purpose")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    MOVES_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
     organization_id: str
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
-    epoch: int
-    incarnation: str
-    moves: bool
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., moves: bool = ...) -> None: ...
+    claim: Claim
+    purpose: StopPurpose
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., purpose: _Optional[_Union[StopPurpose, str]] = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)
@@ -70,7 +83,7 @@ class StopAgentResponse(_message.Message):
     exit: _agent_pb2.LastExit
     def __init__(self, exit: _Optional[_Union[_agent_pb2.LastExit, _Mapping]] = ...) -> None: ...
 
-class GetAgentInfoRequest(_message.Message):
+class GetAgentRequest(_message.Message):
     __slots__ = ("organization_id", "guild_id", "agent_id")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
@@ -80,7 +93,7 @@ class GetAgentInfoRequest(_message.Message):
     agent_id: str
     def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
 
-class GetAgentInfoResponse(_message.Message):
+class GetAgentResponse(_message.Message):
     __slots__ = ("agent",)
     AGENT_FIELD_NUMBER: _ClassVar[int]
     agent: _agent_pb2.Agent
@@ -113,18 +126,18 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "agent_count", "hostname", "reason", "profiles")
+    __slots__ = ("healthy", "agent_count", "host_id", "reason", "profiles")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
-    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     agent_count: int
-    hostname: str
+    host_id: str
     reason: str
     profiles: _containers.RepeatedCompositeFieldContainer[RuntimeProfile]
-    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ...) -> None: ...
+    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., host_id: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ...) -> None: ...
 
 class RuntimeProfile(_message.Message):
     __slots__ = ("name", "zygote", "cold_starts", "generation", "branches", "not_shared")

@@ -45,10 +45,10 @@ class AgentHostServiceStub(object):
                 request_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.StopAgentRequest.SerializeToString,
                 response_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.StopAgentResponse.FromString,
                 _registered_method=True)
-        self.GetAgentInfo = channel.unary_unary(
-                '/rustic_ai.agent_host.v1.AgentHostService/GetAgentInfo',
-                request_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoRequest.SerializeToString,
-                response_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoResponse.FromString,
+        self.GetAgent = channel.unary_unary(
+                '/rustic_ai.agent_host.v1.AgentHostService/GetAgent',
+                request_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentResponse.FromString,
                 _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/rustic_ai.agent_host.v1.AgentHostService/ListAgents',
@@ -68,7 +68,7 @@ class AgentHostServiceServicer(object):
 
     def CreateAgent(self, request, context):
         """Starts an agent here. Idempotent: the same agent with the same spec answers OK with the agent that runs.
-        Without an epoch the host claims the agent for itself through the registry.
+        Without a claim the host claims the agent for itself through the registry.
         Errors: INVALID_ARGUMENT (field violations; or the agent's class cannot be imported), ALREADY_EXISTS (same id,
         other spec), FAILED_PRECONDITION (runs on another host, is stopping, or its initialisation failed), ABORTED
         (stale epoch), RESOURCE_EXHAUSTED (no room: reason HOST_FULL; or this host lacks descriptors, process ids, memory
@@ -92,8 +92,8 @@ class AgentHostServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetAgentInfo(self, request, context):
-        """Tells about one agent of this host. Errors: INVALID_ARGUMENT, NOT_FOUND.
+    def GetAgent(self, request, context):
+        """Returns one agent of this host, with what it uses. Errors: INVALID_ARGUMENT, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,10 +126,10 @@ def add_AgentHostServiceServicer_to_server(servicer, server):
                     request_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.StopAgentRequest.FromString,
                     response_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.StopAgentResponse.SerializeToString,
             ),
-            'GetAgentInfo': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetAgentInfo,
-                    request_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoRequest.FromString,
-                    response_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoResponse.SerializeToString,
+            'GetAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgent,
+                    request_deserializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentRequest.FromString,
+                    response_serializer=rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -208,7 +208,7 @@ class AgentHostService(object):
             _registered_method=True)
 
     @staticmethod
-    def GetAgentInfo(request,
+    def GetAgent(request,
             target,
             options=(),
             channel_credentials=None,
@@ -221,9 +221,9 @@ class AgentHostService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/rustic_ai.agent_host.v1.AgentHostService/GetAgentInfo',
-            rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoRequest.SerializeToString,
-            rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentInfoResponse.FromString,
+            '/rustic_ai.agent_host.v1.AgentHostService/GetAgent',
+            rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentRequest.SerializeToString,
+            rustic__ai_dot_agent__host_dot_v1_dot_agent__host__service__pb2.GetAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,7 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
-from rustic_ai.agent_host.v1 import agent_pb2 as _agent_pb2
+from rustic_ai.agent.v1 import agent_pb2 as _agent_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -11,6 +11,12 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ForceMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FORCE_MODE_UNSPECIFIED: _ClassVar[ForceMode]
+    FORCE_MODE_NONE: _ClassVar[ForceMode]
+    FORCE_MODE_RETIRED_HOST: _ClassVar[ForceMode]
 
 class PendingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -25,6 +31,9 @@ class HostState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HOST_STATE_READY: _ClassVar[HostState]
     HOST_STATE_DRAINING: _ClassVar[HostState]
     HOST_STATE_EXPIRED: _ClassVar[HostState]
+FORCE_MODE_UNSPECIFIED: ForceMode
+FORCE_MODE_NONE: ForceMode
+FORCE_MODE_RETIRED_HOST: ForceMode
 PENDING_POLICY_UNSPECIFIED: PendingPolicy
 PENDING_POLICY_REFUSE: PendingPolicy
 PENDING_POLICY_WAIT_FOR_ROOM: PendingPolicy
@@ -65,8 +74,8 @@ class StopAgentRequest(_message.Message):
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
-    force: bool
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., force: bool = ...) -> None: ...
+    force: ForceMode
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., force: _Optional[_Union[ForceMode, str]] = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)
@@ -129,11 +138,11 @@ class GetAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ...) -> None: ...
 
 class ListAgentsRequest(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "name", "host", "phase", "page_size", "page_token", "view")
+    __slots__ = ("organization_id", "guild_id", "name", "host_id", "phase", "page_size", "page_token", "view")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    HOST_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -141,12 +150,12 @@ class ListAgentsRequest(_message.Message):
     organization_id: str
     guild_id: str
     name: str
-    host: str
+    host_id: str
     phase: _agent_pb2.AgentPhase
     page_size: int
     page_token: str
     view: _agent_pb2.AgentView
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., name: _Optional[str] = ..., host: _Optional[str] = ..., phase: _Optional[_Union[_agent_pb2.AgentPhase, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., name: _Optional[str] = ..., host_id: _Optional[str] = ..., phase: _Optional[_Union[_agent_pb2.AgentPhase, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[_agent_pb2.AgentView, str]] = ...) -> None: ...
 
 class ListAgentsResponse(_message.Message):
     __slots__ = ("agents", "next_page_token")
@@ -215,7 +224,7 @@ class ListHostsResponse(_message.Message):
     def __init__(self, hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Host(_message.Message):
-    __slots__ = ("host_id", "address", "state", "incarnation", "lease_deadline", "capacity", "used", "labels", "version", "dns_name")
+    __slots__ = ("host_id", "address", "state", "incarnation", "lease_expiry_time", "capacity", "used", "labels", "version", "dns_name")
     class CapacityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -241,7 +250,7 @@ class Host(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    LEASE_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_EXPIRY_TIME_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -251,21 +260,21 @@ class Host(_message.Message):
     address: str
     state: HostState
     incarnation: str
-    lease_deadline: _timestamp_pb2.Timestamp
+    lease_expiry_time: _timestamp_pb2.Timestamp
     capacity: _containers.ScalarMap[str, float]
     used: _containers.ScalarMap[str, float]
     labels: _containers.ScalarMap[str, str]
     version: str
     dns_name: str
-    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., dns_name: _Optional[str] = ...) -> None: ...
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_expiry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., dns_name: _Optional[str] = ...) -> None: ...
 
 class DrainHostRequest(_message.Message):
     __slots__ = ("host_id", "force")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     host_id: str
-    force: bool
-    def __init__(self, host_id: _Optional[str] = ..., force: bool = ...) -> None: ...
+    force: ForceMode
+    def __init__(self, host_id: _Optional[str] = ..., force: _Optional[_Union[ForceMode, str]] = ...) -> None: ...
 
 class DrainHostResponse(_message.Message):
     __slots__ = ()

@@ -139,7 +139,8 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Lists agents in order of organization, guild and agent id. A page may be shorter than page_size, even empty, while more follow.
+        """Lists agents in order of organization, guild and agent id. A page may be shorter than page_size, even empty, while more follow: it
+        takes at most 3 MiB, unless one agent alone takes more.
         Errors: INVALID_ARGUMENT (page token), UNAVAILABLE (registry unreachable).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,4 +1,4 @@
-"""Puts the table of the latest long run into the README: `PYTHONPATH=tests python -m chaos.readme`."""
+"""Puts the table of the latest long run into `docs/chaos.md`: `PYTHONPATH=tests python -m chaos.document`."""
 
 import json
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from chaos.report import table
 from chaos.stack import ROOT
 
-_README = ROOT / "README.md"
+_DOCUMENT = ROOT / "docs" / "chaos.md"
 _LATEST = ROOT / "tests" / "chaos" / "results" / "latest.json"
-_BEGIN, _END = "<!-- chaos: written by chaos.readme -->\n", "<!-- chaos: end -->\n"
-# What the README leaves to the JSON.
+_BEGIN, _END = "<!-- chaos: written by chaos.document -->\n", "<!-- chaos: end -->\n"
+# What the document leaves to the JSON.
 _LEFT_OUT = ("longest_ms",)
 
 
@@ -25,22 +25,22 @@ def section(document: dict[str, Any]) -> str:
     return f"{told}\n\n{table(rows)}\n\n"
 
 
-def insert(readme: str, text: str) -> str:
-    """The README with the text between the marks.
+def insert(document: str, text: str) -> str:
+    """The document with the text between the marks.
 
     Raises:
         ValueError: The marks are not there.
     """
-    before, _, rest = readme.partition(_BEGIN)
+    before, _, rest = document.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     if not rest or _END not in rest:
-        raise ValueError(f"the README lacks the lines {_BEGIN!r} and {_END!r}")
+        raise ValueError(f"docs/chaos.md lacks the lines {_BEGIN!r} and {_END!r}")
     return f"{before}{_BEGIN}{text}{_END}{after}"
 
 
 def main() -> None:
     """Entry point."""
-    _README.write_text(insert(_README.read_text(), section(json.loads(_LATEST.read_text()))))
+    _DOCUMENT.write_text(insert(_DOCUMENT.read_text(), section(json.loads(_LATEST.read_text()))))
 
 
 if __name__ == "__main__":

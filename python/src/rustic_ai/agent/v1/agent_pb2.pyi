@@ -147,14 +147,14 @@ class AgentLaunch(_message.Message):
     def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class LastExit(_message.Message):
-    __slots__ = ("code", "signal", "time")
+    __slots__ = ("code", "signal", "exit_time")
     CODE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
-    TIME_FIELD_NUMBER: _ClassVar[int]
+    EXIT_TIME_FIELD_NUMBER: _ClassVar[int]
     code: int
     signal: int
-    time: _timestamp_pb2.Timestamp
-    def __init__(self, code: _Optional[int] = ..., signal: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    exit_time: _timestamp_pb2.Timestamp
+    def __init__(self, code: _Optional[int] = ..., signal: _Optional[int] = ..., exit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class StartTimings(_message.Message):
     __slots__ = ("claim", "admit", "spawn", "initialize", "host_total", "total", "queue", "advance", "host_call", "cold_reason")
@@ -196,20 +196,20 @@ class AgentUsage(_message.Message):
     def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ..., scratch_bytes: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "running_time", "machine_id", "agent_spec", "usage", "last_lines")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host_id", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "last_running_time", "machine_id", "agent_spec", "usage", "last_lines")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
-    HOST_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     LAST_EXIT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
-    RUNNING_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUNNING_TIME_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_SPEC_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
@@ -219,16 +219,16 @@ class Agent(_message.Message):
     agent_id: str
     name: str
     phase: AgentPhase
-    host: str
+    host_id: str
     pid: int
     epoch: int
     restarts: int
     reason: str
     last_exit: LastExit
     create_time: _timestamp_pb2.Timestamp
-    running_time: _timestamp_pb2.Timestamp
+    last_running_time: _timestamp_pb2.Timestamp
     machine_id: int
     agent_spec: str
     usage: AgentUsage
     last_lines: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host_id: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...

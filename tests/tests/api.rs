@@ -13,7 +13,6 @@ use rustic_proto::{
 use rustic_tests::{
     Stack, StackSettings,
     launches::{idle, script},
-    wait_until,
 };
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -45,14 +44,8 @@ async fn what_a_newer_client_sends_is_the_same_launch_and_no_other_and_outlives_
     stack.hosts[host].signal(Signal::KILL);
     let moved = |a: &rustic_proto::agent::v1::Agent| a.phase() == AgentPhase::Running && a.epoch > first.epoch;
     let second = stack.agent_is("it to run elsewhere", "g", "a", moved).await;
-    let claim =
-        host_pb::Claim { epoch: Some(second.epoch), machine_id: Some(second.machine_id), ..Default::default() };
     let mut direct = stack.host(1 - host).await;
-    let request = |launch| host_pb::CreateAgentRequest {
-        launch: Some(launch),
-        claim: Some(claim.clone()),
-        ..Default::default()
-    };
+    let request = |launch| host_pb::CreateAgentRequest { launch: Some(launch), ..Default::default() };
     direct.create_agent(request(newer(launch(), "new"))).await.unwrap();
     let refused = direct.create_agent(request(launch().into())).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Ok(Reason::AgentHasOtherSpec)), "{refused:?}");
@@ -120,7 +113,7 @@ async fn errors_of_every_layer_have_a_reason_on_both_services() {
     let limit = vec!["--max-message-size".to_owned(), "100000".to_owned()];
     let stack = Stack::with(StackSettings {
         engine_arguments: limit.clone(),
-        host_arguments: limit,
+        host_arguments: [limit, vec!["--default-deadline".to_owned(), "2s".to_owned()]].concat(),
         ..StackSettings::default()
     })
     .await;
@@ -153,16 +146,16 @@ async fn errors_of_every_layer_have_a_reason_on_both_services() {
         assert_eq!((Reason::of(&status), status.code()), (Some(Ok(reason)), reason.code()), "{status:?}");
         assert!(!status.message().is_empty());
     }
-    // The deadline is the caller's own, and its client may end the call before the service does.
-    let slow = AgentLaunch { ..script("g", "slow", "sleep 1000") };
-    stack.create(slow).await.unwrap();
-    let late = wait_until("the service to be first", async || {
-        let mut request = Request::new(pb::ListAgentsRequest::default());
-        request.metadata_mut().insert("grpc-timeout", "1n".parse().unwrap());
-        let status = stack.client.clone().list_agents(request).await.unwrap_err();
-        if Reason::of(&status).is_some() { Ok(status) } else { Err(status) }
-    })
-    .await;
+    // Nobody's deadline but the service's own: a client with one of its own may end the call before the service does.
+    stack.create(script("g", "deaf", "trap '' TERM; echo deaf; while :; do sleep 1; done")).await.unwrap();
+    stack.hosts[0].logged("it to be deaf", |line| line["message"] == "deaf").await;
+    let stop = |seconds| host_pb::StopAgentRequest {
+        guild_id: "g".to_owned(),
+        agent_id: "deaf".to_owned(),
+        timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    let late = stack.host(0).await.stop_agent(stop(600)).await.unwrap_err();
     assert_eq!((Reason::of(&late), late.code()), (Some(Ok(Reason::DeadlineExceeded)), Code::DeadlineExceeded));
-    stack.stop("g", "slow").await.unwrap();
+    stack.host(0).await.stop_agent(stop(0)).await.unwrap();
 }

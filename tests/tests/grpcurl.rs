@@ -63,10 +63,10 @@ async fn the_details_of_errors_are_printed_as_text() {
     ] {
         let get = format!("{service}/GetAgent");
         let (ok, _, unknown) = try_grpcurl(&["-d", r#"{"guild_id": "g", "agent_id": "a"}"#, address, &get]).await;
-        assert!(!ok && unknown.contains(r#""reason": "AGENT_UNKNOWN""#), "{unknown}");
+        assert!(!ok && unknown.contains(r#""reason":"AGENT_UNKNOWN""#), "{unknown}");
         let (ok, _, wrong) = try_grpcurl(&[address, &get]).await;
         assert!(
-            !ok && wrong.contains(r#""reason": "INVALID_REQUEST""#) && wrong.contains(r#""field": "guild_id""#),
+            !ok && wrong.contains(r#""reason":"INVALID_REQUEST""#) && wrong.contains(r#""field":"guild_id""#),
             "{wrong}"
         );
         for text in [unknown, wrong] {

@@ -6,8 +6,8 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No connection in time, or it broke. The operation may or may not have happened.
-    #[error("the registry cannot be reached; check that Redis runs and that the Redis URL is right")]
-    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the registry cannot be reached: {0}")]
+    Unreachable(String),
     /// No answer in time. The operation may or may not have happened.
     #[error("the registry did not answer within {0:?}")]
     Timeout(Duration),

@@ -5,6 +5,7 @@
 
 mod ask;
 mod pool;
+mod reach;
 mod read;
 mod schema;
 mod scripts;
@@ -27,6 +28,7 @@ use ask::Ask;
 use async_trait::async_trait;
 use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
 use pool::{Connection, Pool};
+use reach::Address;
 use scripts::Scripts;
 use std::time::Duration;
 
@@ -63,6 +65,7 @@ pub struct RedisRegistry {
     /// The form of the data, which every script is told.
     schema: String,
     timeout: Duration,
+    address: Address,
 }
 
 impl RedisRegistry {
@@ -73,14 +76,15 @@ impl RedisRegistry {
 
     /// The same for a version that writes another form.
     pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, RegistryError> {
+        let address = Address::of(&settings.url)?;
         let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
         let waiting = pool::pool_for_waiting(&settings.url, WAITING, settings.timeout)?;
         let (keys, scripts) = (Keys::new(&settings.prefix), Scripts::load(schema));
-        Ok(Self { pool, waiting, keys, scripts, schema: schema.version(), timeout: settings.timeout })
+        Ok(Self { pool, waiting, keys, scripts, schema: schema.version(), timeout: settings.timeout, address })
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {
-        self.pool.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))
+        self.pool.get().await.map_err(|error| self.address.out_of_reach(error, self.timeout))
     }
 
     async fn answer<T>(
@@ -291,7 +295,7 @@ impl Registry for RedisRegistry {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(limit).arg("BLOCK").arg(wait.as_millis().max(1).to_string());
         command.arg("STREAMS").arg(self.keys.events()).arg(after.to_string());
-        let connection = self.waiting.get().await.map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+        let connection = self.waiting.get().await.map_err(|error| self.address.out_of_reach(error, self.timeout))?;
         let rows =
             pool::answer_alone(connection, self.timeout + wait, async |c| command.query_async(c).await).await?;
         Ok(read::events(rows, after))

@@ -153,3 +153,32 @@ async fn health_checks_answer_for_the_server_and_for_each_service() {
         .await;
     }
 }
+
+/// Lines of the README that call something.
+fn readme_lines() -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    readme.lines().filter(|line| line.starts_with("grpcurl ")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_line_of_the_readme_works_in_its_order() {
+    let stack = Stack::of(2).await;
+    let host = stack.hosts[0].address().await;
+    let lines = readme_lines();
+    assert!(lines.len() > 12, "{lines:?}");
+    let path = format!("{}:{}", venv("grpcurl").parent().unwrap().display(), std::env::var("PATH").unwrap());
+    for line in lines {
+        let command = line.replace("127.0.0.1:50051", stack.engine_address());
+        // A watch ends with an error only: what it has said by then is looked at.
+        let watches = command.contains("WatchAgents");
+        let command = if watches { command.replace("grpcurl ", "grpcurl -max-time 2 ") } else { command };
+        let mut shell = Command::new("bash");
+        let output = shell.args(["-c", &command]).env("PATH", &path).env("HOST", &host).current_dir(root()).output();
+        let output = output.await.unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let worked =
+            output.status.success() || (watches && out.contains("bookmark") && err.contains("DeadlineExceeded"));
+        assert!(worked, "{command}: {out} {err}");
+    }
+    stack.assert_nothing_left().await;
+}

@@ -5,7 +5,7 @@
 //! that failed is never handed out again (`RedisRegistry::answer`), and every operation may be repeated, so that the
 //! worst that can come of it is one retryable error on a connection that broke within that moment.
 
-use super::read;
+use super::{reach, read};
 use crate::error::RegistryError;
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleResult, Timeouts};
 use deadpool_redis::{
@@ -47,7 +47,8 @@ fn pool_that_trusts(
 ) -> Result<Pool, RegistryError> {
     // The crate's own limits are shorter than ours, and would make every answer that takes half a second look like a cut line.
     let unlimited = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let manager = Manager::new_with_config(url, unlimited).map_err(|e| RegistryError::Unreachable(Box::new(e)))?;
+    let manager =
+        Manager::new_with_config(url, unlimited).map_err(|error| RegistryError::Unreachable(reach::cause(&error)))?;
     let wait = Some(timeout);
     Pool::builder(Connections { manager, trusted })
         .max_size(connections)
@@ -56,7 +57,7 @@ fn pool_that_trusts(
         // One that is asked all the time stays trusted.
         .queue_mode(QueueMode::Lifo)
         .build()
-        .map_err(|e| RegistryError::Unreachable(Box::new(e)))
+        .map_err(|error| RegistryError::Unreachable(error.to_string()))
 }
 
 /// Waits for an answer. A connection that failed is thrown away, and one whose answer did not come in time: the late answer must not

@@ -1,6 +1,7 @@
 //! Reads what Redis answers. What this version did not write is an error that names the place; in a list such rows are left out, or
 //! told apart.
 
+use super::reach;
 use crate::{
     UnreadableAgent,
     error::{FormTrouble, RegistryError},
@@ -70,7 +71,7 @@ pub(super) fn fields(view: View) -> &'static [&'static str] {
 /// Sorts an error of the client by what the caller can do about it.
 pub(super) fn error(error: RedisError) -> RegistryError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() || error.is_connection_refusal() {
-        RegistryError::Unreachable(Box::new(error))
+        RegistryError::Unreachable(reach::cause(&error))
     } else if let Some(trouble) = form_trouble(&error) {
         RegistryError::Form(trouble)
     } else {

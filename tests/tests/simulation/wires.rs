@@ -116,7 +116,7 @@ impl FarStore {
         self.outbox.put(Outgoing::Store(StoreCall { name, run }));
         match timeout(STORE_TIMEOUT, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_closed)) => Err(RegistryError::Unreachable("the connection broke".into())),
+            Ok(Err(_closed)) => Err(RegistryError::Unreachable("the connection broke".to_owned())),
             Err(_elapsed) => Err(RegistryError::Timeout(STORE_TIMEOUT)),
         }
     }

@@ -47,7 +47,7 @@ pub struct Settings {
     /// DNS name of this host that stays the same when its address changes, such as that of a StatefulSet's pod
     #[arg(long, default_value = "", hide_default_value = true, value_parser = dns_name, value_name = "NAME")]
     pub dns_name: String,
-    /// Address of engine-svc, told to agents so that they can launch agents
+    /// Address of engine-svc, handed to agents so that they can launch agents
     #[arg(long, value_name = "HOST:PORT")]
     pub engine_address: Option<String>,
     /// Redis that holds the registry

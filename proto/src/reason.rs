@@ -127,7 +127,7 @@ reasons! {
         "Call engine-svc, which knows the host; or the host that `host` names.";
     /// The agent waits for room.
     AgentWaits = "AGENT_WAITS", FailedPrecondition, No,
-        "Wait until it runs: GetAgent or WatchAgents of engine-svc tell.";
+        "Wait until it runs: GetAgent or WatchAgents of engine-svc show it.";
     /// The agent has failed, and this very request was to start it.
     AgentFailed = "AGENT_FAILED", FailedPrecondition, No,
         "Read Agent.reason and last_lines (GetAgent, view FULL), mend the cause, and call RestartAgent or create it again.";
@@ -217,8 +217,8 @@ reasons! {
         "Call again; another replica answers.";
     /// The registry does not answer, or refuses.
     RegistryUnreachable = "REGISTRY_UNREACHABLE", Unavailable, Later,
-        "Look whether Redis runs, and whether its address, password and TLS are as the service is told; the service's log has the cause.";
-    /// The registry was lost, and is being told again what runs.
+        "Look whether Redis runs, and whether its address, password and TLS are as the service is set up; the service's log has the cause.";
+    /// The registry lost data, and hosts are restoring it.
     RegistryLost = "REGISTRY_LOST", Unavailable, Later,
         "Wait: hosts report what they run, which takes seconds.";
     /// The registry's data has a form that this version does not know.

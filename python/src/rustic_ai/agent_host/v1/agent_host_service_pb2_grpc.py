@@ -83,7 +83,7 @@ class AgentHostServiceServicer(object):
     def StopAgent(self, request, context):
         """Stops an agent: SIGTERM to its process, or to the whole process group of a command, then SIGKILL to all that it has
         started, wherever that is, when the process has ended or after the timeout. OK means the process was reaped, what it had
-        started is gone (what the kernel does not let go of within a second is told in the host's log) and the record removed.
+        started is gone (the host's log names what the kernel does not let go of within a second) and the record removed.
         Idempotent as long as the agent is known.
         Errors: INVALID_ARGUMENT, NOT_FOUND (not on this host), ABORTED (stale epoch), UNAVAILABLE (process ended, but
         the record could not be removed yet: retry).
@@ -107,7 +107,7 @@ class AgentHostServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Tells how the host is. Always answers OK while the process lives.
+        """Says how the host is. Always answers OK while the process lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

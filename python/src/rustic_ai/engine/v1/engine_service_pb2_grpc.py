@@ -132,7 +132,7 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Tells about one agent. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE (registry unreachable).
+        """Returns one agent. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE (registry unreachable).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,12 +148,12 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchAgents(self, request, context):
-        """Tells how agents are, and from then on what becomes of them: first every agent that there is, then a bookmark, then each agent
-        that changes, as it is when it is told; of several changes in short order only the last one may be told. A call that resumes after a
-        revision is told what changed since, without the beginning. The stream ends only with an error.
-        Errors: INVALID_ARGUMENT, UNAVAILABLE (registry unreachable, or lost and being told again, or this engine is stopping: retry
-        after the last revision), OUT_OF_RANGE (what came after the revision is not known any more, the caller was too slow, or the registry
-        was lost: watch anew, without a revision).
+        """Sends every agent that there is, then a bookmark, then each agent that changes, as it is when it is sent; of several changes in short
+        order only the last one may be sent. A call that resumes after a revision gets what has changed since, without the beginning. The
+        stream ends only with an error.
+        Errors: INVALID_ARGUMENT, UNAVAILABLE (registry unreachable, or it lost data that hosts are restoring, or this engine is stopping:
+        retry after the last revision), OUT_OF_RANGE (what came after the revision is not known any more, the caller was too slow, or the
+        registry lost data: watch anew, without a revision).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

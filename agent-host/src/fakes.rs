@@ -6,7 +6,7 @@ use crate::{
     lease::{Lease, LeaseKeeper, LeaseTimes},
     output::Tail,
     process::Signal,
-    runtime::{Order, Process, PythonStatus, Runtime, StartError, Told},
+    runtime::{Order, Process, ProcessEvent, PythonStatus, Runtime, StartError},
     starts::Starts,
     supervisor::{Creation, HostSettings, Supervisor},
     watchdog::BootTime,
@@ -186,7 +186,7 @@ impl FakeRuntime {
 
 /// What a test does to a process.
 enum Does {
-    Tells(Told),
+    Tells(ProcessEvent),
     Panics,
 }
 
@@ -200,13 +200,13 @@ pub(crate) struct Hand {
 
 impl Hand {
     /// It tells something.
-    pub(crate) fn tells(&self, told: Told) {
+    pub(crate) fn tells(&self, told: ProcessEvent) {
         let _ = self.does.send(Does::Tells(told));
     }
 
     /// It ends, and is reaped.
     pub(crate) fn ends(&self, status: ExitStatus) {
-        self.tells(Told::Exit(status));
+        self.tells(ProcessEvent::Exit(status));
     }
 
     /// Whoever looks after it panics.
@@ -277,7 +277,7 @@ impl Process for FakeProcess {
         self.signals.lock().expect("no test panics with it").push(signal);
     }
 
-    async fn told(&mut self) -> Told {
+    async fn told(&mut self) -> ProcessEvent {
         match self.done.recv().await {
             Some(Does::Tells(told)) => told,
             Some(Does::Panics) => panic!("as the test wants it"),

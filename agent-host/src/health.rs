@@ -30,12 +30,12 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// What is told under the names of the service, and what as readiness.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Told {
+struct Statuses {
     serves: ServingStatus,
     ready: ServingStatus,
 }
 
-const STOPPING: Told = Told { serves: ServingStatus::NotServing, ready: ServingStatus::NotServing };
+const STOPPING: Statuses = Statuses { serves: ServingStatus::NotServing, ready: ServingStatus::NotServing };
 
 /// Follows the lease until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: CancellationToken) {
@@ -43,7 +43,7 @@ pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: 
     let pulse = Pulse::of("health", pulse::TURN);
     loop {
         let held = lease.current().state == Lease::Held;
-        let now = Told { serves: status(held && lease.is_reachable()), ready: status(held) };
+        let now = Statuses { serves: status(held && lease.is_reachable()), ready: status(held) };
         if told != Some(now) {
             report(&reporter, now).await;
             told = Some(now);
@@ -77,7 +77,7 @@ fn status(serves: bool) -> ServingStatus {
     if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
-async fn report(reporter: &HealthReporter, told: Told) {
+async fn report(reporter: &HealthReporter, told: Statuses) {
     info!(status = %told.serves, readiness = %told.ready, "health");
     reporter.set_service_status("", told.serves).await;
     reporter.set_service_status("readiness", told.ready).await;

@@ -16,7 +16,7 @@ mod state;
 mod workdir;
 
 pub use lack::Lack;
-pub use process::{Process, Told};
+pub use process::{Process, ProcessEvent};
 pub use python::{PythonRuntime, PythonStatus};
 pub use removal::remove;
 pub use workdir::{Workdir, Workdirs};

@@ -254,7 +254,7 @@ pub struct Restore {
 /// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
 #[derive(Debug, Clone)]
 pub struct Remember {
-    /// The agent as the store had it, PENDING or FAILED, in [`View::Full`](crate::View::Full).
+    /// The agent as the store had it, PENDING or FAILED, in [`View::Launch`](crate::View::Launch).
     pub record: AgentRecord,
     /// The store's life that had it.
     pub had: StoreLife,

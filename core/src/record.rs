@@ -147,7 +147,7 @@ pub struct SpecDigest(pub String);
 pub struct Documents {
     /// The agent spec, as the caller wrote it.
     pub spec: String,
-    /// The rest of the create request, in the caller's encoding; empty unless [`View::Full`].
+    /// The rest of the create request, in the caller's encoding; empty unless [`View::Launch`].
     pub launch: Bytes,
 }
 
@@ -156,10 +156,10 @@ pub struct Documents {
 pub enum View {
     /// No documents.
     Basic,
-    /// The agent spec and the last lines too.
-    Spec,
-    /// Everything.
+    /// The agent spec and the last lines too, as AGENT_VIEW_FULL on the wire.
     Full,
+    /// Everything, with what it takes to launch the agent again.
+    Launch,
 }
 
 /// A place on a host.

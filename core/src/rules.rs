@@ -221,7 +221,7 @@ impl Store {
 fn project(record: &AgentRecord, view: View) -> AgentRecord {
     let documents = record.documents.as_ref().filter(|_| view != View::Basic).map(|d| Documents {
         spec: d.spec.clone(),
-        launch: if view == View::Full { d.launch.clone() } else { Default::default() },
+        launch: if view == View::Launch { d.launch.clone() } else { Default::default() },
     });
     let last_lines = if view == View::Basic { vec![] } else { record.last_lines.clone() };
     AgentRecord { documents, last_lines, ..record.clone() }

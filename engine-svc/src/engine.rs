@@ -21,7 +21,7 @@ pub use keep::Kept;
 pub use list::{AgentsPage, AgentsQuery, Listed};
 pub use rustic_proto::engine::v1::PendingPolicy;
 pub use stop::IfSilent;
-pub use watch::{Told, Watch, Watched};
+pub use watch::{Watch, WatchEvent, Watched};
 
 use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
 use rustic_registry::{

@@ -151,7 +151,7 @@ pub enum EngineError {
 }
 
 /// What the caller's program is told beside the text.
-enum Told<'a> {
+enum Answer<'a> {
     /// What is wrong with the request, by field.
     Fields(&'a Violations),
     /// A reason of ours.
@@ -170,16 +170,16 @@ impl EngineError {
     /// Code of the status it becomes.
     pub fn code(&self) -> Code {
         match self.told() {
-            Told::Fields(_) => Code::InvalidArgument,
-            Told::Reason(reason) => reason.code(),
-            Told::Host(_, refusal) => refusal.status().code(),
+            Answer::Fields(_) => Code::InvalidArgument,
+            Answer::Reason(reason) => reason.code(),
+            Answer::Host(_, refusal) => refusal.status().code(),
         }
     }
 
-    fn told(&self) -> Told<'_> {
+    fn told(&self) -> Answer<'_> {
         let reason = match self {
-            Self::Bad(violations) => return Told::Fields(violations),
-            Self::Host { host, refusal } => return Told::Host(host, refusal),
+            Self::Bad(violations) => return Answer::Fields(violations),
+            Self::Host { host, refusal } => return Answer::Host(host, refusal),
             Self::Unknown(_) => Reason::AgentUnknown,
             Self::UnknownHost(_) => Reason::HostUnknown,
             Self::HostLives(_) => Reason::HostLives,
@@ -202,7 +202,7 @@ impl EngineError {
             Self::Stopping => Reason::EngineStopping,
             Self::Registry(error) => registry(error),
         };
-        Told::Reason(reason)
+        Answer::Reason(reason)
     }
 
     /// What the reason is about, by name.
@@ -268,9 +268,9 @@ impl EngineError {
 impl From<EngineError> for Status {
     fn from(error: EngineError) -> Self {
         match error.told() {
-            Told::Fields(violations) => violations.clone().into(),
-            Told::Host(host, refusal) => of_host(host, refusal),
-            Told::Reason(reason) => {
+            Answer::Fields(violations) => violations.clone().into(),
+            Answer::Host(host, refusal) => of_host(host, refusal),
+            Answer::Reason(reason) => {
                 let about = error.about();
                 let about: Vec<_> = about.iter().map(|(name, what)| (name.as_str(), what.as_str())).collect();
                 with_reason(reason, error.to_string(), &about)

@@ -2,7 +2,7 @@
 
 use crate::{
     changes::Revision,
-    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, Told, Watched},
+    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, WatchEvent, Watched},
     error::EngineError,
 };
 use futures_util::{
@@ -179,7 +179,7 @@ impl Service {
 type AgentChanges = BoxStream<'static, Result<pb::WatchAgentsResponse, Status>>;
 
 /// Who stops between two of them is told the earlier one again: only after the last is all of it told.
-fn changes(told: &[Told], revision: Option<Revision>) -> Vec<pb::WatchAgentsResponse> {
+fn changes(told: &[WatchEvent], revision: Option<Revision>) -> Vec<pb::WatchAgentsResponse> {
     let mut changes: Vec<_> = told.iter().map(change).collect();
     if let Some((last, revision)) = changes.last_mut().zip(revision) {
         last.revision = revision.to_string();
@@ -187,16 +187,16 @@ fn changes(told: &[Told], revision: Option<Revision>) -> Vec<pb::WatchAgentsResp
     changes
 }
 
-fn change(told: &Told) -> pb::WatchAgentsResponse {
+fn change(told: &WatchEvent) -> pb::WatchAgentsResponse {
     let change = match told {
-        Told::Agent(agent) => Change::Agent(shown(agent)),
-        Told::Removed(key, epoch) => Change::Removed(pb::RemovedAgent {
+        WatchEvent::Agent(agent) => Change::Agent(shown(agent)),
+        WatchEvent::Removed(key, epoch) => Change::Removed(pb::RemovedAgent {
             organization_id: key.guild.organization.to_string(),
             guild_id: key.guild.id.to_string(),
             agent_id: key.agent.to_string(),
             epoch: epoch.0,
         }),
-        Told::Bookmark => Change::Bookmark(pb::Bookmark {}),
+        WatchEvent::Bookmark => Change::Bookmark(pb::Bookmark {}),
     };
     pb::WatchAgentsResponse { change: Some(change), revision: String::new() }
 }

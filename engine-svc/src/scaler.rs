@@ -73,12 +73,12 @@ fn of(request: Option<&pb::ScaledObjectRef>) -> Result<Target, Status> {
 }
 
 /// A stream of one message, as what it tells never changes. It stays open until KEDA closes it.
-fn never_again<T: Send + 'static>(message: T) -> Told<T> {
+fn never_again<T: Send + 'static>(message: T) -> Unending<T> {
     stream::once(ready(Ok(message))).chain(stream::pending())
 }
 
 /// What [`never_again`] gives.
-type Told<T> = Chain<Once<Ready<Result<T, Status>>>, Pending<Result<T, Status>>>;
+type Unending<T> = Chain<Once<Ready<Result<T, Status>>>, Pending<Result<T, Status>>>;
 
 fn whole(number: f64) -> i64 {
     number.ceil() as i64
@@ -105,7 +105,7 @@ impl ExternalScaler for Scaler {
         Ok(Response::new(pb::IsActiveResponse { result: true }))
     }
 
-    type StreamIsActiveStream = Told<pb::IsActiveResponse>;
+    type StreamIsActiveStream = Unending<pb::IsActiveResponse>;
 
     async fn stream_is_active(
         &self,
@@ -134,7 +134,7 @@ impl ExternalScaler for Scaler {
         Ok(Response::new(pb::GetMetricsResponse { metric_values: vec![value] }))
     }
 
-    type StreamMetricSpecStream = Told<pb::GetMetricSpecResponse>;
+    type StreamMetricSpecStream = Unending<pb::GetMetricSpecResponse>;
 
     async fn stream_metric_spec(
         &self,

@@ -41,7 +41,7 @@ pub fn phase_filter(wire: i32) -> Result<Option<Phase>, Violations> {
 pub fn view(wire: i32) -> Result<View, Violations> {
     match agent_pb::AgentView::try_from(wire) {
         Ok(agent_pb::AgentView::Unspecified | agent_pb::AgentView::Basic) => Ok(View::Basic),
-        Ok(agent_pb::AgentView::Full) => Ok(View::Spec),
+        Ok(agent_pb::AgentView::Full) => Ok(View::Full),
         Err(_) => Err(unknown_enum("view", "AgentView")),
     }
 }

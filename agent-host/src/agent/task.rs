@@ -29,7 +29,7 @@ use crate::{
     lease::{Lease, LeaseHandle, LeaseView},
     output::Tail,
     process::Signal,
-    runtime::{InitFailure, Order, Report, Runtime, StartError, Told},
+    runtime::{InitFailure, Order, ProcessEvent, Report, Runtime, StartError},
     starts::Starts,
 };
 use body::{Body, Happens};
@@ -253,12 +253,12 @@ impl AgentTask {
             Happened::Wrote(written) => self.wrote(written),
             Happened::Body(Happens::Turn) => self.inbox.push_back(Event::Turn),
             Happened::Body(Happens::Made(made)) => self.made(made),
-            Happened::Body(Happens::Told(Told::Report(report))) => self.reported(report),
-            Happened::Body(Happens::Told(Told::Stuck(why))) => {
+            Happened::Body(Happens::ProcessEvent(ProcessEvent::Report(report))) => self.reported(report),
+            Happened::Body(Happens::ProcessEvent(ProcessEvent::Stuck(why))) => {
                 warn!(why, "the agent hangs and is killed");
                 self.inbox.push_back(Event::Stuck(why));
             }
-            Happened::Body(Happens::Told(Told::Exit(status))) => self.exited(status).await,
+            Happened::Body(Happens::ProcessEvent(ProcessEvent::Exit(status))) => self.exited(status).await,
             Happened::Timer => self.inbox.push_back(Event::Timer),
             Happened::StoreChanged => self.tell_new_store(),
             Happened::Lease(lease) => self.lease_changed(lease),

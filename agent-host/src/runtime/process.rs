@@ -18,10 +18,10 @@ use tracing::warn;
 
 /// The next thing a process tells or does.
 #[derive(Debug)]
-pub enum Told {
+pub enum ProcessEvent {
     /// It is ready, or will not be; or what came after.
     Report(Report),
-    /// It lives and does not come round any more, in these words. Told once.
+    /// It lives and does not come round any more, in these words. Said once.
     Stuck(String),
     /// It ended and was reaped.
     Exit(ExitStatus),
@@ -37,7 +37,7 @@ pub trait Process: Send {
     /// Signals it; SIGKILL with its group.
     fn signal(&self, signal: Signal);
     /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
-    async fn told(&mut self) -> Told;
+    async fn told(&mut self) -> ProcessEvent;
     /// The directory that is its own, with all that is in it; `None` where there is nothing to look at.
     fn directory(&self) -> Option<Arc<Path>> {
         None
@@ -106,7 +106,7 @@ impl Process for OwnProcess {
         }
     }
 
-    async fn told(&mut self) -> Told {
+    async fn told(&mut self) -> ProcessEvent {
         // Cancel-safe, as all parts are.
         tokio::select! {
             biased;
@@ -114,19 +114,19 @@ impl Process for OwnProcess {
                 if let Report::Ready(..) = report {
                     self.hangs = self.liveness.map(Liveness::new);
                 }
-                Told::Report(report)
+                ProcessEvent::Report(report)
             }
             status = self.child.ended() => match status {
-                Ok(status) => Told::Exit(status),
+                Ok(status) => ProcessEvent::Exit(status),
                 Err(error) => {
                     warn!(%error, "the end of a process could not be learnt; it is taken for killed");
-                    Told::Exit(ExitStatus::Signal(9))
+                    ProcessEvent::Exit(ExitStatus::Signal(9))
                 }
             },
             never = self.output.unread() => match never {},
             why = hangs(self.hangs.as_mut(), self.state.as_ref()) => {
                 self.hangs = None;
-                Told::Stuck(why)
+                ProcessEvent::Stuck(why)
             }
         }
     }

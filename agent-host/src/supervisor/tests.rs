@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fakes::{FakeHost, Hand, key},
     process::Signal,
-    runtime::{Report, StartTimes, Told},
+    runtime::{ProcessEvent, Report, StartTimes},
 };
 use futures_util::FutureExt as _;
 use rustic_registry::ExitStatus;
@@ -16,7 +16,7 @@ const KILLED: ExitStatus = ExitStatus::Signal(9);
 async fn running(host: &FakeHost, supervisor: &Supervisor, agent: &str) -> Hand {
     let attached = supervisor.create(FakeHost::creation(agent)).await.expect("there is room");
     let process = host.runtime.process_of(agent).await;
-    process.tells(Told::Report(Report::Ready(StartTimes::default(), None)));
+    process.tells(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
     attached.handle.wait(|s| s.phase == Phase::Running).await;
     process
 }

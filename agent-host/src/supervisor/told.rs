@@ -98,7 +98,7 @@ impl Supervisor {
 
     /// Takes in the agents of this host's former life, which the registry gave to this one.
     async fn take_back(&self) -> Result<(), HostError> {
-        for record in self.own_records(View::Full).await? {
+        for record in self.own_records(View::Launch).await? {
             if record.accepted().is_none() {
                 self.take_in(record);
             }

@@ -12,7 +12,7 @@
 use super::{
     known::{Known, Shared, Wish},
     process::Live,
-    wire::Told,
+    wire::Hello,
 };
 use futures_util::future::{BoxFuture, FutureExt as _, pending, select_all};
 use std::{
@@ -37,12 +37,12 @@ pub(super) struct Has {
 
 impl Has {
     /// What a base has: its modules are there for everybody.
-    pub(super) fn base(told: &Told) -> Self {
+    pub(super) fn base(told: &Hello) -> Self {
         Self { modules: vec![], ..Self::default().and(told) }
     }
 
     /// What a branch has that grew from this.
-    pub(super) fn and(&self, told: &Told) -> Self {
+    pub(super) fn and(&self, told: &Hello) -> Self {
         let with = |own: &[String], new: &[String]| own.iter().chain(new).cloned().collect();
         Self {
             units: with(&self.units, &told.shared),
@@ -107,7 +107,7 @@ pub(super) struct Building {
     pub(super) has: Has,
     pub(super) wish: Wish,
     pub(super) began: (Instant, SystemTime),
-    pub(super) hello: BoxFuture<'static, Result<(Live, Told), String>>,
+    pub(super) hello: BoxFuture<'static, Result<(Live, Hello), String>>,
 }
 
 /// All zygotes of now.
@@ -121,7 +121,7 @@ pub(super) struct Family {
 
 impl Family {
     /// A family of a base alone.
-    pub(super) fn new(base: Live, told: &Told) -> Self {
+    pub(super) fn new(base: Live, told: &Hello) -> Self {
         Self { base, base_has: Has::base(told), branches: vec![], building: None, numbers: 0 }
     }
 
@@ -201,7 +201,7 @@ pub(super) struct Built {
     pub(super) has: Has,
     pub(super) wish: Wish,
     pub(super) began: (Instant, SystemTime),
-    pub(super) hello: Result<(Live, Told), String>,
+    pub(super) hello: Result<(Live, Hello), String>,
 }
 
 /// Names of variables that are not the same in two environments.

@@ -2,7 +2,7 @@
 
 use super::{
     Descriptors, ForkRequest, ZygoteError,
-    wire::{self, Preload, Reply, Request, Told, Wire},
+    wire::{self, Hello, Preload, Reply, Request, Wire},
 };
 use crate::{
     output::{Output, OutputLimit, Source, Tail},
@@ -101,7 +101,7 @@ impl Nursery {
 
 impl Newborn {
     /// Tells it what to import and waits until it has; also what it tells of itself.
-    pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Told), String> {
+    pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Hello), String> {
         match timeout(HELLO, self.wire.ask(&Request::Preload(preload), None)).await {
             Ok(Ok(Reply::Hello(told))) if told.version == wire::VERSION => {
                 let Self { child, wire, output } = self;

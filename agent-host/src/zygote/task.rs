@@ -8,7 +8,7 @@ use super::{
     files::{Files, Watched},
     known::{Knowledge, Shared, Wish},
     process::{ForkError, Live, Nursery},
-    wire::{self, FailedPreload, Preload, Told},
+    wire::{self, FailedPreload, Hello, Preload},
 };
 use crate::{
     agent::backoff,
@@ -153,7 +153,7 @@ impl ZygoteTask {
         if told.obstacle.is_empty() {
             info!(profile, pid, "the zygote is ready");
         } else {
-            let Told { obstacle, culprit, .. } = &told;
+            let Hello { obstacle, culprit, .. } = &told;
             warn!(profile, pid, why = obstacle, culprit, "the zygote is ready, but cannot fork; agents start cold");
         }
         // Once: a file whose time lies ahead of this machine's clock must not keep it from ever having a zygote.
@@ -398,7 +398,7 @@ impl ZygoteTask {
     }
 
     /// A branch that can fork and does not use too much, and how much it uses; or why it is of no use, and what it refused.
-    async fn examine(&self, hello: Result<(Live, Told), String>) -> Result<(Live, Told, u64), (String, Refusals)> {
+    async fn examine(&self, hello: Result<(Live, Hello), String>) -> Result<(Live, Hello, u64), (String, Refusals)> {
         let (live, told) = hello.map_err(|why| (why, Refusals::new()))?;
         if !told.obstacle.is_empty() {
             return Err((told.obstacle, told.refused));

@@ -32,7 +32,7 @@ pub(super) struct FailedPreload {
 
 /// What a zygote tells once it has imported what may be shared.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Told {
+pub(super) struct Hello {
     pub(super) version: u32,
     /// Units that it has imported.
     pub(super) shared: Vec<String>,
@@ -57,7 +57,7 @@ pub(super) struct Told {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Reply {
-    Hello(Box<Told>),
+    Hello(Box<Hello>),
     Forked { id: u64, pid: u32 },
     Refused { id: u64, reason: String },
     Exhausted { id: u64, reason: String },

@@ -281,7 +281,7 @@ impl Engine {
             let mut after = None;
             loop {
                 // All of them: some have no bus, and each may have one of its own.
-                let page = self.registry.list(&index, after.as_ref(), NAMESAKES, View::Full).await?;
+                let page = self.registry.list(&index, after.as_ref(), NAMESAKES, View::Launch).await?;
                 let documents = page.agents.into_iter().filter_map(|agent| agent.documents);
                 let mut others = documents.filter_map(|documents| Launch::from_documents(&documents).ok());
                 if others.any(|other| Bus::of(&other.message.messaging_config).as_ref() == Some(&bus)) {

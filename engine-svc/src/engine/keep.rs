@@ -1,7 +1,7 @@
 //! What one pass of the keeper does: takes agents off hosts that are gone, gives places to those that wait (`line.rs`), and
 //! calls hosts again whose claims were never accepted.
 
-use super::{Creation, Engine, PendingPolicy, create::Place, stop::StopKind};
+use super::{Creation, Engine, PendingPolicy, create::Place};
 use crate::{
     answer::Refused,
     error::EngineError,
@@ -162,7 +162,7 @@ impl Engine {
         seat: &Seat,
         not_on: &BTreeSet<HostId>,
     ) -> Result<(), EngineError> {
-        match self.ask_host(record, seat, StopKind::Moves, None).await? {
+        match self.ask_host(record, seat, pb::StopPurpose::Move, None).await? {
             Ok(_exit) => metrics::moved(),
             // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
             // and is seen to by another step.
@@ -248,7 +248,7 @@ impl Engine {
     /// it becomes FAILED.
     pub(super) async fn start_on(&self, record: &AgentRecord, place: Place) -> Result<(), EngineError> {
         let key = &record.key;
-        let Some(full) = self.registry.get(key, View::Full).await?.filter(|r| r.epoch == place.epoch) else {
+        let Some(full) = self.registry.get(key, View::Launch).await?.filter(|r| r.epoch == place.epoch) else {
             // Stopped, or moved on by another replica.
             return Ok(());
         };

@@ -107,7 +107,7 @@ impl Engine {
 
     async fn copy(&self, unhosted: &mut Unhosted, keys: Vec<AgentKey>) -> Result<(), EngineError> {
         let read = async |key: &AgentKey| {
-            let record = self.registry.get(key, View::Full).await.map_err(EngineError::from);
+            let record = self.registry.get(key, View::Launch).await.map_err(EngineError::from);
             // One that cannot be read is not kept; an older copy of it is, and gives way to what the registry has.
             Ok::<_, EngineError>(self.troubles.own("remember", key, record)?.flatten())
         };

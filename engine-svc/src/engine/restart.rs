@@ -8,9 +8,9 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use super::{Engine, stop::StopKind};
+use super::Engine;
 use crate::{answer::Refused, error::EngineError};
-use rustic_proto::agent::v1 as agent_pb;
+use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb};
 use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, State, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ impl Engine {
                     self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
                 }
                 State::Starting(seat) | State::Running(seat) | State::Restarting(seat) => {
-                    let asked = self.ask_host(&record, seat, StopKind::Moves, Some(grace)).await?;
+                    let asked = self.ask_host(&record, seat, pb::StopPurpose::Move, Some(grace)).await?;
                     let (host, Err(refusal)) = (seat.host.clone(), asked) else { continue };
                     match refusal.refused() {
                         Refused::Stale => {}

@@ -45,15 +45,6 @@ enum Without {
     Changed,
 }
 
-/// Why an agent is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StopKind {
-    /// For good.
-    Ends,
-    /// To start elsewhere.
-    Moves,
-}
-
 impl Engine {
     /// Stops one agent.
     pub async fn stop(
@@ -84,7 +75,7 @@ impl Engine {
                     Without::Changed => continue,
                 }
             }
-            let refusal = match self.ask_host(&record, &seat, StopKind::Ends, Some(grace)).await? {
+            let refusal = match self.ask_host(&record, &seat, pb::StopPurpose::Remove, Some(grace)).await? {
                 Ok(exit) => {
                     self.fleet.saw_stop(key, record.epoch);
                     return Ok(exit);
@@ -126,7 +117,7 @@ impl Engine {
         &self,
         record: &AgentRecord,
         Seat { host, incarnation, .. }: &Seat,
-        kind: StopKind,
+        purpose: pb::StopPurpose,
         grace: Option<Duration>,
     ) -> Result<HostAnswer<Option<agent_pb::LastExit>>, EngineError> {
         let callee = self.callee(host, incarnation).await?;
@@ -140,11 +131,7 @@ impl Engine {
                 epoch: Some(record.epoch.0),
                 machine_id: None,
             }),
-            purpose: match kind {
-                StopKind::Ends => pb::StopPurpose::Remove,
-                StopKind::Moves => pb::StopPurpose::Move,
-            }
-            .into(),
+            purpose: purpose.into(),
         };
         let deadline = Instant::now() + grace.unwrap_or(UNTOLD_GRACE) + ANSWER;
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))

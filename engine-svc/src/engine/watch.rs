@@ -48,7 +48,7 @@ impl Watched {
 
 /// What a watcher is told.
 #[derive(Debug)]
-pub enum Told {
+pub enum WatchEvent {
     /// An agent, as it is.
     Agent(Listed),
     /// An agent is gone.
@@ -106,7 +106,7 @@ impl Engine {
 
 impl Watch {
     /// Waits for what there is to tell next, with the revision after all of it. Cancel-safe: what is not answered is told the next time.
-    pub async fn next(&mut self) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+    pub async fn next(&mut self) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         match &self.state {
             State::Listing { from, after } => self.list(*from, after.clone()).await,
             State::Following { cursor, untold } => self.follow(*cursor, *untold).await,
@@ -117,18 +117,18 @@ impl Watch {
         &mut self,
         from: Cursor,
         after: Option<AgentKey>,
-    ) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+    ) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         let (agents, next) = match &self.watched {
             Watched::Agent(key) => (self.look_up(key).await?.into_iter().collect(), None),
             Watched::Within(scope) => self.page(scope.clone(), after).await?,
         };
-        let mut told: Vec<_> = agents.into_iter().map(Told::Agent).collect();
+        let mut told: Vec<_> = agents.into_iter().map(WatchEvent::Agent).collect();
         if next.is_some() {
             self.state = State::Listing { from, after: next };
             return Ok((told, None));
         }
         let revision = self.revision(from)?;
-        told.push(Told::Bookmark);
+        told.push(WatchEvent::Bookmark);
         self.state = State::Following { cursor: from, untold: 0 };
         Ok((told, Some(revision)))
     }
@@ -146,7 +146,7 @@ impl Watch {
         &mut self,
         mut cursor: Cursor,
         mut untold: usize,
-    ) -> Result<(Vec<Told>, Option<Revision>), EngineError> {
+    ) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         let mut moves = self.engine.changes.moves();
         loop {
             let events =
@@ -164,7 +164,7 @@ impl Watch {
             }
             let revision = self.revision(cursor)?;
             if told.is_empty() {
-                told.push(Told::Bookmark);
+                told.push(WatchEvent::Bookmark);
             }
             self.state = State::Following { cursor, untold: 0 };
             return Ok((told, Some(revision)));
@@ -172,7 +172,7 @@ impl Watch {
     }
 
     /// What these changes mean for the agents that are watched: how each of them is now.
-    async fn tell(&self, events: Vec<Event>) -> Result<Vec<Told>, EngineError> {
+    async fn tell(&self, events: Vec<Event>) -> Result<Vec<WatchEvent>, EngineError> {
         let mut changed = BTreeMap::new();
         for event in events {
             if let Event::Agent(agent) = event
@@ -183,8 +183,8 @@ impl Watch {
         }
         let read = async |(key, (phase, epoch)): (AgentKey, (Option<Phase>, Epoch))| {
             Ok::<_, EngineError>(match self.look_up(&key).await? {
-                Some(listed) => Some(Told::Agent(listed)),
-                None if phase.is_none() => Some(Told::Removed(key, epoch)),
+                Some(listed) => Some(WatchEvent::Agent(listed)),
+                None if phase.is_none() => Some(WatchEvent::Removed(key, epoch)),
                 // Gone since, which its next change tells; or the store was lost, which ends this watch.
                 None => None,
             })

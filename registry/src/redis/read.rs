@@ -63,8 +63,8 @@ const LAUNCH: usize = 21;
 pub(super) fn fields(view: View) -> &'static [&'static str] {
     match view {
         View::Basic => &ALL[..SPEC],
-        View::Spec => &ALL[..LAUNCH],
-        View::Full => &ALL,
+        View::Full => &ALL[..LAUNCH],
+        View::Launch => &ALL,
     }
 }
 
@@ -278,7 +278,7 @@ pub(super) fn agent(
     }
     let documents = match view {
         View::Basic => None,
-        View::Spec | View::Full => Some(Documents {
+        View::Full | View::Launch => Some(Documents {
             spec: text(&v, SPEC).to_owned(),
             launch: v.get_mut(LAUNCH).and_then(Option::take).map(Bytes::from).unwrap_or_default(),
         }),

@@ -123,7 +123,7 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     arrive(&store, &announce("h-0", "i", 1.0)).await;
     assert_eq!(store.claim(&waiting("b", &["h-0"])).await.unwrap(), ClaimOutcome::Waits, "behind the first");
     assert!(matches!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Exists(_)));
-    let queue = store.oldest(Queue::Pending, 0, 10, View::Full).await.unwrap();
+    let queue = store.oldest(Queue::Pending, 0, 10, View::Launch).await.unwrap();
     let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(queue[0].reason.contains("no host has room"), "{}", queue[0].reason);

@@ -30,7 +30,7 @@ fn resources(text: &str) -> Resources {
 }
 
 async fn documents_of(store: &Store, key: &AgentKey) -> Documents {
-    store.get(key, View::Full).await.unwrap().unwrap().documents.unwrap()
+    store.get(key, View::Launch).await.unwrap().unwrap().documents.unwrap()
 }
 
 /// An agent that failed, with the largest numbers that there are.
@@ -137,7 +137,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         ..restore(&agent, expected.epoch, "h:0", "i|j", &lease.store)
     };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
-    let there = store.get(&agent, View::Full).await.unwrap().unwrap();
+    let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
     let exit = |status| there.last_exit.map(|exit| LastExit { status, ..exit });
     let (accepted, running, last_exit) = (there.accepted(), there.running, exit(ExitStatus::Signal(9)));
     assert!(accepted.is_some() && running.is_some() && last_exit.is_some());
@@ -151,7 +151,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         (Phase::Running, Epoch::MAX.0, Phase::Running),
     ] {
         assert_eq!(store.advance(&write(phase, sequence)).await.unwrap(), AdvanceOutcome::Done);
-        let there = store.get(&agent, View::Full).await.unwrap().unwrap();
+        let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
         assert_eq!((there.phase(), there.pid(), there.restarts), (then, told.advance.pid, u32::MAX));
         assert_eq!((there.reason, there.last_lines), (told.advance.reason.clone(), told.advance.last_lines.clone()));
         assert_eq!(there.last_exit, last_exit, "no exit keeps what is recorded");
@@ -163,7 +163,7 @@ async fn every_field_that_an_engine_remembers_comes_back(store: Store) {
     let record = failed(key("g:1", "a%2"), documents(256));
     let told = Remember { record: record.clone(), had: store_life("a lost one") };
     assert_eq!(store.remember(&told).await.unwrap(), Remembered::Done);
-    assert_eq!(store.get(&record.key, View::Full).await.unwrap(), Some(record));
+    assert_eq!(store.get(&record.key, View::Launch).await.unwrap(), Some(record));
     // The largest epoch is one that a script has made of the one before.
     assert!(store.settle(&lease.store, true).await.unwrap());
     assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch::MAX);

@@ -192,7 +192,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
     }
     // Told again by an engine it counts as created when it began to wait; but it ran, and goes first all the same.
     for _ in 0..2 {
-        let record = store.get(&moves, View::Full).await.unwrap().unwrap();
+        let record = store.get(&moves, View::Launch).await.unwrap().unwrap();
         assert!(record.running.is_some());
         store.unplace(&unplace(&moves, record.epoch, ReleaseGuard::Vouched, "moves")).await.unwrap();
         assert!(placed(&store, "moves", &["h-0"]).await);

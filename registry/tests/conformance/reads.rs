@@ -41,9 +41,9 @@ async fn documents_come_back_byte_for_byte(store: Store) {
     let a = key("g", "a");
     let request = claim(&a, "r", "d", &["h-0"]);
     store.claim(&request).await.unwrap();
-    assert_eq!(store.get(&a, View::Full).await.unwrap().unwrap().documents, Some(request.documents.clone()));
+    assert_eq!(store.get(&a, View::Launch).await.unwrap().unwrap().documents, Some(request.documents.clone()));
     assert_eq!(store.get(&a, View::Basic).await.unwrap().unwrap().documents, None);
-    let spec_only = store.get(&a, View::Spec).await.unwrap().unwrap().documents.unwrap();
+    let spec_only = store.get(&a, View::Full).await.unwrap().unwrap().documents.unwrap();
     assert_eq!((spec_only.spec, spec_only.launch.len()), (request.documents.spec, 0));
 }
 

@@ -247,7 +247,7 @@ impl Subject<'_> {
         let guilds = ["o", "p{:}%", "o/g", "o/g{:}%", "p{:}%/g"].map(within);
         let hosts = ["h-0", "h-1", "h-2"].map(|id| Index::Host(host(id)));
         for index in [Index::Within(Scope::All)].into_iter().chain(guilds).chain(hosts) {
-            let page = store.list(&index, None, 100, View::Full).await.unwrap();
+            let page = store.list(&index, None, 100, View::Launch).await.unwrap();
             writeln!(text, "{index:?}").unwrap();
             for record in page.agents {
                 writeln!(text, "  {:?}", timeless(record)).unwrap();

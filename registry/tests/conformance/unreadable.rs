@@ -34,7 +34,7 @@ async fn an_agent_of_another_version_is_told_apart_and_the_others_are_told() {
     assert_eq!(page.next, Some(key("g", "b")));
     let rest = store.list(&Index::Within(Scope::All), page.next.as_ref(), 2, View::Basic).await.unwrap();
     assert_eq!(rest.agents.len(), 1);
-    let alone = store.get(&key("g", "b"), View::Full).await.unwrap_err();
+    let alone = store.get(&key("g", "b"), View::Launch).await.unwrap_err();
     assert!(matches!(alone, RegistryError::Unreadable { .. }), "{alone:?}");
     // Other tests of this process may have left out some as well.
     assert!(take_skipped(RowKind::Agent) >= 1);
@@ -98,7 +98,7 @@ async fn what_a_newer_version_put_into_a_record_stays() {
     store.claim(&again).await.unwrap();
     admin.run("HGET {rustic}:agent:o:g:a colour");
     assert_eq!(admin.run("HSTRLEN {rustic}:agent:o:g:a colour"), "green", "the rest of the answer before");
-    let record = store.get(&agent, View::Full).await.unwrap().unwrap();
+    let record = store.get(&agent, View::Launch).await.unwrap().unwrap();
     assert_eq!(
         (record.running, record.last_exit, record.last_lines.len()),
         (None, None, 0),

@@ -1,7 +1,7 @@
 //! A machine: the processes of agents, and the watchdog that guards them whatever becomes of their host.
 
 use crate::wires::{Born, LifeId};
-use agent_host::{runtime::Told, watchdog::BootTime};
+use agent_host::{runtime::ProcessEvent, watchdog::BootTime};
 use rustic_registry::{AgentKey, Epoch, Incarnation, OnDisconnect};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ pub(crate) struct Process {
     pub(crate) born: u64,
     /// Heeds no SIGTERM.
     pub(crate) stubborn: bool,
-    pub(crate) tells: mpsc::UnboundedSender<Told>,
+    pub(crate) tells: mpsc::UnboundedSender<ProcessEvent>,
 }
 
 /// A machine.
@@ -50,7 +50,11 @@ impl Machine {
     }
 
     /// Makes a process.
-    pub(crate) fn make(&mut self, pid: u32, process: impl FnOnce(mpsc::UnboundedSender<Told>) -> Process) -> Born {
+    pub(crate) fn make(
+        &mut self,
+        pid: u32,
+        process: impl FnOnce(mpsc::UnboundedSender<ProcessEvent>) -> Process,
+    ) -> Born {
         let (tells, heard) = mpsc::unbounded_channel();
         self.processes.insert(pid, process(tells));
         (pid, heard)

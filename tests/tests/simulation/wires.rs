@@ -4,7 +4,7 @@ use crate::ambient::{self, LeftOut};
 use agent_host::{
     output::Tail,
     process::Signal,
-    runtime::{Order, Process, PythonStatus, Runtime, StartError, Told},
+    runtime::{Order, Process, ProcessEvent, PythonStatus, Runtime, StartError},
     watchdog::BootTime,
     zygote::Imports,
 };
@@ -65,7 +65,7 @@ pub(crate) enum HostReply {
 }
 
 /// A process was made: its id, and what it tells.
-pub(crate) type Born = (u32, mpsc::UnboundedReceiver<Told>);
+pub(crate) type Born = (u32, mpsc::UnboundedReceiver<ProcessEvent>);
 
 /// What a life does to the world.
 pub(crate) enum Outgoing {
@@ -320,7 +320,7 @@ impl Runtime for FarRuntime {
 
 struct FarProcess {
     pid: u32,
-    tells: mpsc::UnboundedReceiver<Told>,
+    tells: mpsc::UnboundedReceiver<ProcessEvent>,
     outbox: Outbox,
 }
 
@@ -338,7 +338,7 @@ impl Process for FarProcess {
         self.outbox.put(Outgoing::Signal { pid: self.pid, signal });
     }
 
-    async fn told(&mut self) -> Told {
+    async fn told(&mut self) -> ProcessEvent {
         match self.tells.recv().await {
             Some(told) => told,
             // The exit was told already.

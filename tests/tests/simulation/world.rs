@@ -20,7 +20,7 @@ use crate::{
     plan::{MENDED, Place, Plan, TTL},
     wires::{HostCall, HostReply, LifeId, Outbox, Outgoing, Reply, StoreCall},
 };
-use agent_host::{lease::LeaseTimes, runtime::Told};
+use agent_host::{lease::LeaseTimes, runtime::ProcessEvent};
 use engine_svc::engine::Leases;
 use futures_util::FutureExt as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
@@ -73,7 +73,7 @@ pub(crate) enum Event {
     ClientAnswer(u64, Result<(), String>),
     Ready(usize, u32),
     Exit(usize, u32, ExitStatus),
-    Reaped(mpsc::UnboundedSender<Told>, ExitStatus),
+    Reaped(mpsc::UnboundedSender<ProcessEvent>, ExitStatus),
     Fault(crate::plan::Fault),
     Heal(crate::faults::Healing),
 }
@@ -265,7 +265,7 @@ impl World {
             Event::ClientAnswer(id, answer) => self.client_hears(id, answer),
             Event::Ready(machine, pid) => self.process_tells(machine, pid, None),
             Event::Exit(machine, pid, status) => self.process_tells(machine, pid, Some(status)),
-            Event::Reaped(tells, status) => _ = tells.send(Told::Exit(status)),
+            Event::Reaped(tells, status) => _ = tells.send(ProcessEvent::Exit(status)),
             Event::Fault(fault) => self.strike(fault),
             Event::Heal(healing) => self.heal(healing),
         }

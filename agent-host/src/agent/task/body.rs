@@ -17,7 +17,7 @@
 use crate::{
     agent::poison::Delivery,
     process::Signal,
-    runtime::{Process, StartError, Told},
+    runtime::{Process, ProcessEvent, StartError},
     starts::Turn,
 };
 use futures_util::future::{BoxFuture, pending};
@@ -63,7 +63,7 @@ pub(super) enum Happens {
     /// There is a process, or it is known that there is none.
     Made(Result<(), StartError>),
     /// The process said something, or ended.
-    Told(Told),
+    ProcessEvent(ProcessEvent),
 }
 
 impl Body {
@@ -95,7 +95,7 @@ impl Body {
                 *self = body;
                 Happens::Made(made)
             }
-            Self::Alive(alive) => Happens::Told(alive.next().await),
+            Self::Alive(alive) => Happens::ProcessEvent(alive.next().await),
         }
     }
 
@@ -173,7 +173,7 @@ impl Body {
 }
 
 impl Alive {
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> ProcessEvent {
         loop {
             tokio::select! {
                 biased;
@@ -184,7 +184,7 @@ impl Alive {
     }
 
     /// The next thing that the process tells, and nothing else.
-    pub(super) async fn told(&mut self) -> Told {
+    pub(super) async fn told(&mut self) -> ProcessEvent {
         self.process.told().await
     }
 

@@ -10,7 +10,7 @@
 //! agents must not suffer for it. The task goes on until the store has acknowledged it. No call about the agent is told that it has ended
 //! before that: its handle shows no ending meanwhile.
 
-use super::{AgentTask, Body, Told};
+use super::{AgentTask, Body, ProcessEvent};
 use crate::{agent::machine::Action, process::Signal};
 use futures_util::FutureExt as _;
 use rustic_telemetry::tasks;
@@ -52,7 +52,7 @@ impl AgentTask {
                 alive.end_turn();
                 alive.signal(Signal::Kill);
                 let status = loop {
-                    if let Told::Exit(status) = alive.told().await {
+                    if let ProcessEvent::Exit(status) = alive.told().await {
                         break status;
                     }
                 };

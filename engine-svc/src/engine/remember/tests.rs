@@ -94,7 +94,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         asked: Stops::default(),
     };
     assert_eq!(registry.claim(&claim).await.expect("in memory"), ClaimOutcome::Waits);
-    registry.inner.get(&key, View::Full).await.expect("in memory").expect("it waits")
+    registry.inner.get(&key, View::Launch).await.expect("in memory").expect("it waits")
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +122,7 @@ async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
     let stopped = engine.stop(&record.key, Duration::ZERO, crate::engine::IfSilent::Refuse).await;
     assert!(matches!(stopped, Err(EngineError::Held(_))), "{stopped:?}");
     pass(&engine, &mut unhosted).await.expect("the registry answers");
-    let told = engine.get(&record.key, View::Full).await.expect("it is known again");
+    let told = engine.get(&record.key, View::Launch).await.expect("it is known again");
     let crate::engine::Listed::Agent(told) = told else { panic!("{told:?}") };
     assert_eq!((told.phase(), told.epoch, told.documents), (Phase::Pending, record.epoch, record.documents));
     // The first host was seen by this engine, and may still run something: nothing is decided before it is retired.
@@ -156,7 +156,7 @@ async fn a_store_that_is_lost_while_its_changes_are_read_anew_is_told_what_was_k
     engine.remember(&mut unhosted).await.expect("the registry answers");
     assert_eq!(unhosted.copies().collect::<Vec<_>>(), [&record], "what stands in the new store is not all there is");
     pass(&engine, &mut unhosted).await.expect("the registry answers");
-    let told = registry.inner.get(&record.key, View::Full).await.expect("in memory").expect("it is told");
+    let told = registry.inner.get(&record.key, View::Launch).await.expect("in memory").expect("it is told");
     assert_eq!((told.phase(), told.epoch), (Phase::Pending, record.epoch));
 }
 

@@ -84,12 +84,12 @@ impl Rig {
     }
 }
 
-fn words(told: &[Told]) -> Vec<String> {
-    let word = |told: &Told| match told {
-        Told::Agent(Listed::Agent(record)) => record.key.to_string(),
-        Told::Agent(Listed::Unreadable(agent)) => format!("{} unreadable", agent.key),
-        Told::Removed(key, _) => format!("{key} removed"),
-        Told::Bookmark => "bookmark".to_owned(),
+fn words(told: &[WatchEvent]) -> Vec<String> {
+    let word = |told: &WatchEvent| match told {
+        WatchEvent::Agent(Listed::Agent(record)) => record.key.to_string(),
+        WatchEvent::Agent(Listed::Unreadable(agent)) => format!("{} unreadable", agent.key),
+        WatchEvent::Removed(key, _) => format!("{key} removed"),
+        WatchEvent::Bookmark => "bookmark".to_owned(),
     };
     told.iter().map(word).collect()
 }

@@ -38,7 +38,7 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done, "once more changes nothing");
     assert_eq!(used_slots(&store, "h-0").await, 1000);
-    let record = store.get(&a, View::Full).await.unwrap().unwrap();
+    let record = store.get(&a, View::Launch).await.unwrap().unwrap();
     assert_eq!((record.phase(), record.epoch, record.pid()), (Phase::Running, Epoch(40), Some(42)));
     assert_eq!(
         (record.machine_id, record.created.0, record.documents),
@@ -122,7 +122,10 @@ async fn unhosted(store: &Store) -> [AgentRecord; 2] {
     let exit = Some(rustic_registry::ExitStatus::Code(3));
     let failure = Advance { reason: "it broke".to_owned(), exit, ..advance(&failed, claimed.epoch, Phase::Failed) };
     store.advance(&failure).await.unwrap();
-    [store.get(&waits, View::Full).await.unwrap().unwrap(), store.get(&failed, View::Full).await.unwrap().unwrap()]
+    [
+        store.get(&waits, View::Launch).await.unwrap().unwrap(),
+        store.get(&failed, View::Launch).await.unwrap().unwrap(),
+    ]
 }
 
 fn remember(record: &AgentRecord, had: &StoreLife) -> Remember {
@@ -147,7 +150,7 @@ async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { st
         assert_eq!(store.remember(&remember(record, &first)).await.unwrap(), Remembered::Done);
         let again = store.remember(&remember(record, &first)).await.unwrap();
         assert_eq!(again, Remembered::Void, "it stands there");
-        let there = store.get(&record.key, View::Full).await.unwrap().unwrap();
+        let there = store.get(&record.key, View::Launch).await.unwrap().unwrap();
         assert_eq!(there, AgentRecord { state: State::of(record.phase(), None).unwrap(), ..record.clone() });
     }
     let pending = store.oldest(Queue::Pending, 0, 9, View::Basic).await.unwrap();

@@ -8,7 +8,7 @@ use crate::{
 };
 use agent_host::{
     process::Signal,
-    runtime::{Order, Report, StartTimes, Told},
+    runtime::{Order, ProcessEvent, Report, StartTimes},
 };
 use rand::Rng as _;
 use rustic_registry::{ExitStatus, OnDisconnect};
@@ -51,7 +51,7 @@ impl World {
         }
         let Some(status) = exit else {
             if let Some(process) = there.processes.get(&pid) {
-                let _ = process.tells.send(Told::Report(Report::Ready(StartTimes::default(), None)));
+                let _ = process.tells.send(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
             }
             return;
         };

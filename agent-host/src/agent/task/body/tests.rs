@@ -144,7 +144,7 @@ async fn a_wait_that_is_given_up_loses_nothing() {
         assert!(body.next().now_or_never().is_none());
     }
     world.host.runtime.process_of("a").await.ends(ExitStatus::Code(0));
-    assert!(matches!(body.next().await, Happens::Told(Told::Exit(ExitStatus::Code(0)))));
+    assert!(matches!(body.next().await, Happens::ProcessEvent(ProcessEvent::Exit(ExitStatus::Code(0)))));
     assert!(body.pid().is_some(), "until it is taken");
     assert!(body.reaped().is_some() && body.reaped().is_none());
     assert!(body.next().now_or_never().is_none() && is_free(&starts));

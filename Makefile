@@ -169,9 +169,9 @@ lint: ## Checks format and lints; warnings are errors
 fmt: ## Formats the code
 	cargo fmt --all
 
-docs: ## Writes the documents that are generated from code
+docs: build setup ## Writes the documents that are generated from code
 	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-proto --lib the_list_of_reasons
-	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-tests --test documents
+	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-tests --test documents --test errors
 	dot -Tsvg docs/parts.dot -o docs/parts.svg
 
 # Its difference is part of a review: what it breaks, it breaks for every client.

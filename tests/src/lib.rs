@@ -14,6 +14,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod grpcurl;
 pub mod http;
 pub mod launches;
 pub mod modules;

@@ -2,23 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_tests::{Stack, root, venv, wait_until};
+use rustic_tests::{
+    Stack,
+    grpcurl::{grpcurl, try_grpcurl},
+    root, venv, wait_until,
+};
 use serde_json::Value;
 use tokio::process::Command;
 use tonic::transport::Channel;
-
-/// Runs grpcurl; gives what it printed, and fails unless it succeeded.
-async fn grpcurl(arguments: &[&str]) -> String {
-    let (ok, out, err) = try_grpcurl(arguments).await;
-    assert!(ok, "grpcurl {arguments:?} failed: {err}");
-    out
-}
-
-async fn try_grpcurl(arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(venv("grpcurl")).arg("-plaintext").args(arguments).output().await.unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
-}
 
 /// Calls a method with a request file.
 async fn call(address: &str, method: &str, file: &str) -> Value {

@@ -178,7 +178,7 @@ impl From<HostError> for Status {
             HostError::Bad(violations) => violations.into(),
             HostError::Unknown(_) => with_reason(Reason::AgentUnknown, text, &[]),
             HostError::OtherSpec { .. } => with_reason(Reason::AgentHasOtherSpec, text, &[]),
-            HostError::Elsewhere { host, .. } => with_reason(Reason::AgentOnOtherHost, text, &[("host", &host)]),
+            HostError::Elsewhere { host, .. } => with_reason(Reason::AgentOnOtherHost, text, &[("host_id", &host)]),
             HostError::Waits(_) => with_reason(Reason::AgentWaits, text, &[]),
             HostError::Failed { .. } => with_reason(Reason::AgentFailed, text, &[]),
             HostError::AgentStopping(_) | HostError::StoppedMeanwhile(_) => {
@@ -186,12 +186,14 @@ impl From<HostError> for Status {
             }
             HostError::StaleEpoch { .. } | HostError::Superseded(_) => with_reason(Reason::EpochStale, text, &[]),
             HostError::GuildTooLarge(_) => with_reason(Reason::GuildTooLarge, text, &[]),
-            HostError::Full(host) => with_reason(Reason::HostFull, text, &[("host", host.as_str())]),
+            HostError::Full(host) => with_reason(Reason::HostFull, text, &[("host_id", host.as_str())]),
             HostError::StartFailed { failure, last_lines, .. } => start_failed(text, &failure, &last_lines),
-            HostError::Stopping(host) => with_reason(Reason::HostStopping, text, &[("host", host.as_str())]),
+            HostError::Stopping(host) => with_reason(Reason::HostStopping, text, &[("host_id", host.as_str())]),
             HostError::Broken(_) => with_reason(Reason::HostStopping, text, &[]),
-            HostError::NoLease(host) => with_reason(Reason::HostWithoutLease, text, &[("host", host.as_str())]),
-            HostError::OtherIncarnation(host) => with_reason(Reason::HostReplaced, text, &[("host", host.as_str())]),
+            HostError::NoLease(host) => with_reason(Reason::HostWithoutLease, text, &[("host_id", host.as_str())]),
+            HostError::OtherIncarnation(host) => {
+                with_reason(Reason::HostReplaced, text, &[("host_id", host.as_str())])
+            }
             HostError::UnknownProfile { .. } => bad_field(PROFILE_FIELD, text),
             HostError::NoRegistry(_) | HostError::Unrecorded { .. } => {
                 with_reason(Reason::RegistryUnreachable, text, &[])

@@ -207,7 +207,7 @@ impl EngineError {
 
     /// What the reason is about, by name.
     fn about(&self) -> Vec<(String, String)> {
-        let host = |host: &str| vec![("host".to_owned(), host.to_owned())];
+        let host = |host: &str| vec![("host_id".to_owned(), host.to_owned())];
         if let Self::TooLarge { lack, .. } = self {
             lack.metadata()
         } else if let Self::HostSilent { host: silent, .. } = self {
@@ -286,7 +286,7 @@ fn of_host(host: &HostId, refusal: &HostRefusal) -> Status {
     let info = details.error_info().cloned();
     let without = if refusal.refused() == Refused::Silent { Reason::HostUnreachable.as_str() } else { HOST_REFUSED };
     let (reason, mut about) = info.map_or_else(|| (without.to_owned(), HashMap::new()), |i| (i.reason, i.metadata));
-    about.insert("host".to_owned(), host.to_string());
+    about.insert("host_id".to_owned(), host.to_string());
     details.set_error_info(reason, DOMAIN, about);
     let text = format!("host {host}: {}", status.message());
     Status::with_error_details(status.code(), middle_cut(&text, MAX_MESSAGE), details)

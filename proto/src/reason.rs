@@ -124,7 +124,7 @@ reasons! {
         "Stop the agent first, or launch it under another id. ALREADY_EXISTS never means that this launch runs.";
     /// The agent is on another host.
     AgentOnOtherHost = "AGENT_ON_OTHER_HOST", FailedPrecondition, No,
-        "Call engine-svc, which knows the host; or the host that `host` names.";
+        "Call engine-svc, which knows the host; or the host that `host_id` names.";
     /// The agent waits for room.
     AgentWaits = "AGENT_WAITS", FailedPrecondition, No,
         "Wait until it runs: GetAgent or WatchAgents of engine-svc show it.";

@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn a_status_fits_into_the_headers_of_any_client() {
         let (long, trace) = ("é%\n\"".repeat(5000), "  File \"x.py\", line 1\n".repeat(5000));
-        let status = with_trace(Reason::AgentInitFailed, &long, &[("host", "h")], &trace);
+        let status = with_trace(Reason::AgentInitFailed, &long, &[("host_id", "h")], &trace);
         let response = status.into_http::<()>();
         let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         assert!(size < 8192, "{size}");

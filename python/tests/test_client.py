@@ -212,7 +212,7 @@ def _exhausted(reason: str) -> grpc.RpcError:
     status = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="no")
     if reason:
         packed = any_pb2.Any()
-        packed.Pack(error_details_pb2.ErrorInfo(reason=reason, metadata={"host": "h-0"}))
+        packed.Pack(error_details_pb2.ErrorInfo(reason=reason, metadata={"host_id": "h-0"}))
         status.details.append(packed)
         packed = any_pb2.Any()
         packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000)))

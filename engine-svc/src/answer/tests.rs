@@ -46,7 +46,7 @@ const OF_HOSTS: &[(Reason, Refused)] = &[
 #[test]
 fn every_reason_of_a_host_has_its_meaning() {
     for (reason, refused) in OF_HOSTS {
-        let status = sent(with_reason(*reason, "why", &[("host", "h")]));
+        let status = sent(with_reason(*reason, "why", &[("host_id", "h")]));
         assert_eq!(taken_for(status), *refused, "{reason}");
     }
 }

@@ -123,7 +123,7 @@ def read_details(error: grpc.RpcError) -> Details:
         )
         if packed.Unpack(info):
             details.reason = info.reason
-            details.host = info.metadata.get("host", "")
+            details.host = info.metadata.get("host_id", "")
         elif packed.Unpack(bad):
             details.fields = {violation.field: violation.description for violation in bad.field_violations}
         elif packed.Unpack(debug):

@@ -75,14 +75,18 @@ def launch(guild: Guild) -> dict[str, float]:
         began = time.monotonic()
         guild.launch_agent(spec)
         took[agent_id] = 1000 * (time.monotonic() - began)
-        print(f"  {agent_id} is ready", flush=True)
+        print(f"  {agent_id} is launched", flush=True)
     return took
 
 
 def print_table(guild: Guild, took: dict[str, float]) -> set[str]:
-    """Prints where every agent runs; returns the hosts."""
+    """Prints where every agent runs; returns the hosts. All that were launched must be there."""
     address = guild._get_execution_engine().engine_address
-    response = client.stub(address).ListAgents(engine_pb.ListAgentsRequest(guild_id=guild.id))
+    request = engine_pb.ListAgentsRequest(organization_id=guild.organization_id, guild_id=guild.id)
+    response = client.stub(address).ListAgents(request)
+    missing = took.keys() - {row.agent_id for row in response.agents}
+    if missing:
+        raise RuntimeError(f"engine-svc does not list {', '.join(sorted(missing))}")
     print(f"\n  {'agent':<12} {'host':<14} {'pid':>8} {'phase':<10} {'create ms':>9}")
     for row in response.agents:
         phase = agent_pb2.AgentPhase.Name(row.phase).removeprefix("AGENT_PHASE_")

@@ -210,14 +210,14 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
     };
     match failure {
         StartFailure::Spawn(error) => match error.blame() {
-            Blame::Launch => bad_field("launch.runtime", text),
+            Blame::Launch => bad_field("launch.runtime", wrong(&text)),
             Blame::Exhausted => with_reason(Reason::HostExhausted, text, &[]),
             Blame::Host => with_reason(Reason::HostCannotStart, text, &[]),
         },
         StartFailure::Init(InitFailure { stage, traceback, field, .. }) => match stage {
-            Stage::Spec => bad_field(&format!("launch.{field}"), text),
-            Stage::Import => bad_field("launch.agent_spec.class_name", text),
-            Stage::ClientType => bad_field("launch.client_type", text),
+            Stage::Spec => bad_field(&format!("launch.{field}"), wrong(&text)),
+            Stage::Import => bad_field("launch.agent_spec.class_name", wrong(&text)),
+            Stage::ClientType => bad_field("launch.client_type", wrong(&text)),
             Stage::Initialize => with_trace(Reason::AgentInitFailed, text, &[], traceback),
         },
         StartFailure::Exited(..) => with_reason(Reason::AgentExitedBeforeReady, with_output(&text), &[]),
@@ -230,6 +230,11 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
 fn too_slow(text: &str, limit: Duration) -> Status {
     let limit = limit.as_secs_f64().to_string();
     with_reason(Reason::AgentNotReadyInTime, text, &[("start_timeout_seconds", &limit)])
+}
+
+/// What is wrong, so that it reads on from the field's name.
+fn wrong(text: &str) -> String {
+    format!("is wrong: {text}")
 }
 
 fn bad_field(field: &str, what: String) -> Status {

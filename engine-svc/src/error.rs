@@ -27,7 +27,9 @@ pub enum EngineError {
     #[error("bad request")]
     Bad(Violations),
     /// No such agent.
-    #[error("agent {0} is unknown: it was never created, or was stopped")]
+    #[error(
+        "agent {0} is unknown: it was never created, was stopped, or is in another organization than the call names"
+    )]
     Unknown(AgentKey),
     /// No such host.
     #[error("host {0} is unknown; ListHosts tells which there are")]

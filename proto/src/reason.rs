@@ -98,7 +98,7 @@ impl Retry {
 }
 
 reasons! {
-    /// A field of the request is wrong; `BadRequest` names each and says what to do.
+    /// A field of the request is wrong, or names a class that cannot be imported; `BadRequest` names each and says what to do.
     InvalidRequest = "INVALID_REQUEST", InvalidArgument, No,
         "Mend the fields that `BadRequest` names.";
     /// The request is no message of this method.
@@ -118,7 +118,7 @@ reasons! {
         "Report it with what the service's log says. Do not repeat the call blindly.";
     /// There is no such agent; from a host: it does not have it.
     AgentUnknown = "AGENT_UNKNOWN", NotFound, No,
-        "Create it. To stop it again is not needed.";
+        "Look at its ids, organization_id among them, or create it. To stop it again is not needed.";
     /// The agent exists with another launch.
     AgentHasOtherSpec = "AGENT_HAS_OTHER_SPEC", AlreadyExists, No,
         "Stop the agent first, or launch it under another id. ALREADY_EXISTS never means that this launch runs.";

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 from conftest import wait_until
 from lives import GUILD, Life, nats_messaging, redis_messaging
@@ -17,7 +17,11 @@ from servers import NatsServer, RedisServer
 
 from rustic_ai.core.messaging import AgentTag, Message, MessageConstants, MessagingConfig, Priority
 from rustic_ai.core.utils import GemstoneGenerator, GemstoneID
+from rustic_ai.k8s.runtime.ending import Ending
 from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
+from rustic_ai.k8s.runtime.handling import Guard
+from rustic_ai.k8s.runtime.host import HostSocket
+from rustic_ai.k8s.runtime.state import State
 
 _TOPIC = f"{GUILD}:default_topic"
 _CLASS = "bus_agents.Answerer"
@@ -49,6 +53,7 @@ class Asker:
     def store(self, message: Message, publish: bool = True) -> None:
         """Stores a question and publishes it."""
         self.asked.append(message.payload["question"])
+        self._last = message.id
         text, give_up = message.to_json(), time.monotonic() + 30
         while True:
             try:
@@ -69,6 +74,14 @@ class Asker:
         """How often each question was answered."""
         payloads = [json.loads(text)["payload"] for text in self._client.zrange(_TOPIC, 0, -1)]
         return Counter(payload["answer"] for payload in payloads if "answer" in payload)
+
+    def wait_until_recorded(self) -> None:
+        """Waits until the agent has recorded the last question: who dies between an answer and that answers again."""
+
+        def positions() -> list[str]:
+            return [self._client.get(key) for key in self._client.scan_iter(f"eo:pos:*:{_TOPIC}")]
+
+        wait_until("the record", lambda: str(self._last) in positions())
 
     def expect_one_answer_each(self) -> None:
         """Waits until all is answered; nothing may be answered twice."""
@@ -200,6 +213,7 @@ def test_what_a_position_passes_is_handled_by_the_next_life(server: RedisServer)
         # As little as it was, a position that goes back must not bring back what was handled.
         asker.ask(40, priority=Priority.URGENT)
         wait_until("an answer", lambda: 40 in asker.answers())
+        asker.wait_until_recorded()
         life.kill()
     with Life(_CLASS, redis_messaging(server.port)):
         asker.expect_one_answer_each()
@@ -212,7 +226,7 @@ def test_no_message_is_lost_or_answered_twice_while_an_agent_subscribes(server: 
     for _ in range(3):
         with _again_and_again(lambda: asker.ask(next(numbers)), 0.0005), Life(_CLASS, redis_messaging(server.port)) as life:
             wait_until("an answer", lambda: asker.asked and asker.asked[-1] in asker.answers())
-            life.kill()
+            assert life.stop() == 0
     with Life(_CLASS, redis_messaging(server.port)):
         asker.expect_one_answer_each()
 
@@ -234,9 +248,29 @@ def test_what_an_agent_has_no_handler_for_is_not_written_down_and_holds_up_nothi
             asker.ask(number)
             wait_until("an answer", lambda: number in asker.answers())
             assert records() == []
+            asker.wait_until_recorded()
             life.kill()
     with Life(_CLASS, redis_messaging(server.port)):
         asker.expect_one_answer_each()
+
+
+def test_another_client_of_the_topic_gets_what_the_agent_has_no_handler_for(server: RedisServer) -> None:
+    backend = MessagingConfig(**redis_messaging(server.port)).get_storage()
+    guard = Guard(State(""), (), cast(HostSocket, None), cast(Ending, None))
+    guard.attach(backend, lambda client_id, _head: client_id != "agent", lambda: [])
+    heard: Counter[str] = Counter()
+    try:
+        asker = Asker(server)
+        # Alone, and beside the other one; before it subscribes, and after.
+        backend.subscribe(_TOPIC, lambda _: heard.update(["agent"]), client_id="agent", namespace=GUILD)
+        asker.ask(1)
+        backend.subscribe(_TOPIC, lambda _: heard.update(["other"]), client_id="other", namespace=GUILD)
+        for number in (2, 3):
+            asker.ask(number)
+        wait_until("the other one to have heard all", lambda: heard["other"] == 3)
+        assert heard == {"other": 3}
+    finally:
+        backend.cleanup()
 
 
 def test_an_account_that_may_do_only_what_rusticai_redis_does_is_enough(server: RedisServer) -> None:
@@ -250,6 +284,7 @@ def test_an_account_that_may_do_only_what_rusticai_redis_does_is_enough(server: 
             for number in range(begin, begin + 50):
                 asker.ask(number)
             asker.expect_one_answer_each()
+            asker.wait_until_recorded()
             life.kill()
     with Life(_CLASS, messaging):
         asker.expect_one_answer_each()

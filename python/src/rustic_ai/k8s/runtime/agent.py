@@ -117,11 +117,14 @@ class K8sAgentWrapper(AgentWrapper):
         topics = self.agent.subscribed_topics if self.agent is not None else []
         return list(self.messaging._get_namespaced_topics(topics).values())
 
-    def _concerns(self, head: Head) -> bool:
+    def _concerns(self, client_id: str | None, head: Head) -> bool:
         """Whether the agent is handed a message and has a handler for it: not one of its own, unless it sent it to itself; nor what no
-        handler takes, such as the reports of health of all other agents, which make up most of the messages of a guild."""
+        handler takes, such as the reports of health of all other agents, which make up most of the messages of a guild. Whatever other
+        clients do with messages, such as one that the agent itself has made, is theirs to know."""
         agent, topic = self.agent, head.topic_published_to
-        if agent is None or topic is None or type(agent)._on_message is not Agent._on_message:
+        if agent is None or client_id != agent._client.id or topic is None:
+            return True
+        if type(agent)._on_message is not Agent._on_message:
             return True
         if head.sender_id == agent.id and not topic.startswith(GuildTopics.AGENT_SELF_INBOX_PREFIX):
             return False

@@ -38,6 +38,8 @@ from rustic_ai.k8s.runtime.tracing import under_launch
 logger = logging.getLogger(__name__)
 
 type Handler = Callable[[Message], None]
+# Whether a client has anything to do with a message: its id, and what is known of the message.
+type Concerns = Callable[[str | None, "Head"], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,14 @@ class Guard:
         self._last: threading.Thread | None = None
         self._loops: frozenset[threading.Thread] = frozenset()
         self._bus: Any = None
-        self._concerns: Callable[[Head], bool] = lambda _: True
+        self._concerns: Concerns = lambda _client_id, _head: True
 
-    def attach(
-        self, backend: Any, concerns: Callable[[Head], bool], topics: Callable[[], list[str]]
-    ) -> None:
+    def attach(self, backend: Any, concerns: Concerns, topics: Callable[[], list[str]]) -> None:
         """Guards whatever is subscribed to a backend from now on.
 
         Args:
             backend: The backend.
-            concerns: Whether the agent is handed a message and has a handler for it.
+            concerns: Whether a client has anything to do with a message.
             topics: Those that the agent subscribes to, with the namespace, as far as they are known.
         """
         self._concerns = concerns
@@ -137,7 +137,7 @@ class Guard:
             if handled is not None:
                 if message.id in handled:
                     return
-                if not self._concerns(Head.of(message)):
+                if not self._concerns(client_id, Head.of(message)):
                     # To be delivered again to the next life does no harm.
                     handled.add(message.id, again=True)
                     return
@@ -290,9 +290,7 @@ class Guard:
         self._host.set_aside(skipped.topic, skipped.message_id)
 
 
-def _bus_of(
-    backend: Any, guard: Guard, concerns: Callable[[Head], bool], topics: Callable[[], list[str]]
-) -> Any:
+def _bus_of(backend: Any, guard: Guard, concerns: Concerns, topics: Callable[[], list[str]]) -> Any:
     """What the runtime adds to a backend; None: nothing."""
     if not type(backend).__module__.startswith("rustic_ai.redis."):
         return None

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import redis
 
 from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
-from rustic_ai.k8s.runtime.handling import Head
+from rustic_ai.k8s.runtime.handling import Concerns, Head
 from rustic_ai.redis.messaging.backend import RedisMessagingBackend
 from rustic_ai.redis.messaging.exceptions import RedisConnectionFailureError
 
@@ -78,14 +78,14 @@ class RedisBus:
 
     @classmethod
     def of(
-        cls, backend: Any, waits: Waits, concerns: Callable[[Head], bool], topics: Callable[[], list[str]]
+        cls, backend: Any, waits: Waits, concerns: Concerns, topics: Callable[[], list[str]]
     ) -> "RedisBus | None":
         """The bus behind a backend.
 
         Args:
             backend: The backend.
             waits: Who knows whether a thread may wait.
-            concerns: Whether the agent is handed a message and has a handler for it.
+            concerns: Whether a client has anything to do with a message.
             topics: Those that are known to be subscribed to, when the first of them is.
 
         Returns:
@@ -107,7 +107,7 @@ class RedisBus:
         backend: Any,
         manager: Any,
         waits: Waits,
-        concerns: Callable[[Head], bool],
+        concerns: Concerns,
         topics: Callable[[], list[str]],
     ) -> None:
         """Takes part in whatever the backend does from now on. It has subscribed to nothing yet."""
@@ -238,9 +238,9 @@ class RedisBus:
         return pubsub
 
     def _passes_by(self, topic: str, text: str) -> bool:
-        """Notes a message that the agent has no handler for. To read its head takes a third of the time that it would take to hand it
+        """Notes a message that none of the clients of its topic has a handler for. To read its head takes a third of the time that it would take to hand it
         to the thread that handles, which would find no handler either."""
-        clients = self._clients.get(topic)
+        clients = self._clients.get(topic, {})
         try:
             message = json.loads(text)
             number = int(message["id"])
@@ -248,7 +248,7 @@ class RedisBus:
         except (ValueError, TypeError, KeyError):
             # Whoever handles it says what is wrong with it.
             return False
-        if not clients or self._concerns(head):
+        if not clients or any(self._concerns(client_id, head) for client_id in clients):
             return False
         for client_id, handled in clients.items():
             if number not in handled:

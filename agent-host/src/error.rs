@@ -13,7 +13,7 @@ use rustic_proto::{
     status::{with_reason, with_trace},
     violation::Violations,
 };
-use rustic_registry::{AgentKey, Epoch, GuildKey, HostId, MachineId, Phase, RegistryError};
+use rustic_registry::{AgentKey, Condition, Epoch, GuildKey, HostId, MachineId, Phase, RegistryError};
 use std::{error::Error as _, time::Duration};
 use tonic::Status;
 
@@ -46,12 +46,12 @@ pub enum HostError {
     #[error("agent {0} waits for room; engine-svc starts it as soon as a host has some")]
     Waits(AgentKey),
     /// This very request failed before.
-    #[error("agent {key} has failed: {reason}; create it with a new request id to try again")]
+    #[error("agent {key} has failed: {}; create it with a new request id to try again", Condition::parts(condition.as_ref()).1)]
     Failed {
         /// The agent.
         key: AgentKey,
         /// Why.
-        reason: String,
+        condition: Option<Condition>,
     },
     /// It is on its way out.
     #[error("agent {0} is being stopped; create it again when it is gone")]
@@ -180,7 +180,10 @@ impl From<HostError> for Status {
             HostError::OtherSpec { .. } => with_reason(Reason::AgentHasOtherSpec, text, &[]),
             HostError::Elsewhere { host, .. } => with_reason(Reason::AgentOnOtherHost, text, &[("host_id", &host)]),
             HostError::Waits(_) => with_reason(Reason::AgentWaits, text, &[]),
-            HostError::Failed { .. } => with_reason(Reason::AgentFailed, text, &[]),
+            HostError::Failed { condition, .. } => {
+                let (reason, _) = Condition::parts(condition.as_ref());
+                with_reason(Reason::AgentFailed, text, &[("agent_reason", reason)])
+            }
             HostError::AgentStopping(_) | HostError::StoppedMeanwhile(_) => {
                 with_reason(Reason::AgentStopping, text, &[])
             }

@@ -16,7 +16,7 @@ use rustic_proto::{
     request,
     violation::Violations,
 };
-use rustic_registry::{Epoch, LastExit, MachineId, Phase};
+use rustic_registry::{Condition, Epoch, LastExit, MachineId, Phase};
 use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -40,6 +40,7 @@ impl Service {
 
     fn message(&self, handle: &AgentHandle, status: &AgentStatus) -> agent_pb::Agent {
         let exit = status.last_exit.map(|(status, at)| LastExit { status, at });
+        let (reason, message) = Condition::parts(status.condition.as_ref());
         agent_pb::Agent {
             organization_id: handle.launch.key.guild.organization.to_string(),
             guild_id: handle.launch.key.guild.id.to_string(),
@@ -50,7 +51,8 @@ impl Service {
             pid: status.pid.unwrap_or(0),
             epoch: handle.epoch.0,
             restarts: status.restarts,
-            reason: status.reason.clone(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
             last_exit: exit.as_ref().map(convert::last_exit),
             create_time: Some(convert::timestamp(handle.created)),
             last_running_time: status.running.map(convert::timestamp),
@@ -98,7 +100,7 @@ impl Service {
             (Some(Ending::StartFailed(failure)), _) => Err(start_failed(failure)),
             (Some(Ending::Failed), _) => Err(match status.wrong {
                 Some(failure) => start_failed(&failure),
-                None => HostError::Failed { key: key(), reason: status.reason },
+                None => HostError::Failed { key: key(), condition: status.condition },
             }),
             (Some(Ending::Stopped(_) | Ending::Moved), _) => Err(HostError::StoppedMeanwhile(key())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key())),

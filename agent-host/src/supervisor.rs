@@ -269,7 +269,7 @@ impl Supervisor {
                 admitted
             }
             ClaimOutcome::Exists(record) if record.phase() == Phase::Failed => {
-                Err(HostError::Failed { key, reason: record.reason })
+                Err(HostError::Failed { key, condition: record.condition })
             }
             ClaimOutcome::Exists(record) if record.host().is_none() => Err(HostError::Waits(key)),
             ClaimOutcome::Exists(record) if record.host() == Some(self.host()) => {

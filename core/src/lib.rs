@@ -4,6 +4,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`ids`] | names: guild, agent, host, incarnation, epoch |
+//! | [`condition`] | why an agent is in its phase |
 //! | [`encoded`] | ids in keys, indexes and page tokens |
 //! | [`resources`] | room, as exact thousandths |
 //! | [`record`] | what is known of an agent and of a host |
@@ -25,6 +26,7 @@
 //!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 
+pub mod condition;
 pub mod encoded;
 pub mod ids;
 pub mod observe;
@@ -35,6 +37,7 @@ pub mod resources;
 pub mod rules;
 pub mod signal;
 
+pub use condition::{AgentReason, Condition};
 pub use ids::{
     AgentId, AgentKey, Epoch, GuildId, GuildKey, HostId, HostLife, IdError, Incarnation, MachineId, OrganizationId,
     RequestId, Scope, Stops, StoreLife, UnixMillis,

@@ -3,6 +3,7 @@
 //! All are atomic. `Err` is trouble with the store; an outcome the caller must handle is a variant of `Ok`.
 
 use crate::{
+    condition::Condition,
     ids::{
         AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, OrganizationId, RequestId, Scope, Stops,
         StoreLife, UnixMillis,
@@ -311,8 +312,8 @@ pub struct Advance {
     pub pid: Option<u32>,
     /// Restarts so far.
     pub restarts: u32,
-    /// Why, in plain words.
-    pub reason: String,
+    /// Why it is in this phase.
+    pub condition: Option<Condition>,
     /// The last lines it wrote, where they matter.
     pub last_lines: Vec<String>,
     /// How the last process ended; `None` keeps what is recorded.
@@ -370,8 +371,8 @@ pub struct Unplace {
     pub epoch: Epoch,
     /// What else must hold.
     pub guard: ReleaseGuard,
-    /// Why, in plain words.
-    pub reason: String,
+    /// Why it waits.
+    pub condition: Condition,
     /// The store's life that the host knows: a store that forgot the agent is told of it first.
     pub knew: Option<StoreLife>,
 }

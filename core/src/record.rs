@@ -1,6 +1,7 @@
 //! What is stored of an agent and of a host.
 
 use crate::{
+    condition::Condition,
     ids::{AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, RequestId, UnixMillis},
     resources::Resources,
     signal,
@@ -264,8 +265,8 @@ pub struct AgentRecord {
     pub restarts: u32,
     /// What a lost lease does to it.
     pub on_disconnect: OnDisconnect,
-    /// Why it is in this phase; empty when all is well.
-    pub reason: String,
+    /// Why it is in this phase; `None` when all is well.
+    pub condition: Option<Condition>,
     /// The last lines it wrote, when it FAILED; empty in [`View::Basic`].
     pub last_lines: Vec<String>,
     /// How its last process ended.

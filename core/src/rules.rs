@@ -8,6 +8,7 @@ mod lives;
 mod reads;
 
 use crate::{
+    condition::Condition,
     ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
     record::{AgentRecord, Documents, FormerState, HostRecord, Phase, Seat, State, View},
@@ -137,14 +138,14 @@ impl Store {
         if let Some(agent) = self.agents.get_mut(member) {
             agent.state = State::Starting(Seat::claimed(host.clone(), incarnation.clone()));
             agent.epoch = epoch;
-            agent.reason.clear();
+            agent.condition = None;
             let key = agent.key.clone();
             self.record(&key, Some(Phase::Starting), epoch, Some(host.clone()));
         }
         epoch
     }
 
-    fn wait_for_room(&mut self, member: &str, reason: &str, now: UnixMillis) {
+    fn wait_for_room(&mut self, member: &str, condition: &Condition, now: UnixMillis) {
         let epoch = self.next_epoch(now);
         self.unaccepted.remove(member);
         self.sequences.remove(member);
@@ -153,7 +154,7 @@ impl Store {
             let order = self.lines.order(member).or(known).unwrap_or(epoch.0);
             agent.state = State::Pending;
             agent.epoch = epoch;
-            reason.clone_into(&mut agent.reason);
+            agent.condition = Some(condition.clone());
             let agent = agent.clone();
             self.lines.set_order(member, Epoch(order));
             self.join_line(&agent, order);

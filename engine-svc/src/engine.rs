@@ -25,8 +25,8 @@ pub use watch::{Watch, WatchEvent, Watched};
 
 use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
 use rustic_registry::{
-    AgentKey, AgentRecord, IfNamesakes, OnDisconnect, Phase, Registry, RegistryError, Seat, State, UnreadableAgent,
-    View,
+    AgentKey, AgentReason, AgentRecord, Condition, IfNamesakes, OnDisconnect, Phase, Registry, RegistryError, Seat,
+    State, UnreadableAgent, View,
 };
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -128,10 +128,11 @@ impl Engine {
         }
         let host = record.host().map(ToString::to_string).unwrap_or_default();
         if record.on_disconnect == OnDisconnect::Keep {
-            record.reason =
-                format!("its host {host} is silent; it may run on there, as on_disconnect = keep asks for");
+            let why = format!("its host {host} is silent; it may run on there, as on_disconnect = keep asks for");
+            record.condition = Some(Condition::new(AgentReason::HostSilent, why));
         } else {
-            record.reason = format!("its host {host} is gone; it moves to another one");
+            let why = format!("its host {host} is gone; it moves to another one");
+            record.condition = Some(Condition::new(AgentReason::HostLost, why));
             let seat = record.seat().map(|seat| Seat { pid: None, ..seat.clone() });
             record.state = State::of(Phase::Restarting, seat).unwrap_or(record.state);
         }

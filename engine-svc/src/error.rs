@@ -12,7 +12,7 @@ use rustic_proto::{
     status::{DOMAIN, MAX_MESSAGE, middle_cut, with_reason},
     violation::Violations,
 };
-use rustic_registry::{AgentKey, GuildKey, HostId, MachineId, Phase, RegistryError};
+use rustic_registry::{AgentKey, Condition, GuildKey, HostId, MachineId, Phase, RegistryError};
 use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -48,12 +48,12 @@ pub enum EngineError {
         phase: Phase,
     },
     /// This very request failed before.
-    #[error("agent {key} has failed: {reason}; create it with a new request id, or restart it, to try again")]
+    #[error("agent {key} has failed: {}; create it with a new request id, or restart it, to try again", Condition::parts(condition.as_ref()).1)]
     Failed {
         /// The agent.
         key: AgentKey,
         /// Why.
-        reason: String,
+        condition: Option<Condition>,
     },
     /// It is on its way out.
     #[error("agent {0} is being stopped; create it again when it is gone")]
@@ -209,13 +209,16 @@ impl EngineError {
 
     /// What the reason is about, by name.
     fn about(&self) -> Vec<(String, String)> {
-        let host = |host: &str| vec![("host_id".to_owned(), host.to_owned())];
+        let one = |name: &str, what: &str| vec![(name.to_owned(), what.to_owned())];
+        let host = |host: &str| one("host_id", host);
         if let Self::TooLarge { lack, .. } = self {
             lack.metadata()
         } else if let Self::HostSilent { host: silent, .. } = self {
             host(silent)
         } else if let Self::HostNotRetired { host: lives, .. } = self {
             host(lives.as_str())
+        } else if let Self::Failed { condition, .. } = self {
+            one("agent_reason", Condition::parts(condition.as_ref()).0)
         } else {
             vec![]
         }

@@ -125,7 +125,7 @@ mod tests {
             machine_id: rustic_registry::MachineId::FIRST,
             restarts: 0,
             on_disconnect: OnDisconnect::Stop,
-            reason: String::new(),
+            condition: None,
             last_lines: vec![],
             last_exit: None,
             created: UnixMillis(1),

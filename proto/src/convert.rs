@@ -7,7 +7,8 @@ use crate::{
     violation::Violations,
 };
 use rustic_core::{
-    AgentRecord, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis, UnreadableAgent, View,
+    AgentReason, AgentRecord, Condition, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis,
+    UnreadableAgent, View,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -112,6 +113,7 @@ pub fn last_exit(exit: &LastExit) -> agent_pb::LastExit {
 
 /// An agent on the wire.
 pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
+    let (reason, message) = Condition::parts(record.condition.as_ref());
     agent_pb::Agent {
         organization_id: record.key.guild.organization.to_string(),
         guild_id: record.key.guild.id.to_string(),
@@ -122,7 +124,7 @@ pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
         pid: record.pid().unwrap_or(0),
         epoch: record.epoch.0,
         restarts: record.restarts,
-        reason: record.reason.clone(),
+        reason: reason.to_owned(),
         last_exit: record.last_exit.as_ref().map(last_exit),
         create_time: Some(timestamp(record.created)),
         last_running_time: record.running.map(timestamp),
@@ -130,6 +132,7 @@ pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
         last_lines: record.last_lines.clone(),
+        message: message.to_owned(),
     }
 }
 
@@ -140,7 +143,8 @@ pub fn unreadable_agent(agent: &UnreadableAgent) -> agent_pb::Agent {
         guild_id: agent.key.guild.id.to_string(),
         agent_id: agent.key.agent.to_string(),
         phase: agent_pb::AgentPhase::Unspecified.into(),
-        reason: format!("this version cannot read the record: {}", agent.what),
+        reason: AgentReason::RecordUnreadable.to_string(),
+        message: format!("this version cannot read the record: {}", agent.what),
         ..agent_pb::Agent::default()
     }
 }

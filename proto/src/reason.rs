@@ -130,7 +130,7 @@ reasons! {
         "Wait until it runs: GetAgent or WatchAgents of engine-svc show it.";
     /// The agent has failed, and this very request was to start it.
     AgentFailed = "AGENT_FAILED", FailedPrecondition, No,
-        "Read Agent.reason and last_lines (GetAgent, view FULL), mend the cause, and call RestartAgent or create it again.";
+        "Read Agent.message and last_lines (GetAgent, view FULL), mend the cause, and call RestartAgent or create it again.";
     /// The agent is being stopped, or was while the call waited for it.
     AgentStopping = "AGENT_STOPPING", FailedPrecondition, No,
         "Wait until GetAgent answers NOT_FOUND, then create it again.";

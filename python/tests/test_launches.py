@@ -46,8 +46,8 @@ class _Answers:
         self._cancelled.set()
 
 
-def _agent(agent_id: str, phase: agent_pb2.AgentPhase, epoch: int = 1, reason: str = "") -> pb.WatchAgentsResponse:
-    agent = agent_pb2.Agent(agent_id=agent_id, phase=phase, epoch=epoch, reason=reason)
+def _agent(agent_id: str, phase: agent_pb2.AgentPhase, epoch: int = 1, message: str = "") -> pb.WatchAgentsResponse:
+    agent = agent_pb2.Agent(agent_id=agent_id, phase=phase, epoch=epoch, message=message)
     return pb.WatchAgentsResponse(agent=agent)
 
 
@@ -91,7 +91,7 @@ def test_one_that_fails_later_is_logged_and_told_to_its_guild(
 ) -> None:
     """As a heartbeat in the agent's own name, where the guild's manager hears it."""
     restarting, failed = agent_pb2.AGENT_PHASE_RESTARTING, agent_pb2.AGENT_PHASE_FAILED
-    launches = following(_agent("a", restarting), _BOOKMARK, _agent("a", failed, reason="its database is not up"))
+    launches = following(_agent("a", restarting), _BOOKMARK, _agent("a", failed, message="its database is not up"))
     with caplog.at_level(logging.INFO, LOG):
         launches.follow(_launch("a"), epoch=1)
         wait_until("the guild to be told", lambda: bus.published)
@@ -106,7 +106,7 @@ def test_where_nobody_is_to_be_told_the_log_says_it(
     following: Callable[..., Launches], bus: _Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that launches agents has no manager to tell."""
-    launches = following(_agent("a", agent_pb2.AGENT_PHASE_FAILED, reason="why"), _BOOKMARK, tells=False)
+    launches = following(_agent("a", agent_pb2.AGENT_PHASE_FAILED, message="why"), _BOOKMARK, tells=False)
     launches.follow(_launch("a"), epoch=1)
     wait_until("the log", lambda: [r for r in caplog.records if r.name == LOG and r.levelno == logging.ERROR])
     assert bus.published == []
@@ -118,7 +118,7 @@ def test_one_that_has_settled_before_it_is_followed_is_not_waited_for(
     """The watch may be faster than the answer of the launch; what it told of an earlier claim does not count."""
     pending = agent_pb2.AGENT_PHASE_PENDING
     launches = following(
-        _agent("slow", pending), _agent("a", agent_pb2.AGENT_PHASE_FAILED, epoch=5, reason="too late"), _BOOKMARK
+        _agent("slow", pending), _agent("a", agent_pb2.AGENT_PHASE_FAILED, epoch=5, message="too late"), _BOOKMARK
     )
     launches.follow(_launch("slow"), epoch=1)
     wait_until("the watch to have told all", lambda: launches._told.get("a"))

@@ -158,8 +158,10 @@ def test_a_launch_that_fails_later_is_logged_by_whoever_launched_it(
     run(engine, echo("a"), broken)
     wait_until("it to be tried again", lambda: engine.describe("a").phase == "RESTARTING")
     assert not engine.is_agent_running(engine.guild_id, "a")
-    with pytest.raises(errors.AgentTimeoutError, match="NoSuchBackend"):
+    with pytest.raises(errors.AgentTimeoutError, match="NoSuchBackend") as caught:
         engine.wait_until_running("a", timeout=0.5)
+    late = caught.value
+    assert (late.reason, late.phase, late.agent_reason) == ("NOT_READY", "RESTARTING", "InitializationFailed")
     engine.stop_agent(engine.guild_id, "a")
     # The second life, of which the first one's trouble is not told.
     run(engine, echo("a"), messaging)
@@ -173,7 +175,13 @@ def test_what_is_certainly_wrong_is_raised_at_once_and_can_be_mended(
     """The error names the class; the same id can be launched with the right one."""
     with pytest.raises(errors.InvalidAgentError, match="no_such_package"):
         run(engine, misspelt("a"), messaging)
-    assert engine.describe("a").phase == "FAILED"
+    description = engine.describe("a")
+    assert (description.phase, description.reason) == ("FAILED", "LaunchInvalid")
+    assert "no_such_package" in description.message
+    with pytest.raises(errors.AgentStartError, match="no_such_package") as caught:
+        engine.wait_until_running("a")
+    failed = caught.value
+    assert (failed.reason, failed.phase, failed.agent_reason) == ("AGENT_FAILED", "FAILED", "LaunchInvalid")
     run(engine, echo("a"), messaging)
     engine.wait_until_running("a")
     assert engine.is_agent_running(engine.guild_id, "a")

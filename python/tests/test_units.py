@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[2]
         ({}, {"RUSTIC_K8S_NAMESPACE": "test"}, "engine-svc.test:50051"),
         ({}, {"RUSTIC_ENGINE_ADDRESS": "e:1"}, "e:1"),
         ({"engine_address": "f:2"}, {"RUSTIC_ENGINE_ADDRESS": "e:1"}, "f:2"),
-        ({"redis_url": "redis://r", "agent_host_service_name": "h"}, {}, "engine-svc.rustic-ai:50051"),
     ],
 )
 def test_the_address_comes_from_arguments_then_environment_then_defaults(
@@ -37,6 +36,13 @@ def test_the_address_comes_from_arguments_then_environment_then_defaults(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert K8sExecutionEngine("g", "o", **arguments).engine_address == address
+
+
+@pytest.mark.parametrize("name", ["redis_url", "agent_host_service_name"])
+def test_what_has_no_effect_warns(name: str) -> None:
+    """Nothing is accepted and ignored in silence."""
+    with pytest.warns(UserWarning, match=f"{name} has no effect"):
+        assert K8sExecutionEngine("g", "o", **{name: "x"}).engine_address == "engine-svc.rustic-ai:50051"
 
 
 def test_a_setting_that_cannot_be_understood_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ impl Registry for MemoryRegistry {
         if store.is_lost(r.knew.as_ref()) {
             return Err(RegistryError::Lost(r.key.to_string()));
         }
-        let taken = store.take_off(&r.key, r.epoch, r.guard, Some(&r.reason), self.now());
+        let taken = store.take_off(&r.key, r.epoch, r.guard, Some(&r.condition), self.now());
         taken.map_err(|StoreLost| RegistryError::Lost(r.key.to_string()))
     }
 

@@ -2,13 +2,13 @@
 
 use crate::{program::Program, venv, wait_until};
 use rustic_proto::{
-    agent::v1 as agent_pb,
+    agent::v1::{self as agent_pb, AgentPhase},
     agent_host::v1::agent_host_service_client::AgentHostServiceClient,
     engine::v1::{self as pb, engine_service_client::EngineServiceClient},
     raw::RawLaunch,
 };
 use rustic_registry::{
-    Index, RedisRegistry, RedisSettings, Registry as _, Scope, View,
+    AgentReason, Index, Phase, RedisRegistry, RedisSettings, Registry as _, Scope, View,
     dev_server::{DevServer, Durability, Environment},
 };
 use std::path::Path;
@@ -172,7 +172,9 @@ impl Stack {
         let request =
             pb::GetAgentRequest { guild_id: guild.to_owned(), agent_id: agent.to_owned(), ..Default::default() };
         let response = self.client.clone().get_agent(request).await?.into_inner();
-        Ok(response.agent.expect("an OK answer has an agent"))
+        let agent = response.agent.expect("an OK answer has an agent");
+        assert_documented(&agent);
+        Ok(agent)
     }
 
     /// Stops an agent through the engine.
@@ -250,4 +252,25 @@ pub fn host_arguments(n: usize, dir: &Path, redis: &str, engine: &str, more: &[S
     usual("--agent-nice", "0".to_owned());
     arguments.extend_from_slice(more);
     arguments
+}
+
+/// Why an agent is in its phase is a documented word that belongs to the phase, with a sentence beside it.
+fn assert_documented(agent: &agent_pb::Agent) {
+    assert_eq!(agent.reason.is_empty(), agent.message.is_empty(), "{agent:?}");
+    if agent.reason.is_empty() {
+        assert!(!matches!(agent.phase(), AgentPhase::Failed | AgentPhase::Pending), "no reason: {agent:?}");
+        return;
+    }
+    let reason = AgentReason::parse(&agent.reason);
+    let phases = reason.unwrap_or_else(|| panic!("no documented reason: {agent:?}")).phases();
+    let fits = |phase| phases.contains(&phase);
+    let belongs = match agent.phase() {
+        AgentPhase::Pending => fits(Phase::Pending),
+        AgentPhase::Running => fits(Phase::Running),
+        AgentPhase::Failed => fits(Phase::Failed),
+        AgentPhase::Unspecified => phases.is_empty(),
+        // What was said before stands until the next thing happens.
+        AgentPhase::Starting | AgentPhase::Restarting | AgentPhase::Stopping => true,
+    };
+    assert!(belongs, "the reason is of another phase: {agent:?}");
 }

@@ -60,7 +60,7 @@ async fn an_agent_that_may_not_be_restarted_at_all_is_not() {
     stack.create(AgentLaunch { restart_policy, ..script("g", "a", "sleep 0.2; exit 3") }).await.unwrap();
     let failed = stack.agent_is("it to fail", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
     assert_eq!(
-        (failed.restarts, failed.reason.contains("its restart policy does not restart it")),
+        (failed.restarts, failed.message.contains("its restart policy does not restart it")),
         (0, true),
         "{failed:?}"
     );

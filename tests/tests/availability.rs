@@ -119,7 +119,7 @@ async fn agents_of_the_only_host_wait_while_it_is_away_and_start_when_it_is_back
     assert!(!lives(agent.pid));
     let waits = stack.get("g", "a").await.unwrap();
     assert_eq!((waits.phase(), waits.host_id.as_str()), (AgentPhase::Pending, ""));
-    assert!(waits.reason.contains("gave it away"), "{}", waits.reason);
+    assert!(waits.reason == "HostDrained" && waits.message.contains("gave it away"), "{waits:?}");
     let status = stack.create(idle("g", "b")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("there is no host"), "{}", status.message());

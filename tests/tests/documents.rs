@@ -1,8 +1,9 @@
-//! Documents that are written from what the programs say of themselves.
+//! Documents that are written from the code.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use clap::{Arg, ArgAction, Command, CommandFactory as _};
+use rustic_registry::AgentReason;
 use rustic_telemetry::settings::with_environment_twins;
 use rustic_tests::root;
 use std::fmt::Write as _;
@@ -71,6 +72,31 @@ fn help(flag: &Arg) -> String {
     (help.split_whitespace().collect::<Vec<_>>().join(" ") + &listed).replace('|', "\\|").replace('<', "&lt;")
 }
 
+const REASONS_HEAD: &str = "<!-- Written by `make docs` from core/src/condition.rs; change it there. -->
+# Reasons of agents
+
+Why an agent is in its phase stands in `Agent.reason`, as one of the words below, and in `Agent.message`, as a sentence that may change
+from version to version. Both are empty when all is well. A word keeps its meaning for ever; a newer version may add words. Until the
+next thing happens, an agent that starts, restarts or stops shows the word that it had before.
+
+Why a *call* failed is another list: [errors](errors.md). `AGENT_FAILED` there has the word of the agent in its metadata, as
+`agent_reason`.
+
+| reason | phases | what it means | what to do |
+| --- | --- | --- | --- |
+";
+
+#[test]
+fn the_reasons_of_agents_in_the_documents_are_those_of_the_code() {
+    let row = |reason: &AgentReason| {
+        let phases: Vec<_> = reason.phases().iter().map(|phase| phase.as_str()).collect();
+        let phases = if phases.is_empty() { "UNSPECIFIED".to_owned() } else { phases.join(", ") };
+        format!("| `{reason}` | {phases} | {} | {} |\n", reason.meaning().trim(), reason.cure())
+    };
+    let text = REASONS_HEAD.to_owned() + &AgentReason::ALL.iter().map(row).collect::<String>();
+    is_written("docs/reasons.md", &text);
+}
+
 #[test]
 fn the_settings_in_the_documents_are_the_programs_own() {
     let engine = with_environment_twins(engine_svc::Program::command(), engine_svc::settings::ENVIRONMENT_PREFIX);
@@ -84,10 +110,15 @@ fn the_settings_in_the_documents_are_the_programs_own() {
         TAIL.to_owned(),
     ]
     .concat();
-    let path = root().join("docs/settings.md");
+    is_written("docs/settings.md", &text);
+}
+
+/// Compares a document with what it should hold, or writes it.
+fn is_written(path: &str, text: &str) {
+    let file = root().join(path);
     if std::env::var_os("RUSTIC_WRITE_DOCS").is_some() {
-        std::fs::write(&path, &text).unwrap();
+        std::fs::write(&file, text).unwrap();
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == text, "docs/settings.md is not what the programs say; run `make docs`");
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(written == text, "{path} is not what the programs say; run `make docs`");
 }

@@ -151,7 +151,7 @@ async fn an_agent_that_may_wait_waits_for_an_exhausted_host() {
     let waiting = stack.client.clone().create_agent(request).await.unwrap().into_inner().agent.unwrap();
     assert_eq!(waiting.phase(), AgentPhase::Pending);
     stack
-        .agent_is("the reason to be shown", "g", "waits", |found| found.reason.contains("no descriptors left"))
+        .agent_is("the reason to be shown", "g", "waits", |found| found.message.contains("no descriptors left"))
         .await;
     assert_eq!(stack.get("g", "waits").await.unwrap().restarts, 0, "it was not tried in vain");
     stack.stop("g", &running[0]).await.unwrap();

@@ -47,7 +47,7 @@ fn ends(stack: &Stack) -> Vec<String> {
 fn reasons(stack: &Stack) -> Vec<String> {
     let log = stack.hosts[0].log();
     let restarts = log.iter().filter(|line| line["message"] == "agent is RESTARTING");
-    restarts.map(|line| line["reason"].as_str().unwrap_or_default().to_owned()).collect()
+    restarts.map(|line| line["cause"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -83,9 +83,11 @@ async fn whatever_ends_the_handling_thread_ends_the_process_and_is_told_until_th
         answered(&mut bus, "g", 100 + n).await;
         let at = format!("{how}, at work on message {id} of topic {name}");
         let set_aside = format!("message {id} of topic {name} was set aside after 3 deaths: ");
-        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.reason.starts_with(&set_aside);
+        let told = |a: &agent_pb::Agent| {
+            a.phase() == AgentPhase::Running && a.reason == "MessagesSetAside" && a.message.starts_with(&set_aside)
+        };
         let agent = stack.agent_is("it to run, and to say why not all was answered", "g", name, told).await;
-        assert!(agent.reason.ends_with(&at), "{}", agent.reason);
+        assert!(agent.message.ends_with(&at), "{}", agent.message);
         assert_eq!(agent.restarts, 3, "{name}");
         let times = ends(&stack).iter().filter(|how| **how == at).count();
         assert_eq!(times, 3, "{name}: {:?}", ends(&stack));
@@ -156,13 +158,13 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
         let failed = |a: &agent_pb::Agent| a.phase() == AgentPhase::Failed && a.epoch > epoch;
         let failed = stack.agent_is("FAILED", "g", "a", failed).await;
         let why = format!("at work on message {id} of topic a; its restart policy does not restart it");
-        assert!(failed.reason.ends_with(&why), "{}", failed.reason);
+        assert!(failed.message.ends_with(&why), "{}", failed.message);
         epoch = failed.epoch;
         restart().await;
     }
     answered(&mut bus, "g", 2).await;
     let aside =
-        |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.reason.contains("was set aside after 3 deaths");
+        |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.message.contains("was set aside after 3 deaths");
     stack.agent_is("it to run", "g", "a", aside).await;
     restart().await;
     bus.say("g", "a", json!({"n": 3})).await;
@@ -170,7 +172,7 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
     // The next life of the host knows nothing of it, and needs not to.
     stack.hosts[0].signal(Signal::KILL);
     stack.restart_host(0);
-    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > epoch + 1 && a.reason.is_empty();
+    let back = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch > epoch + 1 && a.message.is_empty();
     stack.agent_is("it to be back", "g", "a", back).await;
     bus.say("g", "a", json!({"n": 4})).await;
     answered(&mut bus, "g", 4).await;
@@ -198,7 +200,7 @@ async fn with_no_limit_of_deliveries_nothing_is_set_aside() {
     stack.create(AgentLaunch { restart_policy: Some(policy), ..bus.agent("g", "a", "doer.Doer") }).await.unwrap();
     bus.say("g", "a", json!({"n": 1, "do": "exit"})).await;
     let failed = stack.agent_is("FAILED", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
-    assert!(failed.reason.ends_with("after 4 restarts"), "{}", failed.reason);
+    assert!(failed.message.ends_with("after 4 restarts"), "{}", failed.message);
     assert!(bus.heard("g", "dead_letter_queue").await.is_empty());
 }
 

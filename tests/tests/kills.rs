@@ -43,14 +43,18 @@ async fn a_kill_that_no_one_here_sent_names_the_kernel_and_the_memory_last_seen_
     let agent = stack.create(once(idle("g", "once"))).await.unwrap();
     kill(agent.pid);
     let failed = stack.agent_is("it to fail", "g", "once", |a| a.phase() == AgentPhase::Failed).await;
-    assert!(failed.reason.contains(UNKNOWN) && failed.reason.contains("; memory last seen: "), "{}", failed.reason);
+    assert!(
+        failed.message.contains(UNKNOWN) && failed.message.contains("; memory last seen: "),
+        "{}",
+        failed.message
+    );
 }
 
 /// Why an agent is gone that ends itself at once: told to its caller, or in its record if it was ready by then.
 async fn reason_of(stack: &Stack, agent: &str, ends_itself: &str) -> String {
     match stack.create(once(script("g", agent, ends_itself))).await {
         Err(status) => status.message().to_owned(),
-        Ok(_) => stack.agent_is("it to fail", "g", agent, |a| a.phase() == AgentPhase::Failed).await.reason,
+        Ok(_) => stack.agent_is("it to fail", "g", agent, |a| a.phase() == AgentPhase::Failed).await.message,
     }
 }
 

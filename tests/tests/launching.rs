@@ -63,7 +63,7 @@ async fn what_would_fail_anywhere_is_told_at_once_with_its_own_words() {
     assert!(refused.message().contains("no_such_package"), "{refused:?}");
     let failed = gate.becomes("a", AgentPhase::Failed).await;
     assert_eq!(failed.restarts, 0, "nobody tried again: {failed:?}");
-    assert!(failed.reason.contains("no_such_package"), "{failed:?}");
+    assert!(failed.reason == "LaunchInvalid" && failed.message.contains("no_such_package"), "{failed:?}");
     // Its second life, with the mistake mended.
     gate.launch(python("g", "a", RESPONDER)).await.unwrap();
     gate.becomes("a", AgentPhase::Running).await;
@@ -75,7 +75,7 @@ async fn what_may_come_right_is_accepted_and_tried_again() {
     let agent = gate.launch(python("g", "a", "gated.Fragile")).await.unwrap();
     // As its record tells it, which may be a moment behind.
     assert!([AgentPhase::Starting, AgentPhase::Restarting].contains(&agent.phase()), "{agent:?}");
-    let tried = |agent: &agent_pb::Agent| agent.reason.contains("its database is not up") && agent.restarts > 0;
+    let tried = |agent: &agent_pb::Agent| agent.message.contains("its database is not up") && agent.restarts > 0;
     gate.stack.agent_is("it to be tried again", "g", "a", tried).await;
     gate.open();
     gate.becomes("a", AgentPhase::Running).await;
@@ -149,7 +149,11 @@ async fn the_second_life_of_an_accepted_launch_follows_its_policy() {
     std::fs::remove_file(format!("{}/open", gate.modules.path())).unwrap();
     let killed = rustix::process::Pid::from_raw(i32::try_from(agent.pid).unwrap()).unwrap();
     rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
-    let again = |agent: &agent_pb::Agent| agent.restarts > 1 && agent.reason.contains("its database is not up");
+    let again = |agent: &agent_pb::Agent| {
+        agent.restarts > 1
+            && agent.reason == "InitializationFailed"
+            && agent.message.contains("its database is not up")
+    };
     gate.stack.agent_is("the agent to be tried again", "g", "a", again).await;
     gate.open();
     gate.becomes("a", AgentPhase::Running).await;

@@ -244,7 +244,8 @@ async fn an_agent_that_keeps_crashing_ends_as_failed_with_its_reason() {
     client.create_agent(request.clone()).await.unwrap();
     let failed = |a: &agent_pb::Agent| a.phase() == AgentPhase::Failed;
     let agent = stack.agent_is("FAILED", "g", "a", failed).await;
-    assert_eq!(agent.reason, "its process ended with exit code 3, after 2 restarts");
+    let said = (agent.reason.as_str(), agent.message.as_str());
+    assert_eq!(said, ("ProcessExited", "its process ended with exit code 3, after 2 restarts"));
     assert_eq!((agent.restarts, agent.pid), (2, 0));
     // A retry of the request that failed says so; a new request tries again.
     assert_eq!(client.create_agent(request).await.unwrap_err().code(), Code::FailedPrecondition);

@@ -88,7 +88,7 @@ async fn silent_host() -> (Stack, agent_pb::Agent) {
     let agent = stack.create(keep).await.unwrap();
     assert_eq!(agent.host_id, "agent-host-0");
     stack.hosts[0].signal(Signal::STOP);
-    stack.agent_is("its host to be silent", "g", "a", |a| a.reason.contains("is silent")).await;
+    stack.agent_is("its host to be silent", "g", "a", |a| a.reason == "HostSilent").await;
     assert!(lives(agent.pid), "it outlives the lease");
     (stack, agent)
 }

@@ -206,7 +206,7 @@ async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
     for agent in ["second", "third", "given up"] {
         let waits = create_or_wait(&stack, agent).await;
         assert_eq!((waits.phase(), waits.host_id.as_str()), (AgentPhase::Pending, ""));
-        assert!(waits.reason.contains("no host has room"), "{}", waits.reason);
+        assert!(waits.reason == "NoRoom" && waits.message.contains("no host has room"), "{waits:?}");
     }
     stack.stop("g", "given up").await.unwrap();
     assert_eq!(stack.get("g", "given up").await.unwrap_err().code(), Code::NotFound);
@@ -310,7 +310,7 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
     stack.redis.wipe();
     let known = |epoch: u64| move |a: &agent_pb::Agent| a.epoch == epoch;
     let now = stack.agent_is("the failed one to be known again", "g", "broken", known(failed.epoch)).await;
-    assert_eq!((now.phase(), &now.reason), (AgentPhase::Failed, &failed.reason));
+    assert_eq!((now.phase(), &now.message), (AgentPhase::Failed, &failed.message));
     assert_eq!((now.last_exit, now.machine_id), (failed.last_exit, failed.machine_id));
     let whole = pb::GetAgentRequest {
         guild_id: "g".to_owned(),
@@ -321,7 +321,7 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
     let whole = stack.client.clone().get_agent(whole).await.unwrap().into_inner().agent.unwrap();
     assert_eq!(whole.last_lines, ["last words"]);
     let now = stack.agent_is("the one that waits to be known again", "g", "second", known(second.epoch)).await;
-    assert_eq!((now.phase(), now.reason), (AgentPhase::Pending, second.reason));
+    assert_eq!((now.phase(), now.message), (AgentPhase::Pending, second.message));
     let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
     stack.agent_is("the one that runs to be told again", "g", "first", told).await;
 

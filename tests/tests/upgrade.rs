@@ -49,7 +49,8 @@ async fn an_agent_of_another_version_is_shown_and_keeps_nobody_from_being_listed
     let found = stack.get("g", &strange.agent_id).await.unwrap();
     for agent in [shown, &found] {
         assert_eq!(agent.phase(), AgentPhase::Unspecified);
-        assert_eq!(agent.reason, "this version cannot read the record: phase \"HIBERNATING\"");
+        assert_eq!(agent.reason, "RecordUnreadable");
+        assert_eq!(agent.message, "this version cannot read the record: phase \"HIBERNATING\"");
     }
     let running = AgentPhase::Running.into();
     assert_eq!(list(&stack, pb::ListAgentsRequest { phase: running, ..Default::default() }).await.len(), 5);

@@ -62,7 +62,7 @@ async fn a_class_that_cannot_be_imported_fails_at_once_though_it_has_waited() {
     stack.stop("g", "first").await.unwrap();
     let failed = stack.agent_is("it to fail", "g", "a", |a| a.phase() == AgentPhase::Failed).await;
     assert_eq!(failed.restarts, 0);
-    assert!(failed.reason.contains("No module named 'no'"), "{}", failed.reason);
+    assert!(failed.message.contains("No module named 'no'"), "{}", failed.message);
     // Started anew it was never ready either.
     let again = pb::RestartAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), ..Default::default() };
     // It is told so at once, or finds the agent waiting for a place, by a view of the hosts from before it failed.

@@ -14,7 +14,7 @@ use crate::{
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
+use rustic_registry::{Condition, Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
 use std::{
     path::Path,
     sync::{
@@ -41,8 +41,8 @@ pub struct AgentStatus {
     pub directory: Option<Arc<Path>>,
     /// Restarts so far.
     pub restarts: u32,
-    /// Why it is in this phase.
-    pub reason: String,
+    /// Why it is in this phase; `None` when all is well.
+    pub condition: Option<Condition>,
     /// How its last process ended, and when on this host's clock.
     pub last_exit: Option<(ExitStatus, UnixMillis)>,
     /// When it last became RUNNING.
@@ -73,7 +73,7 @@ impl AgentStatus {
             pid: None,
             directory: None,
             restarts: 0,
-            reason: String::new(),
+            condition: None,
             last_exit: None,
             running: None,
             times_running: 0,

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::runtime::StartError;
 use rustic_proto::restart::{RestartMode, RestartPolicy};
-use rustic_registry::{ExitStatus, OnDisconnect, Phase};
+use rustic_registry::{AgentReason, Condition, ExitStatus, OnDisconnect, Phase};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use words::{Tenure, rank};
@@ -72,7 +72,7 @@ pub struct Machine {
     restarts: u32,
     /// Restarts since the last long health: what the budget bounds.
     streak: u32,
-    reason: String,
+    condition: Option<Condition>,
     /// Why it failed without ever having been ready.
     wrong: Option<StartFailure>,
     last_exit: Option<ExitStatus>,
@@ -91,7 +91,7 @@ impl Machine {
             restarting: false,
             restarts: 0,
             streak: 0,
-            reason: String::new(),
+            condition: None,
             wrong: None,
             last_exit: None,
             poison,
@@ -119,9 +119,9 @@ impl Machine {
         self.restarts
     }
 
-    /// Why it is where it is; empty when all is well.
-    pub fn reason(&self) -> &str {
-        &self.reason
+    /// Why it is where it is; `None` when all is well.
+    pub fn condition(&self) -> Option<&Condition> {
+        self.condition.as_ref()
     }
 
     /// Why it failed without ever having been ready, if that is so.
@@ -212,7 +212,7 @@ impl Machine {
             Event::Stuck(why) => match self.state {
                 State::Running { since, .. } => {
                     self.renew_budget(since, now);
-                    self.reason.clone_from(&why);
+                    self.condition = Some(Condition::new(AgentReason::LivenessTimeout, &*why));
                     self.kill(After::Stuck(why))
                 }
                 _ => vec![],
@@ -233,7 +233,7 @@ impl Machine {
 
     /// Whoever carries out what this machine decides has failed and begins anew, without a process. A stop that was asked for goes on,
     /// and what is over is over; else the agent is not started again.
-    pub fn give_up(&mut self, reason: String, now: Instant) -> Vec<Action> {
+    pub fn give_up(&mut self, why: String, now: Instant) -> Vec<Action> {
         match &self.state {
             State::Ended(_) => vec![],
             State::Releasing(Ending::Moved) => vec![Action::Release(Becomes::Pending)],
@@ -250,7 +250,7 @@ impl Machine {
             | State::BackingOff { .. }
             | State::Unleased
             | State::Stopping { .. }
-            | State::Failing => self.fail(reason),
+            | State::Failing => self.fail(AgentReason::HostFault, why),
         }
     }
 
@@ -334,7 +334,7 @@ impl Machine {
 
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
-        self.reason = self.poison.told();
+        self.condition = self.set_aside_so_far();
         // From here on the store may tell others that it runs, even if its answer is lost: it is not taken back any more.
         self.was_ready = true;
         self.state = State::Running { since: now, recorded: false };
@@ -350,9 +350,9 @@ impl Machine {
             }
             State::Running { since, .. } => {
                 self.renew_budget(*since, now);
-                let reason = exit.to_string();
-                self.died(&exit, &reason);
-                self.crashed(reason, exit.status, now, chance)
+                let why = exit.to_string();
+                self.died(&exit, &why);
+                self.crashed(AgentReason::ProcessExited, why, exit.status, now, chance)
             }
             State::Stopping { after, .. } => {
                 let after = after.clone();
@@ -366,9 +366,9 @@ impl Machine {
     }
 
     /// It ended by its own doing.
-    fn died(&mut self, exit: &Exit, reason: &str) {
+    fn died(&mut self, exit: &Exit, why: &str) {
         if let Some(message) = &exit.at_work {
-            self.poison.died_over(message, reason);
+            self.poison.died_over(message, why);
         }
     }
 
@@ -384,11 +384,17 @@ impl Machine {
         match self.state {
             _ if !self.poison.set_aside(message) => vec![],
             State::Running { .. } => {
-                self.reason = self.poison.told();
+                self.condition = self.set_aside_so_far();
                 vec![Action::Record(Phase::Running)]
             }
             _ => vec![],
         }
+    }
+
+    /// What is to be said of an agent that runs.
+    fn set_aside_so_far(&self) -> Option<Condition> {
+        let named = self.poison.told();
+        (!named.is_empty()).then(|| Condition::new(AgentReason::MessagesSetAside, named))
     }
 
     /// What follows when there is no process any more, by what was wanted.
@@ -406,7 +412,7 @@ impl Machine {
             After::StartFailed(failure) => self.start_failed(failure, now, chance),
             After::Stuck(why) => {
                 let status = self.last_exit.unwrap_or(ExitStatus::Signal(9));
-                self.crashed(why, status, now, chance)
+                self.crashed(AgentReason::LivenessTimeout, why, status, now, chance)
             }
             After::Fenced if self.tenure != Tenure::Lost => self.admit_again(),
             After::Fenced => {
@@ -437,11 +443,11 @@ impl Machine {
             FirstStart::MustSucceed | FirstStart::FollowsPolicy => false,
         };
         if fails_at_once && !self.was_ready && !again {
-            let reason = format!("its first start failed: {failure}");
+            let (reason, why) = (failure.reason(), format!("its first start failed: {failure}"));
             self.wrong = Some(failure);
-            return self.fail(reason);
+            return self.fail(reason, why);
         }
-        self.crashed(format!("its start failed: {failure}"), status, now, chance)
+        self.crashed(failure.reason(), format!("its start failed: {failure}"), status, now, chance)
     }
 
     /// Why its restart policy does not restart it, if that is so.
@@ -458,15 +464,22 @@ impl Machine {
         (self.streak >= policy.max_restarts).then(|| format!(", after {} restarts", self.streak))
     }
 
-    fn crashed(&mut self, reason: String, status: ExitStatus, now: Instant, chance: f64) -> Vec<Action> {
+    fn crashed(
+        &mut self,
+        reason: AgentReason,
+        why: String,
+        status: ExitStatus,
+        now: Instant,
+        chance: f64,
+    ) -> Vec<Action> {
         if let Some(refusal) = self.refusal(status) {
-            return self.fail(format!("{reason}{refusal}"));
+            return self.fail(reason, why + &refusal);
         }
         let policy = &self.rules.restart;
         self.restarting = true;
         self.streak += 1;
         self.restarts += 1;
-        self.reason = reason;
+        self.condition = Some(Condition::new(reason, why));
         self.state = State::BackingOff { until: now + backoff::delay(policy, self.streak, chance) };
         vec![Action::Record(Phase::Restarting)]
     }
@@ -493,10 +506,11 @@ impl Machine {
         self.tenure = Tenure::Lost;
         match &self.state {
             State::Spawning(_) | State::Starting { .. } | State::Running { .. } => {
-                self.reason = "its host lost its lease".to_owned();
+                self.condition = Some(lease_lost());
                 self.end_process(After::Fenced, Duration::ZERO, now)
             }
             State::Queued { .. } => {
+                self.condition = Some(lease_lost());
                 self.state = State::Unleased;
                 vec![]
             }
@@ -578,11 +592,15 @@ impl Machine {
         vec![Action::Release(Becomes::Gone)]
     }
 
-    fn fail(&mut self, reason: String) -> Vec<Action> {
-        self.reason = reason;
+    fn fail(&mut self, reason: AgentReason, why: String) -> Vec<Action> {
+        self.condition = Some(Condition::new(reason, why));
         self.state = State::Failing;
         vec![Action::Record(Phase::Failed)]
     }
+}
+
+fn lease_lost() -> Condition {
+    Condition::new(AgentReason::LeaseLost, "its host lost its lease")
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use super::machine::{Action, Becomes, Event};
 use crate::runtime::Order;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, ExitStatus, HostId, Incarnation, Phase, Registry, RegistryError, ReleaseGuard,
-    ReleaseOutcome, RequestId, Restore, StoreLife, UnixMillis, Unplace,
+    Advance, AdvanceOutcome, AgentKey, AgentReason, Condition, ExitStatus, HostId, Incarnation, Phase, Registry,
+    RegistryError, ReleaseGuard, ReleaseOutcome, RequestId, Restore, StoreLife, UnixMillis, Unplace,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -29,7 +29,7 @@ pub(super) struct Facts {
     pub(super) phase: Phase,
     pub(super) pid: Option<u32>,
     pub(super) restarts: u32,
-    pub(super) reason: String,
+    pub(super) condition: Option<Condition>,
     pub(super) exit: Option<ExitStatus>,
     pub(super) last_lines: Vec<String>,
 }
@@ -72,7 +72,10 @@ impl Record {
             key: key.clone(),
             epoch,
             guard: ReleaseGuard::Reaped,
-            reason: format!("host {} gave it away; it moves to another one", self.host),
+            condition: Condition::new(
+                AgentReason::HostDrained,
+                format!("host {} gave it away; it moves to another one", self.host),
+            ),
             knew: advance.knew.clone(),
         };
         async move {
@@ -116,14 +119,14 @@ impl Record {
     }
 
     fn advance(&self, facts: &Facts, knew: Option<StoreLife>) -> Advance {
-        let Facts { phase, pid, restarts, reason, exit, last_lines } = facts.clone();
+        let Facts { phase, pid, restarts, condition, exit, last_lines } = facts.clone();
         Advance {
             key: self.order.launch.key.clone(),
             epoch: self.order.epoch,
             phase,
             pid,
             restarts,
-            reason,
+            condition,
             exit,
             last_lines,
             knew,

@@ -7,7 +7,7 @@ use crate::{
     runtime::{ProcessEvent, Report, StartTimes},
 };
 use futures_util::FutureExt as _;
-use rustic_registry::ExitStatus;
+use rustic_registry::{Condition, ExitStatus};
 use std::pin::pin;
 
 const KILLED: ExitStatus = ExitStatus::Signal(9);
@@ -40,7 +40,8 @@ async fn an_agent_whose_task_panics_is_killed_and_failed_with_the_reason_and_oth
     assert!(matches!(ending, Some(Ending::Failed)), "{ending:?}");
     let record = host.record("a").await.expect("its record");
     assert_eq!((record.phase(), record.pid()), (Phase::Failed, None));
-    assert!(record.reason.ends_with("please report it: as the test wants it"), "{}", record.reason);
+    let (reason, message) = Condition::parts(record.condition.as_ref());
+    assert!(reason == "HostFault" && message.ends_with("please report it: as the test wants it"), "{message}");
     assert_eq!(host.record("b").await.map(|r| r.phase()), Some(Phase::Running));
     assert_eq!(other.signals(), []);
     assert!(supervisor.broken().now_or_never().is_none(), "the host goes on");

@@ -4,7 +4,7 @@
 use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentRecord, Index, ReleaseGuard, Scope, StoreLife, Unplace, View};
+use rustic_registry::{AgentReason, AgentRecord, Condition, Index, ReleaseGuard, Scope, StoreLife, Unplace, View};
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -71,10 +71,10 @@ impl Supervisor {
         for record in self.own_records(View::Basic).await? {
             let here = self.get(&record.key).is_some_and(|here| here.epoch == record.epoch);
             if record.accepted().is_some() && !here {
-                let reason = "the registry had forgotten how it ended".to_owned();
-                warn!(agent = %record.key, epoch = %record.epoch, reason, "it starts again");
+                let condition = Condition::new(AgentReason::RecordLost, "the registry had lost how it ended");
+                warn!(agent = %record.key, epoch = %record.epoch, cause = %condition, "the agent starts again");
                 let (key, epoch, guard) = (record.key, record.epoch, ReleaseGuard::Reaped);
-                let unplace = Unplace { key, epoch, guard, reason, knew: Some(store.clone()) };
+                let unplace = Unplace { key, epoch, guard, condition, knew: Some(store.clone()) };
                 self.home.registry.unplace(&unplace).await?;
             }
         }

@@ -2,6 +2,7 @@
 
 use super::{Store, project};
 use crate::{
+    condition::{AgentReason, Condition},
     encoded,
     ids::{AgentKey, Epoch, GuildKey, HostId, OrganizationId, Stops, UnixMillis},
     ops::{
@@ -58,7 +59,7 @@ impl Store {
             machine_id,
             restarts: 0,
             on_disconnect: r.on_disconnect,
-            reason: String::new(),
+            condition: None,
             last_lines: vec![],
             last_exit: None,
             created: now,
@@ -69,7 +70,8 @@ impl Store {
         self.lines.forget_order(&member);
         self.agents.insert(member.clone(), record);
         let Some((host, incarnation)) = picked else {
-            self.wait_for_room(&member, "no host has room for it; it starts as soon as one has", now);
+            let full = Condition::new(AgentReason::NoRoom, "no host has room for it; it starts as soon as one has");
+            self.wait_for_room(&member, &full, now);
             return ClaimOutcome::Waits;
         };
         self.reserve(&host, &r.demand);
@@ -136,7 +138,7 @@ impl Store {
         let Some(state) = State::of(r.phase, seat) else { return AdvanceOutcome::Illegal(before) };
         agent.state = state;
         agent.restarts = r.restarts;
-        agent.reason.clone_from(&r.reason);
+        agent.condition.clone_from(&r.condition);
         agent.last_lines.clone_from(&r.last_lines);
         self.unaccepted.remove(&encoded::member(&r.key));
         self.sequences.insert(encoded::member(&r.key), r.sequence);
@@ -207,7 +209,7 @@ impl Store {
             machine_id: r.machine_id,
             restarts: a.restarts,
             on_disconnect: r.on_disconnect,
-            reason: a.reason.clone(),
+            condition: a.condition.clone(),
             last_lines: a.last_lines.clone(),
             last_exit: match a.exit {
                 Some(status) => Some(LastExit { status, at: now }),
@@ -289,13 +291,13 @@ impl Store {
         agent.phase().holds_room() && ends && !self.is_claimed_by_the_living(agent)
     }
 
-    /// Takes an agent off its host: it is gone, or pending for a reason.
+    /// Takes an agent off its host: it is gone, or pending on a condition.
     pub fn take_off(
         &mut self,
         key: &AgentKey,
         epoch: Epoch,
         guard: ReleaseGuard,
-        pending: Option<&str>,
+        pending: Option<&Condition>,
         now: UnixMillis,
     ) -> Result<ReleaseOutcome, StoreLost> {
         // Only a host knows what is so while the store is being told.
@@ -329,12 +331,12 @@ impl Store {
             self.vacate(&agent);
         }
         match pending {
-            Some(reason) if agent.phase() != Phase::Stopping => {
+            Some(condition) if agent.phase() != Phase::Stopping => {
                 if let Some(agent) = self.agents.get_mut(&member).filter(|_| guard == ReleaseGuard::Failed) {
                     agent.restarts = 0;
                     agent.last_lines.clear();
                 }
-                self.wait_for_room(&member, reason, now);
+                self.wait_for_room(&member, condition, now);
             }
             _ => self.remove(&member, &agent, epoch),
         }

@@ -403,7 +403,7 @@ impl Engine {
         }
         match record.seat() {
             _ if record.phase() == Phase::Failed => {
-                Err(EngineError::Failed { key: record.key, reason: record.reason })
+                Err(EngineError::Failed { key: record.key, condition: record.condition })
             }
             Some(seat) if !enough => Ok(Claimed::Place(Place::of(&record, seat), None)),
             _ => Ok(Claimed::Done(Box::new(record))),

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::error::EngineError;
-use rustic_registry::{Cordon, HostId, ReleaseGuard};
+use rustic_registry::{AgentReason, Condition, Cordon, HostId, ReleaseGuard};
 use tracing::{info, warn};
 
 /// How a host is drained.
@@ -45,8 +45,9 @@ impl Engine {
             return Err(EngineError::UnknownHost(host.clone()));
         }
         warn!(%host, "its agents are placed anew by force, also those that may outlive its lease");
-        let reason = format!("its host {host} was given up; it moves to another one");
-        self.take_off(host, ReleaseGuard::Retired, &reason, |_| true).await?;
+        let given_up =
+            Condition::new(AgentReason::HostLost, format!("its host {host} was given up; it moves to another one"));
+        self.take_off(host, ReleaseGuard::Retired, &given_up, |_| true).await?;
         self.wake.wake();
         Ok(())
     }

@@ -12,8 +12,8 @@ use crate::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
-    Advance, AgentKey, AgentRecord, Epoch, FirstStart, FormerState, HostId, Incarnation, Index, Phase, Queue,
-    ReleaseGuard, ReleaseOutcome, Seat, Unplace, View,
+    Advance, AgentKey, AgentReason, AgentRecord, Condition, Epoch, FirstStart, FormerState, HostId, Incarnation,
+    Index, Phase, Queue, ReleaseGuard, ReleaseOutcome, Seat, Unplace, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -190,9 +190,9 @@ impl Engine {
 
     /// Takes the agents of a process that is over: they wait for another place. Forgets the process once nothing is left.
     async fn take_over(&self, host: &HostId, incarnation: &Incarnation) -> Result<(), EngineError> {
-        let reason = format!("its host {host} is gone; it moves to another one");
+        let gone = Condition::new(AgentReason::HostLost, format!("its host {host} is gone; it moves to another one"));
         let is_its = |r: &AgentRecord| r.incarnation() == Some(incarnation);
-        let taken = self.take_off(host, ReleaseGuard::Ended, &reason, is_its).await?;
+        let taken = self.take_off(host, ReleaseGuard::Ended, &gone, is_its).await?;
         if taken > 0 {
             warn!(%host, agents = taken, "the host is gone; its agents move to others");
             metrics::taken_over(taken);
@@ -206,13 +206,11 @@ impl Engine {
         &self,
         host: &HostId,
         guard: ReleaseGuard,
-        reason: &str,
+        condition: &Condition,
         goes: impl Fn(&AgentRecord) -> bool,
     ) -> Result<usize, EngineError> {
-        let unplace = |r: AgentRecord| {
-            let (key, epoch, reason) = (r.key, r.epoch, reason.to_owned());
-            Unplace { key, epoch, guard, reason, knew: None }
-        };
+        let unplace =
+            |r: AgentRecord| Unplace { key: r.key, epoch: r.epoch, guard, condition: condition.clone(), knew: None };
         let here = self.fleet.agents_on(host).await?;
         let requests: Vec<_> = here.into_iter().filter(|r| goes(r)).map(unplace).collect();
         let take = async |request: &Unplace| {
@@ -281,20 +279,21 @@ impl Engine {
             return self.fail(&full, &format!("host {} refuses it: {refusal}", place.host)).await;
         }
         // Guarded: it was accepted after all, and its host sees to it.
-        let reason = format!("host {} could not take it: {refusal}", place.host);
+        let condition =
+            Condition::new(AgentReason::HostRefused, format!("host {} could not take it: {refusal}", place.host));
         let (key, epoch, guard) = (key.clone(), place.epoch, ReleaseGuard::Unaccepted);
-        self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+        self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
         Ok(())
     }
 
-    async fn fail(&self, record: &AgentRecord, reason: &str) -> Result<(), EngineError> {
+    async fn fail(&self, record: &AgentRecord, why: &str) -> Result<(), EngineError> {
         let failed = Advance {
             key: record.key.clone(),
             epoch: record.epoch,
             phase: Phase::Failed,
             pid: None,
             restarts: record.restarts,
-            reason: reason.to_owned(),
+            condition: Some(Condition::new(AgentReason::LaunchInvalid, why)),
             last_lines: vec![],
             exit: None,
             knew: None,

@@ -2,7 +2,9 @@
 
 use super::Engine;
 use crate::{error::EngineError, fleet::FleetView};
-use rustic_registry::{AgentKey, AgentRecord, HostId, Index, Page, Phase, Scope, UnreadableAgent, View, keys};
+use rustic_registry::{
+    AgentKey, AgentRecord, Condition, HostId, Index, Page, Phase, Scope, UnreadableAgent, View, keys,
+};
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
@@ -64,7 +66,7 @@ impl Listed {
             Self::Agent(record) => {
                 let spec = record.documents.as_ref().map_or(0, |documents| documents.spec.len());
                 let lines: usize = record.last_lines.iter().map(|line| line.len() + 4).sum();
-                spec + lines + record.reason.len() + record.name.len()
+                spec + lines + Condition::parts(record.condition.as_ref()).1.len() + record.name.len()
             }
             Self::Unreadable(agent) => agent.what.len(),
         };

@@ -155,7 +155,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
             phase,
             pid: Some(1),
             restarts: 0,
-            reason: String::new(),
+            condition: None,
             last_lines: vec![],
             exit: None,
             knew: None,

@@ -11,7 +11,7 @@
 use super::Engine;
 use crate::{answer::Refused, error::EngineError};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb};
-use rustic_registry::{AgentKey, AgentRecord, Phase, ReleaseGuard, State, Unplace, View};
+use rustic_registry::{AgentKey, AgentReason, AgentRecord, Condition, Phase, ReleaseGuard, State, Unplace, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
@@ -38,7 +38,7 @@ impl Engine {
                 Phase::Running | Phase::Pending => true,
                 Phase::Starting => wait != agent_pb::WaitMode::Running && record.accepted().is_some(),
                 Phase::Failed => {
-                    return Err(EngineError::Failed { key: key.clone(), reason: record.reason });
+                    return Err(EngineError::Failed { key: key.clone(), condition: record.condition });
                 }
                 Phase::Restarting | Phase::Stopping => false,
             };
@@ -60,9 +60,9 @@ impl Engine {
                 State::Pending => return Ok(record),
                 State::Stopping(_) => return Err(EngineError::AgentStopping(key.clone())),
                 State::Failed(_) => {
-                    let reason = "somebody had it started anew".to_owned();
+                    let condition = requested();
                     let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Failed);
-                    self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+                    self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
                 }
                 State::Starting(seat) | State::Running(seat) | State::Restarting(seat) => {
                     let asked = self.ask_host(&record, seat, pb::StopPurpose::Move, Some(grace)).await?;
@@ -71,9 +71,9 @@ impl Engine {
                         Refused::Stale => {}
                         // Claimed, and not taken yet.
                         Refused::UnknownAgent => {
-                            let reason = "somebody had it started anew".to_owned();
+                            let condition = requested();
                             let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Unaccepted);
-                            self.registry.unplace(&Unplace { key, epoch, guard, reason, knew: None }).await?;
+                            self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
                         }
                         Refused::Silent | Refused::CallerGone => {
                             let (host, why) = (host.to_string(), refusal.to_string());
@@ -94,4 +94,8 @@ impl Engine {
         }
         Err(EngineError::Restless(key.clone()))
     }
+}
+
+fn requested() -> Condition {
+    Condition::new(AgentReason::RestartRequested, "somebody had it started anew")
 }

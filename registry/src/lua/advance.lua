@@ -1,4 +1,4 @@
--- Takes member, epoch, phase, pid?, restarts, reason, last_lines, exit? ("code:N" or "signal:N"), knew?, sequence.
+-- Takes member, epoch, phase, pid?, restarts, condition, last_lines, exit? ("code:N" or "signal:N"), knew?, sequence.
 notice_another_run()
 if is_lost(ask.knew) then return {'lost'} end
 local member, next_phase = ask.member, ask.phase

@@ -44,7 +44,7 @@ agent.created = int(now_ms())
 if phase then clear(akey) end
 write_agent(member)
 if not host then
-  wait_for_room(member, 'no host has room for it; it starts as soon as one has')
+  wait_for_room(member, 'NoRoom: no host has room for it; it starts as soon as one has')
   return {'waits'}
 end
 reserve(host, used, demand)

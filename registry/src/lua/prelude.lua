@@ -184,7 +184,7 @@ end
 
 -- Writes how an agent fares, by the fields of `ask` that have the record's names.
 local function write_state(akey, now)
-  redis.call('HSET', akey, 'phase', ask.phase, 'pid', ask.pid or '0', 'restarts', ask.restarts, 'reason', ask.reason,
+  redis.call('HSET', akey, 'phase', ask.phase, 'pid', ask.pid or '0', 'restarts', ask.restarts, 'condition', ask.condition,
     'last_lines', ask.last_lines, 'sequence', ask.sequence or '0', 'updated', now)
   if ask.exit then redis.call('HSET', akey, 'exit', ask.exit, 'exit_at', ask.exit_at or now) end
 end

@@ -47,7 +47,7 @@ local function seat(member, host, incarnation)
   local epoch, now = next_epoch(), int(now_ms())
   local akey = key('agent', member)
   redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
-    'reason', '', 'updated', now)
+    'condition', '', 'updated', now)
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZADD', key('on', host), 0, member)
   redis.call('ZADD', key('unaccepted'), epoch, member)
@@ -63,13 +63,13 @@ end
 
 -- A record that holds no room waits for some, in the order in which agents were created: by the first epoch that it is known
 -- to have had. Its new epoch fences whoever had it before.
-local function wait_for_room(member, reason)
+local function wait_for_room(member, condition)
   local epoch = next_epoch()
   local akey = key('agent', member)
   local before = redis.call('HMGET', akey, 'order', 'epoch', 'demand')
   local order = before[1] or before[2] or epoch
   redis.call('HSET', akey, 'order', order, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
-    'reason', reason, 'updated', int(now_ms()))
+    'condition', condition, 'updated', int(now_ms()))
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZREM', key('unaccepted'), member)
   join_line(member, before[3], order)
@@ -79,7 +79,7 @@ end
 
 -- What a record of another claim says goes; what a newer version has put there stays.
 local function clear(akey)
-  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'reason', 'updated', 'accepted', 'running', 'sequence',
+  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'condition', 'updated', 'accepted', 'running', 'sequence',
     'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
 end
 

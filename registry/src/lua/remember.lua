@@ -1,4 +1,4 @@
--- Takes member, epoch, phase (PENDING or FAILED), restarts, reason, last_lines, exit?, exit_at?, running?, agent, launch, had? (store's
+-- Takes member, epoch, phase (PENDING or FAILED), restarts, condition, last_lines, exit?, exit_at?, running?, agent, launch, had? (store's
 -- life that had the record).
 notice_another_run()
 local member, epoch, had = ask.member, ask.epoch, ask.had

@@ -4,6 +4,7 @@
 use super::reach;
 use crate::{
     UnreadableAgent,
+    condition::Condition,
     error::{FormTrouble, RegistryError},
     ids::{AgentKey, Epoch, HostLife, MachineId, RequestId, Stops, StoreLife, UnixMillis},
     keys,
@@ -42,7 +43,7 @@ const ALL: [&str; 22] = [
     "restarts",
     "on_disconnect",
     "pid",
-    "reason",
+    "condition",
     "exit",
     "exit_at",
     "created",
@@ -301,7 +302,7 @@ pub(super) fn agent(
         machine_id: parsed(&v, 8).and_then(MachineId::new).ok_or_else(|| missing("machine_id"))?,
         restarts: parsed(&v, 9).ok_or_else(|| missing("restarts"))?,
         on_disconnect: OnDisconnect::parse(text(&v, 10)).ok_or_else(|| missing("on_disconnect"))?,
-        reason: text(&v, 12).to_owned(),
+        condition: Condition::parse(text(&v, 12)),
         last_lines: text(&v, LAST_LINES).lines().map(ToOwned::to_owned).collect(),
         last_exit: exit(text(&v, 13), parsed(&v, 14)),
         created: UnixMillis(parsed(&v, 15).ok_or_else(|| missing("created"))?),

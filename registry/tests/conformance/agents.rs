@@ -2,15 +2,15 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, ClaimOutcome, Event, EventId, ExitStatus, Index, Phase, Queue, ReleaseGuard,
-    ReleaseOutcome, View,
+    Advance, AdvanceOutcome, AgentReason, ClaimOutcome, Condition, Event, EventId, ExitStatus, Index, Phase, Queue,
+    ReleaseGuard, ReleaseOutcome, View,
 };
 use std::time::Duration;
 
 promises!(
     epochs_grow_and_an_old_one_changes_nothing,
     stop_wins_over_every_other_phase,
-    failed_gives_the_room_back_and_keeps_its_reason,
+    failed_gives_the_room_back_and_keeps_its_condition,
     release_frees_room_and_machine_id,
     release_guards_hold,
     an_agent_taken_off_its_host_waits_under_a_new_epoch,
@@ -46,12 +46,13 @@ async fn stop_wins_over_every_other_phase(store: Store) {
     assert_eq!(store.claim(&claim(&a, "r2", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Stopping);
 }
 
-async fn failed_gives_the_room_back_and_keeps_its_reason(store: Store) {
+async fn failed_gives_the_room_back_and_keeps_its_condition(store: Store) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
+    let spent = Condition::new(AgentReason::ProcessExited, "spent");
     let failed = Advance {
-        reason: "spent".to_owned(),
+        condition: Some(spent.clone()),
         exit: Some(ExitStatus::Signal(9)),
         ..advance(&a, epoch, Phase::Failed)
     };
@@ -60,7 +61,7 @@ async fn failed_gives_the_room_back_and_keeps_its_reason(store: Store) {
     }
     assert_eq!(used_slots(&store, "h-0").await, 0);
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!(record.reason, "spent");
+    assert_eq!(record.condition, Some(spent));
     assert_eq!(record.last_exit.map(|e| e.status), Some(ExitStatus::Signal(9)));
     assert!(store.list(&Index::Host(host("h-0")), None, 10, View::Basic).await.unwrap().agents.is_empty());
 }
@@ -109,7 +110,10 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
         ReleaseOutcome::Released
     );
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase(), record.reason.as_str(), record.pid()), (Phase::Pending, "it moves", None));
+    assert_eq!(
+        (record.phase(), record.condition.clone(), record.pid()),
+        (Phase::Pending, Some(moves("it moves")), None)
+    );
     let late = store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     assert_eq!(late, AdvanceOutcome::Stale(record.epoch));
     assert_eq!(used_slots(&store, "h-0").await, 0);

@@ -2,8 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Announce, Bring, Claim, ClaimOutcome, Epoch, HostState, IfFull, IfNamesakes, MachineId, Phase, PlaceOutcome,
-    Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
+    Announce, Bring, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull, IfNamesakes, MachineId, Phase,
+    PlaceOutcome, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources,
+    Stops, View,
 };
 use std::sync::Arc;
 
@@ -126,7 +127,8 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     let queue = store.oldest(Queue::Pending, 0, 10, View::Launch).await.unwrap();
     let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
-    assert!(queue[0].reason.contains("no host has room"), "{}", queue[0].reason);
+    let (reason, message) = Condition::parts(queue[0].condition.as_ref());
+    assert!(reason == "NoRoom" && message.contains("no host has room"), "{reason}: {message}");
     assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, machine(1), machine(2)));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 

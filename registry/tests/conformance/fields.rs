@@ -2,9 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Claim, Documents, Epoch, ExitStatus, FirstStart,
-    HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources, Restore, Seat, SpecDigest, State,
-    UnixMillis, View,
+    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, Claim, Condition, Documents, Epoch,
+    ExitStatus, FirstStart, HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources, Restore, Seat,
+    SpecDigest, State, UnixMillis, View,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -46,7 +46,7 @@ fn failed(key: AgentKey, documents: Documents) -> AgentRecord {
         machine_id: rustic_registry::MachineId::LAST,
         restarts: u32::MAX,
         on_disconnect: OnDisconnect::Keep,
-        reason: "a reason: 100 %".to_owned(),
+        condition: Some(Condition::new(AgentReason::ProcessExited, "a reason: 100 %")),
         last_lines: vec!["one".to_owned(), String::new(), "three".to_owned()],
         last_exit: Some(LastExit { status: ExitStatus::Code(i32::MIN), at: UnixMillis(u64::MAX - 1) }),
         created: UnixMillis(u64::MAX),
@@ -119,7 +119,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         advance: Advance {
             pid: expected.pid(),
             restarts: expected.restarts,
-            reason: expected.reason.clone(),
+            condition: expected.condition.clone(),
             last_lines: expected.last_lines.clone(),
             exit: Some(ExitStatus::Signal(9)),
             knew: Some(lease.store.clone()),
@@ -153,7 +153,10 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         assert_eq!(store.advance(&write(phase, sequence)).await.unwrap(), AdvanceOutcome::Done);
         let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
         assert_eq!((there.phase(), there.pid(), there.restarts), (then, told.advance.pid, u32::MAX));
-        assert_eq!((there.reason, there.last_lines), (told.advance.reason.clone(), told.advance.last_lines.clone()));
+        assert_eq!(
+            (there.condition, there.last_lines),
+            (told.advance.condition.clone(), told.advance.last_lines.clone())
+        );
         assert_eq!(there.last_exit, last_exit, "no exit keeps what is recorded");
     }
 }

@@ -160,7 +160,10 @@ async fn agents_of_a_retired_host_are_taken_unless_they_outlive_its_lease(store:
     assert_eq!(take(&store, &fails, fail).await, ReleaseOutcome::Guarded(Phase::Failed), "it has no process");
     assert_eq!(take(&store, &stops, stop).await, ReleaseOutcome::Released);
     let record = store.get(&stops, View::Basic).await.unwrap().unwrap();
-    assert_eq!((record.phase(), record.host(), record.reason.as_str()), (Phase::Pending, None, "its host is gone"));
+    assert_eq!(
+        (record.phase(), record.host(), record.condition.clone()),
+        (Phase::Pending, None, Some(moves("its host is gone")))
+    );
 
     // A stop that its host cannot confirm any more ends the same way.
     arrive(&store, &announce("h-0", "i", 5.0)).await;

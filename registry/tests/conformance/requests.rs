@@ -1,10 +1,10 @@
 //! Short ways to write requests and to get a registry of either kind.
 
 use rustic_registry::{
-    Advance, AgentKey, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Documents, Epoch, FirstStart,
-    FormerState, GuildKey, HostId, HostLife, HostState, IfFull, Incarnation, Index, MachineId, MemoryRegistry,
-    OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
-    Resources, Restore, Retire, Scope, SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
+    Advance, AgentKey, AgentReason, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Condition, Documents,
+    Epoch, FirstStart, FormerState, GuildKey, HostId, HostLife, HostState, IfFull, Incarnation, Index, MachineId,
+    MemoryRegistry, OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew,
+    Renewal, Resources, Restore, Retire, Scope, SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -215,7 +215,7 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
         phase,
         pid: (phase == Phase::Running).then_some(42),
         restarts: 0,
-        reason: String::new(),
+        condition: None,
         last_lines: if phase == Phase::Failed { vec!["one".to_owned(), "two".to_owned()] } else { vec![] },
         exit: None,
         knew: None,
@@ -242,8 +242,13 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
     }
 }
 
-pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, reason: &str) -> Unplace {
-    Unplace { key: key.clone(), epoch, guard, reason: reason.to_owned(), knew: None }
+/// Why an agent waits for another host.
+pub(crate) fn moves(why: &str) -> Condition {
+    Condition::new(AgentReason::HostLost, why)
+}
+
+pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, why: &str) -> Unplace {
+    Unplace { key: key.clone(), epoch, guard, condition: moves(why), knew: None }
 }
 
 pub(crate) async fn claimed(store: &Store, key: &AgentKey, request: &str, hosts: &[&str]) -> Claimed {

@@ -7,9 +7,9 @@ use crate::requests::*;
 use op::{Known, Op, op};
 use proptest::prelude::*;
 use rustic_registry::{
-    Advance, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Cordon, Epoch, EventId, ExitStatus,
-    HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase, Queue, Registry, Remember,
-    Renew, Resources, Restore, Scope, Seat, State, Stops, UnixMillis, View,
+    Advance, AgentKey, AgentReason, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Condition, Cordon, Epoch,
+    EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase, Queue,
+    Registry, Remember, Renew, Resources, Restore, Scope, Seat, State, Stops, UnixMillis, View,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -291,7 +291,7 @@ fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
         machine_id: machine(2),
         restarts: 1,
         on_disconnect: told.on_disconnect,
-        reason: "it was so".to_owned(),
+        condition: Some(Condition::new(AgentReason::ProcessExited, "it was so")),
         last_lines: vec!["last".to_owned()],
         last_exit: Some(LastExit { status: ExitStatus::Code(1), at: UnixMillis(5) }),
         created: UnixMillis(77),

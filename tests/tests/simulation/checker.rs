@@ -1,7 +1,7 @@
 //! Holds a run to the promises, at every step and at its end.
 
 use crate::{machine::Machine, plan::Plan, world::World};
-use rustic_registry::{AgentKey, AgentRecord, Epoch, Phase};
+use rustic_registry::{AgentKey, AgentReason, AgentRecord, Epoch, Phase};
 use std::{collections::BTreeMap, fmt};
 
 /// A promise that was broken.
@@ -73,6 +73,7 @@ impl Checker {
 pub(crate) fn unsettled(world: &World) -> Option<(&'static str, String)> {
     let records = world.records();
     accepted_agents(world, &records)
+        .or_else(|| records.iter().find_map(condition_is_documented))
         .or_else(|| records.iter().find_map(|record| record_tells_the_truth(world, record)))
         .or_else(|| no_process_without_record(world, &records))
         .or_else(|| rooms_add_up(world, &records))
@@ -94,6 +95,14 @@ fn accepted_agents(world: &World, records: &[AgentRecord]) -> Option<(&'static s
     })
 }
 
+/// Why an agent is in its phase is a documented word, and one that belongs to the phase.
+fn condition_is_documented(record: &AgentRecord) -> Option<(&'static str, String)> {
+    let word = record.condition.as_ref()?.reason();
+    let settled = matches!(record.phase(), Phase::Pending | Phase::Running | Phase::Failed);
+    let fits = AgentReason::parse(word).is_some_and(|r| !settled || r.phases().contains(&record.phase()));
+    (!fits).then(|| ("documented reasons", format!("{} is {}: {word}", record.key, record.phase())))
+}
+
 fn record_tells_the_truth(world: &World, record: &AgentRecord) -> Option<(&'static str, String)> {
     let key = &record.key;
     let alive: Vec<_> = world.processes().filter(|(_, p)| p.key == *key).map(|(pid, p)| (pid, p.epoch)).collect();
@@ -103,14 +112,14 @@ fn record_tells_the_truth(world: &World, record: &AgentRecord) -> Option<(&'stat
             (Some(pid), [(lives, epoch)]) if pid == *lives && record.epoch == *epoch => None,
             _ => stuck("its record tells another process"),
         },
-        Phase::Pending if record.reason.is_empty() => stuck("without a reason"),
+        Phase::Pending if record.condition.is_none() => stuck("without a reason"),
         Phase::Pending => {
             let view = world.hosts();
             let room =
                 |h: &&rustic_registry::HostRecord| h.takes_agents() && h.capacity.fits(&h.used, &record.demand);
             view.hosts.iter().find(room).and_then(|h| stuck(&format!("although {} has room", h.host)))
         }
-        Phase::Failed if record.reason.is_empty() || !alive.is_empty() => {
+        Phase::Failed if record.condition.is_none() || !alive.is_empty() => {
             stuck("without a reason, or with a process")
         }
         Phase::Failed => None,

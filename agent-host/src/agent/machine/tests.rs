@@ -96,24 +96,29 @@ fn a_crash_restarts_in_place_after_a_backoff_and_a_fresh_write() {
     assert_eq!((run.machine.restarts(), run.machine.phase()), (1, Phase::Running));
 }
 
+/// Word and sentence.
+fn said(run: &Run) -> (&str, &str) {
+    Condition::parts(run.machine.condition())
+}
+
 #[test]
-fn what_is_to_be_said_of_an_exit_stands_in_its_reason_and_in_no_later_one() {
+fn what_is_to_be_said_of_an_exit_stands_in_its_condition_and_in_no_later_one() {
     let killed = |explanation: &str| {
         let explanation = explanation.to_owned();
         Event::Exited(Exit { explanation, ..ExitStatus::Signal(9).into() })
     };
     let mut run = Run::running(rules());
     run.on(killed(", which nobody sent"));
-    assert_eq!(run.machine.reason(), "its process ended with signal 9 (SIGKILL), which nobody sent");
+    assert_eq!(said(&run), ("ProcessExited", "its process ended with signal 9 (SIGKILL), which nobody sent"));
     run.wake();
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     run.on(killed(", once more"));
     let reason = "its start failed: its process ended before it was ready, with signal 9 (SIGKILL), once more";
-    assert_eq!(run.machine.reason(), reason);
+    assert_eq!(said(&run), ("ExitedBeforeReady", reason));
     run.wake();
     run.all([Event::Recorded, Event::Turn, Event::Spawned, Event::Ready, Event::Recorded]);
     run.on(Event::Exited(ExitStatus::Code(3).into()));
-    assert_eq!(run.machine.reason(), "its process ended with exit code 3, after 2 restarts");
+    assert_eq!(said(&run), ("ProcessExited", "its process ended with exit code 3, after 2 restarts"));
 }
 
 #[test]
@@ -127,7 +132,7 @@ fn the_restart_budget_ends_in_failed_and_health_renews_it() {
     crash_and_return(&mut run);
     crash_and_return(&mut run);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Failed)]);
-    assert_eq!(run.machine.reason(), "its process ended with exit code 1, after 2 restarts");
+    assert_eq!(said(&run), ("ProcessExited", "its process ended with exit code 1, after 2 restarts"));
     run.on(Event::Recorded);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Failed)));
 
@@ -203,7 +208,8 @@ fn a_first_start_that_nobody_is_told_of_fails_at_once_unless_the_host_is_to_blam
     let mut run = Run::new(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Failed)]);
-    assert!(run.machine.reason().starts_with("its first start failed: "), "{}", run.machine.reason());
+    let (reason, message) = said(&run);
+    assert!(reason == "ExitedBeforeReady" && message.starts_with("its first start failed: "), "{reason}: {message}");
 
     // It got no turn: the host starts too many.
     let mut run = Run::new(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
@@ -333,12 +339,12 @@ fn a_message_that_kills_is_skipped_by_the_start_after_the_third_death() {
         assert_eq!(run.machine.skips().len(), usize::from(deaths == 3));
         come_back(&mut run);
     }
-    assert_eq!(run.machine.reason(), "", "the agent has not said so yet");
+    assert_eq!(said(&run), ("", ""), "the agent has not said so yet");
     let aside = over(7).at_work.expect("a message");
     assert_eq!(run.on(Event::SetAside(aside.clone())), [Action::Record(Phase::Running)]);
     let reason = "message 7 of topic t was set aside after 3 deaths: its process ended with exit code 1, at work on \
                   message 7 of topic t";
-    assert_eq!(run.machine.reason(), reason);
+    assert_eq!(said(&run), ("MessagesSetAside", reason));
     assert_eq!(run.on(Event::SetAside(aside)), [], "told once");
     run.on(Event::Recorded);
     assert_eq!(run.machine.phase(), Phase::Running);
@@ -388,7 +394,7 @@ fn an_agent_that_hangs_is_killed_and_restarted_and_its_message_counted() {
         assert_eq!(run.on(Event::Stuck("it hangs".to_owned())), [Action::Kill]);
         let killed = Exit { status: ExitStatus::Signal(9), ..over(7) };
         assert_eq!(run.on(Event::Exited(killed)), [Action::Record(Phase::Restarting)]);
-        assert_eq!(run.machine.reason(), "it hangs");
+        assert_eq!(said(&run), ("LivenessTimeout", "it hangs"));
         assert_eq!(run.machine.skips().len(), usize::from(deaths == 3));
         come_back(&mut run);
     }

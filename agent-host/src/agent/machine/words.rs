@@ -4,7 +4,7 @@ use crate::{
     agent::poison::{Delivery, Exit},
     runtime::{Blame, InitFailure, Stage, StartError},
 };
-use rustic_registry::{ExitStatus, Phase};
+use rustic_registry::{AgentReason, ExitStatus, Phase};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -54,6 +54,22 @@ impl StartFailure {
             Self::Init(_) | Self::Exited(_) | Self::Timeout(_) => true,
             Self::Spawn(error) => error.blame() == Blame::Launch,
             Self::Queued(_) | Self::Abandoned => false,
+        }
+    }
+}
+
+impl StartFailure {
+    /// The word for it.
+    pub fn reason(&self) -> AgentReason {
+        match self {
+            Self::Spawn(error) if error.blame() == Blame::Launch => AgentReason::LaunchInvalid,
+            Self::Spawn(_) => AgentReason::ProcessNotCreated,
+            Self::Init(failure) if failure.stage == Stage::Initialize => AgentReason::InitializationFailed,
+            Self::Init(_) => AgentReason::LaunchInvalid,
+            Self::Exited(_) => AgentReason::ExitedBeforeReady,
+            Self::Timeout(_) => AgentReason::StartTimeout,
+            // Of an agent that nobody waits for the record goes, so that nobody reads this.
+            Self::Queued(_) | Self::Abandoned => AgentReason::StartQueueTimeout,
         }
     }
 }

@@ -66,12 +66,12 @@ impl AgentTask {
         }
         // An answer to a write of before would be taken for one to the next.
         self.inbox.retain(|event| !event.is_answer());
-        let reason = format!("its host failed to look after it, which is a bug, please report it: {cause}");
-        let actions = self.machine.give_up(reason, Instant::now());
+        let why = format!("its host failed to look after it, which is a bug, please report it: {cause}");
+        let actions = self.machine.give_up(why, Instant::now());
         self.status.send_modify(|s| {
             (s.pid, s.directory) = (None, None);
             s.phase = self.machine.phase();
-            self.machine.reason().clone_into(&mut s.reason);
+            s.condition = self.machine.condition().cloned();
         });
         Ok(actions)
     }

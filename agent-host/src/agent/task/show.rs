@@ -5,7 +5,7 @@ use crate::agent::{
     machine::{Ending, Event, Machine, State},
     steps::StepTimes,
 };
-use rustic_registry::Phase;
+use rustic_registry::{Condition, Phase};
 use rustic_telemetry::metrics;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -39,8 +39,8 @@ impl AgentTask {
             metrics::counts("rustic_host_restarts_total", &[], restarts.into());
         }
         if phase != before.phase {
-            let reason = self.machine.reason();
-            info!(%phase, restarts = self.machine.restarts(), reason, "agent is {phase}");
+            let (reason, cause) = Condition::parts(self.machine.condition());
+            info!(%phase, restarts = self.machine.restarts(), reason, cause, "agent is {phase}");
         }
         let (took, recorded) = (self.began.elapsed(), self.steps.so_far());
         let runs = before.answered && phase == Phase::Running && before.phase != Phase::Running;
@@ -52,7 +52,7 @@ impl AgentTask {
             s.pid = self.body.pid();
             s.directory = self.body.directory();
             s.restarts = self.machine.restarts();
-            self.machine.reason().clone_into(&mut s.reason);
+            s.condition = self.machine.condition().cloned();
             s.wrong = self.machine.wrong().cloned();
             if before.answered {
                 if before.admitting {

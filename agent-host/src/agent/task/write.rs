@@ -44,7 +44,7 @@ impl AgentTask {
             phase,
             pid: self.body.pid(),
             restarts: self.machine.restarts(),
-            reason: self.machine.reason().to_owned(),
+            condition: self.machine.condition().cloned(),
             exit: self.machine.last_exit(),
             last_lines: if phase == Phase::Failed { self.tail.all() } else { vec![] },
         }

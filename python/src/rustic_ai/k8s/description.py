@@ -26,7 +26,8 @@ class AgentDescription:
         agent_id: Its id.
         spec: Its spec, as it was launched.
         phase: `PENDING`, `STARTING`, `RUNNING`, `RESTARTING`, `STOPPING` or `FAILED`.
-        reason: Why it is in this phase, in plain words; empty when all is well.
+        reason: Why it is in this phase, in one CamelCase word of `docs/reasons.md`; empty when all is well.
+        message: The same in a sentence; empty when all is well.
         host_id: The host that runs it, or ran it last; empty while it waits for one.
         pid: Its process there, or 0.
         epoch: Its fencing token.
@@ -43,6 +44,7 @@ class AgentDescription:
     spec: AgentSpec
     phase: str
     reason: str
+    message: str
     host_id: str
     pid: int
     epoch: int
@@ -62,6 +64,7 @@ class AgentDescription:
             spec=AgentSpec.model_validate_json(agent.agent_spec),
             phase=phase_of(agent),
             reason=agent.reason,
+            message=agent.message,
             host_id=agent.host_id,
             pid=agent.pid,
             epoch=agent.epoch,

@@ -6,6 +6,9 @@ from google.rpc import error_details_pb2
 import grpc
 from grpc_status import rpc_status
 
+from rustic_ai.agent.v1 import agent_pb2
+from rustic_ai.k8s.description import phase_of
+
 
 class K8sEngineError(RuntimeError):
     """A call to engine-svc failed.
@@ -17,6 +20,7 @@ class K8sEngineError(RuntimeError):
             all; empty if whoever answered was not engine-svc.
         host: Id of the host that answered, or empty.
         phase: Phase of the agent, such as FAILED, if that is what is wrong; else empty.
+        agent_reason: Why the agent is in that phase, in one CamelCase word of `docs/reasons.md`; else empty.
         retry_after: Seconds after which the same call may succeed by itself; None if something has to be changed first.
         fields: Wrong request fields and what is wrong with them.
         traceback: Traceback of the agent's own error, or empty.
@@ -29,6 +33,7 @@ class K8sEngineError(RuntimeError):
         self.reason = details.reason
         self.host = details.host
         self.phase = details.phase
+        self.agent_reason = details.agent_reason
         self.retry_after = details.retry_after
         self.fields = details.fields
         self.traceback = details.traceback
@@ -107,6 +112,7 @@ class Details:
     fields: dict[str, str] = field(default_factory=dict)
     traceback: str = ""
     phase: str = ""
+    agent_reason: str = ""
     retry_after: float | None = None
 
 
@@ -124,6 +130,8 @@ def read_details(error: grpc.RpcError) -> Details:
         if packed.Unpack(info):
             details.reason = info.reason
             details.host = info.metadata.get("host_id", "")
+            details.agent_reason = info.metadata.get("agent_reason", "")
+            details.phase = "FAILED" if details.reason == "AGENT_FAILED" else ""
         elif packed.Unpack(bad):
             details.fields = {violation.field: violation.description for violation in bad.field_violations}
         elif packed.Unpack(debug):
@@ -145,16 +153,20 @@ def wrong(agent: str, field: str, what: str) -> InvalidAgentError:
     return InvalidAgentError(f"agent {agent}: {field} {what}", agent, grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
-def not_running(agent: str, phase: str, reason: str, address: str) -> K8sEngineError:
+def not_running(agent: agent_pb2.Agent, address: str) -> K8sEngineError:
     """The agent was accepted, but did not run before its caller's patience was over. It waits on."""
-    message = f"agent {agent} does not run yet: {reason or 'it is being started'} [engine-svc at {address}]"
-    return AgentTimeoutError(message, agent, grpc.StatusCode.DEADLINE_EXCEEDED, Details(reason="NOT_READY", phase=phase))
+    subject = f"{agent.guild_id}/{agent.agent_id}"
+    message = f"agent {subject} does not run yet: {agent.message or 'it is being started'} [engine-svc at {address}]"
+    details = Details(reason="NOT_READY", phase=phase_of(agent), agent_reason=agent.reason, host=agent.host_id)
+    return AgentTimeoutError(message, subject, grpc.StatusCode.DEADLINE_EXCEEDED, details)
 
 
-def failed(agent: str, reason: str, address: str) -> K8sEngineError:
+def failed(agent: agent_pb2.Agent, address: str) -> K8sEngineError:
     """The agent was accepted, and failed."""
-    message = f"agent {agent} has failed: {reason} [engine-svc at {address}]"
-    return AgentStartError(message, agent, grpc.StatusCode.FAILED_PRECONDITION, Details(reason="AGENT_FAILED", phase="FAILED"))
+    subject = f"{agent.guild_id}/{agent.agent_id}"
+    message = f"agent {subject} has failed: {agent.message} [engine-svc at {address}]"
+    details = Details(reason="AGENT_FAILED", phase="FAILED", agent_reason=agent.reason, host=agent.host_id)
+    return AgentStartError(message, subject, grpc.StatusCode.FAILED_PRECONDITION, details)
 
 
 def unreachable(why: Exception, action: str, agent: str, address: str) -> EngineUnavailableError:

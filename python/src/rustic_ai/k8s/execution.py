@@ -8,6 +8,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional, Self, Type
 import uuid
+import warnings
 
 import grpc
 from pydantic import BaseModel
@@ -69,8 +70,8 @@ class K8sExecutionEngine(ExecutionEngine):
         Args:
             guild_id: Id of the guild.
             organization_id: Id of its organization; guilds of two organizations may have one id.
-            redis_url: Accepted so that callers of earlier engines need no change; engine-svc knows the registry.
-            agent_host_service_name: Accepted for the same reason; engine-svc finds hosts by their lease.
+            redis_url: Has no effect but a warning: engine-svc knows the registry.
+            agent_host_service_name: Has no effect but a warning: engine-svc finds hosts by their lease.
             k8s_namespace: Namespace of the default address. Default: `RUSTIC_K8S_NAMESPACE`, else the namespace of this pod if
                 it has an engine-svc, else `rustic-ai`.
             engine_address: `host:port` of engine-svc. Default: `RUSTIC_ENGINE_ADDRESS`, else
@@ -87,8 +88,9 @@ class K8sExecutionEngine(ExecutionEngine):
             ValueError: An environment variable cannot be understood.
         """
         super().__init__(guild_id=guild_id, organization_id=organization_id)
-        self.redis_url = redis_url
-        self.agent_host_service_name = agent_host_service_name
+        for name, value in {"redis_url": redis_url, "agent_host_service_name": agent_host_service_name}.items():
+            if value is not None:
+                warnings.warn(f"{name} has no effect: engine-svc knows the registry and its hosts", stacklevel=2)
         self._settings = EngineSettings.read(
             engine_address, k8s_namespace, detach_on_shutdown, runtime_profile, wait_for_any_host, wait_until_running
         )
@@ -168,9 +170,9 @@ class K8sExecutionEngine(ExecutionEngine):
             logger.info("agent %s runs on %s, pid %d", subject, agent.host_id, agent.pid)
             return None
         if agent.phase == agent_pb2.AGENT_PHASE_PENDING:
-            logger.warning("agent %s waits: %s", subject, agent.reason)
+            logger.warning("agent %s waits: %s", subject, agent.message)
         else:
-            logger.info("agent %s was accepted by %s and is being started %s", subject, agent.host_id, agent.reason)
+            logger.info("agent %s was accepted by %s and is being started %s", subject, agent.host_id, agent.message)
         self._launches.follow(launch, agent.epoch)
         return None
 
@@ -197,6 +199,16 @@ class K8sExecutionEngine(ExecutionEngine):
             errors.AgentUnknownError: There is no such agent.
         """
         return AgentDescription.of(self._get(self.guild_id, agent_id, agent_pb2.AGENT_VIEW_FULL))
+
+    def logs(self, agent_id: str) -> tuple[str, ...]:
+        """The last lines that an agent of this guild wrote, at most 50, once it has FAILED; else none.
+
+        The log of its host has all lines of all its agents, each with the agent's id.
+
+        Raises:
+            errors.AgentUnknownError: There is no such agent.
+        """
+        return tuple(self._get(self.guild_id, agent_id, agent_pb2.AGENT_VIEW_FULL).last_lines)
 
     def wait_until_running(self, *agent_ids: str, timeout: Optional[float] = None) -> None:
         """Waits until agents of this guild run.
@@ -297,7 +309,7 @@ class K8sExecutionEngine(ExecutionEngine):
         if agent.phase in _COMING:
             agent = self._follow(agent, subject, give_up)
         if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
-            raise errors.failed(subject, agent.reason, self._settings.address)
+            raise errors.failed(agent, self._settings.address)
         return agent
 
     def _follow(self, agent: agent_pb2.Agent, subject: str, give_up: float) -> agent_pb2.Agent:
@@ -319,7 +331,7 @@ class K8sExecutionEngine(ExecutionEngine):
                         break
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise errors.not_running(subject, phase_of(agent), agent.reason, address) from error
+                    raise errors.not_running(agent, address) from error
                 raise errors.translate(error, "follow agent", subject, address) from error
         # It was stopped: the engine says so in its own words.
         return self._get(agent.guild_id, agent.agent_id, agent_pb2.AGENT_VIEW_BASIC)

@@ -155,7 +155,7 @@ class Launches:
             if agent.phase in _SETTLED:
                 del self._followed[agent.agent_id]
         if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
-            self.tell(launch, agent.reason)
+            self.tell(launch, agent.message)
         elif agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
             logger.info("agent %s/%s runs on %s", self._guild_id, agent.agent_id, agent.host_id)
 

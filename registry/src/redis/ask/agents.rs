@@ -5,6 +5,7 @@ mod tests;
 
 use super::{Ask, Text, candidates, host, life};
 use crate::{
+    condition::Condition,
     ids::{AgentKey, Epoch, HostId, MachineId},
     keys,
     ops::{self, IfFull, IfNamesakes, ReleaseGuard},
@@ -85,7 +86,7 @@ struct Advance<'a> {
     phase: &'static str,
     pid: Option<Text<u32>>,
     restarts: Text<u32>,
-    reason: &'a str,
+    condition: String,
     last_lines: String,
     exit: Option<String>,
     knew: Option<&'a str>,
@@ -100,7 +101,7 @@ impl<'a> From<&'a ops::Advance> for Advance<'a> {
             phase: r.phase.as_str(),
             pid: r.pid.map(Text),
             restarts: Text(r.restarts),
-            reason: &r.reason,
+            condition: condition(r.condition.as_ref()),
             last_lines: r.last_lines.join("\n"),
             exit: r.exit.map(exit_word),
             knew: r.knew.as_ref().and_then(life),
@@ -158,7 +159,7 @@ struct Remember<'a> {
     epoch: Text<Epoch>,
     phase: &'static str,
     restarts: Text<u32>,
-    reason: &'a str,
+    condition: String,
     last_lines: String,
     exit: Option<String>,
     exit_at: Option<Text<u64>>,
@@ -186,7 +187,7 @@ impl<'a> From<&'a ops::Remember> for Remember<'a> {
             epoch: Text(record.epoch),
             phase: record.phase().as_str(),
             restarts: Text(record.restarts),
-            reason: &record.reason,
+            condition: condition(record.condition.as_ref()),
             last_lines: record.last_lines.join("\n"),
             exit: record.last_exit.map(|exit| exit_word(exit.status)),
             exit_at: record.last_exit.map(|exit| Text(exit.at.0)),
@@ -203,6 +204,10 @@ pub(in crate::redis) fn remember(r: &ops::Remember) -> Ask {
     Ask::of(&Remember::from(r)).with(LAUNCH, launch)
 }
 
+fn condition(condition: Option<&Condition>) -> String {
+    condition.map(Condition::stored).unwrap_or_default()
+}
+
 fn exit_word(exit: ExitStatus) -> String {
     match exit {
         ExitStatus::Code(code) => format!("code:{code}"),
@@ -216,7 +221,7 @@ struct Release<'a> {
     epoch: Text<Epoch>,
     guard: &'static str,
     knew: Option<&'a str>,
-    pending: Option<&'a str>,
+    pending: Option<String>,
 }
 
 /// For `release.lua`: the record goes.
@@ -232,7 +237,7 @@ pub(in crate::redis) fn unplace(r: &ops::Unplace) -> Ask {
         epoch: Text(r.epoch),
         guard: guard_word(r.guard),
         knew: r.knew.as_ref().and_then(life),
-        pending: Some(&r.reason),
+        pending: Some(r.condition.stored()),
     })
 }
 

@@ -2,9 +2,9 @@
 
 use super::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Epoch, HostLife, IfFull,
-    OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renewal, Restore,
-    State, Stops, StoreLife, View,
+    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Condition,
+    Epoch, HostLife, IfFull, OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember,
+    Remembered, Renewal, Restore, State, Stops, StoreLife, View,
 };
 
 both! {
@@ -120,7 +120,11 @@ async fn unhosted(store: &Store) -> [AgentRecord; 2] {
     assert_eq!(store.claim(&no_room).await.unwrap(), ClaimOutcome::Waits);
     let claimed = claimed(store, &failed, "r", &["h-0"]).await;
     let exit = Some(rustic_registry::ExitStatus::Code(3));
-    let failure = Advance { reason: "it broke".to_owned(), exit, ..advance(&failed, claimed.epoch, Phase::Failed) };
+    let failure = Advance {
+        condition: Some(Condition::new(AgentReason::ProcessExited, "it broke")),
+        exit,
+        ..advance(&failed, claimed.epoch, Phase::Failed)
+    };
     store.advance(&failure).await.unwrap();
     [
         store.get(&waits, View::Launch).await.unwrap().unwrap(),

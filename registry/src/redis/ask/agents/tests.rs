@@ -79,7 +79,7 @@ async fn a_script_ignores_the_fields_that_it_does_not_know() {
         phase: Phase::Running,
         pid: Some(1),
         restarts: 0,
-        reason: String::new(),
+        condition: None,
         last_lines: vec![],
         exit: None,
         knew: None,

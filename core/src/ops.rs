@@ -470,6 +470,8 @@ pub struct HostsView {
     pub pending: u64,
     /// Stops that were counted.
     pub stops: Stops,
+    /// The latest epoch: what was claimed under it, or an earlier one, is in this view.
+    pub highest_epoch: Epoch,
     /// The hosts that hold a lease, in order of their id.
     pub hosts: Vec<HostRecord>,
     /// Processes of hosts that hold none any more.

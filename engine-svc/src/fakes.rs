@@ -8,16 +8,37 @@ use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue,
-    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire,
-    StoreLife, Unplace, View,
+    EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation, Index, Look, MemoryRegistry,
+    Page, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+    Renewal, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
+
+/// A host that lives.
+pub(crate) fn host(id: &str, capacity: Resources, used: Resources) -> HostRecord {
+    HostRecord {
+        host: id.parse().expect("an id"),
+        incarnation: "i".parse().expect("an incarnation"),
+        address: String::new(),
+        dns_name: String::new(),
+        state: HostState::Ready,
+        cordoned: false,
+        capacity,
+        used,
+        labels: BTreeMap::new(),
+        version: String::new(),
+        life: HostLife(1),
+        renewals: 0,
+        ttl: Duration::ZERO,
+        lasts: Duration::ZERO,
+        renewed: UnixMillis(0),
+    }
+}
 
 /// There are none that could be called.
 pub(crate) struct NoHosts;

@@ -327,9 +327,9 @@ impl Fleet {
         Ok(demands)
     }
 
-    /// Notes a claim of our own, for readings that began before it.
-    pub fn reserve(&self, host: &HostId, demand: &Resources) {
-        self.known().reserve(host, demand);
+    /// A claim of our own, which the view is to show before the next reading does.
+    pub fn reserve(&self, epoch: Epoch, host: &HostId, demand: &Resources) {
+        self.known().reserve(epoch, host, demand);
     }
 
     /// What is known of one host. `None` too when the view is too old to tell.

@@ -120,11 +120,9 @@ fn amount(resources: &Resources, name: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::{HostLife, HostState, HostsView, UnixMillis};
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        time::Duration,
-    };
+    use crate::fakes;
+    use rustic_registry::{HostState, HostsView};
+    use std::collections::BTreeSet;
 
     fn resources(of: &[(&str, f64)]) -> Resources {
         let mut resources = Resources::default();
@@ -133,23 +131,8 @@ mod tests {
     }
 
     fn host(ordinal: u32, used: f64) -> HostRecord {
-        HostRecord {
-            host: format!("agent-host-{ordinal}").parse().expect("an id"),
-            incarnation: "i".parse().expect("an incarnation"),
-            address: String::new(),
-            dns_name: String::new(),
-            state: HostState::Ready,
-            cordoned: false,
-            capacity: resources(&[(SLOTS, 10.0), ("gpus", 2.0)]),
-            used: resources(&[(SLOTS, used)]),
-            labels: BTreeMap::new(),
-            version: String::new(),
-            life: HostLife(1),
-            renewals: 0,
-            ttl: Duration::ZERO,
-            lasts: Duration::ZERO,
-            renewed: UnixMillis(0),
-        }
+        let capacity = resources(&[(SLOTS, 10.0), ("gpus", 2.0)]);
+        fakes::host(&format!("agent-host-{ordinal}"), capacity, resources(&[(SLOTS, used)]))
     }
 
     fn view(hosts: Vec<HostRecord>, pending: u64) -> FleetView {

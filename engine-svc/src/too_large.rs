@@ -73,27 +73,12 @@ impl fmt::Display for TooLarge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustic_registry::{HostLife, HostState, HostsView, UnixMillis};
-    use std::{collections::BTreeMap, time::Duration};
+    use crate::fakes;
+    use rustic_registry::{HostState, HostsView};
 
     fn host(id: &str, capacity: &str) -> HostRecord {
-        HostRecord {
-            host: id.parse().expect("an id"),
-            incarnation: "i".parse().expect("an incarnation"),
-            address: String::new(),
-            dns_name: String::new(),
-            state: HostState::Draining,
-            cordoned: false,
-            capacity: Resources::parse(capacity),
-            used: Resources::parse(capacity),
-            labels: BTreeMap::new(),
-            version: String::new(),
-            life: HostLife(1),
-            renewals: 0,
-            ttl: Duration::ZERO,
-            lasts: Duration::ZERO,
-            renewed: UnixMillis(0),
-        }
+        let capacity = Resources::parse(capacity);
+        HostRecord { state: HostState::Draining, ..fakes::host(id, capacity.clone(), capacity) }
     }
 
     /// Hosts that were heard of lately, and others that are silent.

@@ -213,6 +213,7 @@ impl Store {
             held: self.is_held(),
             pending: self.lines.len() as u64,
             stops: Stops(self.stops),
+            highest_epoch: Epoch(self.epoch),
             hosts: self.hosts.values().cloned().collect(),
             former: former.collect(),
         }

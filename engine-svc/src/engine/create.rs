@@ -217,7 +217,7 @@ impl Engine {
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 metrics::step("claim", began.elapsed());
-                self.fleet.reserve(&claimed.host, &launch.demand);
+                self.fleet.reserve(claimed.epoch, &claimed.host, &launch.demand);
                 self.fleet.saw(claimed.epoch);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 let place = Place {

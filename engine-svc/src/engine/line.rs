@@ -89,7 +89,7 @@ impl Engine {
         }
         match self.registry.place(&record.key, record.epoch, &candidates).await? {
             PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id }) => {
-                self.fleet.reserve(&host, &record.demand);
+                self.fleet.reserve(epoch, &host, &record.demand);
                 self.fleet.saw(epoch);
                 info!(agent = %record.key, %host, %epoch, "placed");
                 Ok(Found::Place(Place { host, incarnation, epoch, machine_id }))

@@ -30,8 +30,8 @@ pub(super) struct Known {
     /// Readings that were begun, and the latest of them that was taken in.
     begun: u64,
     taken_in: Reading,
-    /// What this engine claimed, and how many readings had begun before.
-    reserved: Vec<(u64, HostId, Resources)>,
+    /// What this engine claimed and the view does not hold yet, by epoch.
+    reserved: Vec<(Epoch, HostId, Resources)>,
     /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
     /// store that has none was lost.
     pub(super) told: Option<StoreLife>,
@@ -106,8 +106,7 @@ impl Known {
         self.taken_in = reading;
         self.tell_changes(&view);
         self.observer.look(&view, now);
-        // Claims that the reading may not have seen.
-        self.reserved.retain(|(begun, _, _)| *begun >= reading.number);
+        self.reserved.retain(|(epoch, _, _)| *epoch > view.highest_epoch);
         self.reserved.iter().for_each(|(_, host, demand)| add(&mut view, host, demand));
         self.told = self.told.take().or_else(|| view.store.clone());
         if self.told == view.store {
@@ -141,10 +140,12 @@ impl Known {
         known
     }
 
-    /// Notes a claim of our own, for readings that began before it.
-    pub(super) fn reserve(&mut self, host: &HostId, demand: &Resources) {
-        self.reserved.push((self.begun, host.clone(), demand.clone()));
-        add(&mut self.view, host, demand);
+    /// A claim of our own, which the view is to show before the next reading does.
+    pub(super) fn reserve(&mut self, epoch: Epoch, host: &HostId, demand: &Resources) {
+        if epoch > self.view.highest_epoch {
+            self.reserved.push((epoch, host.clone(), demand.clone()));
+            add(&mut self.view, host, demand);
+        }
     }
 
     fn tell_changes(&self, view: &HostsView) {
@@ -174,6 +175,7 @@ fn add(view: &mut HostsView, host: &HostId, demand: &Resources) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fakes;
 
     fn key(n: usize) -> AgentKey {
         AgentKey::parse("default", "g", &n.to_string()).expect("an id")
@@ -195,6 +197,36 @@ mod tests {
         seen.saw_stop(&key(STOPS), Epoch(7));
         assert_eq!(brought(&seen)[0], (key(1), Epoch(7)), "the oldest gives way");
         assert_eq!((seen.latest.len(), seen.stopped.len()), (STOPS, STOPS));
+    }
+
+    #[test]
+    fn a_claim_of_our_own_counts_once_whether_a_reading_has_seen_it_or_not() {
+        let slots = |count: u64| Resources::parse(&format!("slots={count}000"));
+        let (host, one): (HostId, _) = ("h-0".parse().expect("an id"), slots(1));
+        let view = |claims: u64| {
+            let hosts = vec![fakes::host("h-0", slots(9), slots(claims))];
+            HostsView { highest_epoch: Epoch(claims), hosts, ..HostsView::default() }
+        };
+        let used = |known: &Known| known.view.hosts[0].used.milli("slots");
+        let mut known = Known::default();
+        let now = Instant::now();
+        let (first, second) = (known.begin(0), known.begin(0));
+        known.take_in(first, view(0), now);
+        // The reading began before the claim, and the store answered it after: its answer is here after that of the claim.
+        known.reserve(Epoch(1), &host, &one);
+        assert_eq!(used(&known), 1000);
+        known.take_in(second, view(1), now);
+        assert_eq!(used(&known), 1000);
+        // The other way round: before it.
+        let third = known.begin(0);
+        known.take_in(third, view(2), now);
+        known.reserve(Epoch(2), &host, &one);
+        assert_eq!(used(&known), 2000);
+        // One that the store answered before the claim.
+        let fourth = known.begin(0);
+        known.reserve(Epoch(3), &host, &one);
+        known.take_in(fourth, view(2), now);
+        assert_eq!(used(&known), 3000);
     }
 
     #[test]

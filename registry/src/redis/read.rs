@@ -390,12 +390,19 @@ pub(super) fn hosts(
     formers: BTreeMap<String, String>,
 ) -> Result<HostsView, RegistryError> {
     let number = |at: usize| store.get(at).and_then(|text| text.parse().ok());
-    let head = || Some((number(0)?, number(3)?, number(4)?));
-    let (now, pending, stops) = head().ok_or_else(|| unreadable("hosts", &store))?;
+    let head = || Some((number(0)?, number(3)?, number(4)?, number(5)?));
+    let (now, pending, stops, epoch) = head().ok_or_else(|| unreadable("hosts", &store))?;
     let life = store.get(1).filter(|life| !life.is_empty()).cloned().map(StoreLife);
     let held = store.get(2).is_some_and(|held| held == "1");
-    let mut view =
-        HostsView { now: UnixMillis(now), store: life, held, pending, stops: Stops(stops), ..HostsView::default() };
+    let mut view = HostsView {
+        now: UnixMillis(now),
+        store: life,
+        held,
+        pending,
+        stops: Stops(stops),
+        highest_epoch: Epoch(epoch),
+        ..HostsView::default()
+    };
     for row in &hosts {
         match host(row) {
             Some(host) => view.hosts.push(host),

@@ -12,7 +12,7 @@ pub mod task;
 mod unwanted;
 
 pub use handle::{AgentHandle, AgentStatus, Caller};
-pub use machine::{Ending, FirstStart, StartFailure, StopKind};
+pub use machine::{Ending, FirstStart, StartFailure, StopPurpose};
 pub use poison::{Deaths, Delivery, Exit, Poison, Skip};
 pub use steps::StepTimes;
-pub use task::{Home, Launching};
+pub use task::{HostContext, Launching};

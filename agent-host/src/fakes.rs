@@ -1,9 +1,9 @@
 //! A host in memory, for tests: the registry's twin, and processes that do what a test tells them to.
 
 use crate::{
-    agent::{Deaths, FirstStart, Home, Launching},
+    agent::{Deaths, FirstStart, HostContext, Launching},
     ambient::Ambient,
-    lease::{Lease, LeaseKeeper, LeaseTimes},
+    lease::{Lease, LeaseRenewer, LeaseTimes},
     output::Tail,
     process::Signal,
     runtime::{Order, Process, ProcessEvent, PythonStatus, Runtime, StartError},
@@ -39,7 +39,7 @@ const TIMES: LeaseTimes =
 pub(crate) struct FakeHost {
     pub(crate) registry: Arc<MemoryRegistry>,
     pub(crate) runtime: Arc<FakeRuntime>,
-    pub(crate) home: Home,
+    pub(crate) context: HostContext,
     _lease: DropGuard,
 }
 
@@ -66,13 +66,13 @@ impl FakeHost {
             highest_epoch: Epoch(0),
             highest_life: HostLife::default(),
             succeeds: None,
-            knew: None,
-            told: None,
+            store_life: None,
+            reported: None,
         };
         let runtime = Arc::new(FakeRuntime::default());
-        let (keeper, lease) =
-            LeaseKeeper::new(announce.clone(), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
-        let home = Home {
+        let (renewer, lease) =
+            LeaseRenewer::new(announce.clone(), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
+        let context = HostContext {
             host: announce.host,
             incarnation: announce.incarnation,
             registry: registry.clone(),
@@ -83,7 +83,7 @@ impl FakeHost {
             ambient: Ambient::MACHINE,
         };
         let stop = CancellationToken::new();
-        tokio::spawn(keeper.run(stop.clone()));
+        tokio::spawn(renewer.run(stop.clone()));
         let mut lease = lease;
         while lease.current().state != Lease::Held {
             lease.changed().await;
@@ -91,7 +91,7 @@ impl FakeHost {
         // Nobody has used its registry before.
         let store = lease.store().expect("it is known with the lease");
         assert!(registry.settle(&store, false).await.expect("in memory"));
-        Self { registry, runtime, home, _lease: stop.drop_guard() }
+        Self { registry, runtime, context, _lease: stop.drop_guard() }
     }
 
     /// A supervisor over it.
@@ -103,7 +103,7 @@ impl FakeHost {
             stop_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
         };
-        Supervisor::new(settings, self.home.clone())
+        Supervisor::new(settings, self.context.clone())
     }
 
     /// A request for an agent.
@@ -127,12 +127,12 @@ impl FakeHost {
             demand: launch.demand.clone(),
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
-            candidates: vec![self.home.host.clone()],
+            candidates: vec![self.context.host.clone()],
             if_full: IfFull::Refuse,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: rustic_registry::FirstStart::FollowsPolicy,
-            knew: self.home.lease.store(),
-            asked: self.home.lease.stops(),
+            store_life: self.context.lease.store(),
+            asked: self.context.lease.stops(),
         };
         let ClaimOutcome::Claimed(claimed) = self.registry.claim(&claim).await.expect("in memory") else {
             panic!("there is room");
@@ -200,13 +200,13 @@ pub(crate) struct Hand {
 
 impl Hand {
     /// It tells something.
-    pub(crate) fn tells(&self, told: ProcessEvent) {
+    pub(crate) fn sends(&self, told: ProcessEvent) {
         let _ = self.does.send(Does::Tells(told));
     }
 
     /// It ends, and is reaped.
     pub(crate) fn ends(&self, status: ExitStatus) {
-        self.tells(ProcessEvent::Exit(status));
+        self.sends(ProcessEvent::Exit(status));
     }
 
     /// Whoever looks after it panics.
@@ -277,7 +277,7 @@ impl Process for FakeProcess {
         self.signals.lock().expect("no test panics with it").push(signal);
     }
 
-    async fn told(&mut self) -> ProcessEvent {
+    async fn next_event(&mut self) -> ProcessEvent {
         match self.done.recv().await {
             Some(Does::Tells(told)) => told,
             Some(Does::Panics) => panic!("as the test wants it"),

@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StartFailure, StopKind},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StartFailure, StopPurpose},
     error::HostError,
     process::usage::Usage,
     runtime::PythonStatus,
@@ -153,9 +153,9 @@ impl Service {
         let asked = request::stop_timeout(r.timeout.as_ref())?;
         let epoch = epoch(&claim)?;
         let (kind, grace) = match (convert::stop_purpose(r.purpose)?, r.timeout) {
-            (pb::StopPurpose::Move, None) => (StopKind::Moves, self.supervisor.time_to_move()),
-            (pb::StopPurpose::Move, Some(_)) => (StopKind::Moves, asked),
-            (pb::StopPurpose::Unspecified | pb::StopPurpose::Remove, _) => (StopKind::Asked, asked),
+            (pb::StopPurpose::Move, None) => (StopPurpose::Moves, self.supervisor.time_to_move()),
+            (pb::StopPurpose::Move, Some(_)) => (StopPurpose::Moves, asked),
+            (pb::StopPurpose::Unspecified | pb::StopPurpose::Remove, _) => (StopPurpose::Asked, asked),
         };
         let status = self.supervisor.stop(&key, epoch, kind, grace).await?;
         let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));

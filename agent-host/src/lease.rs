@@ -75,7 +75,7 @@ pub struct LeaseTimes {
     pub margin: Duration,
 }
 
-/// Handle to the lease keeper.
+/// Handle to the renewer of the lease.
 #[derive(Clone)]
 pub struct LeaseHandle {
     lease: watch::Receiver<LeaseView>,
@@ -86,7 +86,7 @@ pub struct LeaseHandle {
     deadline: watch::Receiver<Option<BootTime>>,
     store: watch::Receiver<Option<StoreLife>>,
     stops: Arc<AtomicU64>,
-    told: mpsc::Sender<StoreLife>,
+    reported: mpsc::Sender<StoreLife>,
     /// From a renewal to the moment at which agents must be gone.
     lasts: Duration,
 }
@@ -110,7 +110,7 @@ impl LeaseHandle {
         handle
     }
 
-    /// Waits until the store is in another life. Cancel-safe. Pends for ever when the keeper is gone.
+    /// Waits until the store is in another life. Cancel-safe. Pends for ever when the renewer is gone.
     pub async fn store_changed(&mut self) {
         if self.store.changed().await.is_err() {
             std::future::pending().await
@@ -122,7 +122,7 @@ impl LeaseHandle {
         *self.lease.borrow()
     }
 
-    /// The next change. Cancel-safe. Pends for ever when the keeper is gone.
+    /// The next change. Cancel-safe. Pends for ever when the renewer is gone.
     pub async fn changed(&mut self) -> LeaseView {
         match self.lease.changed().await {
             Ok(()) => *self.lease.borrow_and_update(),
@@ -135,7 +135,7 @@ impl LeaseHandle {
         *self.reachable.borrow()
     }
 
-    /// Waits until the lease or the registry's reachability changes. Cancel-safe. Pends for ever when the keeper is
+    /// Waits until the lease or the registry's reachability changes. Cancel-safe. Pends for ever when the renewer is
     /// gone.
     pub async fn any_change(&mut self) {
         let changed = tokio::select! {
@@ -147,7 +147,7 @@ impl LeaseHandle {
         }
     }
 
-    /// Waits until agents of a former life were given to this one. Cancel-safe. Pends for ever when the keeper is gone.
+    /// Waits until agents of a former life were given to this one. Cancel-safe. Pends for ever when the renewer is gone.
     pub async fn agents_returned(&mut self) {
         if self.returned.changed().await.is_err() {
             std::future::pending().await
@@ -155,7 +155,7 @@ impl LeaseHandle {
     }
 
     /// The next moment at which agents must be gone unless the lease is renewed again. Cancel-safe. Pends for ever when
-    /// the keeper is gone.
+    /// the renewer is gone.
     pub async fn next_deadline(&mut self) -> BootTime {
         loop {
             if self.deadline.changed().await.is_err() {
@@ -184,9 +184,9 @@ impl LeaseHandle {
     }
 
     /// This life of the store was told of everything this host runs.
-    pub async fn has_told(&self, store: StoreLife) {
-        // Fails only when the keeper is gone, and with it the lease.
-        let _ = self.told.send(store).await;
+    pub async fn has_reported(&self, store: StoreLife) {
+        // Fails only when the renewer is gone, and with it the lease.
+        let _ = self.reported.send(store).await;
     }
 
     /// Asks for no more claims.
@@ -197,7 +197,7 @@ impl LeaseHandle {
 }
 
 /// Keeps the lease.
-pub struct LeaseKeeper {
+pub struct LeaseRenewer {
     announce: Announce,
     times: LeaseTimes,
     registry: Arc<dyn Registry>,
@@ -210,8 +210,8 @@ pub struct LeaseKeeper {
     deadline: watch::Sender<Option<BootTime>>,
     store: watch::Sender<Option<StoreLife>>,
     stops: Arc<AtomicU64>,
-    tells: mpsc::Receiver<StoreLife>,
-    told: Option<StoreLife>,
+    reports: mpsc::Receiver<StoreLife>,
+    reported: Option<StoreLife>,
     state: HostState,
     /// The lease that this host announced itself for last.
     life: HostLife,
@@ -219,8 +219,8 @@ pub struct LeaseKeeper {
     cordoned: bool,
 }
 
-impl LeaseKeeper {
-    /// Prepares the keeper and its handle. `keep` keeps an epoch for the next life on this machine, which announces it.
+impl LeaseRenewer {
+    /// Prepares the renewer and its handle. `keep` keeps an epoch for the next life on this machine, which announces it.
     pub fn new(
         announce: Announce,
         times: LeaseTimes,
@@ -232,10 +232,10 @@ impl LeaseKeeper {
         let (reachable, answers) = watch::channel(false);
         let (drain, asked) = mpsc::channel(1);
         let (returned, news) = watch::channel(0);
-        let (deadline, told) = watch::channel(None);
+        let (deadline, reported) = watch::channel(None);
         let (store, life) = watch::channel(None);
         let stops = Arc::new(AtomicU64::new(0));
-        let (tell, tells) = mpsc::channel(1);
+        let (reports_to, reports) = mpsc::channel(1);
         let epochs = Arc::new(Epochs::new(announce.highest_epoch, keep));
         let handle = LeaseHandle {
             lease: shown,
@@ -243,13 +243,13 @@ impl LeaseKeeper {
             epochs: epochs.clone(),
             drain,
             returned: news,
-            deadline: told,
+            deadline: reported,
             store: life,
             stops: stops.clone(),
-            told: tell,
+            reported: reports_to,
             lasts: times.ttl - times.margin,
         };
-        let keeper = Self {
+        let renewer = Self {
             announce,
             times,
             registry,
@@ -262,13 +262,13 @@ impl LeaseKeeper {
             deadline,
             store,
             stops,
-            tells,
-            told: None,
+            reports,
+            reported: None,
             state: HostState::Ready,
             life: HostLife::default(),
             cordoned: false,
         };
-        (keeper, handle)
+        (renewer, handle)
     }
 
     /// Announces the host and renews until `stop`, then takes the host off the registry. Ends early when superseded.
@@ -286,7 +286,7 @@ impl LeaseKeeper {
         let mut known = false;
         let mut fence_at: Option<Instant> = None;
         let mut failures: u32 = 0;
-        let pulse = Pulse::of("the lease keeper", pulse::TURN);
+        let pulse = Pulse::of("the renewer of the lease", pulse::TURN);
         loop {
             pulse.beat();
             let (sent, sent_boot) = (Instant::now(), (self.ambient.boot)());
@@ -357,8 +357,8 @@ impl LeaseKeeper {
             life: self.life,
             state: self.state,
             highest_epoch,
-            told: self.told.as_ref() == Some(&store),
-            store,
+            reported: self.reported.as_ref() == Some(&store),
+            store_life: store,
         };
         Ok(match self.registry.renew(&renew).await? {
             Renewal::Held { cordoned, stops, highest_epoch } => {
@@ -379,11 +379,12 @@ impl LeaseKeeper {
             highest_life: self.life,
             state: self.state,
             cordoned: self.cordoned,
-            knew: self.store.borrow().clone(),
-            told: self.told.clone(),
+            store_life: self.store.borrow().clone(),
+            reported: self.reported.clone(),
             ..self.announce.clone()
         };
-        let Announced { store, life, returned, stops, highest_epoch } = self.registry.announce(&announce).await?;
+        let Announced { store_life: store, life, returned, stops, highest_epoch } =
+            self.registry.announce(&announce).await?;
         info!(host = %self.announce.host, address = self.announce.address, %life, returned, "announced");
         self.life = life;
         self.epochs.saw(highest_epoch);
@@ -446,7 +447,7 @@ impl LeaseKeeper {
         tokio::select! {
             biased;
             Some(()) = self.drain.recv() => self.state = HostState::Draining,
-            Some(store) = self.tells.recv() => self.told = Some(store),
+            Some(store) = self.reports.recv() => self.reported = Some(store),
             () = sleep_until(next) => {}
         }
     }

@@ -14,10 +14,10 @@
 //! to the agent's task, which lives through one ([`agent::task::panicked`]).
 //!
 //! ```text
-//!  run ─┬─ tasks ─┬─ the lease keeper · the follower of the lease
+//!  run ─┬─ tasks ─┬─ the renewer of the lease · the follower of the lease
 //!       │         ├─ the gRPC server ── calls: a panic is answered INTERNAL
 //!       │         ├─ health · liveness · the metrics server · the look at usage · the look at memory
-//!       │         ├─ the keeper of the watchdog · the reaper of orphans · the spawner (a thread)
+//!       │         ├─ the renewer of the watchdog · the reaper of orphans · the spawner (a thread)
 //!       │         └─ a zygote for each profile
 //!       └─ the supervisor ── a task for each agent ── its process, the readers of its output
 //!                 └─ broken: a process may be left that nobody looks after ──▶ as a task that failed
@@ -36,6 +36,7 @@ mod fakes;
 mod former;
 pub mod grpc;
 pub mod health;
+pub mod host_lock;
 pub mod lease;
 pub mod limits;
 pub mod memory_watch;
@@ -46,7 +47,6 @@ pub mod profiles;
 pub mod runtime;
 pub mod settings;
 pub mod starts;
-pub mod succession;
 pub mod supervisor;
 pub mod watchdog;
 pub mod zygote;
@@ -54,17 +54,17 @@ pub mod zygote;
 pub use settings::Settings;
 
 use crate::{
-    agent::{Deaths, Home},
+    agent::{Deaths, HostContext},
     ambient::Ambient,
-    lease::{Lease, LeaseHandle, LeaseKeeper},
+    host_lock::HostLock,
+    lease::{Lease, LeaseHandle, LeaseRenewer},
     limits::Inherited,
     process::{Life, Orphans, Spawner, memory::MemoryKills},
     profiles::Profile,
     runtime::{PythonRuntime, Runtimes, profile_environment},
-    succession::Succession,
     supervisor::{HostSettings, Supervisor},
     watchdog::Watchdog,
-    zygote::{Nursery, ZygoteTask},
+    zygote::{ZygoteSpec, ZygoteTask},
 };
 use anyhow::{Context as _, bail};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -121,11 +121,11 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     // Zygotes warm up while the agents of a former life end.
     let life = Life::of(&incarnation);
     let processes = Processes::start(&settings, &host, life, limits, &tasks)?;
-    let succession = Succession::take(&settings.lock_file(&host)?, &incarnation).await?;
-    former::clear_up(succession.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
-    let (keeper, lease) = lease(&settings, bound, &incarnation, &succession, &registry)?;
-    let supervisor = supervisor(&settings, incarnation, registry, &lease, succession, processes, &tasks)?;
-    tasks.spawn_until("the lease keeper", tasks.ending(), keep(keeper, lease.clone(), tasks.ending()));
+    let host_lock = HostLock::take(&settings.lock_file(&host)?, &incarnation).await?;
+    former::clear_up(host_lock.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
+    let (renewer, lease) = lease(&settings, bound, &incarnation, &host_lock, &registry)?;
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, host_lock, processes, &tasks)?;
+    tasks.spawn_until("the renewer of the lease", tasks.ending(), keep(renewer, lease.clone(), tasks.ending()));
     tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
     tasks.spawn_until("the supervisor", tasks.ending(), broken(supervisor.clone(), tasks.ending()));
     if let Some(listen) = settings.telemetry.metrics_listen {
@@ -186,9 +186,9 @@ enum End {
     Failed,
 }
 
-/// Keeps the lease. A host that is superseded has none to keep any more: it ends for that reason, and not for the keeper's end.
-async fn keep(keeper: LeaseKeeper, lease: LeaseHandle, ending: CancellationToken) {
-    keeper.run(ending.clone()).await;
+/// Keeps the lease. A host that is superseded has none to keep any more: it ends for that reason, and not for the renewer's end.
+async fn keep(renewer: LeaseRenewer, lease: LeaseHandle, ending: CancellationToken) {
+    renewer.run(ending.clone()).await;
     if lease.current().state == Lease::Superseded {
         ending.cancelled().await;
     }
@@ -219,9 +219,9 @@ fn lease(
     settings: &Settings,
     bound: SocketAddr,
     incarnation: &Incarnation,
-    succession: &Succession,
+    host_lock: &HostLock,
     registry: &Arc<dyn Registry>,
-) -> anyhow::Result<(LeaseKeeper, LeaseHandle)> {
+) -> anyhow::Result<(LeaseRenewer, LeaseHandle)> {
     let host = settings.host()?;
     let times = settings.lease_times()?;
     let announce = Announce {
@@ -236,14 +236,14 @@ fn lease(
         cordoned: false,
         ttl: times.ttl,
         lasts: times.ttl + settings.lease_grace,
-        highest_epoch: succession.highest_epoch,
+        highest_epoch: host_lock.highest_epoch,
         highest_life: HostLife::default(),
-        succeeds: succession.former.clone(),
-        knew: None,
-        told: None,
+        succeeds: host_lock.former.clone(),
+        store_life: None,
+        reported: None,
     };
-    let keep = succession.keeps_epochs().context("cannot copy the descriptor of the lock file")?;
-    Ok(LeaseKeeper::new(announce, times, registry.clone(), Ambient::MACHINE, keep))
+    let keep = host_lock.keeps_epochs().context("cannot copy the descriptor of the lock file")?;
+    Ok(LeaseRenewer::new(announce, times, registry.clone(), Ambient::MACHINE, keep))
 }
 
 /// What agents are made with. None is made before this host's name is its own, and its lease held.
@@ -276,14 +276,14 @@ fn supervisor(
     incarnation: Incarnation,
     registry: Arc<dyn Registry>,
     lease: &LeaseHandle,
-    succession: Succession,
+    host_lock: HostLock,
     processes: Processes,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
     let Processes { orphans, spawner, python } = processes;
     let life = Life::of(&incarnation);
-    let watchdog = Watchdog::start(spawner.clone(), life, succession.into(), tasks);
+    let watchdog = Watchdog::start(spawner.clone(), life, host_lock.into(), tasks);
     let memory_kills = Arc::new(MemoryKills::watch());
     let runtimes = Runtimes {
         python,
@@ -298,7 +298,7 @@ fn supervisor(
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
-    let home = Home {
+    let context = HostContext {
         host,
         incarnation,
         registry,
@@ -315,7 +315,7 @@ fn supervisor(
         stop_timeout: settings.stop_timeout,
         drain_timeout: settings.drain_timeout,
     };
-    let supervisor = Supervisor::new(host, home);
+    let supervisor = Supervisor::new(host, context);
     tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every));
     Ok(supervisor)
 }
@@ -332,11 +332,11 @@ fn python_runtimes(
     let zygote = |name: &ProfileName, profile: &Profile| {
         let environment = profile_environment(Some(profile));
         let (spawner, orphans) = (spawner.clone(), orphans.clone());
-        let nursery =
-            Nursery { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
-        let notes = settings.notes(host, name, &profile.python)?;
+        let spec =
+            ZygoteSpec { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
+        let cache = settings.cache(host, name, &profile.python)?;
         let sharing = settings.sharing(trials.to_owned());
-        anyhow::Ok(ZygoteTask::new(nursery, profile.preload.clone(), sharing, notes).start(tasks))
+        anyhow::Ok(ZygoteTask::new(spec, profile.preload.clone(), sharing, cache).start(tasks))
     };
     let runtime = |(name, profile): (ProfileName, Profile)| {
         let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };

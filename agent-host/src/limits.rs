@@ -55,8 +55,8 @@ pub fn raise() -> Inherited {
     for (what, resource) in [("descriptors", Resource::Nofile), ("processes", Resource::Nproc)] {
         let before = getrlimit(resource);
         match raise_one(resource) {
-            Ok(()) => info!(what, from = told(before.current), to = told(before.maximum), "limits of this host"),
-            Err(error) => warn!(what, soft = told(before.current), %error, "the limit cannot be raised"),
+            Ok(()) => info!(what, from = shown(before.current), to = shown(before.maximum), "limits of this host"),
+            Err(error) => warn!(what, soft = shown(before.current), %error, "the limit cannot be raised"),
         }
     }
     Inherited { descriptors }
@@ -90,6 +90,6 @@ fn raise_one(resource: Resource) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: maximum, maximum })?)
 }
 
-fn told(limit: Option<u64>) -> String {
+fn shown(limit: Option<u64>) -> String {
     limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }

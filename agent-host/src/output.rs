@@ -30,7 +30,7 @@ const LINE_COST: u64 = 256;
 /// Longest time for which the beginning of a line waits for the rest of it.
 const HELD: Duration = Duration::from_secs(1);
 /// Time between two counts of what was left out.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Whose output it is; on every line.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ impl Output {
                 source: source.clone(),
                 stream,
                 budget: Budget::new(limit),
-                told: None,
+                reported: None,
                 tail: tail.clone(),
             };
             readers.spawn(drain(pipe, line_log));
@@ -137,7 +137,7 @@ async fn drain(mut pipe: Receiver, mut log: LineLog) {
         tokio::task::yield_now().await;
     }
     splitter.finish(|piece| log.write(piece));
-    log.tell_suppressed();
+    log.report_suppressed();
 }
 
 /// What a read gives before `due`; `None` when it gave nothing by then, and has taken nothing from its pipe.
@@ -152,7 +152,7 @@ struct LineLog {
     source: Source,
     stream: &'static str,
     budget: Budget,
-    told: Option<Instant>,
+    reported: Option<Instant>,
     tail: Tail,
 }
 
@@ -175,13 +175,13 @@ impl LineLog {
                 continues = piece.continues,
                 "{text}"
             );
-        } else if self.told.is_none_or(|told| now - told >= TELL_EVERY) {
-            self.told = Some(now);
-            self.tell_suppressed();
+        } else if self.reported.is_none_or(|reported| now - reported >= REPORT_EVERY) {
+            self.reported = Some(now);
+            self.report_suppressed();
         }
     }
 
-    fn tell_suppressed(&mut self) {
+    fn report_suppressed(&mut self) {
         let lines = self.budget.forget_suppressed();
         if lines > 0 {
             let Source { organization, guild, agent, epoch, pid } = &self.source;

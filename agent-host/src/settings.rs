@@ -7,7 +7,7 @@ use crate::{
     profiles::{self, Profile},
     runtime::Workdirs,
     starts::Starts,
-    zygote::{Notes, Share, Sharing},
+    zygote::{Cache, Share, Sharing},
 };
 use anyhow::{Context as _, ensure};
 use clap::Parser;
@@ -252,8 +252,8 @@ impl Settings {
     }
 
     /// What the zygote of a profile that runs `python` learned, for the next life of the host.
-    pub fn notes(&self, host: &HostId, profile: &ProfileName, python: &Path) -> anyhow::Result<Notes> {
-        Ok(Notes::at(self.file(host, &format!("{profile}.learned"))?, python.to_owned()))
+    pub fn cache(&self, host: &HostId, profile: &ProfileName, python: &Path) -> anyhow::Result<Cache> {
+        Ok(Cache::at(self.file(host, &format!("{profile}.learned"))?, python.to_owned()))
     }
 
     /// A file that outlives this life of the host.

@@ -3,12 +3,12 @@
 //! Owns the map of agents. Each agent's own life belongs to its task, which lives through a panic. Where it cannot, and a process may be
 //! left that nobody looks after, [`Supervisor::broken`] says so: the agent stays in the map, no stop of it is answered OK, and the host ends.
 
+mod restore;
 mod tasks;
-mod told;
 
 use crate::{
     agent::{
-        AgentHandle, AgentStatus, Caller, Ending, FirstStart, Home, Launching, StartFailure, StopKind,
+        AgentHandle, AgentStatus, Caller, Ending, FirstStart, HostContext, Launching, StartFailure, StopPurpose,
         task::{AgentTask, panicked::Broken},
     },
     error::HostError,
@@ -100,7 +100,7 @@ pub struct HostSettings {
 /// The agents of this host.
 pub struct Supervisor {
     settings: HostSettings,
-    home: Home,
+    context: HostContext,
     agents: Arc<Mutex<BTreeMap<AgentKey, AgentHandle>>>,
     tasks: TaskTracker,
     ending: AtomicBool,
@@ -112,10 +112,10 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A host without agents.
-    pub fn new(settings: HostSettings, home: Home) -> Arc<Self> {
+    pub fn new(settings: HostSettings, context: HostContext) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            home,
+            context,
             agents: Arc::default(),
             tasks: TaskTracker::new(),
             ending: AtomicBool::new(false),
@@ -131,12 +131,12 @@ impl Supervisor {
 
     /// Host id.
     pub fn host(&self) -> &HostId {
-        &self.home.host
+        &self.context.host
     }
 
     /// Refuses a call that was meant for another host, or another life of this one.
     pub fn check_incarnation(&self, meant: &str) -> Result<(), HostError> {
-        if meant.is_empty() || meant == self.home.incarnation.as_str() {
+        if meant.is_empty() || meant == self.context.incarnation.as_str() {
             return Ok(());
         }
         Err(HostError::OtherIncarnation(self.host().clone()))
@@ -165,7 +165,7 @@ impl Supervisor {
         if self.ending.load(Ordering::Relaxed) {
             return Some(HostError::Stopping(self.host().clone()));
         }
-        match self.home.lease.current().state {
+        match self.context.lease.current().state {
             Lease::Held => None,
             Lease::Waiting | Lease::Lost | Lease::Superseded => Some(HostError::NoLease(self.host().clone())),
         }
@@ -173,23 +173,23 @@ impl Supervisor {
 
     /// Why this host is not healthy, if that is so: it may start no agent, or the registry does not answer.
     pub fn trouble(&self) -> Option<HostError> {
-        let unreachable = || (!self.home.lease.is_reachable()).then(|| HostError::NoRegistry(self.host().clone()));
+        let unreachable = || (!self.context.lease.is_reachable()).then(|| HostError::NoRegistry(self.host().clone()));
         self.refusal().or_else(unreachable)
     }
 
     /// Time since the last good renewal of the lease was sent; none before the first.
     pub fn lease_age(&self) -> Option<Duration> {
-        self.home.lease.age((self.home.ambient.boot)())
+        self.context.lease.age((self.context.ambient.boot)())
     }
 
     /// What runs the agents.
     pub fn runtime(&self) -> &dyn Runtime {
-        &*self.home.runtime
+        &*self.context.runtime
     }
 
     /// The queue of starts.
     pub fn starts(&self) -> &Starts {
-        &self.home.starts
+        &self.context.starts
     }
 
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
@@ -250,13 +250,13 @@ impl Supervisor {
             },
             // Who calls a host directly knows what it does.
             if_namesakes: IfNamesakes::Ignore,
-            knew: self.home.lease.store(),
-            asked: self.home.lease.stops(),
+            store_life: self.context.lease.store(),
+            asked: self.context.lease.stops(),
         };
         let key = launch.key.clone();
-        let outcome = match self.home.registry.claim(&request).await? {
+        let outcome = match self.context.registry.claim(&request).await? {
             // Its caller still waits.
-            ClaimOutcome::Late(asked) => self.home.registry.claim(&Claim { asked, ..request }).await?,
+            ClaimOutcome::Late(asked) => self.context.registry.claim(&Claim { asked, ..request }).await?,
             outcome => outcome,
         };
         match outcome {
@@ -264,7 +264,7 @@ impl Supervisor {
                 let admitted = self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()));
                 if admitted.is_err() {
                     // Our own claim, which no task will look after.
-                    self.home.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
+                    self.context.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
                 }
                 admitted
             }
@@ -323,11 +323,11 @@ impl Supervisor {
             Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
             Entry::Vacant(place) => {
                 // Refused before it is accepted: another host may have what this one lacks.
-                if let Some(lack) = self.home.runtime.refusal() {
+                if let Some(lack) = self.context.runtime.refusal() {
                     let failure = Box::new(StartFailure::Spawn(Arc::new(lack)));
                     return Err(HostError::StartFailed { key: place.into_key(), failure, last_lines: vec![] });
                 }
-                let (task, handle) = AgentTask::new(launching, self.home.clone());
+                let (task, handle) = AgentTask::new(launching, self.context.clone());
                 place.insert(handle.clone());
                 let attached = Attached::to(handle);
                 self.start(task, &attached.handle);
@@ -345,7 +345,7 @@ impl Supervisor {
         &self,
         key: &AgentKey,
         epoch: Option<Epoch>,
-        kind: StopKind,
+        kind: StopPurpose,
         grace: Duration,
     ) -> Result<AgentStatus, HostError> {
         let handle = self.get(key).ok_or_else(|| HostError::Unknown(key.clone()))?;
@@ -360,11 +360,11 @@ impl Supervisor {
             (None, None) => Err(HostError::Broken(key.clone())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key.clone())),
             // It was given away before the stop reached it, and lives on elsewhere.
-            (Some(Ending::Moved), _) if kind == StopKind::Asked => Err(HostError::Superseded(key.clone())),
+            (Some(Ending::Moved), _) if kind == StopPurpose::Asked => Err(HostError::Superseded(key.clone())),
             (Some(Ending::Failed), _) => {
                 // It failed before the stop reached it: what is left is its record.
                 self.forget(key, handle.epoch);
-                match self.home.registry.release(key, handle.epoch, ReleaseGuard::Unhosted).await? {
+                match self.context.registry.release(key, handle.epoch, ReleaseGuard::Unassigned).await? {
                     ReleaseOutcome::Released | ReleaseOutcome::Gone => Ok(status),
                     ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
                 }
@@ -382,7 +382,7 @@ impl Supervisor {
         let mut observer = Observer::default();
         while self.count() > 0 {
             looks.tick().await;
-            match self.home.registry.hosts().await {
+            match self.context.registry.hosts().await {
                 Ok(view) => {
                     let now = Instant::now();
                     observer.look(&view, now);
@@ -392,7 +392,7 @@ impl Supervisor {
                     }
                 }
                 // A registry that restarts is back before the lease ends; after that no agent is left to move.
-                Err(error) if self.home.lease.current().state == Lease::Held => {
+                Err(error) if self.context.lease.current().state == Lease::Held => {
                     debug!(%error, "the registry cannot be reached; looking again");
                 }
                 Err(error) => return warn!(%error, "the registry cannot be reached; the agents cannot be moved"),
@@ -417,7 +417,7 @@ impl Supervisor {
     pub async fn close(&self) {
         self.drained_by.get_or_init(|| Instant::now() + self.settings.drain_timeout);
         self.ending.store(true, Ordering::Relaxed);
-        self.home.lease.drain().await;
+        self.context.lease.drain().await;
     }
 
     /// Ends every agent, each with `grace`, and waits for all of them. Their records stay, PENDING.
@@ -427,7 +427,7 @@ impl Supervisor {
         let handles: Vec<_> = self.agents().values().cloned().collect();
         let all = async {
             // At once: one whose task does not take in what it is asked must not hold up the others.
-            join_all(handles.iter().map(|handle| handle.stop(StopKind::Moves, grace))).await;
+            join_all(handles.iter().map(|handle| handle.stop(StopPurpose::Moves, grace))).await;
             self.tasks.wait().await;
         };
         if timeout(grace + RECORDS, all).await.is_err() {

@@ -5,7 +5,7 @@
 //!       │                                            │
 //!       │ stopped, wedged: the deadline passes ──────┤ kills those that must not outlive the lease
 //!       │ gone: the socket closes ───────────────────┘ kills all, waits for their end, ends; only then is the lock of
-//!       │                                              the host's name free (`succession`). In both cases what they
+//!       │                                              the host's name free (`host_lock`). In both cases what they
 //!       │                                              started goes with them, by its mark (`process::kin`)
 //!       └ loses its watchdog, or one that does not listen: kills what is left of it, starts another at once, tells it
 //!         everything, and starts no agent meanwhile
@@ -134,7 +134,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let mut known = self.watchdog.known();
         known.agents.remove(&self.number);
-        self.watchdog.tell(&mut known, &Message::Forget { number: self.number }, None);
+        self.watchdog.send(&mut known, &Message::Forget { number: self.number }, None);
     }
 }
 
@@ -144,7 +144,7 @@ impl Watchdog {
     pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, tasks: &Tasks) -> Arc<Self> {
         let watchdog = Arc::new(Self { life, known: Mutex::default(), alive: watch::Sender::new(false) });
         // On cancel the socket is closed with the last handle, which ends the watchdog.
-        tasks.spawn("the keeper of the watchdog", watchdog.clone().keep(spawner, lock));
+        tasks.spawn("the renewer of the watchdog", watchdog.clone().keep(spawner, lock));
         watchdog
     }
 
@@ -168,7 +168,7 @@ impl Watchdog {
         }
         known.last += 1;
         let number = known.last;
-        if !self.tell(&mut known, &Message::Watch { number, pid, outlives }, Some(&pidfd)) {
+        if !self.send(&mut known, &Message::Watch { number, pid, outlives }, Some(&pidfd)) {
             return Err(io::Error::other("the watchdog is being replaced"));
         }
         known.agents.insert(number, Watchee { pid, pidfd, outlives });
@@ -183,19 +183,19 @@ impl Watchdog {
             let error = io::Error::from(io::ErrorKind::TimedOut);
             return self.give_up(&mut known, &error);
         }
-        if self.tell(&mut known, &Message::Deadline(deadline), None) {
+        if self.send(&mut known, &Message::Deadline(deadline), None) {
             known.unconfirmed.get_or_insert_with(Instant::now);
         }
     }
 
     /// Tells the watchdog, if there is one that listens.
-    fn tell(&self, known: &mut Known, message: &Message, descriptor: Option<&OwnedFd>) -> bool {
+    fn send(&self, known: &mut Known, message: &Message, descriptor: Option<&OwnedFd>) -> bool {
         let Some(socket) = &known.socket else { return false };
-        let told = message.send(socket, descriptor);
-        if let Err(error) = &told {
+        let sent = message.send(socket, descriptor);
+        if let Err(error) = &sent {
             self.give_up(known, error);
         }
-        told.is_ok()
+        sent.is_ok()
     }
 
     fn give_up(&self, known: &mut Known, error: &io::Error) {
@@ -205,7 +205,7 @@ impl Watchdog {
     }
 
     async fn keep(self: Arc<Self>, spawner: Spawner, lock: OwnedFd) {
-        let pulse = Pulse::of("the keeper of the watchdog", pulse::TURN);
+        let pulse = Pulse::of("the renewer of the watchdog", pulse::TURN);
         loop {
             // As long as the watchdog lives.
             match pulse.waits(self.run_one(&spawner, &lock)).await {
@@ -238,11 +238,11 @@ impl Watchdog {
     /// well; none is added, as there is no watchdog to watch it.
     async fn brief(&self, socket: OwnedFd) -> io::Result<()> {
         let began = Instant::now();
-        let mut told = BTreeSet::new();
+        let mut sent = BTreeSet::new();
         loop {
             {
                 let mut known = self.known();
-                match known.tell_of_agents(&socket, &mut told) {
+                match known.send_agents(&socket, &mut sent) {
                     Ok(()) => {
                         known.socket = Some(socket);
                         return Ok(());
@@ -281,16 +281,16 @@ async fn end(child: &mut Child) -> io::Result<String> {
 impl Known {
     /// Tells a watchdog of the agents that `told` does not name yet, has it forget those that were reaped since, and tells
     /// it the deadline. Errors: `WouldBlock` when its socket is full; `told` says how far it came.
-    fn tell_of_agents(&self, socket: &OwnedFd, told: &mut BTreeSet<u64>) -> io::Result<()> {
+    fn send_agents(&self, socket: &OwnedFd, sent: &mut BTreeSet<u64>) -> io::Result<()> {
         for (number, Watchee { pid, pidfd, outlives }) in &self.agents {
-            if !told.contains(number) {
+            if !sent.contains(number) {
                 Message::Watch { number: *number, pid: *pid, outlives: *outlives }.send(socket, Some(pidfd))?;
-                told.insert(*number);
+                sent.insert(*number);
             }
         }
-        while let Some(number) = told.iter().find(|number| !self.agents.contains_key(number)).copied() {
+        while let Some(number) = sent.iter().find(|number| !self.agents.contains_key(number)).copied() {
             Message::Forget { number }.send(socket, None)?;
-            told.remove(&number);
+            sent.remove(&number);
         }
         match self.deadline {
             Some(deadline) => Message::Deadline(deadline).send(socket, None),

@@ -18,20 +18,20 @@
 //! in number and memory. When a file changes, what was read from it is given up before the next fork (`files`). A file keeps
 //! what was learned for the next life of the host (`notes`).
 
+mod cache;
 mod closure;
 mod family;
 mod files;
 mod kind;
 mod known;
-mod notes;
 mod process;
 mod task;
 mod wire;
 
+pub use cache::Cache;
 pub use closure::{Imports, Place, Unit};
 pub use kind::Kind;
-pub use notes::Notes;
-pub use process::Nursery;
+pub use process::ZygoteSpec;
 pub use task::ZygoteTask;
 
 use crate::process::Child;
@@ -173,7 +173,7 @@ struct Lesson {
     environment: BTreeMap<String, String>,
 }
 
-enum Order {
+enum Command {
     Fork(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>),
     Learn(Lesson),
 }
@@ -181,7 +181,7 @@ enum Order {
 /// Handle to the zygote's task.
 #[derive(Clone)]
 pub struct ZygoteHandle {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     status: watch::Receiver<ZygoteStatus>,
 }
 
@@ -193,14 +193,14 @@ impl ZygoteHandle {
         }
         let (reply, answer) = oneshot::channel();
         let gone = || ZygoteError::Down("the host is stopping, or too many agents wait for a fork".to_owned());
-        self.orders.try_send(Order::Fork(request, reply)).map_err(|_| gone())?;
+        self.commands.try_send(Command::Fork(request, reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Tells what the class of an agent imports, and in which environment it did. What cannot be told now will be told by the next
     /// agent.
     pub fn learn(&self, kind: Kind, imports: Imports, environment: BTreeMap<String, String>) {
-        let _ = self.orders.try_send(Order::Learn(Lesson { kind, imports, environment }));
+        let _ = self.commands.try_send(Command::Learn(Lesson { kind, imports, environment }));
     }
 
     /// How the zygote is now.

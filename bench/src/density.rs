@@ -120,7 +120,7 @@ struct Watcher {
 
 impl Watcher {
     fn start(client: &Client, guild: &Guild) -> Self {
-        let (told, took) = watch::channel(vec![]);
+        let (seconds, took) = watch::channel(vec![]);
         let (stop, mut stopped) = watch::channel(false);
         let mut engine = client.engine.clone();
         let agent_id = "agent-0".to_owned();
@@ -131,7 +131,7 @@ impl Watcher {
                 ticks.tick().await;
                 let began = Instant::now();
                 match engine.get_agent(request.clone()).await {
-                    Ok(_) => told.send_modify(|all| all.push(began.elapsed())),
+                    Ok(_) => seconds.send_modify(|all| all.push(began.elapsed())),
                     // Its guild was stopped: the end of the run.
                     Err(status) if status.code() == tonic::Code::NotFound => break,
                     Err(status) => return Err(status.into()),

@@ -27,8 +27,8 @@ const STEPS: [Step; 9] = [
 
 fn steps(timings: &[StartTimings]) -> Vec<Value> {
     let of = |read: fn(&StartTimings) -> Option<prost_types::Duration>| {
-        let told = timings.iter().filter_map(read);
-        told.map(|d| Duration::new(d.seconds.unsigned_abs(), d.nanos.unsigned_abs())).collect::<Vec<_>>()
+        let seconds = timings.iter().filter_map(read);
+        seconds.map(|d| Duration::new(d.seconds.unsigned_abs(), d.nanos.unsigned_abs())).collect::<Vec<_>>()
     };
     STEPS.iter().map(|(name, read)| times(name, &of(*read))).collect()
 }

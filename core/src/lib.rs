@@ -44,12 +44,12 @@ pub use ids::{
 };
 pub use observe::Observer;
 pub use ops::{
-    Advance, AdvanceOutcome, AgentEvent, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Cordon, Event,
-    EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, PlaceOutcome, Queue, ReleaseGuard,
-    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unplace, UnreadableAgent,
+    Advance, AdvanceOutcome, AgentEvent, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Claimed,
+    Cordon, Event, EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unassign, UnreadableAgent,
 };
 pub use record::{
-    AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
-    OnDisconnect, Phase, Seat, SpecDigest, State, View,
+    AgentRecord, Assignment, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
+    LastExit, OnDisconnect, Phase, SpecDigest, State, View,
 };
 pub use resources::Resources;

@@ -52,9 +52,9 @@ struct Seen {
 impl Observer {
     /// Takes in what the store said, which was there at `now`.
     pub fn look(&mut self, view: &HostsView, now: Instant) {
-        if self.store.as_ref().map(|(store, _)| store) != view.store.as_ref() {
+        if self.store.as_ref().map(|(store, _)| store) != view.store_life.as_ref() {
             self.seen.clear();
-            self.store = view.store.clone().map(|store| (store, now));
+            self.store = view.store_life.clone().map(|store| (store, now));
         }
         let before = std::mem::take(&mut self.seen);
         let hosts = view
@@ -91,7 +91,7 @@ impl Observer {
             host: host.clone(),
             incarnation: incarnation.clone(),
             seen: s.renewal,
-            store: store.clone(),
+            store_life: store.clone(),
         };
         silent.map(retire).collect()
     }
@@ -165,12 +165,12 @@ mod tests {
     }
 
     fn view(store: &str, hosts: Vec<HostRecord>, former: Vec<FormerProcess>) -> HostsView {
-        HostsView { store: Some(StoreLife(store.to_owned())), hosts, former, ..HostsView::default() }
+        HostsView { store_life: Some(StoreLife(store.to_owned())), hosts, former, ..HostsView::default() }
     }
 
     fn retire(store: &str, id: &str, life: u64, renewals: u64) -> Retire {
         let store = StoreLife(store.to_owned());
-        Retire { host: host(id), incarnation: process("i"), seen: (HostLife(life), renewals), store }
+        Retire { host: host(id), incarnation: process("i"), seen: (HostLife(life), renewals), store_life: store }
     }
 
     /// Looks once a second at what stays the same.

@@ -9,8 +9,8 @@ use crate::{
         StoreLife, UnixMillis,
     },
     record::{
-        AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
-        OnDisconnect, Phase, SpecDigest,
+        AgentRecord, Assignment, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord,
+        HostState, OnDisconnect, Phase, SpecDigest,
     },
     resources::Resources,
 };
@@ -49,16 +49,16 @@ pub struct Announce {
     /// A former process of this host that has certainly ended, with every process it had.
     pub succeeds: Option<Incarnation>,
     /// The store's life that the host knew before; another one now means that the store was lost.
-    pub knew: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
     /// The store's life that was told of everything the host runs.
-    pub told: Option<StoreLife>,
+    pub reported: Option<StoreLife>,
 }
 
 /// Answer to [`Announce`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
     /// This life of the store; another one means that the store was lost, or may lack its last writes.
-    pub store: StoreLife,
+    pub store_life: StoreLife,
     /// The lease.
     pub life: HostLife,
     /// Agents of the former process that are this one's now: STARTING under new epochs, to be accepted.
@@ -83,9 +83,9 @@ pub struct Renew {
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
     /// The store's life that gave the lease.
-    pub store: StoreLife,
+    pub store_life: StoreLife,
     /// Whether that was told of everything the host runs.
-    pub told: bool,
+    pub reported: bool,
 }
 
 /// Answer to [`Renew`].
@@ -142,7 +142,7 @@ pub struct Claim {
     /// What becomes of it if it fails before it was ever ready.
     pub first_start: FirstStart,
     /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
-    pub knew: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
     /// Stops that the store had counted before the caller asked: an agent that was stopped since is not brought back by a claim that
     /// comes late.
     pub asked: Stops,
@@ -175,6 +175,14 @@ pub struct Claimed {
     pub machine_id: MachineId,
 }
 
+impl Claimed {
+    /// The claim of an agent that is assigned to a host.
+    pub fn of(record: &AgentRecord, assignment: &Assignment) -> Self {
+        let Assignment { host, incarnation, .. } = assignment.clone();
+        Self { host, incarnation, epoch: record.epoch, machine_id: record.machine_id }
+    }
+}
+
 /// Answer to [`Claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimOutcome {
@@ -205,16 +213,16 @@ pub enum ClaimOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfNamesakes {
     /// It is not made, and tells whose.
-    Tell,
+    Report,
     /// It is made: they are apart, or may meet.
     Ignore,
 }
 
 /// Answer to a placement of an agent that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PlaceOutcome {
+pub enum AssignOutcome {
     /// Made; the phase is STARTING.
-    Placed(Claimed),
+    Assigned(Claimed),
     /// No candidate lives, takes agents and has room: nothing changed.
     NoRoom,
     /// It is not PENDING under this epoch any more.
@@ -249,7 +257,7 @@ pub struct Restore {
     /// When it was created.
     pub created: UnixMillis,
     /// The store's life that had the record.
-    pub had: Option<StoreLife>,
+    pub former_store_life: Option<StoreLife>,
 }
 
 /// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
@@ -258,14 +266,14 @@ pub struct Remember {
     /// The agent as the store had it, PENDING or FAILED, in [`View::Launch`](crate::View::Launch).
     pub record: AgentRecord,
     /// The store's life that had it.
-    pub had: StoreLife,
+    pub former_store_life: StoreLife,
 }
 
 /// An engine comes to another life of the store with what it has seen in the former one.
 #[derive(Debug, Clone)]
 pub struct Bring {
     /// The life that it saw it in.
-    pub had: StoreLife,
+    pub former_store_life: StoreLife,
     /// Hosts that held a lease, or may have lived on without: host, process, and how long its lease lasts with the grace after it.
     pub hosts: Vec<(HostId, Incarnation, Duration)>,
     /// Agents that were stopped, and the epochs that they had.
@@ -286,7 +294,7 @@ pub struct Retire {
     /// Its lease, and the renewals that were seen for as long as one lasts; of a former process the last that it had.
     pub seen: (HostLife, u64),
     /// The store's life in which it was seen.
-    pub store: StoreLife,
+    pub store_life: StoreLife,
 }
 
 /// Answer to [`Remember`].
@@ -319,7 +327,7 @@ pub struct Advance {
     /// How the last process ended; `None` keeps what is recorded.
     pub exit: Option<ExitStatus>,
     /// The store's life that the host knows; another one means that the store was lost.
-    pub knew: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
     /// Grows with every write under this epoch: one that was overtaken changes nothing, and is `Done`.
     pub sequence: u64,
 }
@@ -352,7 +360,7 @@ pub enum ReleaseGuard {
     /// No host accepted the claim, so that it never had a process.
     Unaccepted,
     /// The agent is PENDING or FAILED.
-    Unhosted,
+    Unassigned,
     /// The agent is FAILED; it comes back with no restarts.
     Failed,
     /// The host's process that claimed it was retired or has ended: an agent that may outlive its lease may live.
@@ -364,7 +372,7 @@ pub enum ReleaseGuard {
 
 /// Take an agent off its host: it becomes PENDING under a new epoch. One that was being stopped is removed instead.
 #[derive(Debug, Clone)]
-pub struct Unplace {
+pub struct Unassign {
     /// The agent.
     pub key: AgentKey,
     /// Its fencing token.
@@ -374,7 +382,7 @@ pub struct Unplace {
     /// Why it waits.
     pub condition: Condition,
     /// The store's life that the host knows: a store that forgot the agent is told of it first.
-    pub knew: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
 }
 
 /// Answer to a release.
@@ -463,7 +471,7 @@ pub struct HostsView {
     /// The moment, on the store's clock; for showing.
     pub now: UnixMillis,
     /// The store's life; `None` before the first who came.
-    pub store: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
     /// The store's life is new: hosts are telling it what they run, and nobody is placed.
     pub held: bool,
     /// Agents that wait for room.
@@ -490,7 +498,7 @@ impl HostsView {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Look {
     /// The store's life; `None` before the first who came.
-    pub store: Option<StoreLife>,
+    pub store_life: Option<StoreLife>,
     /// Lease and renewals of each host that holds one.
     pub leases: BTreeMap<HostId, (HostLife, u64)>,
 }

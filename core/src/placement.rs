@@ -2,12 +2,12 @@
 
 use crate::{
     ids::HostId,
-    record::{HostRecord, words},
+    record::{HostRecord, text_enum},
     resources::Resources,
 };
 use std::collections::BTreeSet;
 
-words! {
+text_enum! {
     /// How hosts are ordered.
     Policy {
         /// Least loaded first, then lowest ordinal.

@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-macro_rules! words {
+macro_rules! text_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,9 +40,9 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
+pub(crate) use text_enum;
 
-words! {
+text_enum! {
     /// Where an agent is in its life; the machine is drawn in the crate's documentation.
     Phase {
         /// Accepted, no host yet.
@@ -77,7 +77,7 @@ impl Phase {
     }
 }
 
-words! {
+text_enum! {
     /// What happens to a process while its host cannot renew its lease.
     OnDisconnect {
         /// Killed before the lease ends.
@@ -87,7 +87,7 @@ words! {
     }
 }
 
-words! {
+text_enum! {
     /// What becomes of an agent that fails before it was ever ready.
     FirstStart {
         /// It is refused, as long as its caller waits; FAILED at once when nobody does.
@@ -99,7 +99,7 @@ words! {
     }
 }
 
-words! {
+text_enum! {
     /// Whether a host takes agents.
     HostState {
         /// Takes agents.
@@ -165,7 +165,7 @@ pub enum View {
 
 /// A place on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seat {
+pub struct Assignment {
     /// The host that claimed the agent.
     pub host: HostId,
     /// Its process that did.
@@ -176,7 +176,7 @@ pub struct Seat {
     pub pid: Option<u32>,
 }
 
-impl Seat {
+impl Assignment {
     /// A claim that no host has accepted yet.
     pub fn claimed(host: HostId, incarnation: Incarnation) -> Self {
         Self { host, incarnation, accepted: None, pid: None }
@@ -189,27 +189,27 @@ pub enum State {
     /// Accepted, no host yet.
     Pending,
     /// Claimed for a host, process not ready.
-    Starting(Seat),
+    Starting(Assignment),
     /// Ready.
-    Running(Seat),
+    Running(Assignment),
     /// Ended unasked, coming back on the same host.
-    Restarting(Seat),
+    Restarting(Assignment),
     /// Asked to stop.
-    Stopping(Seat),
+    Stopping(Assignment),
     /// Has no process and gets none by itself. The place that it had last; a registry that was lost may not know it.
-    Failed(Option<Seat>),
+    Failed(Option<Assignment>),
 }
 
 impl State {
     /// The state of this phase. `None`: the phase needs a place, and there is none.
-    pub fn of(phase: Phase, seat: Option<Seat>) -> Option<Self> {
+    pub fn of(phase: Phase, assignment: Option<Assignment>) -> Option<Self> {
         Some(match phase {
             Phase::Pending => Self::Pending,
-            Phase::Starting => Self::Starting(seat?),
-            Phase::Running => Self::Running(seat?),
-            Phase::Restarting => Self::Restarting(seat?),
-            Phase::Stopping => Self::Stopping(seat?),
-            Phase::Failed => Self::Failed(seat),
+            Phase::Starting => Self::Starting(assignment?),
+            Phase::Running => Self::Running(assignment?),
+            Phase::Restarting => Self::Restarting(assignment?),
+            Phase::Stopping => Self::Stopping(assignment?),
+            Phase::Failed => Self::Failed(assignment),
         })
     }
 
@@ -226,18 +226,21 @@ impl State {
     }
 
     /// The place that the agent holds.
-    pub fn seat(&self) -> Option<&Seat> {
+    pub fn assignment(&self) -> Option<&Assignment> {
         match self {
-            Self::Starting(seat) | Self::Running(seat) | Self::Restarting(seat) | Self::Stopping(seat) => Some(seat),
+            Self::Starting(assignment)
+            | Self::Running(assignment)
+            | Self::Restarting(assignment)
+            | Self::Stopping(assignment) => Some(assignment),
             Self::Pending | Self::Failed(_) => None,
         }
     }
 
     /// The place that it holds, or held when it failed.
-    pub fn last_seat(&self) -> Option<&Seat> {
+    pub fn last_assignment(&self) -> Option<&Assignment> {
         match self {
-            Self::Failed(seat) => seat.as_ref(),
-            held => held.seat(),
+            Self::Failed(assignment) => assignment.as_ref(),
+            held => held.assignment(),
         }
     }
 }
@@ -288,33 +291,33 @@ impl AgentRecord {
     }
 
     /// The place that it holds.
-    pub fn seat(&self) -> Option<&Seat> {
-        self.state.seat()
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.state.assignment()
     }
 
     /// The host that it is on, or was when it failed.
     pub fn host(&self) -> Option<&HostId> {
-        self.state.last_seat().map(|seat| &seat.host)
+        self.state.last_assignment().map(|assignment| &assignment.host)
     }
 
     /// The process of that host.
     pub fn incarnation(&self) -> Option<&Incarnation> {
-        self.state.last_seat().map(|seat| &seat.incarnation)
+        self.state.last_assignment().map(|assignment| &assignment.incarnation)
     }
 
     /// When a host accepted the claim.
     pub fn accepted(&self) -> Option<UnixMillis> {
-        self.state.last_seat().and_then(|seat| seat.accepted)
+        self.state.last_assignment().and_then(|assignment| assignment.accepted)
     }
 
     /// Its process.
     pub fn pid(&self) -> Option<u32> {
-        self.state.last_seat().and_then(|seat| seat.pid)
+        self.state.last_assignment().and_then(|assignment| assignment.pid)
     }
 
     /// Whether this process of a host claimed it.
     pub fn is_claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> bool {
-        self.seat().is_some_and(|seat| seat.host == *host && seat.incarnation == *incarnation)
+        self.assignment().is_some_and(|assignment| assignment.host == *host && assignment.incarnation == *incarnation)
     }
 }
 
@@ -360,7 +363,7 @@ impl HostRecord {
     }
 }
 
-words! {
+text_enum! {
     /// What is known of a process of a host that holds no lease.
     FormerState {
         /// Another process has its name; it may live until it is retired.

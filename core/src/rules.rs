@@ -11,7 +11,7 @@ use crate::{
     condition::Condition,
     ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
-    record::{AgentRecord, Documents, FormerState, HostRecord, Phase, Seat, State, View},
+    record::{AgentRecord, Assignment, Documents, FormerState, HostRecord, Phase, State, View},
     resources::Resources,
 };
 use line::Lines;
@@ -33,7 +33,7 @@ pub struct Store {
     /// Its life is new: nothing is decided yet.
     settling: Option<Settling>,
     /// Hosts that have not told yet what they run.
-    telling: BTreeSet<HostId>,
+    reporting: BTreeSet<HostId>,
     /// Processes of hosts that hold no lease any more.
     former: BTreeMap<(HostId, Incarnation), Former>,
     /// The last lease that was given.
@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    fn vacate(&mut self, record: &AgentRecord) {
+    fn free_room(&mut self, record: &AgentRecord) {
         let host = record.host().and_then(|h| self.hosts.get_mut(h));
         if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation()) {
             host.used.take(&record.demand);
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
-    fn seat(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
+    fn assign_to(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
         let epoch = self.next_epoch(now);
         self.unaccepted.insert(member.to_owned(), epoch);
         self.sequences.remove(member);
@@ -136,7 +136,7 @@ impl Store {
             self.leave_line(&agent);
         }
         if let Some(agent) = self.agents.get_mut(member) {
-            agent.state = State::Starting(Seat::claimed(host.clone(), incarnation.clone()));
+            agent.state = State::Starting(Assignment::claimed(host.clone(), incarnation.clone()));
             agent.epoch = epoch;
             agent.condition = None;
             let key = agent.key.clone();

@@ -74,8 +74,8 @@ impl HostRefusal {
             Some(source) => {
                 // The transport's codes are about HTTP/2; these two say to whoever called the engine what it can do.
                 let text = status.message().to_owned();
-                let told = if is_timeout(source) { Status::deadline_exceeded } else { Status::unavailable };
-                Self { refused: Refused::Silent, status: told(text) }
+                let status_of = if is_timeout(source) { Status::deadline_exceeded } else { Status::unavailable };
+                Self { refused: Refused::Silent, status: status_of(text) }
             }
             None => {
                 let refused = match Reason::of(&status) {

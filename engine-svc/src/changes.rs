@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                       ┌────────────── Changes ──────────────┐
-//!   registry ─▶ reader ─▶ push   … │ 17 │ 18 │ 19 │ 20 │ 21   │ ─▶ the keeper's loops: woken
+//!   registry ─▶ reader ─▶ push   … │ 17 │ 18 │ 19 │ 20 │ 21   │ ─▶ the reconciler's loops: woken
 //!                       │     ▲ floor        ▲ a follower     │ ─▶ WatchAgents, waits for one agent: at their own pace
 //!                       └─────────────────────────────────────┘
 //! ```
@@ -265,17 +265,17 @@ mod tests {
         let mut cursor = one.beginning();
         one.read(&mut cursor, 2).expect("kept");
         let revision = one.revision(cursor).expect("kept").expect("there is a store");
-        let told: Revision = revision.to_string().parse().expect("it is one");
-        assert_eq!(told, revision);
+        let parsed: Revision = revision.to_string().parse().expect("it is one");
+        assert_eq!(parsed, revision);
         // One that has read less, and one that keeps less.
         let behind = changes([5]);
-        assert_eq!(behind.resume(&told), Ok(Resumed::NotYet));
+        assert_eq!(behind.resume(&parsed), Ok(Resumed::NotYet));
         behind.push(events([6, 9]));
-        let Ok(Resumed::At(mut there)) = behind.resume(&told) else { panic!("it has read it now") };
+        let Ok(Resumed::At(mut there)) = behind.resume(&parsed) else { panic!("it has read it now") };
         assert_eq!(behind.read(&mut there, 10), Ok(vec![host(9)]));
         let later = changes(7..=7 + EVENTS_KEPT as u64);
-        assert_eq!(later.resume(&told), Err(Expired));
-        assert_eq!(Changes::default().resume(&told), Ok(Resumed::NotYet));
+        assert_eq!(later.resume(&parsed), Err(Expired));
+        assert_eq!(Changes::default().resume(&parsed), Ok(Resumed::NotYet));
     }
 
     #[test]

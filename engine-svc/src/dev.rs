@@ -72,7 +72,7 @@ async fn stack(settings: Settings, dev: DevSettings, stop: CancellationToken) ->
         if dev.command.is_empty() {
             banner(&stack);
             while let Some(ended) = stop.run_until_cancelled(hosts.next_end()).await {
-                tell(&format!("{ended}; its log is in {}", stack.logs.display()));
+                say(&format!("{ended}; its log is in {}", stack.logs.display()));
             }
             Ok(ExitCode::SUCCESS)
         } else {
@@ -146,7 +146,7 @@ fn banner(stack: &Stack) {
 }
 
 #[allow(clippy::print_stdout, reason = "this subcommand talks to a person at a terminal")]
-fn tell(line: &str) {
+fn say(line: &str) {
     println!("{line}");
 }
 

@@ -4,10 +4,10 @@
 mod create;
 mod drain;
 mod follow;
-mod keep;
 mod line;
 mod list;
 mod own;
+mod reconcile;
 #[cfg(test)]
 mod refusals;
 mod remember;
@@ -17,16 +17,16 @@ mod watch;
 
 pub use create::{Created, Creation};
 pub use drain::Drain;
-pub use keep::Kept;
 pub use list::{AgentsPage, AgentsQuery, Listed};
+pub use reconcile::Unaccepted;
 pub use rustic_proto::engine::v1::PendingPolicy;
 pub use stop::IfSilent;
 pub use watch::{Watch, WatchEvent, Watched};
 
 use crate::{changes::Changes, channels::HostCalls, error::EngineError, fleet::Fleet, rounds::Wake};
 use rustic_registry::{
-    AgentKey, AgentReason, AgentRecord, Condition, IfNamesakes, OnDisconnect, Phase, Registry, RegistryError, Seat,
-    State, UnreadableAgent, View,
+    AgentKey, AgentReason, AgentRecord, Assignment, Condition, IfNamesakes, OnDisconnect, Phase, Registry,
+    RegistryError, State, UnreadableAgent, View,
 };
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -40,7 +40,7 @@ pub struct Engine {
     hosts: Arc<dyn HostCalls>,
     leases: Leases,
     changes: Arc<Changes>,
-    /// Tells the keeper that an agent waits.
+    /// Tells the reconciler that an agent waits.
     wake: Wake,
     /// Lines of those that wait which the last pass had seen to the end: the next one begins after them.
     lines_seen: AtomicUsize,
@@ -79,7 +79,7 @@ impl Engine {
         wake: Wake,
     ) -> Self {
         let (lines_seen, troubles) = (AtomicUsize::new(0), own::Troubles::default());
-        let if_namesakes = IfNamesakes::Tell;
+        let if_namesakes = IfNamesakes::Report;
         Self { registry, fleet, hosts, leases, changes, wake, lines_seen, troubles, if_namesakes }
     }
 
@@ -105,7 +105,7 @@ impl Engine {
         match self.registry.get(key, view).await? {
             Some(record) => Ok(record),
             // What a registry that was lost does not know may run all the same, until its hosts have told.
-            None if self.fleet.is_telling().await? => Err(EngineError::Held(key.clone())),
+            None if self.fleet.is_restoring().await? => Err(EngineError::Held(key.clone())),
             None => Err(EngineError::Unknown(key.clone())),
         }
     }
@@ -118,7 +118,7 @@ impl Engine {
     /// Whether the process of the host that claimed an agent was retired or has ended, as far as this engine knows: for showing, and to
     /// ask the registry, which knows.
     fn lost_its_host(&self, record: &AgentRecord) -> bool {
-        record.seat().is_some_and(|seat| self.fleet.is_over(&seat.host, &seat.incarnation))
+        record.assignment().is_some_and(|assignment| self.fleet.is_over(&assignment.host, &assignment.incarnation))
     }
 
     /// A record that nobody is left to correct, corrected for showing.
@@ -133,8 +133,8 @@ impl Engine {
         } else {
             let why = format!("its host {host} is gone; it moves to another one");
             record.condition = Some(Condition::new(AgentReason::HostLost, why));
-            let seat = record.seat().map(|seat| Seat { pid: None, ..seat.clone() });
-            record.state = State::of(Phase::Restarting, seat).unwrap_or(record.state);
+            let assignment = record.assignment().map(|assignment| Assignment { pid: None, ..assignment.clone() });
+            record.state = State::of(Phase::Restarting, assignment).unwrap_or(record.state);
         }
         record
     }

@@ -69,7 +69,7 @@ pub enum EngineError {
     Held(AgentKey),
     /// The same, for a caller that asked after no agent.
     #[error("the registry was lost and is being told again what runs; retry in some seconds")]
-    Telling,
+    Restoring,
     /// No host has room.
     #[error(
         "no host has room for agent {0} beside those that wait; stop agents or add hosts, ListHosts tells what they hold"
@@ -171,14 +171,14 @@ impl From<Violations> for EngineError {
 impl EngineError {
     /// Code of the status it becomes.
     pub fn code(&self) -> Code {
-        match self.told() {
+        match self.answer() {
             Answer::Fields(_) => Code::InvalidArgument,
             Answer::Reason(reason) => reason.code(),
             Answer::Host(_, refusal) => refusal.status().code(),
         }
     }
 
-    fn told(&self) -> Answer<'_> {
+    fn answer(&self) -> Answer<'_> {
         let reason = match self {
             Self::Bad(violations) => return Answer::Fields(violations),
             Self::Host { host, refusal } => return Answer::Host(host, refusal),
@@ -190,7 +190,7 @@ impl EngineError {
             Self::AgentStopping(_) => Reason::AgentStopping,
             Self::TooLate(_) => Reason::TooLate,
             Self::NotReady(_) => Reason::NotReady,
-            Self::Held(_) | Self::Telling => Reason::RegistryLost,
+            Self::Held(_) | Self::Restoring => Reason::RegistryLost,
             Self::NoRoom(_) => Reason::NoRoom,
             Self::TooLarge { .. } => Reason::AgentTooLarge,
             Self::GuildTooLarge(_) => Reason::GuildTooLarge,
@@ -229,7 +229,7 @@ impl EngineError {
         matches!(
             self,
             Self::Held(_)
-                | Self::Telling
+                | Self::Restoring
                 | Self::Registry(
                     RegistryError::Unreachable(_)
                         | RegistryError::Timeout(_)
@@ -246,7 +246,7 @@ impl EngineError {
             | Self::NotReady(_)
             | Self::NoRoom(_)
             | Self::Held(_)
-            | Self::Telling
+            | Self::Restoring
             | Self::NoHost(_)
             | Self::HostSilent { .. }
             | Self::HostNotRetired { .. }
@@ -272,7 +272,7 @@ impl EngineError {
 
 impl From<EngineError> for Status {
     fn from(error: EngineError) -> Self {
-        match error.told() {
+        match error.answer() {
             Answer::Fields(violations) => violations.clone().into(),
             Answer::Host(host, refusal) => of_host(host, refusal),
             Answer::Reason(reason) => {

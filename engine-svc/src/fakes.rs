@@ -7,10 +7,10 @@ use crate::{
 use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation, Index, Look, MemoryRegistry,
-    Page, PlaceOutcome, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-    Renewal, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
+    Cordon, Epoch, EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation, Index, Look,
+    MemoryRegistry, Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+    Renewal, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,8 +107,8 @@ forward! {
     restore(request: &Restore) -> AdvanceOutcome;
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
-    unplace(request: &Unplace) -> ReleaseOutcome;
-    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    unassign(request: &Unassign) -> ReleaseOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;

@@ -103,11 +103,11 @@ impl Fleet {
     pub async fn refresh(&self) -> Result<(), RegistryError> {
         let reading = self.known().begin(self.changes.moved());
         let read = self.registry.hosts().await;
-        self.tell_reach(&read);
+        self.show_reach(&read);
         let store = {
             let mut known = self.known();
             known.take_in(reading, read?, Instant::now());
-            known.view.store.clone()
+            known.view.store_life.clone()
         };
         self.store.send_if_modified(|seen| std::mem::replace(seen, store.clone()) != store);
         Ok(())
@@ -122,12 +122,12 @@ impl Fleet {
     async fn look(&self) -> Result<(), RegistryError> {
         let reading = self.known().begin(self.changes.moved());
         let look = self.registry.look().await;
-        self.tell_reach(&look);
+        self.show_reach(&look);
         let look = look?;
         if self.known().take_in_look(reading, &look, Instant::now()) { Ok(()) } else { self.refresh().await }
     }
 
-    fn tell_reach<T>(&self, answer: &Result<T, RegistryError>) {
+    fn show_reach<T>(&self, answer: &Result<T, RegistryError>) {
         let reach = answer.as_ref().map(|_| ()).map_err(ToString::to_string);
         self.reach.send_if_modified(|known| known.replace(reach.clone()) != Some(reach));
     }
@@ -138,7 +138,7 @@ impl Fleet {
     }
 
     /// The store's life, as it was seen last.
-    pub fn store_seen(&self) -> watch::Receiver<Option<StoreLife>> {
+    pub fn store_life_seen(&self) -> watch::Receiver<Option<StoreLife>> {
         self.store.subscribe()
     }
 
@@ -217,16 +217,16 @@ impl Fleet {
     /// lasts, which is `longest` at least, times `slack`.
     pub fn settling(&self, longest: Duration, slack: f64) -> Option<(StoreLife, bool)> {
         let known = self.known();
-        let store = known.view.store.clone().filter(|_| known.view.held)?;
+        let store = known.view.store_life.clone().filter(|_| known.view.held)?;
         let lasts = known.view.hosts.iter().map(|h| h.lasts).chain(known.seen.hosts.values().copied());
         let longest = lasts.fold(longest, Duration::max).mul_f64(slack);
         let watched = known.observer.watched(&store, Instant::now()) >= longest;
-        (known.told.as_ref() == Some(&store)).then_some((store, watched))
+        (known.restored.as_ref() == Some(&store)).then_some((store, watched))
     }
 
     /// What this engine brings to a store in another life.
-    pub fn brings(&self, had: StoreLife) -> Bring {
-        self.known().seen.brings(had)
+    pub fn brings(&self, former_store_life: StoreLife) -> Bring {
+        self.known().seen.brings(former_store_life)
     }
 
     /// An agent was seen under this epoch.
@@ -279,20 +279,20 @@ impl Fleet {
     }
 
     /// Whether the registry was lost, and hosts or this engine are telling it what they know, or will: asks anew.
-    pub async fn is_telling(&self) -> Result<bool, RegistryError> {
+    pub async fn is_restoring(&self) -> Result<bool, RegistryError> {
         self.refresh().await?;
         let known = self.known();
-        Ok(known.view.held || known.told != known.view.store)
+        Ok(known.view.held || known.restored != known.view.store_life)
     }
 
     /// The life of the store that this engine has told what it remembers, even if that was lost since.
-    pub fn store(&self) -> Option<StoreLife> {
-        self.known().told.clone()
+    pub fn restored(&self) -> Option<StoreLife> {
+        self.known().restored.clone()
     }
 
     /// This life of the store was told all that this engine remembers.
-    pub fn has_told(&self, store: StoreLife) {
-        self.known().told = Some(store);
+    pub fn has_restored(&self, store: StoreLife) {
+        self.known().restored = Some(store);
     }
 
     /// Whether any host lives.

@@ -149,20 +149,20 @@ impl Service {
         let after = after.transpose().map_err(|_| request::unknown_revision())?;
         let watch = self.engine.watch(watched, convert::view(r.view)?, after.as_ref()).await?;
         let stopping = self.stopping.clone();
-        let told = stream::try_unfold(watch, move |mut watch| {
+        let changes = stream::try_unfold(watch, move |mut watch| {
             let stopping = stopping.clone();
             async move {
                 // Cancel-safe: the stream ends with it.
-                let told = tokio::select! {
+                let next = tokio::select! {
                     biased;
                     () = stopping.cancelled() => Err(EngineError::Stopping),
-                    told = watch.next() => told,
+                    next = watch.next() => next,
                 };
-                told.map(|(told, revision)| Some((changes(&told, revision), watch)))
+                next.map(|(events, revision)| Some((changes(&events, revision), watch)))
             }
         });
         let one_by_one =
-            told.map_ok(|changes| stream::iter(changes.into_iter().map(Ok::<_, EngineError>))).try_flatten();
+            changes.map_ok(|changes| stream::iter(changes.into_iter().map(Ok::<_, EngineError>))).try_flatten();
         Ok(one_by_one.map_err(Status::from).boxed())
     }
 
@@ -175,20 +175,20 @@ impl Service {
     }
 }
 
-/// What a watcher is told, one by one.
+/// What a watcher gets, one by one.
 type AgentChanges = BoxStream<'static, Result<pb::WatchAgentsResponse, Status>>;
 
-/// Who stops between two of them is told the earlier one again: only after the last is all of it told.
-fn changes(told: &[WatchEvent], revision: Option<Revision>) -> Vec<pb::WatchAgentsResponse> {
-    let mut changes: Vec<_> = told.iter().map(change).collect();
+/// Only the last carries the revision: a watcher that stops before it gets all of them again.
+fn changes(events: &[WatchEvent], revision: Option<Revision>) -> Vec<pb::WatchAgentsResponse> {
+    let mut changes: Vec<_> = events.iter().map(change).collect();
     if let Some((last, revision)) = changes.last_mut().zip(revision) {
         last.revision = revision.to_string();
     }
     changes
 }
 
-fn change(told: &WatchEvent) -> pb::WatchAgentsResponse {
-    let change = match told {
+fn change(event: &WatchEvent) -> pb::WatchAgentsResponse {
+    let change = match event {
         WatchEvent::Agent(agent) => Change::Agent(shown(agent)),
         WatchEvent::Removed(key, epoch) => Change::Removed(pb::RemovedAgent {
             organization_id: key.guild.organization.to_string(),

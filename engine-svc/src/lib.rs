@@ -6,9 +6,9 @@
 //!              │          │
 //!              │          └─▶ channels ─▶ agent-hosts
 //!              │          ▲       └─▶ answer (pure)
-//!              │        keeper ─▶ engine::keep
-//!              │           └────▶ engine::remember ─▶ unhosted (pure)
-//!              │   reader ─▶ changes ─▶ keeper (rounds), engine::watch, engine::follow
+//!              │        reconciler ─▶ engine::reconcile
+//!              │           └────▶ engine::remember ─▶ unassigned (pure)
+//!              │   reader ─▶ changes ─▶ reconciler (rounds), engine::watch, engine::follow
 //!   KEDA ─▶ scaler ─▶ scale (pure)
 //!              └─▶ fleet (view of the hosts) ─▶ too_large, rustic_core::placement (pure)
 //! ```
@@ -18,7 +18,7 @@
 //!
 //! ```text
 //!  run ─┬─ tasks ─┬─ the gRPC server ── calls: a panic is answered INTERNAL
-//!       │         ├─ the keeper · the reader of changes · the view of the hosts
+//!       │         ├─ the reconciler · the reader of changes · the view of the hosts
 //!       │         └─ health · liveness · the metrics server
 //!       └─ work: calls that go on when their callers have hung up; a panic is the call's
 //! ```
@@ -35,15 +35,15 @@ pub mod error;
 pub mod fleet;
 pub mod grpc;
 pub mod health;
-pub mod keeper;
 pub mod metrics;
 pub mod reader;
+pub mod reconciler;
 pub mod rounds;
 pub mod scale;
 pub mod scaler;
 pub mod settings;
 pub mod too_large;
-pub mod unhosted;
+pub mod unassigned;
 
 #[cfg(test)]
 mod fakes;
@@ -114,8 +114,9 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         true => engine.allowing_shared_guild_ids(),
         false => engine,
     });
-    let keeper = keeper::run(engine.clone(), changes, wake, chance, settings.compact_every()?, ending.clone());
-    tasks.spawn_until("the keeper", ending.clone(), keeper);
+    let reconciler =
+        reconciler::run(engine.clone(), changes, wake, chance, settings.compact_every()?, ending.clone());
+    tasks.spawn_until("the reconciler", ending.clone(), reconciler);
     let work = TaskTracker::new();
     let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline, ending.clone());
     let service = EngineServiceServer::new(service)

@@ -28,8 +28,8 @@ pub const ALL: &[Metric] = &[
         "When each loop ended its last pass, by loop and outcome",
     ),
     Metric::Count(
-        "rustic_engine_keeper_troubles_total",
-        "Steps of the keeper that failed for one agent or host alone, by step",
+        "rustic_engine_reconcile_errors_total",
+        "Steps of the reconciler that failed for one agent or host alone, by step",
     ),
     Metric::Count(
         "rustic_engine_unreadable_rows_total",
@@ -45,7 +45,7 @@ pub const ALL: &[Metric] = &[
 
 const COPIES: &str = "rustic_engine_agent_copies";
 
-/// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its keeper old.
+/// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its reconciler old.
 pub fn refresh(fleet: Arc<Fleet>) -> Refresh {
     Arc::new(move || {
         let view = fleet.view();
@@ -85,9 +85,9 @@ pub fn copies(agents: usize) {
     metrics::gauge(COPIES, &[], agents as f64);
 }
 
-/// A step of the keeper failed for one agent or host.
+/// A step of the reconciler failed for one agent or host.
 pub fn trouble(step: &'static str) {
-    metrics::count("rustic_engine_keeper_troubles_total", &[("step", step)]);
+    metrics::count("rustic_engine_reconcile_errors_total", &[("step", step)]);
 }
 
 /// A pass of a loop that sees to agents is over.

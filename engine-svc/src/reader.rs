@@ -31,7 +31,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let pulse = Pulse::of("the reader of changes", pulse::TURN);
-    let mut store = fleet.store_seen();
+    let mut store = fleet.store_life_seen();
     let reading = async {
         loop {
             changes.begin(store.borrow_and_update().clone());

@@ -141,7 +141,7 @@ impl Rounds {
     /// A pass is over; waits until there is a cause for the next one.
     pub async fn over(&mut self, outcome: Result<Again, EngineError>) {
         metrics::pass(self.name, self.cause, outcome.is_ok(), self.began.elapsed());
-        self.tell(&outcome);
+        self.log(&outcome);
         self.cause =
             self.pulse.waits(next(&self.wake, &mut self.moves, outcome.ok(), self.failures, (self.chance)())).await;
         // What changes from now on is a cause for the pass after the next.
@@ -150,7 +150,7 @@ impl Rounds {
     }
 
     /// Told once: while the registry is away every pass fails, and health says so.
-    fn tell(&mut self, outcome: &Result<Again, EngineError>) {
+    fn log(&mut self, outcome: &Result<Again, EngineError>) {
         let Self { name, cause, .. } = self;
         match outcome {
             Ok(again) => {

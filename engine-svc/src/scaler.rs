@@ -34,8 +34,8 @@ impl Scaler {
     /// Hosts that are needed. UNAVAILABLE while hosts are telling a lost registry what they run: KEDA then leaves their number
     /// as it is.
     async fn hosts(&self, target: Target) -> Result<f64, Status> {
-        if self.fleet.is_telling().await.map_err(EngineError::from)? {
-            return Err(EngineError::Telling.into());
+        if self.fleet.is_restoring().await.map_err(EngineError::from)? {
+            return Err(EngineError::Restoring.into());
         }
         let view = self.fleet.view();
         let waiting = self.fleet.waiting().await.map_err(EngineError::from)?;

@@ -5,7 +5,7 @@ use rustic_registry::{HostRecord, Resources};
 use std::fmt;
 
 /// Most resources told, and most bytes of a name: a status travels in headers.
-const TOLD: usize = 8;
+const NAMED: usize = 8;
 const NAME: usize = 48;
 
 /// What an agent asks for that no host has.
@@ -39,7 +39,7 @@ pub fn too_large(view: &FleetView, demand: &Resources) -> Option<TooLarge> {
         .collect();
     let scattered = asked.iter().all(|(_, asked, largest)| asked <= largest);
     asked.retain(|(_, asked, largest)| scattered || asked > largest);
-    let lacking = asked.into_iter().take(TOLD).map(|(name, asked, largest)| Lacking {
+    let lacking = asked.into_iter().take(NAMED).map(|(name, asked, largest)| Lacking {
         name: name[..name.floor_char_boundary(NAME)].to_owned(),
         asked: units(asked),
         largest: units(largest),
@@ -90,17 +90,17 @@ mod tests {
         FleetView { registry: HostsView { hosts, ..HostsView::default() }, silent: names }
     }
 
-    fn told(view: &FleetView, demand: &str) -> Option<String> {
+    fn lack_of(view: &FleetView, demand: &str) -> Option<String> {
         too_large(view, &Resources::parse(demand)).map(|lack| lack.to_string())
     }
 
     #[test]
     fn what_no_host_could_hold_is_told_with_the_most_that_there_is() {
         let hosts = view(&["slots=4000;cpus=2000", "slots=2000;cpus=8000;gpus=500"], &[]);
-        assert_eq!(told(&hosts, "slots=4000;cpus=2000"), None, "however full it is, and though it drains");
-        let lack = told(&hosts, "slots=1000;gpus=1500").expect("too large");
+        assert_eq!(lack_of(&hosts, "slots=4000;cpus=2000"), None, "however full it is, and though it drains");
+        let lack = lack_of(&hosts, "slots=1000;gpus=1500").expect("too large");
         assert_eq!(lack, "1.5 gpus (most on one host: 0.5)");
-        let lack = told(&hosts, "slots=4000;cpus=8000").expect("too large");
+        let lack = lack_of(&hosts, "slots=4000;cpus=8000").expect("too large");
         assert_eq!(
             lack,
             "8 cpus (most on one host: 8), 4 slots (most on one host: 4), which no single host has together"
@@ -109,9 +109,9 @@ mod tests {
 
     #[test]
     fn where_no_host_lives_nobody_knows() {
-        assert_eq!(told(&view(&[], &[]), "gpus=1000"), None);
-        assert_eq!(told(&view(&[], &["slots=1000"]), "gpus=1000"), None);
-        assert_eq!(told(&view(&["slots=1000"], &["gpus=1000"]), "gpus=1000"), None, "it may be back");
+        assert_eq!(lack_of(&view(&[], &[]), "gpus=1000"), None);
+        assert_eq!(lack_of(&view(&[], &["slots=1000"]), "gpus=1000"), None);
+        assert_eq!(lack_of(&view(&["slots=1000"], &["gpus=1000"]), "gpus=1000"), None, "it may be back");
     }
 
     #[test]

@@ -8,9 +8,9 @@ use crate::{
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events, HostsView,
-        Index, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
-        Restore, Retire, StoreLost, Unplace,
+        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, EventId,
+        Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+        Renewal, Restore, Retire, StoreLost, Unassign,
     },
     record::{AgentRecord, View},
     rules::Store,
@@ -134,22 +134,22 @@ impl Registry for MemoryRegistry {
         Ok(self.written().remember(r, self.now()))
     }
 
-    async fn unplace(&self, r: &Unplace) -> Result<ReleaseOutcome, RegistryError> {
+    async fn unassign(&self, r: &Unassign) -> Result<ReleaseOutcome, RegistryError> {
         let mut store = self.written();
-        if store.is_lost(r.knew.as_ref()) {
+        if store.is_lost(r.store_life.as_ref()) {
             return Err(RegistryError::Lost(r.key.to_string()));
         }
         let taken = store.take_off(&r.key, r.epoch, r.guard, Some(&r.condition), self.now());
         taken.map_err(|StoreLost| RegistryError::Lost(r.key.to_string()))
     }
 
-    async fn place(
+    async fn assign(
         &self,
         key: &AgentKey,
         epoch: Epoch,
         candidates: &[HostId],
-    ) -> Result<PlaceOutcome, RegistryError> {
-        Ok(self.written().place(key, epoch, candidates, self.now()))
+    ) -> Result<AssignOutcome, RegistryError> {
+        Ok(self.written().assign(key, epoch, candidates, self.now()))
     }
 
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {

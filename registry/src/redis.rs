@@ -18,9 +18,9 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events, HostsView,
-        Index, Look, Page, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
-        Restore, Retire, Unplace,
+        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, EventId,
+        Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
+        Renewal, Restore, Retire, Unassign,
     },
     record::{AgentRecord, View},
 };
@@ -185,19 +185,19 @@ impl Registry for RedisRegistry {
         read::release(key, &answer)
     }
 
-    async fn unplace(&self, r: &Unplace) -> Result<ReleaseOutcome, RegistryError> {
-        let answer: Vec<String> = self.run(&self.scripts.release, &ask::unplace(r)).await?;
+    async fn unassign(&self, r: &Unassign) -> Result<ReleaseOutcome, RegistryError> {
+        let answer: Vec<String> = self.run(&self.scripts.release, &ask::unassign(r)).await?;
         read::release(&r.key, &answer)
     }
 
-    async fn place(
+    async fn assign(
         &self,
         key: &AgentKey,
         epoch: Epoch,
         candidates: &[HostId],
-    ) -> Result<PlaceOutcome, RegistryError> {
-        let answer: Vec<String> = self.run(&self.scripts.place, &ask::place(key, epoch, candidates)).await?;
-        read::place(&answer)
+    ) -> Result<AssignOutcome, RegistryError> {
+        let answer: Vec<String> = self.run(&self.scripts.assign, &ask::assign(key, epoch, candidates)).await?;
+        read::assigned(&answer)
     }
 
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {

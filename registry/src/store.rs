@@ -3,9 +3,9 @@
 use crate::error::RegistryError;
 use async_trait::async_trait;
 use rustic_core::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    EventId, Events, HostId, HostsView, Incarnation, Index, Look, Page, PlaceOutcome, Queue, ReleaseGuard,
-    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
+    Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, Page, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife, Unassign, View,
 };
 use std::time::Duration;
 
@@ -39,11 +39,15 @@ pub trait Registry: Send + Sync + 'static {
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError>;
     /// See [`Unplace`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
-    async fn unplace(&self, request: &Unplace) -> Result<ReleaseOutcome, RegistryError>;
+    async fn unassign(&self, request: &Unassign) -> Result<ReleaseOutcome, RegistryError>;
     /// Claims a host for an agent that is PENDING under `epoch`, as far as those that came before it let it pass. O(1) in agents and
     /// hosts.
-    async fn place(&self, key: &AgentKey, epoch: Epoch, candidates: &[HostId])
-    -> Result<PlaceOutcome, RegistryError>;
+    async fn assign(
+        &self,
+        key: &AgentKey,
+        epoch: Epoch,
+        candidates: &[HostId],
+    ) -> Result<AssignOutcome, RegistryError>;
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
     /// Tells whether the host is known.
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;

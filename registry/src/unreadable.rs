@@ -12,7 +12,7 @@ use std::{
 use tracing::warn;
 
 /// Most rows told in the log.
-const MOST_TOLD: usize = 1_000;
+const MOST_LOGGED: usize = 1_000;
 
 /// What a row is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl RowKind {
 }
 
 static SKIPPED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
-static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Rows of this kind that this process left out since it was asked last; one that is read again counts again.
 pub fn take_skipped(kind: RowKind) -> u64 {
@@ -50,8 +50,8 @@ pub fn take_skipped(kind: RowKind) -> u64 {
 /// A row is left out.
 pub(crate) fn skip(kind: RowKind, error: &RegistryError) {
     SKIPPED[kind as usize].fetch_add(1, Ordering::Relaxed);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.len() < MOST_TOLD && told.insert(error.to_string()) {
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.len() < MOST_LOGGED && logged.insert(error.to_string()) {
         warn!(kind = kind.as_str(), %error, "left out");
     }
 }

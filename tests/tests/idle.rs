@@ -56,8 +56,8 @@ async fn an_idle_engine_asks_at_most_two_commands_a_second_of_redis_for_a_hundre
             highest_epoch: Epoch(0),
             highest_life: HostLife::default(),
             succeeds: None,
-            knew: None,
-            told: None,
+            store_life: None,
+            reported: None,
         };
         registry.announce(&host).await.unwrap();
     }

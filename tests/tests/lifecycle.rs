@@ -122,7 +122,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
-        knew: None,
+        store_life: None,
         asked: rustic_registry::Stops(u64::MAX),
     };
     let outcome = stack.registry().claim(&claim).await.unwrap();

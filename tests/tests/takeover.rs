@@ -241,7 +241,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
-        knew: None,
+        store_life: None,
         asked: rustic_registry::Stops(u64::MAX),
     };
     let ClaimOutcome::Claimed(claimed) = stack.registry().claim(&claim).await.unwrap() else { panic!("a claim") };

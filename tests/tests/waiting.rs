@@ -139,7 +139,7 @@ async fn what_no_host_could_ever_hold_is_refused_with_what_there_is_unless_other
 async fn thousands_that_find_no_place_starve_nobody() {
     let stack = stack(1).await;
     create(&stack, idle("g", "first"), PendingPolicy::Refuse).await.unwrap();
-    // More than a pass of the keeper reads, in the registry itself: a create each would take minutes.
+    // More than a pass of the reconciler reads, in the registry itself: a create each would take minutes.
     let registry = stack.registry();
     crowd(&registry, 2_500).await;
     let waits = create(&stack, idle("g", "second"), PendingPolicy::WaitForRoom).await.unwrap();
@@ -170,7 +170,7 @@ async fn crowd(registry: &rustic_registry::RedisRegistry, size: usize) {
             if_full: IfFull::Wait,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::MustSucceed,
-            knew: view.store.clone(),
+            store_life: view.store_life.clone(),
             asked: view.stops,
         };
         assert_eq!(registry.claim(&claim).await.unwrap(), ClaimOutcome::Waits);

@@ -1,7 +1,7 @@
 //! What others see of an agent and may ask of it: its handle and its status. The task behind it does the work.
 
 use super::{
-    machine::{Ending, Event, StartFailure, StopKind},
+    machine::{Ending, Event, StartFailure, StopPurpose},
     steps::StepTimes,
     unwanted::MemorySeen,
 };
@@ -54,7 +54,7 @@ pub struct AgentStatus {
     /// Why the latest start was a cold one, though there is a zygote; empty: it was not.
     pub cold_reason: String,
     /// The store's life that has its record.
-    pub told: Option<StoreLife>,
+    pub written_to: Option<StoreLife>,
     /// The store cannot be written at the moment, and why.
     pub trouble: Option<String>,
     /// Why it failed without ever having been ready, if that is so.
@@ -66,7 +66,7 @@ pub struct AgentStatus {
 impl AgentStatus {
     /// A claimed agent of which nothing is written yet. `claim`: how long the host's own claim took; `told`: the store's life
     /// that has it.
-    pub(super) fn new(claim: Option<Duration>, told: Option<StoreLife>) -> Self {
+    pub(super) fn new(claim: Option<Duration>, written_to: Option<StoreLife>) -> Self {
         Self {
             phase: Phase::Starting,
             admitted: false,
@@ -79,7 +79,7 @@ impl AgentStatus {
             times_running: 0,
             times: StepTimes { claim, ..StepTimes::default() },
             cold_reason: String::new(),
-            told,
+            written_to,
             trouble: None,
             wrong: None,
             ending: None,
@@ -230,7 +230,7 @@ impl AgentHandle {
     }
 
     /// Asks the agent to end.
-    pub async fn stop(&self, kind: StopKind, grace: Duration) {
+    pub async fn stop(&self, kind: StopPurpose, grace: Duration) {
         // Fails only when the task has ended, which is what was asked for.
         let _ = self.commands.send(Event::Stop(kind, grace)).await;
     }

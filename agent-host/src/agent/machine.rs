@@ -29,9 +29,9 @@
 //! Rules the tests hold it to: no process is started while another may live; none is started before the store has
 //! acknowledged a write under this epoch; stop always wins; every state has an action under way or a time to wake at.
 
-mod words;
+mod types;
 
-pub use words::{Action, After, Becomes, Ending, Event, FirstStart, StartFailure, State, StopKind};
+pub use types::{Action, After, Becomes, Ending, Event, FirstStart, StartFailure, State, StopPurpose};
 
 use super::{
     backoff,
@@ -42,7 +42,7 @@ use rustic_proto::restart::{RestartMode, RestartPolicy};
 use rustic_registry::{AgentReason, Condition, ExitStatus, OnDisconnect, Phase};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use words::{Tenure, rank};
+use types::{Tenure, rank};
 
 /// What the machine is told once.
 #[derive(Debug, Clone)]
@@ -167,7 +167,7 @@ impl Machine {
 
     /// The phase that a store which lost the agent's record is told. An agent that moves is not taken for one that was
     /// stopped for good.
-    pub fn phase_to_tell(&self) -> Phase {
+    pub fn phase_to_report(&self) -> Phase {
         match &self.state {
             State::Stopping { after: After::Move, .. } | State::Releasing(Ending::Moved) => Phase::Restarting,
             _ => self.phase(),
@@ -220,8 +220,8 @@ impl Machine {
             Event::SetAside(message) => self.set_aside(&message),
             Event::Stop(kind, grace) => {
                 let after = match kind {
-                    StopKind::Asked => After::Release,
-                    StopKind::Moves => After::Move,
+                    StopPurpose::Asked => After::Release,
+                    StopPurpose::Moves => After::Move,
                 };
                 self.end_process(after, grace, now)
             }
@@ -393,7 +393,7 @@ impl Machine {
 
     /// What is to be said of an agent that runs.
     fn set_aside_so_far(&self) -> Option<Condition> {
-        let named = self.poison.told();
+        let named = self.poison.summary();
         (!named.is_empty()).then(|| Condition::new(AgentReason::MessagesSetAside, named))
     }
 

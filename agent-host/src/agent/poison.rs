@@ -146,14 +146,14 @@ impl Poison {
     }
 
     /// The last messages that were set aside, in words; empty if there are none.
-    pub fn told(&self) -> String {
+    pub fn summary(&self) -> String {
         let done: Vec<_> = self.skips.iter().filter(|skip| skip.done).collect();
         let last = done.iter().rev().take(NAMED).map(ToString::to_string);
-        let mut told = last.collect::<Vec<_>>().join("; ");
+        let mut summary = last.collect::<Vec<_>>().join("; ");
         if done.len() > NAMED {
-            told.push_str(&format!("; and {} before", done.len() - NAMED));
+            summary.push_str(&format!("; and {} before", done.len() - NAMED));
         }
-        told
+        summary
     }
 
     fn is_empty(&self) -> bool {
@@ -229,9 +229,9 @@ mod tests {
         let skips = poison.skips();
         assert_eq!(skips.len(), 1);
         assert_eq!((&skips[0].message, skips[0].deaths), (&message(2), 3));
-        assert_eq!(poison.told(), "", "the agent has not said so yet");
+        assert_eq!(poison.summary(), "", "the agent has not said so yet");
         assert!(poison.set_aside(&message(2)) && !poison.set_aside(&message(2)) && !poison.set_aside(&message(1)));
-        assert_eq!(poison.told(), "message 2 of topic t was set aside after 3 deaths: exit code 1");
+        assert_eq!(poison.summary(), "message 2 of topic t was set aside after 3 deaths: exit code 1");
         poison.died_over(&message(1), "exit code 1");
         assert_eq!(poison.skips().len(), 2);
     }
@@ -262,9 +262,9 @@ mod tests {
         let status = ExitStatus::Code(70);
         let words = Some("a handler raised SystemExit: 3".to_owned());
         let exit = Exit { last_words: words, at_work: Some(message(5)), ..status.into() };
-        let told =
+        let summary =
             "a handler raised SystemExit: 3; its process ended with exit code 70, at work on message 5 of topic t";
-        assert_eq!(exit.to_string(), told);
+        assert_eq!(exit.to_string(), summary);
         assert_eq!(Exit::from(status).to_string(), "its process ended with exit code 70");
     }
 
@@ -278,7 +278,7 @@ mod tests {
             }
             prop_assert!(poison.counts.len() <= COUNTED && poison.skips.len() <= SKIPPED);
             prop_assert!(poison.counts.iter().all(|(_, deaths)| *deaths < limit));
-            prop_assert!(poison.told().len() < 4 * (MAX_REASON + 100));
+            prop_assert!(poison.summary().len() < 4 * (MAX_REASON + 100));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::runtime::Order;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentReason, Condition, ExitStatus, HostId, Incarnation, Phase, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, RequestId, Restore, StoreLife, UnixMillis, Unplace,
+    RegistryError, ReleaseGuard, ReleaseOutcome, RequestId, Restore, StoreLife, Unassign, UnixMillis,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -46,7 +46,7 @@ pub(super) struct Record {
     pub(super) request_id: RequestId,
     pub(super) created: UnixMillis,
     /// The store's life that has the record, as far as this host knows.
-    pub(super) told: Option<StoreLife>,
+    pub(super) written_to: Option<StoreLife>,
     /// A write was acknowledged: the claim is this host's. One that was forgotten before is void.
     pub(super) accepted: bool,
     /// Number of the latest write; grows from task to task of this host.
@@ -59,16 +59,16 @@ impl Record {
         &mut self,
         write: Write,
         facts: &Facts,
-        knows: Option<StoreLife>,
+        store_life: Option<StoreLife>,
         after: Duration,
     ) -> BoxFuture<'static, Written> {
         let (registry, key, epoch) = (self.registry.clone(), self.order.launch.key.clone(), self.order.epoch);
-        let lost = self.accepted && self.told != knows;
+        let lost = self.accepted && self.written_to != store_life;
         let void = !self.accepted;
         self.sequence += 1;
-        let advance = self.advance(facts, if lost { knows.clone() } else { self.told.clone() });
+        let advance = self.advance(facts, if lost { store_life.clone() } else { self.written_to.clone() });
         let restore = lost.then(|| self.restore(advance.clone()));
-        let unplace = Unplace {
+        let unassign = Unassign {
             key: key.clone(),
             epoch,
             guard: ReleaseGuard::Reaped,
@@ -76,7 +76,7 @@ impl Record {
                 AgentReason::HostDrained,
                 format!("host {} gave it away; it moves to another one", self.host),
             ),
-            knew: advance.knew.clone(),
+            store_life: advance.store_life.clone(),
         };
         async move {
             // A sleep of nothing lasts until the timer's next tick, a millisecond or so.
@@ -91,7 +91,7 @@ impl Record {
                     if let Some(restore) = &restore {
                         acknowledged(registry.restore(restore).await?, Event::Restored, &key)?;
                     }
-                    Ok(Some(released(registry.unplace(&unplace).await?)))
+                    Ok(Some(released(registry.unassign(&unassign).await?)))
                 }
                 Write::Asked(_) => {
                     let done = match &restore {
@@ -118,7 +118,7 @@ impl Record {
         .boxed()
     }
 
-    fn advance(&self, facts: &Facts, knew: Option<StoreLife>) -> Advance {
+    fn advance(&self, facts: &Facts, store_life: Option<StoreLife>) -> Advance {
         let Facts { phase, pid, restarts, condition, exit, last_lines } = facts.clone();
         Advance {
             key: self.order.launch.key.clone(),
@@ -129,7 +129,7 @@ impl Record {
             condition,
             exit,
             last_lines,
-            knew,
+            store_life,
             sequence: self.sequence,
         }
     }
@@ -148,7 +148,7 @@ impl Record {
             documents: launch.documents(),
             machine_id: self.order.machine_id,
             created: self.created,
-            had: self.told.clone(),
+            former_store_life: self.written_to.clone(),
         }
     }
 }

@@ -48,7 +48,7 @@ use write::StoreWrite;
 
 /// Where an agent lives: what all agents of a host share.
 #[derive(Clone)]
-pub struct Home {
+pub struct HostContext {
     /// Host id.
     pub host: HostId,
     /// This life of the host.
@@ -133,8 +133,8 @@ enum Happened {
 
 impl AgentTask {
     /// Prepares a task and its handle.
-    pub fn new(launching: Launching, home: Home) -> (Self, AgentHandle) {
-        let Home { host, incarnation, registry, runtime, starts, deaths, lease, ambient } = home;
+    pub fn new(launching: Launching, context: HostContext) -> (Self, AgentHandle) {
+        let HostContext { host, incarnation, registry, runtime, starts, deaths, lease, ambient } = context;
         // Before anything is read of it: what changes later is seen, and nothing else, else the first write would be sent twice.
         let lease = lease.from_now_on();
         let Launching { order, request_id, first_start, start_timeout, claim } = launching;
@@ -156,7 +156,7 @@ impl AgentTask {
             order: order.clone(),
             request_id,
             created,
-            told: lease.store(),
+            written_to: lease.store(),
             accepted: false,
             // A later task of the same claim, as when the store forgot the end of the first one, writes later.
             sequence: u64::try_from((ambient.boot)().up().as_micros()).unwrap_or(0),
@@ -260,7 +260,7 @@ impl AgentTask {
             }
             Happened::Body(Happens::ProcessEvent(ProcessEvent::Exit(status))) => self.exited(status).await,
             Happened::Timer => self.inbox.push_back(Event::Timer),
-            Happened::StoreChanged => self.tell_new_store(),
+            Happened::StoreChanged => self.write_to_new_store(),
             Happened::Lease(lease) => self.lease_changed(lease),
         }
     }
@@ -339,7 +339,7 @@ impl AgentTask {
             self.inbox.push_back(Event::LeaseBack);
             // An agent that outlived the lease may have been given up by force.
             if self.order.launch.on_disconnect == OnDisconnect::Keep && self.write.is_none() {
-                self.tell_again();
+                self.write_again();
             }
         }
     }

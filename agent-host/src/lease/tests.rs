@@ -3,9 +3,9 @@
 use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, Bring, Claim, ClaimOutcome, Cordon, EventId, Events,
-    HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue, ReleaseGuard,
-    ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, UnixMillis, Unplace, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon,
+    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue, ReleaseGuard,
+    ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -67,8 +67,8 @@ forward! {
     restore(request: &Restore) -> AdvanceOutcome;
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
-    unplace(request: &Unplace) -> ReleaseOutcome;
-    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    unassign(request: &Unassign) -> ReleaseOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;
@@ -102,16 +102,16 @@ fn announce(incarnation: &str) -> Announce {
         highest_epoch: Epoch(0),
         highest_life: HostLife::default(),
         succeeds: None,
-        knew: None,
-        told: None,
+        store_life: None,
+        reported: None,
     }
 }
 
 fn keep(registry: &Arc<CutLine>, incarnation: &str) -> (LeaseHandle, CancellationToken) {
     let stop = CancellationToken::new();
-    let (keeper, handle) =
-        LeaseKeeper::new(announce(incarnation), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
-    tokio::spawn(keeper.run(stop.clone()));
+    let (renewer, handle) =
+        LeaseRenewer::new(announce(incarnation), TIMES, registry.clone(), Ambient::MACHINE, Box::new(|_| ()));
+    tokio::spawn(renewer.run(stop.clone()));
     (handle, stop)
 }
 
@@ -130,9 +130,9 @@ async fn a_lease_is_lost_by_this_hosts_own_clock_and_comes_back() {
 
 /// What somebody does who has seen so many renewals of the first lease for long enough.
 async fn retire(registry: &CutLine, renewals: u64) -> bool {
-    let store = registry.inner.hosts().await.expect("in memory").store.expect("a life");
+    let store = registry.inner.hosts().await.expect("in memory").store_life.expect("a life");
     let (host, incarnation) = ("h-0".parse().expect("an id"), "i".parse().expect("an id"));
-    let retire = Retire { host, incarnation, seen: (HostLife(1), renewals), store };
+    let retire = Retire { host, incarnation, seen: (HostLife(1), renewals), store_life: store };
     registry.inner.retire(&retire).await.expect("in memory")
 }
 

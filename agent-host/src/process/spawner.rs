@@ -47,7 +47,7 @@ pub struct Started {
     pub stderr: OwnedFd,
 }
 
-struct Order {
+struct SpawnOrder {
     command: Command,
     end: OnHostsEnd,
     mark: Option<Mark>,
@@ -69,7 +69,7 @@ type Pipes = (Option<OwnedFd>, Option<OwnedFd>);
 /// Handle to the spawner thread.
 #[derive(Clone)]
 pub struct Spawner {
-    orders: mpsc::SyncSender<Order>,
+    orders: mpsc::SyncSender<SpawnOrder>,
 }
 
 impl Spawner {
@@ -77,7 +77,7 @@ impl Spawner {
     /// levels, and has the limits that this host was started with.
     pub fn start(orphans: Arc<Orphans>, nice: i32, limits: Inherited, tasks: &Tasks) -> io::Result<Self> {
         // As many orders as may ever wait: each belongs to one agent, and the caller awaits its reply.
-        let (orders, queue) = mpsc::sync_channel::<Order>(1024);
+        let (orders, queue) = mpsc::sync_channel::<SpawnOrder>(1024);
         tasks.spawn_thread("spawner", move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
@@ -121,7 +121,7 @@ impl Spawner {
         mark: Option<Mark>,
     ) -> Result<(Child, Pipes), SpawnError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(Order { command, end, mark, reply }).map_err(|_| SpawnError::Stopping)?;
+        self.orders.try_send(SpawnOrder { command, end, mark, reply }).map_err(|_| SpawnError::Stopping)?;
         answer.await.map_err(|_| SpawnError::Stopping)?
     }
 }

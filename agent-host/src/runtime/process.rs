@@ -37,7 +37,7 @@ pub trait Process: Send {
     /// Signals it; SIGKILL with its group.
     fn signal(&self, signal: Signal);
     /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
-    async fn told(&mut self) -> ProcessEvent;
+    async fn next_event(&mut self) -> ProcessEvent;
     /// The directory that is its own, with all that is in it; `None` where there is nothing to look at.
     fn directory(&self) -> Option<Arc<Path>> {
         None
@@ -106,7 +106,7 @@ impl Process for OwnProcess {
         }
     }
 
-    async fn told(&mut self) -> ProcessEvent {
+    async fn next_event(&mut self) -> ProcessEvent {
         // Cancel-safe, as all parts are.
         tokio::select! {
             biased;

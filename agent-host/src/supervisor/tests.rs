@@ -16,13 +16,13 @@ const KILLED: ExitStatus = ExitStatus::Signal(9);
 async fn running(host: &FakeHost, supervisor: &Supervisor, agent: &str) -> Hand {
     let attached = supervisor.create(FakeHost::creation(agent)).await.expect("there is room");
     let process = host.runtime.process_of(agent).await;
-    process.tells(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
+    process.sends(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
     attached.handle.wait(|s| s.phase == Phase::Running).await;
     process
 }
 
 async fn stop(supervisor: &Supervisor, agent: &str) -> Result<AgentStatus, HostError> {
-    supervisor.stop(&key(agent), None, StopKind::Asked, Duration::ZERO).await
+    supervisor.stop(&key(agent), None, StopPurpose::Asked, Duration::ZERO).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ async fn a_stop_that_was_asked_for_before_the_panic_goes_on() {
     let supervisor = host.supervisor();
     let process = running(&host, &supervisor, "a").await;
     let handle = supervisor.get(&key("a")).expect("it is here");
-    handle.stop(StopKind::Asked, Duration::from_secs(3600)).await;
+    handle.stop(StopPurpose::Asked, Duration::from_secs(3600)).await;
     process.signalled(Signal::Terminate).await;
     process.panics();
     process.signalled(Signal::Kill).await;

@@ -65,14 +65,14 @@ fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_
     let (mut agent, pidfd) = sleeper();
     let _watched = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
     let lost = Message::Watch { number: 99, pid: 99, outlives: Outlives::Nothing };
-    assert!(watchdog.tell(&mut watchdog.known(), &lost, None));
+    assert!(watchdog.send(&mut watchdog.known(), &lost, None));
     let error = program.join().expect("no panic").expect_err("it has to be replaced");
     assert!(error.to_string().contains("process 99"), "{error}");
     assert!(agent.try_wait().expect("it is ours").is_none(), "it lives on");
 
     let (ours, theirs) = wire::pair().expect("a pair of sockets");
     let program = thread::spawn(move || process::run(theirs.as_fd(), life()));
-    watchdog.known().tell_of_agents(&ours, &mut BTreeSet::new()).expect("told");
+    watchdog.known().send_agents(&ours, &mut BTreeSet::new()).expect("told");
     drop(ours);
     program.join().expect("no panic").expect("it ended in order");
     assert!(agent.try_wait().expect("it is ours").is_some(), "the next one watches it");

@@ -37,18 +37,18 @@ pub(super) struct Has {
 
 impl Has {
     /// What a base has: its modules are there for everybody.
-    pub(super) fn base(told: &Hello) -> Self {
-        Self { modules: vec![], ..Self::default().and(told) }
+    pub(super) fn base(hello: &Hello) -> Self {
+        Self { modules: vec![], ..Self::default().and(hello) }
     }
 
     /// What a branch has that grew from this.
-    pub(super) fn and(&self, told: &Hello) -> Self {
+    pub(super) fn and(&self, hello: &Hello) -> Self {
         let with = |own: &[String], new: &[String]| own.iter().chain(new).cloned().collect();
         Self {
-            units: with(&self.units, &told.shared),
-            modules: with(&self.modules, &told.modules),
-            files: self.files.iter().chain(&told.files).cloned().collect(),
-            reads: self.reads.union(&told.reads).cloned().collect(),
+            units: with(&self.units, &hello.shared),
+            modules: with(&self.modules, &hello.modules),
+            files: self.files.iter().chain(&hello.files).cloned().collect(),
+            reads: self.reads.union(&hello.reads).cloned().collect(),
         }
     }
 
@@ -121,8 +121,8 @@ pub(super) struct Family {
 
 impl Family {
     /// A family of a base alone.
-    pub(super) fn new(base: Live, told: &Hello) -> Self {
-        Self { base, base_has: Has::base(told), branches: vec![], building: None, numbers: 0 }
+    pub(super) fn new(base: Live, hello: &Hello) -> Self {
+        Self { base, base_has: Has::base(hello), branches: vec![], building: None, numbers: 0 }
     }
 
     /// A member to fork from, now; the base in the place of a branch that is gone.

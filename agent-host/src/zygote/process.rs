@@ -29,7 +29,7 @@ const FORK: Duration = Duration::from_secs(5);
 const OUTPUT: OutputLimit = OutputLimit { bytes_per_second: 64 << 10, burst: 1 << 20 };
 
 /// Where the zygotes of a profile come from.
-pub struct Nursery {
+pub struct ZygoteSpec {
     /// Profile, for log lines.
     pub profile: String,
     /// Interpreter.
@@ -66,7 +66,7 @@ pub(super) enum ForkError {
     Broken(String),
 }
 
-impl Nursery {
+impl ZygoteSpec {
     /// Starts a base zygote: a fresh interpreter.
     pub(super) async fn start(&self) -> Result<Newborn, SpawnError> {
         let watch = SpawnError::Watch;
@@ -103,9 +103,9 @@ impl Newborn {
     /// Tells it what to import and waits until it has; also what it tells of itself.
     pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Hello), String> {
         match timeout(HELLO, self.wire.ask(&Request::Preload(preload), None)).await {
-            Ok(Ok(Reply::Hello(told))) if told.version == wire::VERSION => {
+            Ok(Ok(Reply::Hello(hello))) if hello.version == wire::VERSION => {
                 let Self { child, wire, output } = self;
-                Ok((Live { child, wire, forks: 0, orphans, _output: output }, *told))
+                Ok((Live { child, wire, forks: 0, orphans, _output: output }, *hello))
             }
             Ok(Ok(other)) => Err(format!("it said {other:?} instead of hello; install the same release of both")),
             Ok(Err(error)) => Err(format!("it ended before it was ready: {error}")),

@@ -1,13 +1,13 @@
 //! Keeps one profile's zygotes alive, forks from them in order, and grows branches.
 
 use super::{
-    BranchStatus, ForkRequest, IDENTITY, Lesson, Notes, Order, Share, Sharing, VARYING, ZygoteError, ZygoteHandle,
+    BranchStatus, Cache, Command, ForkRequest, IDENTITY, Lesson, Share, Sharing, VARYING, ZygoteError, ZygoteHandle,
     ZygoteState, ZygoteStatus,
     closure::Unit,
     family::{Branch, Building, Built, Family, Member, differing},
     files::{Files, Watched},
     known::{Knowledge, Shared, Wish},
-    process::{ForkError, Live, Nursery},
+    process::{ForkError, Live, ZygoteSpec},
     wire::{self, FailedPreload, Hello, Preload},
 };
 use crate::{
@@ -40,10 +40,10 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// What a zygote is kept alive with.
 pub struct ZygoteTask {
-    nursery: Nursery,
+    spec: ZygoteSpec,
     preload: Vec<String>,
     sharing: Sharing,
-    notes: Notes,
+    cache: Cache,
     /// Environment of the zygotes, as far as it is text.
     environment: BTreeMap<String, String>,
     status: watch::Sender<ZygoteStatus>,
@@ -51,7 +51,7 @@ pub struct ZygoteTask {
 
 /// What the task knows and has to do, from zygote to zygote.
 struct Work {
-    queue: mpsc::Receiver<Order>,
+    queue: mpsc::Receiver<Command>,
     /// Forks that came when the base had to be replaced.
     held: VecDeque<(ForkRequest, oneshot::Sender<Result<Child, ZygoteError>>)>,
     knowledge: Knowledge,
@@ -62,21 +62,21 @@ struct Work {
 
 impl ZygoteTask {
     /// Prepares the zygote of a profile.
-    pub fn new(nursery: Nursery, preload: Vec<String>, sharing: Sharing, notes: Notes) -> Self {
-        let environment = nursery.environment.iter();
+    pub fn new(spec: ZygoteSpec, preload: Vec<String>, sharing: Sharing, cache: Cache) -> Self {
+        let environment = spec.environment.iter();
         let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
         let environment = environment.map(|(name, value)| (text(name), text(value))).collect();
         let state = ZygoteState::Starting;
         let status = ZygoteStatus { state, generation: 0, branches: vec![], refused: BTreeMap::new() };
-        Self { nursery, preload, sharing, notes, environment, status: watch::Sender::new(status) }
+        Self { spec, preload, sharing, cache, environment, status: watch::Sender::new(status) }
     }
 
     /// Starts the task as one of `tasks`; the zygote ends with it.
     pub fn start(self, tasks: &Tasks) -> ZygoteHandle {
-        let (orders, queue) = mpsc::channel(LINE);
-        let handle = ZygoteHandle { orders, status: self.status.subscribe() };
+        let (commands, queue) = mpsc::channel(LINE);
+        let handle = ZygoteHandle { commands, status: self.status.subscribe() };
         // On cancel the zygotes' handles are dropped, which kills them; children already forked live on.
-        let name = format!("the zygote of profile {}", self.nursery.profile);
+        let name = format!("the zygote of profile {}", self.spec.profile);
         tasks.spawn(name.clone(), async move {
             // Imports and forks take their time, which is bounded where they are waited for; agents start cold meanwhile.
             Pulse::of(name, pulse::TURN).waits(self.run(queue)).await;
@@ -84,8 +84,8 @@ impl ZygoteTask {
         handle
     }
 
-    async fn run(self, queue: mpsc::Receiver<Order>) {
-        let profile = &self.nursery.profile;
+    async fn run(self, queue: mpsc::Receiver<Command>) {
+        let profile = &self.spec.profile;
         let policy = RestartPolicy { max_backoff: Duration::from_secs(30), ..RestartPolicy::default() };
         let knowledge = self.recalled();
         let mut work = Work { queue, held: VecDeque::new(), knowledge, files: Files::new(), doubted: false };
@@ -117,8 +117,8 @@ impl ZygoteTask {
     fn recalled(&self) -> Knowledge {
         let mut knowledge = Knowledge::default();
         // The latest stands first.
-        for note in self.notes.take().into_iter().rev().filter(|_| self.sharing.share != Share::None) {
-            knowledge.recall(note.kind, note.imports, note.shared, Instant::now());
+        for entry in self.cache.take().into_iter().rev().filter(|_| self.sharing.share != Share::None) {
+            knowledge.recall(entry.kind, entry.imports, entry.shared, Instant::now());
         }
         knowledge.lost(self.sharing.branches);
         knowledge
@@ -131,25 +131,25 @@ impl ZygoteTask {
         work.held.drain(..).for_each(|(_, reply)| refuse(reply));
         while let Ok(order) = work.queue.try_recv() {
             match order {
-                Order::Fork(_, reply) => refuse(reply),
-                Order::Learn(lesson) => self.learn(lesson, work),
+                Command::Fork(_, reply) => refuse(reply),
+                Command::Learn(lesson) => self.learn(lesson, work),
             }
         }
     }
 
     async fn base(&self, work: &mut Work) -> Result<Family, String> {
         let began = SystemTime::now();
-        let newborn = self.nursery.start().await.map_err(|e| e.to_string())?;
+        let newborn = self.spec.start().await.map_err(|e| e.to_string())?;
         let units = self.preload.iter().map(|module| Unit::named(module)).collect();
         let preload = self.preload(units, String::new(), vec![], vec![]);
-        let (live, told) = newborn.hello(&preload, self.nursery.orphans.clone()).await?;
+        let (live, told) = newborn.hello(&preload, self.spec.orphans.clone()).await?;
         for FailedPreload { module, error, traceback } in &told.failed_preloads {
             warn!(module, error, traceback, "a module of Rustic AI could not be imported");
         }
         for (module, why) in &told.refused {
             warn!(module, why, "a module is not preloaded, because it is not safe to share; --share-unproven would");
         }
-        let (profile, pid) = (&self.nursery.profile, live.pid());
+        let (profile, pid) = (&self.spec.profile, live.pid());
         if told.obstacle.is_empty() {
             info!(profile, pid, "the zygote is ready");
         } else {
@@ -199,9 +199,9 @@ impl ZygoteTask {
     async fn serve_always(&self, family: &mut Family, work: &mut Work) -> End {
         loop {
             match next(family, work).await {
-                Happened::Asked(Order::Learn(lesson)) => self.learn(lesson, work),
-                Happened::Asked(Order::Fork(_, reply)) if reply.is_closed() => {}
-                Happened::Asked(Order::Fork(request, reply)) => {
+                Happened::Asked(Command::Learn(lesson)) => self.learn(lesson, work),
+                Happened::Asked(Command::Fork(_, reply)) if reply.is_closed() => {}
+                Happened::Asked(Command::Fork(request, reply)) => {
                     if let Some(file) = self.heed_changes(family, work) {
                         work.held.push_front((request, reply));
                         return End::Outdated(file);
@@ -333,9 +333,9 @@ impl ZygoteTask {
         let began = (now, SystemTime::now());
         let (live, has) = family.use_member(ancestor, now);
         let has = has.clone();
-        match (self.nursery.branch(live).await, ancestor) {
+        match (self.spec.branch(live).await, ancestor) {
             (Ok(newborn), _) => {
-                let orphans = self.nursery.orphans.clone();
+                let orphans = self.spec.orphans.clone();
                 let hello = async move { newborn.hello(&preload, orphans).await }.boxed();
                 family.building = Some(Building { has, wish, began, hello });
             }
@@ -355,7 +355,7 @@ impl ZygoteTask {
 
     /// A branch has said hello, or never will: it becomes a member of the family if it is fit to.
     async fn take_in(&self, family: &mut Family, built: Built, work: &mut Work) {
-        let profile = &self.nursery.profile;
+        let profile = &self.spec.profile;
         let Built { has, wish, began, hello } = built;
         let (kind, mut grown) = (&wish.kind, 0);
         work.knowledge.rest(Instant::now(), began.0.elapsed());
@@ -388,7 +388,7 @@ impl ZygoteTask {
             }
         }
         // Kept before it is shown: what somebody has seen, the next life of this host knows.
-        self.notes.keep(&work.knowledge, &work.files);
+        self.cache.keep(&work.knowledge, &work.files);
         let (branches, refused) = (branches(family), work.knowledge.refusals());
         // All at once: whoever looks sees no branch counted that is not there.
         self.status.send_modify(|status| {
@@ -413,7 +413,7 @@ impl ZygoteTask {
 
     fn branch_lost(&self, family: &mut Family, number: u64, why: &str) {
         if let Some(branch) = family.remove(number) {
-            warn!(profile = self.nursery.profile, pid = branch.live.pid(), why, "a branch is given up");
+            warn!(profile = self.spec.profile, pid = branch.live.pid(), why, "a branch is given up");
         }
         self.status.send_modify(|status| status.branches = branches(family));
     }
@@ -432,7 +432,7 @@ enum End {
 
 /// What a family waits for.
 enum Happened {
-    Asked(Order),
+    Asked(Command),
     /// Nobody will ask any more.
     Closed,
     BaseEnded(String),
@@ -445,7 +445,7 @@ enum Happened {
 /// The next thing to happen. Cancel-safe: neither the queue, the pidfds nor the kept future lose anything.
 async fn next(family: &mut Family, work: &mut Work) -> Happened {
     if let Some((request, reply)) = work.held.pop_front() {
-        return Happened::Asked(Order::Fork(request, reply));
+        return Happened::Asked(Command::Fork(request, reply));
     }
     let due = work.knowledge.due(Instant::now()).filter(|_| family.building.is_none());
     tokio::select! {

@@ -6,16 +6,16 @@ use crate::{
     encoded,
     ids::{AgentKey, Epoch, GuildKey, HostId, OrganizationId, Stops, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Claim, ClaimOutcome, Claimed, IfFull, IfNamesakes, PlaceOutcome, ReleaseGuard,
+        Advance, AdvanceOutcome, AssignOutcome, Claim, ClaimOutcome, Claimed, IfFull, IfNamesakes, ReleaseGuard,
         ReleaseOutcome, Remember, Remembered, Restore, StoreLost,
     },
-    record::{AgentRecord, FirstStart, LastExit, OnDisconnect, Phase, Seat, State, View},
+    record::{AgentRecord, Assignment, FirstStart, LastExit, OnDisconnect, Phase, State, View},
 };
 
 impl Store {
     /// See [`Claim`].
     pub fn claim(&mut self, r: &Claim, now: UnixMillis) -> ClaimOutcome {
-        if self.is_lost(r.knew.as_ref()) || self.is_held() || !self.born {
+        if self.is_lost(r.store_life.as_ref()) || self.is_held() || !self.born {
             return ClaimOutcome::Held;
         }
         let member = encoded::member(&r.key);
@@ -34,7 +34,7 @@ impl Store {
             return ClaimOutcome::Late(Stops(self.stops));
         }
         let namesakes = self.namesakes(&r.key.guild);
-        if r.if_namesakes == IfNamesakes::Tell && !namesakes.is_empty() {
+        if r.if_namesakes == IfNamesakes::Report && !namesakes.is_empty() {
             return ClaimOutcome::Namesakes(namesakes);
         }
         let waits = r.if_full == IfFull::Wait;
@@ -75,7 +75,7 @@ impl Store {
             return ClaimOutcome::Waits;
         };
         self.reserve(&host, &r.demand);
-        let epoch = self.seat(&member, &host, &incarnation, now);
+        let epoch = self.assign_to(&member, &host, &incarnation, now);
         self.lines.set_order(&member, epoch);
         ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
     }
@@ -90,25 +90,25 @@ impl Store {
     }
 
     /// Claims a host for an agent that is PENDING under `epoch`.
-    pub fn place(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> PlaceOutcome {
+    pub fn assign(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> AssignOutcome {
         let member = encoded::member(key);
         let waits = |r: &&AgentRecord| r.phase() == Phase::Pending && r.epoch == epoch;
-        let Some(record) = self.agents.get(&member).filter(waits) else { return PlaceOutcome::Changed };
+        let Some(record) = self.agents.get(&member).filter(waits) else { return AssignOutcome::Changed };
         let (demand, machine_id) = (record.demand.clone(), record.machine_id);
         // Who ran before takes no room from anybody who did not have it before.
         let order = self.lines.order(&member).filter(|_| record.running.is_none());
         if self.is_held() {
-            return PlaceOutcome::Held;
+            return AssignOutcome::Held;
         }
-        let Some((host, incarnation)) = self.pick(&demand, candidates, order) else { return PlaceOutcome::NoRoom };
+        let Some((host, incarnation)) = self.pick(&demand, candidates, order) else { return AssignOutcome::NoRoom };
         self.reserve(&host, &demand);
-        let epoch = self.seat(&member, &host, &incarnation, now);
-        PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id })
+        let epoch = self.assign_to(&member, &host, &incarnation, now);
+        AssignOutcome::Assigned(Claimed { host, incarnation, epoch, machine_id })
     }
 
     /// See [`Advance`].
     pub fn advance(&mut self, r: &Advance, now: UnixMillis) -> AdvanceOutcome {
-        if self.is_lost(r.knew.as_ref()) {
+        if self.is_lost(r.store_life.as_ref()) {
             return AdvanceOutcome::StoreLost;
         }
         let Some(agent) = self.agents.get(&encoded::member(&r.key)) else { return AdvanceOutcome::Gone };
@@ -130,12 +130,12 @@ impl Store {
         if !before.may_become(r.phase) {
             return AdvanceOutcome::Illegal(before);
         }
-        let seat = agent.state.last_seat().map(|seat| Seat {
-            accepted: seat.accepted.or(Some(now)),
+        let assignment = agent.state.last_assignment().map(|assignment| Assignment {
+            accepted: assignment.accepted.or(Some(now)),
             pid: r.pid,
-            ..seat.clone()
+            ..assignment.clone()
         });
-        let Some(state) = State::of(r.phase, seat) else { return AdvanceOutcome::Illegal(before) };
+        let Some(state) = State::of(r.phase, assignment) else { return AdvanceOutcome::Illegal(before) };
         agent.state = state;
         agent.restarts = r.restarts;
         agent.condition.clone_from(&r.condition);
@@ -150,7 +150,7 @@ impl Store {
         }
         let agent = agent.clone();
         if r.phase == Phase::Failed && before != Phase::Failed {
-            self.vacate(&agent);
+            self.free_room(&agent);
         }
         if r.phase != before {
             self.record(&r.key, Some(r.phase), r.epoch, agent.host().cloned());
@@ -161,7 +161,7 @@ impl Store {
     /// See [`Restore`].
     pub fn restore(&mut self, r: &Restore, now: UnixMillis) -> AdvanceOutcome {
         let a = &r.advance;
-        if self.is_lost(a.knew.as_ref()) {
+        if self.is_lost(a.store_life.as_ref()) {
             return AdvanceOutcome::StoreLost;
         }
         self.raise_epoch(a.epoch, now);
@@ -180,7 +180,8 @@ impl Store {
             return AdvanceOutcome::Stale(old.epoch);
         }
         let ends = r.on_disconnect == OnDisconnect::Stop;
-        let forgotten = self.is_wiped(r.had.as_ref()) || self.known_epoch.is_some_and(|known| a.epoch > known);
+        let forgotten =
+            self.is_wiped(r.former_store_life.as_ref()) || self.known_epoch.is_some_and(|known| a.epoch > known);
         if old.is_none() && !self.is_held() && !forgotten && ends {
             return AdvanceOutcome::Gone;
         }
@@ -197,11 +198,15 @@ impl Store {
         if let Some(old) = &old {
             self.displace(&member, old);
         }
-        let seat = Seat { accepted: Some(now), pid: a.pid, ..Seat::claimed(r.host.clone(), r.incarnation.clone()) };
+        let assignment = Assignment {
+            accepted: Some(now),
+            pid: a.pid,
+            ..Assignment::claimed(r.host.clone(), r.incarnation.clone())
+        };
         let record = AgentRecord {
             key: a.key.clone(),
             name: r.name.clone(),
-            state: State::of(a.phase, Some(seat)).unwrap_or(State::Pending),
+            state: State::of(a.phase, Some(assignment)).unwrap_or(State::Pending),
             epoch: a.epoch,
             request_id: r.request_id.clone(),
             digest: r.digest.clone(),
@@ -238,7 +243,7 @@ impl Store {
     /// What the store has of an agent is older than what it is being told: its room and its number are given back.
     fn displace(&mut self, member: &str, old: &AgentRecord) {
         if old.phase().holds_room() {
-            self.vacate(old);
+            self.free_room(old);
         }
         self.free_machine(old);
         self.leave_line(old);
@@ -247,40 +252,42 @@ impl Store {
 
     /// See [`Remember`].
     pub fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
-        let (told, had) = (&r.record, Some(&r.had));
+        let (record, former_store_life) = (&r.record, Some(&r.former_store_life));
         // Once hosts have told, what is not there was stopped or moved; before, nobody was.
-        let forgotten = self.is_wiped(had) || self.known_epoch.is_some_and(|known| told.epoch > known);
-        let member = encoded::member(&told.key);
+        let forgotten =
+            self.is_wiped(former_store_life) || self.known_epoch.is_some_and(|known| record.epoch > known);
+        let member = encoded::member(&record.key);
         let old = self.agents.get(&member).cloned();
         // An older claim that no host has accepted gives way at any time: now none ever will.
         let may_go = old.as_ref().is_some_and(|old| old.accepted().is_none());
-        let in_time = self.is_lost(had) && forgotten && (self.is_held() || may_go);
-        if !in_time || self.was_stopped(&member, told.epoch) {
+        let in_time = self.is_lost(former_store_life) && forgotten && (self.is_held() || may_go);
+        if !in_time || self.was_stopped(&member, record.epoch) {
             return Remembered::Void;
         }
-        if old.as_ref().is_some_and(|old| old.epoch >= told.epoch) {
+        if old.as_ref().is_some_and(|old| old.epoch >= record.epoch) {
             return Remembered::Void;
         }
-        self.raise_epoch(told.epoch, now);
+        self.raise_epoch(record.epoch, now);
         if let Some(old) = &old {
             self.displace(&member, old);
         }
-        self.take_machine_id(&told.key.guild, told.machine_id);
+        self.take_machine_id(&record.key.guild, record.machine_id);
         self.sequences.remove(&member);
-        let state = State::of(told.phase(), None).unwrap_or(State::Pending);
-        let record = AgentRecord { state, ..told.clone() };
-        self.lines.set_order(&member, told.epoch);
-        if told.phase() == Phase::Pending {
-            self.join_line(&record, told.epoch.0);
+        let state = State::of(record.phase(), None).unwrap_or(State::Pending);
+        let record = AgentRecord { state, ..record.clone() };
+        self.lines.set_order(&member, record.epoch);
+        if record.phase() == Phase::Pending {
+            self.join_line(&record, record.epoch.0);
         }
+        let (key, phase, epoch) = (record.key.clone(), record.phase(), record.epoch);
         self.agents.insert(member, record);
-        self.record(&told.key, Some(told.phase()), told.epoch, None);
+        self.record(&key, Some(phase), epoch, None);
         Remembered::Done
     }
 
     /// Whether the process of a host that claimed an agent may still run it.
     fn is_claimed_by_the_living(&self, agent: &AgentRecord) -> bool {
-        agent.seat().is_some_and(|seat| self.is_live(&seat.host, &seat.incarnation))
+        agent.assignment().is_some_and(|assignment| self.is_live(&assignment.host, &assignment.incarnation))
     }
 
     /// Whether the process of an agent has certainly ended, as the host's process that claimed it is over.
@@ -319,7 +326,7 @@ impl Store {
             ReleaseGuard::Reaped | ReleaseGuard::Vouched => true,
             ReleaseGuard::Failed => agent.phase() == Phase::Failed,
             ReleaseGuard::Unaccepted => agent.accepted().is_none() && holds_room,
-            ReleaseGuard::Unhosted => !holds_room,
+            ReleaseGuard::Unassigned => !holds_room,
             ReleaseGuard::Retired => holds_room && !self.is_claimed_by_the_living(&agent),
             ReleaseGuard::Ended => self.has_ended(&agent),
         };
@@ -328,7 +335,7 @@ impl Store {
             return Ok(ReleaseOutcome::Guarded(agent.phase()));
         }
         if holds_room {
-            self.vacate(&agent);
+            self.free_room(&agent);
         }
         match pending {
             Some(condition) if agent.phase() != Phase::Stopping => {

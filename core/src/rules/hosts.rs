@@ -13,11 +13,12 @@ impl Store {
     pub fn announce(&mut self, r: &Announce, random: u64, now: UnixMillis) -> Announced {
         self.be_born(random);
         // It has something to tell, and nothing was decided without it yet.
-        let telling = self.is_held() && r.knew.is_some() && r.told.as_ref() != Some(&self.life());
-        if telling && self.is_lost(r.knew.as_ref()) {
+        let reporting = self.is_held() && r.store_life.is_some() && r.reported.as_ref() != Some(&self.life());
+        if reporting && self.is_lost(r.store_life.as_ref()) {
             self.settling = Some(super::Settling::Lost);
         }
-        let given = if self.is_lost(r.knew.as_ref()) { r.highest_epoch.with_unheard() } else { r.highest_epoch };
+        let given =
+            if self.is_lost(r.store_life.as_ref()) { r.highest_epoch.with_unheard() } else { r.highest_epoch };
         self.raise_epoch(given, now);
         if let Some(before) = self.hosts.get(&r.host).filter(|h| h.incarnation != r.incarnation) {
             let (process, lasts, renewal) =
@@ -25,14 +26,16 @@ impl Store {
             let state = match Some(&process) == r.succeeds.as_ref() {
                 true => FormerState::Over,
                 // It runs what nobody knows of: the store does not settle before it is retired.
-                false if self.telling.contains(&r.host) => FormerState::Awaited,
+                false if self.reporting.contains(&r.host) => FormerState::Awaited,
                 false => FormerState::Silent,
             };
             self.become_former(&r.host, &process, Former { state, lasts, renewal });
         }
         // Who drains it said so here, perhaps since the host heard of it last; a store that was lost is told by the host.
-        let here =
-            self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation && !self.is_lost(r.knew.as_ref()));
+        let here = self
+            .hosts
+            .get(&r.host)
+            .filter(|h| h.incarnation == r.incarnation && !self.is_lost(r.store_life.as_ref()));
         let cordoned = here.map_or(r.cordoned, |h| h.cordoned);
         self.former.remove(&(r.host.clone(), r.incarnation.clone()));
         let mut returned = 0;
@@ -64,10 +67,10 @@ impl Store {
             renewed: now,
         };
         self.hosts.insert(r.host.clone(), host);
-        self.tells(&r.host, telling);
+        self.set_reporting(&r.host, reporting);
         self.host_changed(&r.host);
         Announced {
-            store: self.life(),
+            store_life: self.life(),
             life: HostLife(self.lives),
             returned,
             stops: Stops(self.stops),
@@ -75,11 +78,11 @@ impl Store {
         }
     }
 
-    fn tells(&mut self, host: &HostId, telling: bool) {
-        if telling {
-            self.telling.insert(host.clone());
+    fn set_reporting(&mut self, host: &HostId, reporting: bool) {
+        if reporting {
+            self.reporting.insert(host.clone());
         } else {
-            self.telling.remove(host);
+            self.reporting.remove(host);
         }
     }
 
@@ -102,7 +105,7 @@ impl Store {
             if agent.phase() == Phase::Stopping {
                 self.remove(&member, &agent, agent.epoch);
             } else {
-                self.seat(&member, host, new, now);
+                self.assign_to(&member, host, new, now);
                 returned += 1;
             }
         }
@@ -111,7 +114,7 @@ impl Store {
 
     /// See [`Renew`].
     pub fn renew(&mut self, r: &Renew, now: UnixMillis) -> Renewal {
-        if self.is_lost(Some(&r.store)) {
+        if self.is_lost(Some(&r.store_life)) {
             return Renewal::StoreLost;
         }
         let former = self.former(&r.host, &r.incarnation);
@@ -129,8 +132,8 @@ impl Store {
         (host.renewals, host.state, host.renewed) = (host.renewals + 1, r.state, now);
         let cordoned = host.cordoned;
         self.raise_epoch(r.highest_epoch, now);
-        if r.told {
-            self.telling.remove(&r.host);
+        if r.reported {
+            self.reporting.remove(&r.host);
         }
         if changes {
             self.host_changed(&r.host);
@@ -149,13 +152,13 @@ impl Store {
     fn take_lease(&mut self, id: &HostId, incarnation: &Incarnation) {
         self.become_former(id, incarnation, Former::OVER);
         self.hosts.remove(id);
-        self.telling.remove(id);
+        self.reporting.remove(id);
         self.host_changed(id);
     }
 
     /// See [`Retire`]; tells whether it did.
     pub fn retire(&mut self, r: &Retire) -> bool {
-        if self.is_lost(Some(&r.store)) {
+        if self.is_lost(Some(&r.store_life)) {
             return false;
         }
         match self.hosts.get(&r.host).filter(|h| h.incarnation == r.incarnation) {
@@ -209,7 +212,7 @@ impl Store {
         });
         HostsView {
             now,
-            store: self.born.then(|| self.life()),
+            store_life: self.born.then(|| self.life()),
             held: self.is_held(),
             pending: self.lines.len() as u64,
             stops: Stops(self.stops),

@@ -20,14 +20,15 @@ impl Store {
     }
 
     /// Whether this is another life of the store than the one that `knew` names.
-    pub fn is_lost(&self, knew: Option<&StoreLife>) -> bool {
-        knew.is_some_and(|knew| *knew != StoreLife::NONE && (!self.born || *knew != self.life()))
+    pub fn is_lost(&self, store_life: Option<&StoreLife>) -> bool {
+        store_life
+            .is_some_and(|store_life| *store_life != StoreLife::NONE && (!self.born || *store_life != self.life()))
     }
 
     /// Whether everything was lost since `knew`.
-    pub(super) fn is_wiped(&self, knew: Option<&StoreLife>) -> bool {
+    pub(super) fn is_wiped(&self, store_life: Option<&StoreLife>) -> bool {
         let random = |life: &str| life.split('.').next().unwrap_or_default().to_owned();
-        knew.is_some_and(|knew| !self.born || random(&knew.0) != self.generation.to_string())
+        store_life.is_some_and(|store_life| !self.born || random(&store_life.0) != self.generation.to_string())
     }
 
     /// A life of the store begins with the first who comes.
@@ -49,7 +50,7 @@ impl Store {
         self.known_epoch = Some(Epoch(self.epoch));
         self.count_epochs_from(now);
         self.settling = Some(Settling::Lost);
-        self.telling = self.hosts.keys().cloned().collect();
+        self.reporting = self.hosts.keys().cloned().collect();
         self.store_changed();
     }
 
@@ -65,7 +66,7 @@ impl Store {
             Some(Settling::Lost) => watched,
         };
         let awaited = self.former.values().any(|f| f.state == FormerState::Awaited);
-        if self.is_lost(Some(store)) || !may || awaited || !self.telling.is_empty() {
+        if self.is_lost(Some(store)) || !may || awaited || !self.reporting.is_empty() {
             return false;
         }
         self.settling = None;
@@ -76,7 +77,7 @@ impl Store {
     /// See [`Bring`].
     pub fn bring(&mut self, r: &Bring, random: u64, now: UnixMillis) {
         self.be_born(random);
-        if !self.is_lost(Some(&r.had)) {
+        if !self.is_lost(Some(&r.former_store_life)) {
             return;
         }
         self.raise_epoch(r.highest_epoch.with_unheard(), now);
@@ -87,7 +88,7 @@ impl Store {
             let old = self.agents.get(&member).filter(|old| old.epoch <= *epoch).cloned();
             if let Some(old) = old.filter(|_| self.is_held()) {
                 if old.phase().holds_room() {
-                    self.vacate(&old);
+                    self.free_room(&old);
                 }
                 self.remove(&member, &old, *epoch);
             } else if !self.was_stopped(&member, *epoch) {

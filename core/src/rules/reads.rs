@@ -64,6 +64,6 @@ impl Store {
     /// Which leases there are.
     pub fn look(&self) -> Look {
         let leases = self.hosts.values().map(|h| (h.host.clone(), (h.life, h.renewals)));
-        Look { store: self.born.then(|| self.life()), leases: leases.collect() }
+        Look { store_life: self.born.then(|| self.life()), leases: leases.collect() }
     }
 }

@@ -106,10 +106,10 @@ fn an_answer_without_a_reason_is_read_by_its_code() {
 fn whatever_the_transport_says_is_silence() {
     let sources: [Box<dyn std::error::Error + Send + Sync>; 3] =
         [Box::new(TimeoutExpired(())), Box::new(ConnectError("refused".into())), "h2 protocol error".into()];
-    let told = [Code::DeadlineExceeded, Code::Unavailable, Code::Unavailable];
-    for (source, told) in sources.into_iter().zip(told) {
+    let code = [Code::DeadlineExceeded, Code::Unavailable, Code::Unavailable];
+    for (source, code) in sources.into_iter().zip(code) {
         let refusal = HostRefusal::of(Status::from_error(source));
-        assert_eq!((refusal.refused(), refusal.status().code()), (Refused::Silent, told), "{refusal:?}");
+        assert_eq!((refusal.refused(), refusal.status().code()), (Refused::Silent, code), "{refusal:?}");
     }
     // Whatever its code, such as those of a stream that was reset.
     for code in (0..=16).map(Code::from_i32) {

@@ -27,8 +27,8 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Epoch, FirstStart, GuildKey, HostId, IfFull, IfNamesakes, Incarnation, Index,
-    MachineId, OrganizationId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope, Seat, View,
+    AgentRecord, Claim, ClaimOutcome, Claimed, FirstStart, GuildKey, HostId, IfFull, IfNamesakes, Incarnation, Index,
+    OrganizationId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -80,22 +80,6 @@ pub struct Created {
     pub timings: StartTimings,
 }
 
-/// Where the agent is claimed.
-pub(super) struct Place {
-    pub(super) host: HostId,
-    pub(super) incarnation: Incarnation,
-    pub(super) epoch: Epoch,
-    pub(super) machine_id: MachineId,
-}
-
-impl Place {
-    /// The place of an agent that has one.
-    pub(super) fn of(record: &AgentRecord, seat: &Seat) -> Self {
-        let Seat { host, incarnation, .. } = seat.clone();
-        Self { host, incarnation, epoch: record.epoch, machine_id: record.machine_id }
-    }
-}
-
 /// What to do after a host was called.
 enum Next {
     /// Try another host.
@@ -123,18 +107,18 @@ impl Engine {
                 // Nobody waits any more: what is not claimed yet is not claimed at all.
                 return Err(trouble.unwrap_or_else(|| EngineError::TooLate(creation.launch.key.clone())));
             }
-            let (place, claim) = match self.claim(creation, &excluded).instrument(info_span!("claim")).await? {
-                Claimed::Place(place, took) => (place, took),
-                Claimed::Done(record) => return Ok(answer(&record, began)),
-                Claimed::Again => continue,
-                Claimed::Held => {
+            let (claimed, claim) = match self.claim(creation, &excluded).instrument(info_span!("claim")).await? {
+                ClaimResult::Claimed(claimed, took) => (claimed, took),
+                ClaimResult::Done(record) => return Ok(answer(&record, began)),
+                ClaimResult::Again => continue,
+                ClaimResult::Held => {
                     // Hosts are telling the registry what they run: that takes seconds, and is no try.
                     trouble = Some(EngineError::Held(creation.launch.key.clone()));
                     tries -= 1;
                     sleep(ASK_AGAIN).await;
                     continue;
                 }
-                Claimed::NoRoom => {
+                ClaimResult::NoRoom => {
                     let key = creation.launch.key.clone();
                     let why =
                         if self.fleet.has_hosts() { EngineError::NoRoom(key) } else { EngineError::NoHost(key) };
@@ -142,7 +126,8 @@ impl Engine {
                 }
             };
             let calling = Instant::now();
-            match self.call_host(creation, &place).instrument(info_span!("host_call", host = %place.host)).await? {
+            match self.call_host(creation, &claimed).instrument(info_span!("host_call", host = %claimed.host)).await?
+            {
                 Ok(mut response) => {
                     let host_call = calling.elapsed();
                     metrics::step("host_call", host_call);
@@ -156,16 +141,16 @@ impl Engine {
                         debug!(agent = %creation.launch.key, %error, "answered as the host tells it");
                         None
                     });
-                    let record = record.filter(|record| record.epoch == place.epoch);
+                    let record = record.filter(|record| record.epoch == claimed.epoch);
                     let agent = record.as_ref().map(convert::agent).or(response.agent).unwrap_or_default();
                     return Ok(Created { agent, timings });
                 }
                 Err(refusal) => {
-                    let (error, next) = self.after_refusal(creation, &place, refusal).await?;
-                    warn!(agent = %creation.launch.key, host = %place.host, %error, "host could not take the agent");
+                    let (error, next) = self.after_refusal(creation, &claimed, refusal).await?;
+                    warn!(agent = %creation.launch.key, host = %claimed.host, %error, "host could not take the agent");
                     trouble = Some(error);
                     match next {
-                        Next::Elsewhere => _ = excluded.insert(place.host),
+                        Next::Elsewhere => _ = excluded.insert(claimed.host),
                         Next::Again => sleep(ASK_AGAIN).await,
                     }
                 }
@@ -174,7 +159,7 @@ impl Engine {
         Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())))
     }
 
-    async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<Claimed, EngineError> {
+    async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<ClaimResult, EngineError> {
         let began = Instant::now();
         let launch = &creation.launch;
         let mut request = Claim {
@@ -194,7 +179,7 @@ impl Engine {
                 agent_pb::WaitMode::Launched => FirstStart::FailsIfWrong,
                 agent_pb::WaitMode::Unspecified | agent_pb::WaitMode::Running => FirstStart::MustSucceed,
             },
-            knew: self.fleet.store(),
+            store_life: self.fleet.restored(),
             asked: self.fleet.stops(),
         };
         let mut outcome = self.claim_as(&mut request, launch).await?;
@@ -220,24 +205,18 @@ impl Engine {
                 self.fleet.reserve(claimed.epoch, &claimed.host, &launch.demand);
                 self.fleet.saw(claimed.epoch);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
-                let place = Place {
-                    host: claimed.host,
-                    incarnation: claimed.incarnation,
-                    epoch: claimed.epoch,
-                    machine_id: claimed.machine_id,
-                };
-                Ok(Claimed::Place(place, Some(began.elapsed())))
+                Ok(ClaimResult::Claimed(claimed, Some(began.elapsed())))
             }
             ClaimOutcome::Exists(record) => self.existing(creation, *record).await,
             ClaimOutcome::Conflict(phase) => Err(EngineError::OtherSpec { key: launch.key.clone(), phase }),
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
-            ClaimOutcome::NoRoom => Ok(Claimed::NoRoom),
+            ClaimOutcome::NoRoom => Ok(ClaimResult::NoRoom),
             ClaimOutcome::NoMachineId => Err(EngineError::GuildTooLarge(launch.key.guild.clone())),
             // Told only to who asks for it, and `claim_as` no longer does then.
-            ClaimOutcome::Namesakes(_) => Ok(Claimed::Again),
+            ClaimOutcome::Namesakes(_) => Ok(ClaimResult::Again),
             ClaimOutcome::Held => {
                 self.fleet.refresh().await?;
-                Ok(Claimed::Held)
+                Ok(ClaimResult::Held)
             }
             // Stopped once more: what this caller wants comes before that.
             ClaimOutcome::Late(_) => Err(EngineError::AgentStopping(launch.key.clone())),
@@ -245,7 +224,7 @@ impl Engine {
                 info!(agent = %launch.key, "no host has room; the agent waits");
                 // Room may have been made just now.
                 self.wake.wake();
-                self.read(&launch.key, View::Basic).await.map(|record| Claimed::Done(Box::new(record)))
+                self.read(&launch.key, View::Basic).await.map(|record| ClaimResult::Done(Box::new(record)))
             }
         }
     }
@@ -262,7 +241,7 @@ impl Engine {
                 request.asked = stops;
                 was_late = true;
             } else if let ClaimOutcome::Namesakes(organizations) = &outcome
-                && request.if_namesakes == IfNamesakes::Tell
+                && request.if_namesakes == IfNamesakes::Report
             {
                 self.check_apart(launch, organizations).await?;
                 request.if_namesakes = IfNamesakes::Ignore;
@@ -301,17 +280,17 @@ impl Engine {
     pub(super) async fn call_host(
         &self,
         creation: &Creation,
-        place: &Place,
+        claimed: &Claimed,
     ) -> Result<HostAnswer<pb::CreateAgentResponse>, EngineError> {
-        let callee = self.callee(&place.host, &place.incarnation).await?;
+        let callee = self.callee(&claimed.host, &claimed.incarnation).await?;
         let message = pb::CreateAgentRequest {
             request_id: creation.request_id.to_string(),
             launch: Some(creation.launch.raw.clone()),
             wait: creation.wait.into(),
             claim: Some(pb::Claim {
-                incarnation: place.incarnation.to_string(),
-                epoch: Some(place.epoch.0),
-                machine_id: Some(place.machine_id.into()),
+                incarnation: claimed.incarnation.to_string(),
+                epoch: Some(claimed.epoch.0),
+                machine_id: Some(claimed.machine_id.into()),
             }),
             first_start: creation.first_start.into(),
         };
@@ -338,17 +317,17 @@ impl Engine {
     async fn after_refusal(
         &self,
         creation: &Creation,
-        place: &Place,
+        claimed: &Claimed,
         refusal: HostRefusal,
     ) -> Result<(EngineError, Next), EngineError> {
         let key = &creation.launch.key;
         let refused = refusal.refused();
         let elsewhere = match refused {
             Refused::Stale => {
-                return Ok((EngineError::Host { host: place.host.clone(), refusal }, Next::Again));
+                return Ok((EngineError::Host { host: claimed.host.clone(), refusal }, Next::Again));
             }
             Refused::Exhausted => {
-                self.fleet.avoid(&place.host);
+                self.fleet.avoid(&claimed.host);
                 true
             }
             Refused::Silent | Refused::Busy | Refused::NoRoom | Refused::Closed | Refused::InTrouble => true,
@@ -360,22 +339,22 @@ impl Engine {
             | Refused::Other => false,
         };
         let why = refusal.to_string();
-        let of_host = EngineError::Host { host: place.host.clone(), refusal };
+        let of_host = EngineError::Host { host: claimed.host.clone(), refusal };
         // Whatever happened, a claim that no host took must not stay. Never accepted means never started, and after the
         // release it never will be: the host's first write under this epoch fails.
-        match self.registry.release(key, place.epoch, ReleaseGuard::Unaccepted).await? {
+        match self.registry.release(key, claimed.epoch, ReleaseGuard::Unaccepted).await? {
             _ if !elsewhere => Err(of_host),
             ReleaseOutcome::Released | ReleaseOutcome::Gone => {
                 // A host that returned under a new address was called at its old one: it may be tried again.
-                let called = self.fleet.host(&place.host).map(|h| h.incarnation);
+                let called = self.fleet.host(&claimed.host).map(|h| h.incarnation);
                 self.fleet.refresh().await?;
-                let same = called == self.fleet.host(&place.host).map(|h| h.incarnation);
+                let same = called == self.fleet.host(&claimed.host).map(|h| h.incarnation);
                 Ok((of_host, if same { Next::Elsewhere } else { Next::Again }))
             }
             ReleaseOutcome::Stale(_) => Ok((of_host, Next::Again)),
             // It has the agent, or had it: it is asked again.
             ReleaseOutcome::Guarded(_) if refused == Refused::Silent => {
-                let silent = EngineError::HostSilent { key: key.clone(), host: place.host.to_string(), why };
+                let silent = EngineError::HostSilent { key: key.clone(), host: claimed.host.to_string(), why };
                 Ok((silent, Next::Again))
             }
             ReleaseOutcome::Guarded(_) => Ok((of_host, Next::Again)),
@@ -383,7 +362,7 @@ impl Engine {
     }
 
     /// What an agent that exists already means for a request that wants it.
-    async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<Claimed, EngineError> {
+    async fn existing(&self, creation: &Creation, record: AgentRecord) -> Result<ClaimResult, EngineError> {
         let enough = record.phase() == Phase::Running
             || (creation.wait != agent_pb::WaitMode::Running && record.accepted().is_some());
         if self.is_orphaned(&record) {
@@ -394,25 +373,25 @@ impl Engine {
                 // Its host has announced itself again, which this engine has not seen.
                 self.fleet.refresh().await?;
             }
-            return Ok(Claimed::Again);
+            return Ok(ClaimResult::Again);
         }
         if self.lost_its_host(&record) {
             let why = "it is silent, and the agent may outlive that, as on_disconnect = keep asks for".to_owned();
             let host = record.host().map(|h| h.to_string()).unwrap_or_default();
             return Err(EngineError::HostSilent { key: record.key, host, why });
         }
-        match record.seat() {
+        match record.assignment() {
             _ if record.phase() == Phase::Failed => {
                 Err(EngineError::Failed { key: record.key, condition: record.condition })
             }
-            Some(seat) if !enough => Ok(Claimed::Place(Place::of(&record, seat), None)),
-            _ => Ok(Claimed::Done(Box::new(record))),
+            Some(assignment) if !enough => Ok(ClaimResult::Claimed(Claimed::of(&record, assignment), None)),
+            _ => Ok(ClaimResult::Done(Box::new(record))),
         }
     }
 }
 
-enum Claimed {
-    Place(Place, Option<Duration>),
+enum ClaimResult {
+    Claimed(Claimed, Option<Duration>),
     Done(Box<AgentRecord>),
     Again,
     Held,

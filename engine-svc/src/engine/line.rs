@@ -7,12 +7,11 @@
 
 use super::{
     Engine,
-    create::Place,
-    keep::{AT_ONCE, PAGE},
+    reconcile::{AT_ONCE, PAGE},
 };
 use crate::error::EngineError;
 use futures_util::{TryStreamExt as _, stream};
-use rustic_registry::{AgentRecord, Claimed, HostId, LINES, PlaceOutcome, Queue, View};
+use rustic_registry::{AgentRecord, AssignOutcome, Claimed, HostId, LINES, Queue, View};
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError, atomic::Ordering},
@@ -48,9 +47,9 @@ impl Engine {
             if lock(full).contains(&line) {
                 return Ok((None, record));
             }
-            let found = self.find_place(&record, &BTreeSet::new()).await;
+            let found = self.find_room(&record, &BTreeSet::new()).await;
             match self.troubles.own("place", &record.key, found)? {
-                Some(Found::Place(place)) => Ok((Some(place), record)),
+                Some(Found::Claimed(claimed)) => Ok((Some(claimed), record)),
                 Some(Found::NoRoom) => {
                     lock(full).insert(line);
                     Ok((None, record))
@@ -59,9 +58,9 @@ impl Engine {
             }
         });
         places
-            .try_for_each_concurrent(AT_ONCE, async |(place, record)| match place {
-                Some(place) => {
-                    let started = self.start_on(&record, place).await;
+            .try_for_each_concurrent(AT_ONCE, async |(claimed, record)| match claimed {
+                Some(claimed) => {
+                    let started = self.start_on(&record, claimed).await;
                     self.troubles.own("start", &record.key, started).map(|_| ())
                 }
                 None => Ok(()),
@@ -69,40 +68,41 @@ impl Engine {
             .await
     }
 
-    /// Claims a place for an agent that waits, on none of the hosts in `not_on`. `None`: there is none, or it does not wait any more.
-    pub(super) async fn place(
+    /// Claims room for an agent that waits, on none of the hosts in `not_on`. `None`: there is none, or it does not wait any more.
+    pub(super) async fn assign(
         &self,
         record: &AgentRecord,
         not_on: &BTreeSet<HostId>,
-    ) -> Result<Option<Place>, EngineError> {
-        match self.find_place(record, not_on).await? {
-            Found::Place(place) => Ok(Some(place)),
+    ) -> Result<Option<Claimed>, EngineError> {
+        match self.find_room(record, not_on).await? {
+            Found::Claimed(claimed) => Ok(Some(claimed)),
             Found::NoRoom | Found::Changed => Ok(None),
         }
     }
 
-    async fn find_place(&self, record: &AgentRecord, not_on: &BTreeSet<HostId>) -> Result<Found, EngineError> {
+    async fn find_room(&self, record: &AgentRecord, not_on: &BTreeSet<HostId>) -> Result<Found, EngineError> {
         // It waits rather than go from one exhausted host to the next.
         let candidates = self.fleet.willing(&record.demand, not_on);
         if candidates.is_empty() {
             return Ok(Found::NoRoom);
         }
-        match self.registry.place(&record.key, record.epoch, &candidates).await? {
-            PlaceOutcome::Placed(Claimed { host, incarnation, epoch, machine_id }) => {
-                self.fleet.reserve(epoch, &host, &record.demand);
+        match self.registry.assign(&record.key, record.epoch, &candidates).await? {
+            AssignOutcome::Assigned(claimed) => {
+                let (host, epoch) = (&claimed.host, claimed.epoch);
+                self.fleet.reserve(epoch, host, &record.demand);
                 self.fleet.saw(epoch);
-                info!(agent = %record.key, %host, %epoch, "placed");
-                Ok(Found::Place(Place { host, incarnation, epoch, machine_id }))
+                info!(agent = %record.key, %host, %epoch, "assigned");
+                Ok(Found::Claimed(claimed))
             }
-            PlaceOutcome::NoRoom | PlaceOutcome::Held => Ok(Found::NoRoom),
-            PlaceOutcome::Changed => Ok(Found::Changed),
+            AssignOutcome::NoRoom | AssignOutcome::Held => Ok(Found::NoRoom),
+            AssignOutcome::Changed => Ok(Found::Changed),
         }
     }
 }
 
-/// What came of looking for a place.
+/// What came of looking for room.
 enum Found {
-    Place(Place),
+    Claimed(Claimed),
     NoRoom,
     /// The agent does not wait any more.
     Changed,

@@ -95,7 +95,7 @@ impl AgentsQuery {
     }
 
     fn fits(&self, record: &AgentRecord) -> bool {
-        let on_host = |host: &HostId| record.seat().is_some_and(|seat| seat.host == *host);
+        let on_host = |host: &HostId| record.assignment().is_some_and(|assignment| assignment.host == *host);
         self.within.holds(&record.key)
             && self.name.as_ref().is_none_or(|name| record.name == *name)
             && self.host.as_ref().is_none_or(on_host)
@@ -146,12 +146,12 @@ impl Engine {
 
     /// Refuses what was read of a registry that was lost and is being told again: agents that run may be missing.
     pub(super) fn check_whole(&self, page: &Page) -> Result<(), EngineError> {
-        match (&page.settled, self.fleet.store()) {
-            (Some(store), Some(told)) if *store != told => Err(EngineError::Telling),
+        match (&page.settled, self.fleet.restored()) {
+            (Some(store), Some(restored)) if *store != restored => Err(EngineError::Restoring),
             (Some(_), _) => Ok(()),
             // Nobody has come to it yet, as far as is known.
-            (None, None) if self.fleet.view().registry.store.is_none() => Ok(()),
-            (None, _) => Err(EngineError::Telling),
+            (None, None) if self.fleet.view().registry.store_life.is_none() => Ok(()),
+            (None, _) => Err(EngineError::Restoring),
         }
     }
 

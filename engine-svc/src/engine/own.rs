@@ -12,12 +12,12 @@ use std::{
 use tracing::{debug, warn};
 
 /// Most that are told in the log at once; then they are told anew.
-const MOST_TOLD: usize = 1_000;
+const MOST_LOGGED: usize = 1_000;
 
 /// About whom trouble was told already, so that a pass that meets it again is silent.
 #[derive(Default)]
 pub(super) struct Troubles {
-    told: Mutex<BTreeSet<String>>,
+    logged: Mutex<BTreeSet<String>>,
     met: AtomicU64,
 }
 
@@ -42,11 +42,11 @@ impl Troubles {
         };
         metrics::trouble(step);
         self.met.fetch_add(1, Ordering::Relaxed);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= MOST_TOLD {
-            told.clear();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() >= MOST_LOGGED {
+            logged.clear();
         }
-        if told.insert(format!("{step} {whom}")) {
+        if logged.insert(format!("{step} {whom}")) {
             warn!(%whom, step, %error, "could not be seen to; trying again");
         } else {
             debug!(%whom, step, %error, "could not be seen to");

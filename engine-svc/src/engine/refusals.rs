@@ -84,7 +84,7 @@ async fn world(agent: Option<OnDisconnect>, retires: bool, answer: Answer) -> Wo
     for host in ["h-0", "h-1"] {
         registry.announce(&announce(host)).await.expect("in memory");
     }
-    let store = registry.hosts().await.expect("in memory").store.expect("it has a life");
+    let store = registry.hosts().await.expect("in memory").store_life.expect("it has a life");
     registry.settle(&store, true).await.expect("in memory");
     if let Some(on_disconnect) = agent {
         runs(&registry, on_disconnect).await;
@@ -119,8 +119,8 @@ fn announce(host: &str) -> Announce {
         highest_epoch: Epoch(0),
         highest_life: HostLife::default(),
         succeeds: None,
-        knew: None,
-        told: None,
+        store_life: None,
+        reported: None,
     }
 }
 
@@ -142,7 +142,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
-        knew: None,
+        store_life: None,
         asked: Stops::default(),
     };
     let ClaimOutcome::Claimed(claimed) = registry.claim(&claim).await.expect("in memory") else {
@@ -158,7 +158,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
             condition: None,
             last_lines: vec![],
             exit: None,
-            knew: None,
+            store_life: None,
             sequence,
         };
         registry.advance(&advance).await.expect("in memory");
@@ -170,8 +170,8 @@ async fn retire(registry: &MemoryRegistry) {
     let Some(host) = view.hosts.iter().find(|h| h.host.as_str() == "h-0") else { return };
     let seen = (host.life, host.renewals);
     let (host, incarnation) = (host.host.clone(), host.incarnation.clone());
-    let store = view.store.clone().expect("it has a life");
-    assert!(registry.retire(&Retire { host, incarnation, seen, store }).await.expect("in memory"));
+    let store = view.store_life.clone().expect("it has a life");
+    assert!(registry.retire(&Retire { host, incarnation, seen, store_life: store }).await.expect("in memory"));
 }
 
 impl World {
@@ -273,7 +273,7 @@ async fn a_restart_over_a_silent_host_says_that_it_does_not_answer() {
 async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_is_told_why_the_last_one_could_not() {
     let full = || with_reason(Reason::HostFull, "full", &[]);
     let closed = || with_reason(Reason::HostStopping, "stopping", &[]);
-    for (status, told) in [
+    for (status, reason) in [
         (busy as Answer, Reason::TooManyCalls),
         (broken, Reason::HostUnreachable),
         (full, Reason::HostFull),
@@ -286,7 +286,7 @@ async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_is_told_why
         assert_eq!(called, ["h-0", "h-1"], "each once: {error}");
         assert!(!world.is_recorded().await, "no claim is left: {error}");
         assert!(error.is_retryable(), "{error}");
-        assert_eq!(Reason::of(&error.into()), Some(Ok(told)));
+        assert_eq!(Reason::of(&error.into()), Some(Ok(reason)));
     }
 }
 
@@ -327,7 +327,7 @@ impl HostCalls for Runs {
 async fn an_agent_that_runs_is_no_error_though_the_registry_cannot_be_read_any_more() {
     let registry = Arc::new(Unreliable::new(MemoryRegistry::new(|| UnixMillis(1_000_000))));
     registry.announce(&announce("h-0")).await.expect("in memory");
-    let store = registry.hosts().await.expect("in memory").store.expect("it has a life");
+    let store = registry.hosts().await.expect("in memory").store_life.expect("it has a life");
     registry.settle(&store, true).await.expect("in memory");
     let engine = engine(registry.clone(), Arc::new(Runs(registry.clone()))).await;
     let created = engine.create(&creation()).await.expect("the host runs it");

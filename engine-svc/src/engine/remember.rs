@@ -20,7 +20,7 @@ use crate::{
     error::EngineError,
     metrics,
     rounds::{Again, PAUSE},
-    unhosted::{self, Kept, Unhosted},
+    unassigned::{self, Kept, Unassigned},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_registry::{AgentKey, Index, Remember, Remembered, Scope, StoreLife, View};
@@ -34,12 +34,12 @@ const AT_ONCE: usize = 16;
 
 impl Engine {
     /// One pass.
-    pub async fn remember(&self, unhosted: &mut Unhosted) -> Result<Again, EngineError> {
-        let now = self.fleet.view().registry.store;
+    pub async fn remember(&self, unassigned: &mut Unassigned) -> Result<Again, EngineError> {
+        let now = self.fleet.view().registry.store_life;
         // Lost before the first look, it is lost all the same: hosts were seen in it.
-        let seen = || self.fleet.store().filter(|told| now.as_ref() != Some(told));
-        let had = unhosted.of.as_ref().map(|(store, _)| store.clone()).or_else(seen);
-        match (had, now) {
+        let seen = || self.fleet.restored().filter(|restored| now.as_ref() != Some(restored));
+        let former_store_life = unassigned.of.as_ref().map(|(store, _)| store.clone()).or_else(seen);
+        match (former_store_life, now) {
             // Nobody has ever come: its life begins with this engine.
             (None, None) => {
                 self.registry.bring(&self.fleet.brings(StoreLife::NONE)).await?;
@@ -47,33 +47,35 @@ impl Engine {
             }
             (None, Some(store)) => {
                 let Some(all) = self.look_through(store.clone()).await? else { return Ok(Again::In(PAUSE)) };
-                *unhosted = all;
-                self.fleet.has_told(store);
+                *unassigned = all;
+                self.fleet.has_restored(store);
             }
-            (Some(had), Some(now)) if had == now => {}
-            (Some(had), _) => {
+            (Some(former_store_life), Some(now)) if former_store_life == now => {}
+            (Some(former_store_life), _) => {
                 // Until it is told there is nothing that could change.
-                let Some(now) = self.tell(unhosted, &had).await? else { return Ok(Again::In(PAUSE)) };
-                unhosted.of = Some((now.clone(), self.changes.beginning()));
-                self.fleet.has_told(now);
+                let Some(now) = self.restore(unassigned, &former_store_life).await? else {
+                    return Ok(Again::In(PAUSE));
+                };
+                unassigned.of = Some((now.clone(), self.changes.beginning()));
+                self.fleet.has_restored(now);
             }
         }
-        self.read_on(unhosted).await
+        self.read_on(unassigned).await
     }
 
     /// Reads every record of this life of the store, for those that no host has. `None`: it is in another life by now, which may have
     /// lost what is looked for.
-    async fn look_through(&self, store: StoreLife) -> Result<Option<Unhosted>, EngineError> {
+    async fn look_through(&self, store: StoreLife) -> Result<Option<Unassigned>, EngineError> {
         // Before the records: what happens meanwhile is followed afterwards.
-        let mut unhosted = Unhosted::of(store.clone(), self.changes.end());
+        let mut unassigned = Unassigned::of(store.clone(), self.changes.end());
         let mut after = None;
         loop {
             let page = self.registry.list(&Index::Within(Scope::All), after.as_ref(), PAGE, View::Basic).await?;
             for record in &page.agents {
                 self.fleet.saw(record.epoch);
             }
-            let here = page.agents.into_iter().filter(|r| unhosted::is_unhosted(r.phase()));
-            self.copy(&mut unhosted, here.map(|r| r.key).collect()).await?;
+            let here = page.agents.into_iter().filter(|r| unassigned::is_unassigned(r.phase()));
+            self.copy(&mut unassigned, here.map(|r| r.key).collect()).await?;
             after = page.next;
             if after.is_none() {
                 break;
@@ -81,31 +83,31 @@ impl Engine {
         }
         // No life comes back: if it is the same now, it was all the time.
         self.fleet.refresh().await?;
-        Ok(Some(unhosted).filter(|_| self.fleet.view().registry.store.as_ref() == Some(&store)))
+        Ok(Some(unassigned).filter(|_| self.fleet.view().registry.store_life.as_ref() == Some(&store)))
     }
 
     /// Follows what has happened since the last pass. What could not be read is read at the next one.
-    async fn read_on(&self, unhosted: &mut Unhosted) -> Result<Again, EngineError> {
-        while let Some((store, before)) = unhosted.of.clone() {
+    async fn read_on(&self, unassigned: &mut Unassigned) -> Result<Again, EngineError> {
+        while let Some((store, before)) = unassigned.of.clone() {
             let mut cursor = before;
             let Ok(events) = self.changes.read(&mut cursor, EVENTS) else {
                 // Until all was read anew, what is known is better than nothing; and what was known before a loss is told after it.
                 let Some(all) = self.look_through(store).await? else { return Ok(Again::In(PAUSE)) };
-                *unhosted = all;
+                *unassigned = all;
                 continue;
             };
             if events.is_empty() {
                 break;
             }
-            let to_read = unhosted.follow(events);
-            self.copy(unhosted, to_read).await?;
-            unhosted.of = Some((store, cursor));
+            let to_read = unassigned.follow(events);
+            self.copy(unassigned, to_read).await?;
+            unassigned.of = Some((store, cursor));
         }
-        metrics::copies(unhosted.copies().count());
+        metrics::copies(unassigned.copies().count());
         Ok(Again::OnChange)
     }
 
-    async fn copy(&self, unhosted: &mut Unhosted, keys: Vec<AgentKey>) -> Result<(), EngineError> {
+    async fn copy(&self, unassigned: &mut Unassigned, keys: Vec<AgentKey>) -> Result<(), EngineError> {
         let read = async |key: &AgentKey| {
             let record = self.registry.get(key, View::Launch).await.map_err(EngineError::from);
             // One that cannot be read is not kept; an older copy of it is, and gives way to what the registry has.
@@ -116,7 +118,7 @@ impl Engine {
         let mut left_out = 0;
         // One that is gone has an event that says so; if not, the store is.
         while let Some(record) = records.try_next().await? {
-            if record.is_some_and(|record| unhosted.keep(record) == Kept::NoRoom) {
+            if record.is_some_and(|record| unassigned.keep(record) == Kept::NoRoom) {
                 left_out += 1;
             }
         }
@@ -130,21 +132,27 @@ impl Engine {
     }
 
     /// Brings what this engine saw in a former life of the store to the one of now, and tells which that is.
-    async fn tell(&self, unhosted: &Unhosted, had: &StoreLife) -> Result<Option<StoreLife>, EngineError> {
-        self.registry.bring(&self.fleet.brings(had.clone())).await?;
+    async fn restore(
+        &self,
+        unassigned: &Unassigned,
+        former_store_life: &StoreLife,
+    ) -> Result<Option<StoreLife>, EngineError> {
+        self.registry.bring(&self.fleet.brings(former_store_life.clone())).await?;
         self.fleet.refresh().await?;
-        let store = self.fleet.view().registry.store;
-        let copies: Vec<_> =
-            unhosted.copies().map(|record| Remember { record: record.clone(), had: had.clone() }).collect();
-        let telling: Vec<_> = copies.iter().map(|request| self.registry.remember(request)).collect();
-        let told: Vec<_> = stream::iter(telling).buffer_unordered(AT_ONCE).try_collect().await?;
-        let done = told.iter().filter(|told| **told == Remembered::Done).count();
+        let store = self.fleet.view().registry.store_life;
+        let copies: Vec<_> = unassigned
+            .copies()
+            .map(|record| Remember { record: record.clone(), former_store_life: former_store_life.clone() })
+            .collect();
+        let restoring: Vec<_> = copies.iter().map(|request| self.registry.remember(request)).collect();
+        let restored: Vec<_> = stream::iter(restoring).buffer_unordered(AT_ONCE).try_collect().await?;
+        let done = restored.iter().filter(|restored| **restored == Remembered::Done).count();
         if done > 0 {
             info!(agents = done, "the registry was lost: it is told again who waits for room or has failed");
         }
         // In yet another one all is told once more.
         self.fleet.refresh().await?;
-        Ok(store.filter(|store| self.fleet.view().registry.store.as_ref() == Some(store)))
+        Ok(store.filter(|store| self.fleet.view().registry.store_life.as_ref() == Some(store)))
     }
 }
 

@@ -11,7 +11,7 @@
 use super::Engine;
 use crate::{answer::Refused, error::EngineError};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb};
-use rustic_registry::{AgentKey, AgentReason, AgentRecord, Condition, Phase, ReleaseGuard, State, Unplace, View};
+use rustic_registry::{AgentKey, AgentReason, AgentRecord, Condition, Phase, ReleaseGuard, State, Unassign, View};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
@@ -29,8 +29,8 @@ impl Engine {
     ) -> Result<AgentRecord, EngineError> {
         let waiting = self.take_back(key, grace).await?;
         // Whoever placed it before us has done the same.
-        if let Some(place) = self.place(&waiting, &BTreeSet::new()).await? {
-            self.start_on(&waiting, place).await?;
+        if let Some(claimed) = self.assign(&waiting, &BTreeSet::new()).await? {
+            self.start_on(&waiting, claimed).await?;
         }
         let there = self.follow(key, deadline, |record| {
             let Some(record) = record else { return Ok(Some(None)) };
@@ -62,18 +62,20 @@ impl Engine {
                 State::Failed(_) => {
                     let condition = requested();
                     let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Failed);
-                    self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
+                    self.registry.unassign(&Unassign { key, epoch, guard, condition, store_life: None }).await?;
                 }
-                State::Starting(seat) | State::Running(seat) | State::Restarting(seat) => {
-                    let asked = self.ask_host(&record, seat, pb::StopPurpose::Move, Some(grace)).await?;
-                    let (host, Err(refusal)) = (seat.host.clone(), asked) else { continue };
+                State::Starting(assignment) | State::Running(assignment) | State::Restarting(assignment) => {
+                    let asked = self.ask_host(&record, assignment, pb::StopPurpose::Move, Some(grace)).await?;
+                    let (host, Err(refusal)) = (assignment.host.clone(), asked) else { continue };
                     match refusal.refused() {
                         Refused::Stale => {}
                         // Claimed, and not taken yet.
                         Refused::UnknownAgent => {
                             let condition = requested();
                             let (key, epoch, guard) = (key.clone(), record.epoch, ReleaseGuard::Unaccepted);
-                            self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
+                            self.registry
+                                .unassign(&Unassign { key, epoch, guard, condition, store_life: None })
+                                .await?;
                         }
                         Refused::Silent | Refused::CallerGone => {
                             let (host, why) = (host.to_string(), refusal.to_string());

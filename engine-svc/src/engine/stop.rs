@@ -10,7 +10,8 @@ use crate::{
 use futures_util::{StreamExt as _, stream};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb, convert::duration};
 use rustic_registry::{
-    AgentKey, AgentRecord, GuildKey, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Scope, Seat, View,
+    AgentKey, AgentRecord, Assignment, GuildKey, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Scope,
+    View,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ const PAGE: usize = 200;
 /// How often the registry is looked at again when the agent moves under our hands.
 const TRIES: usize = 8;
 /// Longest wait in one call for an agent whose grace its host decides.
-const UNTOLD_GRACE: Duration = Duration::from_secs(10);
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// Time beyond the agent's grace that a host gets to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -60,8 +61,8 @@ impl Engine {
                 Err(EngineError::Unknown(_)) if !self.bury(key).await? => continue,
                 record => record?,
             };
-            let Some(seat) = record.seat().cloned() else {
-                match self.registry.release(key, record.epoch, ReleaseGuard::Unhosted).await? {
+            let Some(assignment) = record.assignment().cloned() else {
+                match self.registry.release(key, record.epoch, ReleaseGuard::Unassigned).await? {
                     ReleaseOutcome::Released => {
                         self.fleet.saw_stop(key, record.epoch);
                         return Ok(None);
@@ -70,12 +71,12 @@ impl Engine {
                 }
             };
             if if_silent == IfSilent::Force && self.lost_its_host(&record) {
-                match self.remove_by_force(&record, &seat.host).await? {
+                match self.remove_by_force(&record, &assignment.host).await? {
                     Without::Removed => return Ok(None),
                     Without::Changed => continue,
                 }
             }
-            let refusal = match self.ask_host(&record, &seat, pb::StopPurpose::Remove, Some(grace)).await? {
+            let refusal = match self.ask_host(&record, &assignment, pb::StopPurpose::Remove, Some(grace)).await? {
                 Ok(exit) => {
                     self.fleet.saw_stop(key, record.epoch);
                     return Ok(exit);
@@ -94,7 +95,7 @@ impl Engine {
                     }
                 }
                 Refused::Silent | Refused::CallerGone | Refused::Closed | Refused::InTrouble => {
-                    match self.without_host(&record, &seat.host, refusal, if_silent).await? {
+                    match self.without_host(&record, &assignment.host, refusal, if_silent).await? {
                         Without::Removed => return Ok(None),
                         Without::Changed => {}
                     }
@@ -105,7 +106,7 @@ impl Engine {
                 | Refused::StartFailed
                 | Refused::Invalid
                 | Refused::Unfinished
-                | Refused::Other => return Err(EngineError::Host { host: seat.host, refusal }),
+                | Refused::Other => return Err(EngineError::Host { host: assignment.host, refusal }),
             }
         }
         Err(EngineError::Restless(key.clone()))
@@ -116,7 +117,7 @@ impl Engine {
     pub(super) async fn ask_host(
         &self,
         record: &AgentRecord,
-        Seat { host, incarnation, .. }: &Seat,
+        Assignment { host, incarnation, .. }: &Assignment,
         purpose: pb::StopPurpose,
         grace: Option<Duration>,
     ) -> Result<HostAnswer<Option<agent_pb::LastExit>>, EngineError> {
@@ -133,7 +134,7 @@ impl Engine {
             }),
             purpose: purpose.into(),
         };
-        let deadline = Instant::now() + grace.unwrap_or(UNTOLD_GRACE) + ANSWER;
+        let deadline = Instant::now() + grace.unwrap_or(DEFAULT_GRACE) + ANSWER;
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))
     }
 
@@ -201,8 +202,8 @@ impl Engine {
         let stops = keys.into_iter().map(|key| async move { self.stop(&key, grace, IfSilent::Refuse).await });
         let outcomes: Vec<_> = stream::iter(stops).buffer_unordered(AT_ONCE).collect().await;
         // What was read may have been lost since, and with it agents that were not read yet.
-        if self.fleet.is_telling().await? {
-            return Err(EngineError::Telling);
+        if self.fleet.is_restoring().await? {
+            return Err(EngineError::Restoring);
         }
         let mut stopped = 0;
         let mut left = vec![];

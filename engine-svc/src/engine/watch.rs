@@ -24,7 +24,7 @@ const BATCH: usize = 500;
 /// Records read at once.
 const AT_ONCE: usize = 8;
 /// Changes of others after which a caller is told a revision all the same, so that it can resume.
-const UNTOLD: usize = 1_000;
+const UNREPORTED: usize = 1_000;
 /// Longest wait for changes that another engine has told of.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -67,7 +67,7 @@ pub struct Watch {
 
 enum State {
     Listing { from: Cursor, after: Option<AgentKey> },
-    Following { cursor: Cursor, untold: usize },
+    Following { cursor: Cursor, unreported: usize },
 }
 
 impl Engine {
@@ -78,12 +78,12 @@ impl Engine {
         view: View,
         after: Option<&Revision>,
     ) -> Result<Watch, EngineError> {
-        if self.fleet.is_telling().await? {
-            return Err(EngineError::Telling);
+        if self.fleet.is_restoring().await? {
+            return Err(EngineError::Restoring);
         }
         let state = match after {
             None => State::Listing { from: self.changes.end(), after: None },
-            Some(revision) => State::Following { cursor: self.resume(revision).await?, untold: 0 },
+            Some(revision) => State::Following { cursor: self.resume(revision).await?, unreported: 0 },
         };
         Ok(Watch { engine: self.clone(), watched, view, state })
     }
@@ -109,7 +109,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         match &self.state {
             State::Listing { from, after } => self.list(*from, after.clone()).await,
-            State::Following { cursor, untold } => self.follow(*cursor, *untold).await,
+            State::Following { cursor, unreported } => self.follow(*cursor, *unreported).await,
         }
     }
 
@@ -122,15 +122,15 @@ impl Watch {
             Watched::Agent(key) => (self.look_up(key).await?.into_iter().collect(), None),
             Watched::Within(scope) => self.page(scope.clone(), after).await?,
         };
-        let mut told: Vec<_> = agents.into_iter().map(WatchEvent::Agent).collect();
+        let mut changes: Vec<_> = agents.into_iter().map(WatchEvent::Agent).collect();
         if next.is_some() {
             self.state = State::Listing { from, after: next };
-            return Ok((told, None));
+            return Ok((changes, None));
         }
         let revision = self.revision(from)?;
-        told.push(WatchEvent::Bookmark);
-        self.state = State::Following { cursor: from, untold: 0 };
-        Ok((told, Some(revision)))
+        changes.push(WatchEvent::Bookmark);
+        self.state = State::Following { cursor: from, unreported: 0 };
+        Ok((changes, Some(revision)))
     }
 
     async fn page(
@@ -145,7 +145,7 @@ impl Watch {
     async fn follow(
         &mut self,
         mut cursor: Cursor,
-        mut untold: usize,
+        mut unreported: usize,
     ) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         let mut moves = self.engine.changes.moves();
         loop {
@@ -156,23 +156,23 @@ impl Watch {
                 let _ = moves.changed().await;
                 continue;
             }
-            untold += events.len();
-            let mut told = self.tell(events).await?;
-            if told.is_empty() && untold < UNTOLD {
-                self.state = State::Following { cursor, untold };
+            unreported += events.len();
+            let mut changes = self.read_changes(events).await?;
+            if changes.is_empty() && unreported < UNREPORTED {
+                self.state = State::Following { cursor, unreported };
                 continue;
             }
             let revision = self.revision(cursor)?;
-            if told.is_empty() {
-                told.push(WatchEvent::Bookmark);
+            if changes.is_empty() {
+                changes.push(WatchEvent::Bookmark);
             }
-            self.state = State::Following { cursor, untold: 0 };
-            return Ok((told, Some(revision)));
+            self.state = State::Following { cursor, unreported: 0 };
+            return Ok((changes, Some(revision)));
         }
     }
 
     /// What these changes mean for the agents that are watched: how each of them is now.
-    async fn tell(&self, events: Vec<Event>) -> Result<Vec<WatchEvent>, EngineError> {
+    async fn read_changes(&self, events: Vec<Event>) -> Result<Vec<WatchEvent>, EngineError> {
         let mut changed = BTreeMap::new();
         for event in events {
             if let Event::Agent(agent) = event
@@ -190,8 +190,8 @@ impl Watch {
             })
         };
         let reads: Vec<_> = changed.into_iter().map(read).collect();
-        let told: Vec<_> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
-        Ok(told.into_iter().flatten().collect())
+        let changes: Vec<_> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        Ok(changes.into_iter().flatten().collect())
     }
 
     async fn look_up(&self, key: &AgentKey) -> Result<Option<Listed>, EngineError> {
@@ -206,7 +206,7 @@ impl Watch {
 
     fn revision(&self, cursor: Cursor) -> Result<Revision, EngineError> {
         let revision = self.engine.changes.revision(cursor).map_err(|_expired| EngineError::WatchExpired)?;
-        revision.ok_or(EngineError::Telling)
+        revision.ok_or(EngineError::Restoring)
     }
 }
 

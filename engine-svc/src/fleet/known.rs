@@ -34,7 +34,7 @@ pub(super) struct Known {
     reserved: Vec<(Epoch, HostId, Resources)>,
     /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
     /// store that has none was lost.
-    pub(super) told: Option<StoreLife>,
+    pub(super) restored: Option<StoreLife>,
     /// What was seen in that life, for the next one.
     pub(super) seen: Seen,
 }
@@ -73,11 +73,11 @@ impl Seen {
         }
     }
 
-    pub(super) fn brings(&self, had: StoreLife) -> Bring {
+    pub(super) fn brings(&self, former_store_life: StoreLife) -> Bring {
         let hosts = self.hosts.iter().map(|((host, process), lasts)| (host.clone(), process.clone(), *lasts));
         let stopped = self.latest.iter().filter_map(|key| Some((key.clone(), *self.stopped.get(key)?)));
         Bring {
-            had,
+            former_store_life,
             hosts: hosts.collect(),
             stopped: stopped.collect(),
             highest_epoch: self.highest_epoch,
@@ -104,12 +104,12 @@ impl Known {
             return;
         }
         self.taken_in = reading;
-        self.tell_changes(&view);
+        self.log_changes(&view);
         self.observer.look(&view, now);
         self.reserved.retain(|(epoch, _, _)| *epoch > view.highest_epoch);
         self.reserved.iter().for_each(|(_, host, demand)| add(&mut view, host, demand));
-        self.told = self.told.take().or_else(|| view.store.clone());
-        if self.told == view.store {
+        self.restored = self.restored.take().or_else(|| view.store_life.clone());
+        if self.restored == view.store_life {
             let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
             let former = view.former.iter().filter(|f| f.state != FormerState::Over);
             let former = former.map(|f| ((f.host.clone(), f.incarnation.clone()), f.lasts));
@@ -126,7 +126,7 @@ impl Known {
             return true;
         }
         let same = |h: &HostRecord| look.leases.get(&h.host).is_some_and(|(life, _)| *life == h.life);
-        let known = look.store == self.view.store
+        let known = look.store_life == self.view.store_life
             && look.leases.len() == self.view.hosts.len()
             && self.view.hosts.iter().all(same);
         if known {
@@ -148,7 +148,7 @@ impl Known {
         }
     }
 
-    fn tell_changes(&self, view: &HostsView) {
+    fn log_changes(&self, view: &HostsView) {
         let names = |view: &HostsView| view.hosts.iter().map(|h| h.host.clone()).collect::<BTreeSet<_>>();
         let (before, after) = (names(&self.view), names(view));
         after.difference(&before).for_each(|host| info!(%host, "host joined"));

@@ -1,6 +1,6 @@
--- Takes member, epoch, phase, pid?, restarts, condition, last_lines, exit? ("code:N" or "signal:N"), knew?, sequence.
+-- Takes member, epoch, phase, pid?, restarts, condition, last_lines, exit? ("code:N" or "signal:N"), store_life?, sequence.
 notice_another_run()
-if is_lost(ask.knew) then return {'lost'} end
+if is_lost(ask.store_life) then return {'lost'} end
 local member, next_phase = ask.member, ask.phase
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'sequence')
@@ -28,6 +28,6 @@ if not old[6] then
   redis.call('ZREM', key('unaccepted'), member)
 end
 if next_phase == 'RUNNING' and phase ~= 'RUNNING' then redis.call('HSET', akey, 'running', now) end
-if next_phase == 'FAILED' and phase ~= 'FAILED' then vacate(member, host, old[4], old[5]) end
+if next_phase == 'FAILED' and phase ~= 'FAILED' then free_room(member, host, old[4], old[5]) end
 if next_phase ~= phase then event(member, next_phase, ask.epoch, host) end
 return {'done'}

@@ -1,6 +1,6 @@
 -- Takes host, incarnation, address, dns_name, capacity, labels, version, state, cordoned, ttl, lasts (ms that a lease lasts with its
 -- grace), highest_epoch, highest_life, new_life (name of the store's life if there is none), succeeds? (process that has certainly
--- ended), knew? (store's life known before), told? (store's life that was told all this host runs).
+-- ended), store_life? (store's life known before), reported? (the store life to which everything that this host runs was reported).
 
 -- Gives the claims of a process that has ended to the one that has its name now: they are its own, under new epochs.
 local function give_back(host, ended, incarnation)
@@ -12,7 +12,7 @@ local function give_back(host, ended, incarnation)
         redis.call('ZREM', key('on', host), member)
         remove(member, agent[2], host, agent[4])
       else
-        seat(member, host, incarnation)
+        assign(member, host, incarnation)
         returned = returned + 1
       end
     end
@@ -36,19 +36,19 @@ local host, incarnation, ended = ask.host, ask.incarnation, ask.succeeds
 notice_another_run()
 be_born(ask.new_life)
 -- It has something to tell, and nothing was decided without it yet.
-local telling = is_held() and ask.knew and is_lost(ask.told or '?')
-if telling and is_lost(ask.knew) then settle_anew('lost') end
-raise_epoch(is_lost(ask.knew) and with_unheard(ask.highest_epoch) or ask.highest_epoch)
+local reporting = is_held() and ask.store_life and is_lost(ask.reported or '?')
+if reporting and is_lost(ask.store_life) then settle_anew('lost') end
+raise_epoch(is_lost(ask.store_life) and with_unheard(ask.highest_epoch) or ask.highest_epoch)
 local hkey = key('host', host)
-local before = redis.call('HMGET', hkey, 'incarnation', 'lasts', 'telling', 'cordoned')
+local before = redis.call('HMGET', hkey, 'incarnation', 'lasts', 'reporting', 'cordoned')
 if before[1] and before[1] ~= incarnation then
-  -- One that was telling runs what nobody knows of: the store does not settle before it is retired.
+  -- One that was reporting runs what nobody knows of: the store does not settle before it is retired.
   local state = before[1] == ended and 'over' or (before[3] == '1' and 'awaited' or 'silent')
   become_former(host, before[1], state, before[2], lease(host))
 end
 -- Who drains it said so here, perhaps since the host heard of it last; a store that was lost is told by the host.
 local cordoned = ask.cordoned and '1' or '0'
-if before[1] == incarnation and not is_lost(ask.knew) then cordoned = before[4] end
+if before[1] == incarnation and not is_lost(ask.store_life) then cordoned = before[4] end
 redis.call('HDEL', key('former'), host .. '|' .. incarnation)
 local returned = 0
 if ended and ended ~= incarnation and former(host, ended) then
@@ -62,7 +62,7 @@ local life = math.max(tonumber(redis.call('GET', key('lives')) or '0'), tonumber
 redis.call('SET', key('lives'), int(life))
 redis.call('HSET', hkey, 'incarnation', incarnation, 'lasts', ask.lasts, 'ttl', ask.ttl,
   'address', ask.address, 'dns_name', ask.dns_name, 'state', ask.state, 'cordoned', cordoned, 'capacity', ask.capacity,
-  'used', claimed_by(host, incarnation), 'labels', ask.labels, 'version', ask.version, 'telling', telling and '1' or '0',
+  'used', claimed_by(host, incarnation), 'labels', ask.labels, 'version', ask.version, 'reporting', reporting and '1' or '0',
   'renewed', int(now_ms()))
 set_lease(host, int(life), 0)
 host_changed(host)

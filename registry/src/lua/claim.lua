@@ -1,4 +1,4 @@
--- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), if_namesakes ("tell" or "ignore"), knew?,
+-- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), if_namesakes ("report" or "ignore"), store_life?,
 -- asked (stops that the store had counted when the caller asked), candidates (hosts in order of preference).
 
 -- Organizations that have agents in a guild with the same id.
@@ -13,8 +13,8 @@ local function namesakes(member)
 end
 
 notice_another_run()
--- What the store says of an agent may not be so while hosts are telling, or before the caller has.
-if is_lost(ask.knew) or is_held() or not store_life() then return {'held'} end
+-- What the store says of an agent may not be so while hosts are reporting, or before the caller has.
+if is_lost(ask.store_life) or is_held() or not store_life() then return {'held'} end
 local member, agent = ask.member, ask.agent
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'digest', 'request_id', 'machine_id')
@@ -28,7 +28,7 @@ if phase and old[2] == agent.digest and old[3] == agent.request_id then return {
 -- Whoever asked may have been told that it failed, and have stopped the agent since. If it still waits, it asks once more.
 if was_stopped_since(member, tonumber(ask.asked)) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
-if ask.if_namesakes == 'tell' then
+if ask.if_namesakes == 'report' then
   local others = namesakes(member)
   if others[1] then return {'namesakes', unpack(others)} end
 end
@@ -48,6 +48,6 @@ if not host then
   return {'waits'}
 end
 reserve(host, used, demand)
-local epoch = seat(member, host, incarnation)
+local epoch = assign(member, host, incarnation)
 redis.call('HSET', akey, 'order', epoch)
 return {'claimed', host, incarnation, epoch, agent.machine_id}

@@ -72,7 +72,7 @@ local function end_lease(host)
 end
 
 -- Takes an agent off its host: its room is free again. The host must still be in the life that made the claim.
-local function vacate(member, host, incarnation, demand)
+local function free_room(member, host, incarnation, demand)
   if not host or host == '' then return end
   redis.call('ZREM', key('on', host), member)
   local hkey = key('host', host)
@@ -96,7 +96,7 @@ local function is_wiped(known)
 end
 
 -- Epochs begin at the time at which the store was new, or may have lost what it counted last, in µs: a guess that spares whoever
--- knows of former ones the telling. What must hold rests on what hosts and engines tell before anything is claimed.
+-- knows of former ones the reporting. What must hold rests on what hosts and engines tell before anything is claimed.
 local function count_epochs_from_now()
   local t = redis.call('TIME')
   local current = tonumber(redis.call('GET', key('epoch')) or '0')
@@ -145,7 +145,7 @@ local function notice_another_run()
   redis.call('SET', key('known_epoch'), redis.call('GET', key('epoch')) or '0')
   count_epochs_from_now()
   settle_anew('lost')
-  for _, host in ipairs(hosts_with_lease()) do redis.call('HSET', key('host', host), 'telling', '1') end
+  for _, host in ipairs(hosts_with_lease()) do redis.call('HSET', key('host', host), 'reporting', '1') end
   store_changed()
 end
 

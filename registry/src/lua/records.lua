@@ -43,7 +43,7 @@ local function pick(demand, order)
 end
 
 -- A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
-local function seat(member, host, incarnation)
+local function assign(member, host, incarnation)
   local epoch, now = next_epoch(), int(now_ms())
   local akey = key('agent', member)
   redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
@@ -130,7 +130,7 @@ end
 
 -- What the store has of an agent is older than what it is being told: its room and its number are given back.
 local function displace(member, phase, host, incarnation, demand, machine)
-  if phase ~= 'PENDING' and phase ~= 'FAILED' then vacate(member, host, incarnation, demand) end
+  if phase ~= 'PENDING' and phase ~= 'FAILED' then free_room(member, host, incarnation, demand) end
   leave_guild(member, machine)
   leave_line(member)
   redis.call('ZREM', key('unaccepted'), member)

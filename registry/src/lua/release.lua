@@ -1,9 +1,9 @@
--- Takes member, epoch, guard (reaped, vouched, unaccepted, unhosted, failed, retired, ended), knew?, pending? (why it becomes PENDING;
+-- Takes member, epoch, guard (reaped, vouched, unaccepted, unassigned, failed, retired, ended), store_life?, pending? (why it becomes PENDING;
 -- absent: its record goes).
 notice_another_run()
 local member, guard = ask.member, ask.guard
 -- Only a host knows what is so while the store is being told.
-if is_lost(ask.knew) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
+if is_lost(ask.store_life) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'machine_id',
   'on_disconnect')
@@ -15,7 +15,7 @@ if old[2] ~= ask.epoch and not forgotten then return {'stale', old[2]} end
 if forgotten then raise_epoch(ask.epoch) end
 local holds_room = phase ~= 'PENDING' and phase ~= 'FAILED'
 if guard == 'unaccepted' and (old[6] or not holds_room) then return {'guarded', phase} end
-if guard == 'unhosted' and holds_room then return {'guarded', phase} end
+if guard == 'unassigned' and holds_room then return {'guarded', phase} end
 if guard == 'failed' and phase ~= 'FAILED' then return {'guarded', phase} end
 if guard == 'ended' or guard == 'retired' then
   if not holds_room or is_live(old[3], old[4]) then return {'guarded', phase} end
@@ -24,7 +24,7 @@ if guard == 'ended' or guard == 'retired' then
 end
 if ask.pending and not (holds_room or forgotten or guard == 'failed') then return {'guarded', phase} end
 
-if holds_room then vacate(member, old[3], old[4], old[5]) end
+if holds_room then free_room(member, old[3], old[4], old[5]) end
 -- Stop wins: an agent that was being stopped does not come back.
 if ask.pending and phase ~= 'STOPPING' then
   if guard == 'failed' then redis.call('HSET', akey, 'restarts', '0', 'last_lines', '') end

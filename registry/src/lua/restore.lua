@@ -1,7 +1,7 @@
--- Takes what `advance` does, and host, incarnation, agent (without first_start), launch, had? (store's life that had the record).
+-- Takes what `advance` does, and host, incarnation, agent (without first_start), launch, former_store_life? (store's life that had the record).
 notice_another_run()
 local member, host, incarnation, epoch = ask.member, ask.host, ask.incarnation, ask.epoch
-if is_lost(ask.knew) then return {'lost'} end
+if is_lost(ask.store_life) then return {'lost'} end
 raise_epoch(epoch)
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id',
@@ -12,7 +12,7 @@ if old[1] == epoch and old[4] ~= incarnation then return {'stale', old[1]} end
 if old[1] and not is_held() and old[4] ~= incarnation then return {'stale', old[1]} end
 -- While hosts told what they run nobody was stopped or moved. Since then an agent that is not there was, unless its claim was
 -- forgotten, or its host may be silent for as long as it likes.
-local forgotten = is_wiped(ask.had) or tonumber(epoch) > tonumber(redis.call('GET', key('known_epoch')) or epoch)
+local forgotten = is_wiped(ask.former_store_life) or tonumber(epoch) > tonumber(redis.call('GET', key('known_epoch')) or epoch)
 if not old[1] and not is_held() and not forgotten and ask.agent.on_disconnect == 'stop' then return {'gone'} end
 if not old[1] and was_stopped(member, epoch) then return {'gone'} end
 if old[1] == epoch and tonumber(ask.sequence) < tonumber(old[7] or '0') then return {'done'} end

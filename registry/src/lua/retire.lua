@@ -1,7 +1,7 @@
 -- Takes host, incarnation, store? (life of it in which this was seen), and life and renewals: of a former process the last that it
 -- had, zeros if it had none here.
 notice_another_run()
-if is_lost(ask.store) then return 0 end
+if is_lost(ask.store_life) then return 0 end
 local host, incarnation = ask.host, ask.incarnation
 local holds = redis.call('HGET', key('host', host), 'incarnation') == incarnation
 if holds then

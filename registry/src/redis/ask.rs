@@ -15,7 +15,7 @@ mod agents;
 mod hosts;
 mod reads;
 
-pub(super) use agents::{advance, bury, claim, place, release, remember, restore, unplace};
+pub(super) use agents::{advance, assign, bury, claim, release, remember, restore, unassign};
 pub(super) use hosts::{announce, bring, cordon, depart, forget, renew, retire, settle};
 pub(super) use reads::{list, nothing, oldest};
 

@@ -9,12 +9,12 @@ use crate::{
     ids::{AgentKey, Epoch, HostLife, MachineId, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
-        AdvanceOutcome, AgentEvent, Announced, ClaimOutcome, Claimed, Event, EventId, Events, HostsView, Look, Page,
-        PlaceOutcome, ReleaseOutcome, Remembered, Renewal,
+        AdvanceOutcome, AgentEvent, Announced, AssignOutcome, ClaimOutcome, Claimed, Event, EventId, Events,
+        HostsView, Look, Page, ReleaseOutcome, Remembered, Renewal,
     },
     record::{
-        AgentRecord, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState, LastExit,
-        OnDisconnect, Phase, Seat, SpecDigest, State, View,
+        AgentRecord, Assignment, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord,
+        HostState, LastExit, OnDisconnect, Phase, SpecDigest, State, View,
     },
     resources::Resources,
     unreadable::{self, RowKind},
@@ -125,7 +125,7 @@ pub(super) fn announced(store: String, numbers: &[&str; 4]) -> Result<Announced,
     let [life, returned, stops, epoch] = numbers.map(|text| text.parse::<u64>().ok());
     let announced = || {
         Some(Announced {
-            store: StoreLife(store),
+            store_life: StoreLife(store),
             life: HostLife(life?),
             returned: u32::try_from(returned?).ok()?,
             stops: Stops(stops?),
@@ -184,14 +184,14 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
     outcome.ok_or_else(|| unreadable("claim", answer))
 }
 
-pub(super) fn place(answer: &[String]) -> Result<PlaceOutcome, RegistryError> {
+pub(super) fn assigned(answer: &[String]) -> Result<AssignOutcome, RegistryError> {
     let outcome = match words(answer)[..] {
         ["claimed", host, incarnation, at, machine] => {
-            claimed(host, incarnation, at, machine).map(PlaceOutcome::Placed)
+            claimed(host, incarnation, at, machine).map(AssignOutcome::Assigned)
         }
-        ["full"] => Some(PlaceOutcome::NoRoom),
-        ["changed"] => Some(PlaceOutcome::Changed),
-        ["held"] => Some(PlaceOutcome::Held),
+        ["full"] => Some(AssignOutcome::NoRoom),
+        ["changed"] => Some(AssignOutcome::Changed),
+        ["held"] => Some(AssignOutcome::Held),
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("place", answer))
@@ -259,8 +259,8 @@ fn exit(status: &str, at: Option<u64>) -> Option<LastExit> {
 }
 
 /// The place that an agent's fields tell of.
-fn seat(v: &[Option<Vec<u8>>]) -> Option<Seat> {
-    Some(Seat {
+fn assignment(v: &[Option<Vec<u8>>]) -> Option<Assignment> {
+    Some(Assignment {
         host: keys::parse_host(text(v, 1))?,
         incarnation: parsed(v, 2)?,
         accepted: parsed(v, 16).map(UnixMillis),
@@ -293,7 +293,7 @@ pub(super) fn agent(
     };
     let phase = Phase::parse(text(&v, 0)).ok_or_else(|| missing("phase"))?;
     let record = AgentRecord {
-        state: State::of(phase, seat(&v)).ok_or_else(|| missing("host"))?,
+        state: State::of(phase, assignment(&v)).ok_or_else(|| missing("host"))?,
         epoch: epoch(text(&v, 3)).ok_or_else(|| missing("epoch"))?,
         name: text(&v, 4).to_owned(),
         request_id: parsed::<RequestId>(&v, 5).ok_or_else(|| missing("request_id"))?,
@@ -396,7 +396,7 @@ pub(super) fn hosts(
     let held = store.get(2).is_some_and(|held| held == "1");
     let mut view = HostsView {
         now: UnixMillis(now),
-        store: life,
+        store_life: life,
         held,
         pending,
         stops: Stops(stops),
@@ -434,7 +434,7 @@ pub(super) fn look(fields: HashMap<String, String>) -> Result<Look, RegistryErro
     let mut look = Look::default();
     for (name, text) in fields {
         if name == STORE {
-            look.store = Some(StoreLife(text));
+            look.store_life = Some(StoreLife(text));
             continue;
         }
         let lease = || Some((keys::parse_host(&name)?, parse_lease(&text)?));

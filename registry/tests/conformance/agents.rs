@@ -83,11 +83,11 @@ async fn release_guards_hold(store: Store) {
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     let release = async |guard| store.release(&a, epoch, guard).await.unwrap();
-    assert_eq!(release(ReleaseGuard::Unhosted).await, ReleaseOutcome::Guarded(Phase::Starting));
+    assert_eq!(release(ReleaseGuard::Unassigned).await, ReleaseOutcome::Guarded(Phase::Starting));
     store.advance(&advance(&a, epoch, Phase::Starting)).await.unwrap();
     assert_eq!(release(ReleaseGuard::Unaccepted).await, ReleaseOutcome::Guarded(Phase::Starting));
     store.advance(&advance(&a, epoch, Phase::Failed)).await.unwrap();
-    assert_eq!(release(ReleaseGuard::Unhosted).await, ReleaseOutcome::Released);
+    assert_eq!(release(ReleaseGuard::Unassigned).await, ReleaseOutcome::Released);
     assert_eq!(used_slots(&store, "h-0").await, 0);
 
     let b = key("g", "b");
@@ -102,11 +102,11 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Running)).await.unwrap();
     assert!(matches!(
-        store.unplace(&unplace(&a, epoch, ReleaseGuard::Unaccepted, "")).await.unwrap(),
+        store.unassign(&unassign(&a, epoch, ReleaseGuard::Unaccepted, "")).await.unwrap(),
         ReleaseOutcome::Guarded(Phase::Running)
     ));
     assert_eq!(
-        store.unplace(&unplace(&a, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap(),
+        store.unassign(&unassign(&a, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap(),
         ReleaseOutcome::Released
     );
     let record = store.get(&a, View::Basic).await.unwrap().unwrap();
@@ -120,7 +120,7 @@ async fn an_agent_taken_off_its_host_waits_under_a_new_epoch(store: Store) {
 
     let epoch = claimed(&store, &b, "r", &["h-0"]).await.epoch;
     store.advance(&advance(&b, epoch, Phase::Stopping)).await.unwrap();
-    store.unplace(&unplace(&b, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap();
+    store.unassign(&unassign(&b, epoch, ReleaseGuard::Reaped, "it moves")).await.unwrap();
     assert_eq!(phase(&store, &b).await, None, "stop wins");
 }
 

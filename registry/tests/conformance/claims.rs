@@ -2,9 +2,8 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Announce, Bring, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull, IfNamesakes, MachineId, Phase,
-    PlaceOutcome, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources,
-    Stops, View,
+    Announce, AssignOutcome, Bring, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull, IfNamesakes, MachineId,
+    Phase, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
 };
 use std::sync::Arc;
 
@@ -132,12 +131,12 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, machine(1), machine(2)));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 
-    let placed = store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();
-    let PlaceOutcome::Placed(placed) = placed else { panic!("{placed:?}") };
+    let placed = store.assign(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();
+    let AssignOutcome::Assigned(placed) = placed else { panic!("{placed:?}") };
     assert!(placed.epoch > queue[0].epoch && placed.machine_id == machine(1));
-    assert_eq!(store.place(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::Changed);
-    assert_eq!(store.place(&queue[1].key, queue[1].epoch, &[host("h-0")]).await.unwrap(), PlaceOutcome::NoRoom);
-    let stopped = store.release(&queue[1].key, queue[1].epoch, ReleaseGuard::Unhosted).await.unwrap();
+    assert_eq!(store.assign(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap(), AssignOutcome::Changed);
+    assert_eq!(store.assign(&queue[1].key, queue[1].epoch, &[host("h-0")]).await.unwrap(), AssignOutcome::NoRoom);
+    let stopped = store.release(&queue[1].key, queue[1].epoch, ReleaseGuard::Unassigned).await.unwrap();
     assert_eq!(stopped, ReleaseOutcome::Released);
     assert_eq!(store.oldest(Queue::Pending, 0, 10, View::Basic).await.unwrap(), []);
 }
@@ -216,7 +215,7 @@ async fn a_failed_agent_that_was_stopped_is_not_brought_back_by_who_asked_before
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r1", &["h-0"]).await.epoch;
     store.advance(&advance(&a, epoch, Phase::Failed)).await.unwrap();
-    store.release(&a, epoch, ReleaseGuard::Unhosted).await.unwrap();
+    store.release(&a, epoch, ReleaseGuard::Unassigned).await.unwrap();
     let late = Claim { if_full: IfFull::Wait, ..asked_first(claim(&a, "r1", "d", &[])) };
     assert_eq!(store.claim(&late).await.unwrap(), ClaimOutcome::Late(Stops(1)), "nor put in line");
 }
@@ -244,26 +243,26 @@ async fn who_asked_before_the_oldest_stop_that_is_remembered_asks_again(store: S
     let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
     let stopped: Vec<_> = (0..=REMEMBERED).map(|n| (key("g", &format!("stopped {n}")), Epoch(1))).collect();
     let another = || asked_first(claim(&key("g", "another"), "r", "d", &[]));
-    let had = store_life("elsewhere.1");
-    store.bring(&Bring { stopped: stopped[1..].to_vec(), ..bring(&had) }).await.unwrap();
+    let former_store_life = store_life("elsewhere.1");
+    store.bring(&Bring { stopped: stopped[1..].to_vec(), ..bring(&former_store_life) }).await.unwrap();
     assert_eq!(store.claim(&another()).await.unwrap(), ClaimOutcome::NoRoom, "all of them are remembered");
     let first = asked_first(claim(&stopped[1].0, "r", "d", &[]));
     assert_eq!(store.claim(&first).await.unwrap(), ClaimOutcome::Late(Stops(REMEMBERED)));
 
-    store.bring(&Bring { stopped: stopped[..1].to_vec(), ..bring(&had) }).await.unwrap();
+    store.bring(&Bring { stopped: stopped[..1].to_vec(), ..bring(&former_store_life) }).await.unwrap();
     let late = ClaimOutcome::Late(Stops(REMEMBERED + 1));
     assert_eq!(store.claim(&another()).await.unwrap(), late, "it may be the one that was forgotten");
     assert_eq!(store.claim(&Claim { asked: Stops(1), ..another() }).await.unwrap(), ClaimOutcome::NoRoom);
     let second = Claim { asked: Stops(1), ..claim(&stopped[2].0, "r", "d", &[]) };
     assert_eq!(store.claim(&second).await.unwrap(), late);
     claimed_by(&store, &Claim { asked: Stops(REMEMBERED + 1), ..claim(&stopped[2].0, "r", "d", &["h-0"]) }).await;
-    assert_eq!(store.hosts().await.unwrap().store, Some(lease.store));
+    assert_eq!(store.hosts().await.unwrap().store_life, Some(lease.store_life));
 }
 
 async fn whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id(store: Store) {
     arrive(&store, &announce("h-0", "i", 9.0)).await;
     let asks = |guild: &str, agent: &str| Claim {
-        if_namesakes: IfNamesakes::Tell,
+        if_namesakes: IfNamesakes::Report,
         ..claim(&key(guild, agent), "r", "d", &["h-0"])
     };
     let made = async |request: &Claim| matches!(store.claim(request).await.unwrap(), ClaimOutcome::Claimed(_));

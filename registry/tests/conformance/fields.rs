@@ -2,9 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, Claim, Condition, Documents, Epoch,
-    ExitStatus, FirstStart, HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources, Restore, Seat,
-    SpecDigest, State, UnixMillis, View,
+    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Claim, Condition, Documents,
+    Epoch, ExitStatus, FirstStart, HostState, LastExit, OnDisconnect, Phase, Remember, Remembered, Resources,
+    Restore, SpecDigest, State, UnixMillis, View,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -62,15 +62,16 @@ async fn launches_of_any_bytes_come_back_from_claim_restore_and_remember(store: 
     for length in LENGTHS {
         let (told, kept) = (key("told", &length.to_string()), key("kept", &length.to_string()));
         let restored =
-            Restore { documents: documents(length), ..restore(&told, Epoch(1000), "h-0", "i", &lease.store) };
+            Restore { documents: documents(length), ..restore(&told, Epoch(1000), "h-0", "i", &lease.store_life) };
         assert_eq!(store.restore(&restored).await.unwrap(), AdvanceOutcome::Done);
         assert_eq!(documents_of(&store, &told).await, documents(length), "restored, {length}");
         let record = AgentRecord { epoch: Epoch(1000), ..failed(kept.clone(), documents(length)) };
-        let remembered = store.remember(&Remember { record, had: store_life("a lost one") }).await.unwrap();
+        let remembered =
+            store.remember(&Remember { record, former_store_life: store_life("a lost one") }).await.unwrap();
         assert_eq!(remembered, Remembered::Done);
         assert_eq!(documents_of(&store, &kept).await, documents(length), "remembered, {length}");
     }
-    assert!(store.settle(&lease.store, true).await.unwrap());
+    assert!(store.settle(&lease.store_life, true).await.unwrap());
     for length in LENGTHS {
         let agent = key("claimed", &length.to_string());
         claimed_by(&store, &Claim { documents: documents(length), ..claim(&agent, "r", "d", &["h-0"]) }).await;
@@ -102,15 +103,15 @@ async fn every_field_that_a_host_announces_comes_back(store: Store) {
 }
 
 fn accepted_at(record: &AgentRecord, accepted: Option<UnixMillis>) -> State {
-    let seat = record.seat().map(|seat| Seat { accepted, ..seat.clone() });
-    State::of(record.phase(), seat).unwrap()
+    let assignment = record.assignment().map(|assignment| Assignment { accepted, ..assignment.clone() });
+    State::of(record.phase(), assignment).unwrap()
 }
 
 async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
     let lease = store.announce(&announce("h:0", "i|j", 5.0)).await.unwrap();
     let agent = key("g:1", "a%2");
     let expected = AgentRecord {
-        state: State::Running(Seat { pid: Some(u32::MAX), ..Seat::claimed(host("h:0"), life("i|j")) }),
+        state: State::Running(Assignment { pid: Some(u32::MAX), ..Assignment::claimed(host("h:0"), life("i|j")) }),
         // Its host does not tell what became of its first start.
         first_start: FirstStart::FollowsPolicy,
         ..failed(agent.clone(), documents(256))
@@ -122,7 +123,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
             condition: expected.condition.clone(),
             last_lines: expected.last_lines.clone(),
             exit: Some(ExitStatus::Signal(9)),
-            knew: Some(lease.store.clone()),
+            store_life: Some(lease.store_life.clone()),
             sequence: Epoch::MAX.0 - 2,
             ..advance(&agent, expected.epoch, Phase::Running)
         },
@@ -134,7 +135,7 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         documents: documents(256),
         machine_id: expected.machine_id,
         created: expected.created,
-        ..restore(&agent, expected.epoch, "h:0", "i|j", &lease.store)
+        ..restore(&agent, expected.epoch, "h:0", "i|j", &lease.store_life)
     };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
@@ -164,10 +165,10 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
 async fn every_field_that_an_engine_remembers_comes_back(store: Store) {
     let lease = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     let record = failed(key("g:1", "a%2"), documents(256));
-    let told = Remember { record: record.clone(), had: store_life("a lost one") };
+    let told = Remember { record: record.clone(), former_store_life: store_life("a lost one") };
     assert_eq!(store.remember(&told).await.unwrap(), Remembered::Done);
     assert_eq!(store.get(&record.key, View::Launch).await.unwrap(), Some(record));
     // The largest epoch is one that a script has made of the one before.
-    assert!(store.settle(&lease.store, true).await.unwrap());
+    assert!(store.settle(&lease.store_life, true).await.unwrap());
     assert_eq!(claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch, Epoch::MAX);
 }

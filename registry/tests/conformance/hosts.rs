@@ -2,7 +2,7 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    AdvanceOutcome, Announce, ClaimOutcome, Cordon, FormerState, HostLife, HostState, IfFull, Phase, PlaceOutcome,
+    AdvanceOutcome, Announce, AssignOutcome, ClaimOutcome, Cordon, FormerState, HostLife, HostState, IfFull, Phase,
     Queue, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Retire, Stops, View,
 };
 
@@ -35,7 +35,7 @@ async fn every_announcement_gives_a_later_lease(store: Store) {
     let other = store.announce(&announce("h-1", "i", 5.0)).await.unwrap();
     let again = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     assert!(first.life < other.life && other.life < again.life);
-    assert!(first.store == other.store && other.store == again.store);
+    assert!(first.store_life == other.store_life && other.store_life == again.store_life);
     let seen = Announce { highest_life: HostLife(1000), ..announce("h-2", "i", 5.0) };
     assert_eq!(store.announce(&seen).await.unwrap().life, HostLife(1001));
     let record = &store.hosts().await.unwrap().hosts[0];
@@ -61,7 +61,7 @@ async fn a_renewal_counts_and_only_under_the_lease_of_now(store: Store) {
 async fn an_unknown_host_must_announce_and_a_superseded_one_must_end(store: Store) {
     let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
     assert_eq!(store.renew(&renew("h-1", "i", &lease)).await.unwrap(), Renewal::Unknown);
-    let elsewhere = Renew { store: store_life("elsewhere.1"), ..renew("h-0", "i", &lease) };
+    let elsewhere = Renew { store_life: store_life("elsewhere.1"), ..renew("h-0", "i", &lease) };
     assert_eq!(store.renew(&elsewhere).await.unwrap(), Renewal::StoreLost);
     let held = Renewal::Held { cordoned: false, stops: Stops(0), highest_epoch: lease.highest_epoch };
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), held);
@@ -95,10 +95,10 @@ async fn a_process_is_retired_only_as_it_was_seen(store: Store) {
 
 async fn a_process_is_retired_only_in_the_life_of_the_store_in_which_it_was_seen(store: Store) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
-    let elsewhere = Retire { store: store_life("elsewhere.1"), ..seen(&store, "h-0", "i").await };
+    let elsewhere = Retire { store_life: store_life("elsewhere.1"), ..seen(&store, "h-0", "i").await };
     assert!(!store.retire(&elsewhere).await.unwrap());
     arrive(&store, &announce("h-0", "next", 5.0)).await;
-    let elsewhere = Retire { store: store_life("elsewhere.1"), ..seen(&store, "h-0", "i").await };
+    let elsewhere = Retire { store_life: store_life("elsewhere.1"), ..seen(&store, "h-0", "i").await };
     assert!(!store.retire(&elsewhere).await.unwrap(), "nor as a former process");
     assert_eq!(former(&store, "h-0", "i").await, Some(FormerState::Silent));
 }
@@ -118,14 +118,14 @@ async fn a_retired_process_is_heard_no_more_until_it_announces_itself(store: Sto
         assert_eq!(store.advance(&advance(&a, epoch, phase)).await.unwrap(), AdvanceOutcome::Retired, "{phase}");
     }
     assert_eq!(phase(&store, &a).await, Some(Phase::Running));
-    let told = restore(&a, epoch, "h-0", "i", &lease.store);
+    let told = restore(&a, epoch, "h-0", "i", &lease.store_life);
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::StoreLost, "it is not known");
     assert_eq!(store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
     let wait = rustic_registry::Claim { if_full: IfFull::Wait, ..claim(&waits, "r", "d", &["h-0"]) };
     assert_eq!(store.claim(&wait).await.unwrap(), ClaimOutcome::Waits);
     let waiting = store.oldest(Queue::Pending, 0, 1, View::Basic).await.unwrap().remove(0);
-    let placed = store.place(&waits, waiting.epoch, &[host("h-0")]).await.unwrap();
-    assert_eq!(placed, PlaceOutcome::NoRoom);
+    let placed = store.assign(&waits, waiting.epoch, &[host("h-0")]).await.unwrap();
+    assert_eq!(placed, AssignOutcome::NoRoom);
     assert!(!store.cordon(&host("h-0"), Cordon::On).await.unwrap());
 }
 
@@ -383,6 +383,6 @@ async fn announcing_again_in_the_same_life_keeps_what_is_reserved(store: Store) 
     let first = arrive(&store, &announce("h-0", "i", 5.0)).await;
     claimed(&store, &key("g", "a"), "r", &["h-0"]).await;
     let again = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    assert_eq!((again.returned, again.store), (0, first.store));
+    assert_eq!((again.returned, again.store_life), (0, first.store_life));
     assert_eq!(used_slots(&store, "h-0").await, 1000);
 }

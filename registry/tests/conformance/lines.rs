@@ -3,7 +3,7 @@
 use crate::requests::*;
 use proptest::prelude::*;
 use rustic_registry::{
-    Announce, Claim, ClaimOutcome, Cordon, Epoch, IfFull, Phase, PlaceOutcome, Queue, Registry, ReleaseGuard,
+    Announce, AssignOutcome, Claim, ClaimOutcome, Cordon, Epoch, IfFull, Phase, Queue, Registry, ReleaseGuard,
     Resources, View,
 };
 
@@ -54,9 +54,9 @@ async fn stop(store: &Store, agent: &str) {
 async fn placed(store: &Store, agent: &str, on: &[&str]) -> bool {
     let epoch = store.get(&key("g", agent), View::Basic).await.unwrap().unwrap().epoch;
     let hosts: Vec<_> = on.iter().map(|id| host(id)).collect();
-    match store.place(&key("g", agent), epoch, &hosts).await.unwrap() {
-        PlaceOutcome::Placed(_) => true,
-        PlaceOutcome::NoRoom => false,
+    match store.assign(&key("g", agent), epoch, &hosts).await.unwrap() {
+        AssignOutcome::Assigned(_) => true,
+        AssignOutcome::NoRoom => false,
         other => panic!("{agent}: {other:?}"),
     }
 }
@@ -176,7 +176,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
     arrive(&store, &with_room("h-1", 2.0, 0.0)).await;
     store.cordon(&host("h-0"), Cordon::On).await.unwrap();
     let large = store.get(&key("g", "large"), View::Basic).await.unwrap().unwrap();
-    store.release(&large.key, large.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    store.release(&large.key, large.epoch, ReleaseGuard::Unassigned).await.unwrap();
     for key in [&moves, &starts] {
         let claimed = claimed(&store, key, "r", &["h-1"]).await;
         let phase = if *key == moves { Phase::Running } else { Phase::Starting };
@@ -186,7 +186,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
     store.cordon(&host("h-0"), Cordon::Off).await.unwrap();
     for (key, goes) in [(&starts, true), (&moves, true)] {
         let epoch = store.get(key, View::Basic).await.unwrap().unwrap().epoch;
-        store.unplace(&unplace(key, epoch, ReleaseGuard::Vouched, "moves")).await.unwrap();
+        store.unassign(&unassign(key, epoch, ReleaseGuard::Vouched, "moves")).await.unwrap();
         let agent = key.agent.to_string();
         assert_eq!(placed(&store, &agent, &["h-0"]).await, goes, "{agent} was created before");
     }
@@ -194,7 +194,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
     for _ in 0..2 {
         let record = store.get(&moves, View::Launch).await.unwrap().unwrap();
         assert!(record.running.is_some());
-        store.unplace(&unplace(&moves, record.epoch, ReleaseGuard::Vouched, "moves")).await.unwrap();
+        store.unassign(&unassign(&moves, record.epoch, ReleaseGuard::Vouched, "moves")).await.unwrap();
         assert!(placed(&store, "moves", &["h-0"]).await);
     }
 }
@@ -259,7 +259,7 @@ async fn take(store: &dyn Registry, step: &Step) -> String {
         }
         Step::Place { agent, hosts } => {
             let (key, epoch) = epoch(agent).await;
-            format!("{:?}", store.place(&key, epoch, &names(hosts)).await.unwrap())
+            format!("{:?}", store.assign(&key, epoch, &names(hosts)).await.unwrap())
         }
         Step::Stop { agent } => {
             let (key, epoch) = epoch(agent).await;
@@ -267,7 +267,7 @@ async fn take(store: &dyn Registry, step: &Step) -> String {
         }
         Step::Moves { agent } => {
             let (key, epoch) = epoch(agent).await;
-            format!("{:?}", store.unplace(&unplace(&key, epoch, ReleaseGuard::Vouched, "moves")).await.unwrap())
+            format!("{:?}", store.unassign(&unassign(&key, epoch, ReleaseGuard::Vouched, "moves")).await.unwrap())
         }
     }
 }

@@ -49,20 +49,20 @@ mod settling;
 mod telling;
 
 /// It comes again, from the life of the store in which it was before.
-fn back(id: &str, incarnation: &str, knew: &StoreLife) -> Announce {
-    Announce { knew: Some(knew.clone()), ..announce(id, incarnation, 5.0) }
+fn back(id: &str, incarnation: &str, store_life: &StoreLife) -> Announce {
+    Announce { store_life: Some(store_life.clone()), ..announce(id, incarnation, 5.0) }
 }
 
 /// Comes back, tells nothing, and says that this was all.
-async fn comes_and_tells(store: &Store, id: &str, incarnation: &str, knew: &StoreLife) -> Announced {
-    let lease = store.announce(&back(id, incarnation, knew)).await.unwrap();
-    assert!(is_held(store, &tell(id, incarnation, &lease)).await);
+async fn comes_and_reports(store: &Store, id: &str, incarnation: &str, store_life: &StoreLife) -> Announced {
+    let lease = store.announce(&back(id, incarnation, store_life)).await.unwrap();
+    assert!(is_held(store, &report_all(id, incarnation, &lease)).await);
     lease
 }
 
 async fn settles(store: &Store, watched: bool) -> bool {
     let view = store.hosts().await.unwrap();
-    let settled = store.settle(&view.store.unwrap(), watched).await.unwrap();
+    let settled = store.settle(&view.store_life.unwrap(), watched).await.unwrap();
     assert_eq!(store.hosts().await.unwrap().held, view.held && !settled);
     settled
 }

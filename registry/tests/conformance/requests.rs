@@ -4,7 +4,7 @@ use rustic_registry::{
     Advance, AgentKey, AgentReason, Announce, Announced, Bring, Claim, ClaimOutcome, Claimed, Condition, Documents,
     Epoch, FirstStart, FormerState, GuildKey, HostId, HostLife, HostState, IfFull, Incarnation, Index, MachineId,
     MemoryRegistry, OnDisconnect, Phase, RedisRegistry, RedisSettings, Registry, ReleaseGuard, ReleaseOutcome, Renew,
-    Renewal, Resources, Restore, Retire, Scope, SpecDigest, Stops, StoreLife, UnixMillis, Unplace, View,
+    Renewal, Resources, Restore, Retire, Scope, SpecDigest, Stops, StoreLife, Unassign, UnixMillis, View,
     dev_server::{Admin, DevServer, Durability},
 };
 use std::{
@@ -110,15 +110,15 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
         highest_epoch: Epoch(0),
         highest_life: HostLife(0),
         succeeds: None,
-        knew: None,
-        told: None,
+        store_life: None,
+        reported: None,
     }
 }
 
 /// A host comes, and the store settles: nobody that it does not know of may run anything.
 pub(crate) async fn arrive(store: &Store, request: &Announce) -> Announced {
     let announced = store.announce(request).await.unwrap();
-    store.settle(&announced.store, true).await.unwrap();
+    store.settle(&announced.store_life, true).await.unwrap();
     assert!(!store.hosts().await.unwrap().held, "somebody has something to tell");
     announced
 }
@@ -136,14 +136,14 @@ pub(crate) fn renew(id: &str, incarnation: &str, lease: &Announced) -> Renew {
         life: lease.life,
         state: HostState::Ready,
         highest_epoch: Epoch(0),
-        store: lease.store.clone(),
-        told: false,
+        store_life: lease.store_life.clone(),
+        reported: false,
     }
 }
 
 /// Renews, and says that it told all it runs.
-pub(crate) fn tell(id: &str, incarnation: &str, lease: &Announced) -> Renew {
-    Renew { told: true, ..renew(id, incarnation, lease) }
+pub(crate) fn report_all(id: &str, incarnation: &str, lease: &Announced) -> Renew {
+    Renew { reported: true, ..renew(id, incarnation, lease) }
 }
 
 pub(crate) async fn is_held(store: &Store, request: &Renew) -> bool {
@@ -156,7 +156,7 @@ pub(crate) async fn seen(store: &Store, id: &str, incarnation: &str) -> Retire {
     let lease = view.hosts.iter().find(|h| h.host == host(id) && h.incarnation == life(incarnation));
     let former = view.former.iter().find(|f| f.host == host(id) && f.incarnation == life(incarnation));
     let seen = lease.map(|h| (h.life, h.renewals)).or(former.map(|f| f.renewal)).unwrap();
-    Retire { host: host(id), incarnation: life(incarnation), seen, store: view.store.unwrap() }
+    Retire { host: host(id), incarnation: life(incarnation), seen, store_life: view.store_life.unwrap() }
 }
 
 /// Retires a process that has not renewed since it was looked at.
@@ -174,7 +174,7 @@ pub(crate) async fn former(store: &Store, id: &str, incarnation: &str) -> Option
 
 /// Takes an agent whose process has ended.
 pub(crate) async fn take(store: &Store, key: &AgentKey, epoch: Epoch) -> ReleaseOutcome {
-    store.unplace(&unplace(key, epoch, ReleaseGuard::Ended, "its host is gone")).await.unwrap()
+    store.unassign(&unassign(key, epoch, ReleaseGuard::Ended, "its host is gone")).await.unwrap()
 }
 
 /// A name of a store's life.
@@ -183,8 +183,14 @@ pub(crate) fn store_life(name: &str) -> StoreLife {
 }
 
 /// What an engine brings that has seen nothing.
-pub(crate) fn bring(had: &StoreLife) -> Bring {
-    Bring { had: had.clone(), hosts: vec![], stopped: vec![], highest_epoch: Epoch(0), highest_life: HostLife(0) }
+pub(crate) fn bring(former_store_life: &StoreLife) -> Bring {
+    Bring {
+        former_store_life: former_store_life.clone(),
+        hosts: vec![],
+        stopped: vec![],
+        highest_epoch: Epoch(0),
+        highest_life: HostLife(0),
+    }
 }
 
 pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&str]) -> Claim {
@@ -200,7 +206,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
-        knew: None,
+        store_life: None,
         asked: JUST_NOW,
     }
 }
@@ -218,16 +224,16 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
         condition: None,
         last_lines: if phase == Phase::Failed { vec!["one".to_owned(), "two".to_owned()] } else { vec![] },
         exit: None,
-        knew: None,
+        store_life: None,
         sequence: WRITES.fetch_add(1, Ordering::Relaxed),
     }
 }
 
 /// What the host tells of an agent after the store was lost.
-pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, knew: &StoreLife) -> Restore {
+pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, store_life: &StoreLife) -> Restore {
     let told = claim(key, "the request", "d", &[]);
     Restore {
-        advance: Advance { knew: Some(knew.clone()), ..advance(key, epoch, Phase::Running) },
+        advance: Advance { store_life: Some(store_life.clone()), ..advance(key, epoch, Phase::Running) },
         host: host(id),
         incarnation: life(incarnation),
         name: told.name,
@@ -238,7 +244,7 @@ pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str,
         documents: told.documents,
         machine_id: machine(3),
         created: UnixMillis(77),
-        had: Some(store_life("a lost one")),
+        former_store_life: Some(StoreLife("a lost one".to_owned())),
     }
 }
 
@@ -247,8 +253,8 @@ pub(crate) fn moves(why: &str) -> Condition {
     Condition::new(AgentReason::HostLost, why)
 }
 
-pub(crate) fn unplace(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, why: &str) -> Unplace {
-    Unplace { key: key.clone(), epoch, guard, condition: moves(why), knew: None }
+pub(crate) fn unassign(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard, why: &str) -> Unassign {
+    Unassign { key: key.clone(), epoch, guard, condition: moves(why), store_life: None }
 }
 
 pub(crate) async fn claimed(store: &Store, key: &AgentKey, request: &str, hosts: &[&str]) -> Claimed {

@@ -7,9 +7,9 @@ use crate::requests::*;
 use op::{Known, Op, op};
 use proptest::prelude::*;
 use rustic_registry::{
-    Advance, AgentKey, AgentReason, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Condition, Cordon, Epoch,
-    EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase, Queue,
-    Registry, Remember, Renew, Resources, Restore, Scope, Seat, State, Stops, UnixMillis, View,
+    Advance, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Bring, Claim, ClaimOutcome, Condition, Cordon,
+    Epoch, EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase,
+    Queue, Registry, Remember, Renew, Resources, Restore, Scope, State, Stops, UnixMillis, View,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -62,11 +62,11 @@ impl Subject<'_> {
             }
             Op::Announce { .. } | Op::Renew { .. } | Op::Depart { .. } | Op::Cordon { .. } => self.of_host(op).await,
             Op::Retire { .. } | Op::Forget { .. } | Op::Bring { .. } | Op::Settle { .. } => self.of_engine(op).await,
-            Op::Restore { .. } | Op::Remember { .. } => self.of_teller(op).await,
+            Op::Restore { .. } | Op::Remember { .. } => self.of_reporter(op).await,
             Op::Claim { .. }
             | Op::Advance { .. }
             | Op::Release { .. }
-            | Op::Unplace { .. }
+            | Op::Unassign { .. }
             | Op::Place { .. }
             | Op::Bury { .. } => self.of_agent(op).await,
         }
@@ -74,12 +74,12 @@ impl Subject<'_> {
 
     async fn of_host(&mut self, op: &Op) -> String {
         match *op {
-            Op::Announce { host, life: i, succeeds, slots, knew, told, cordoned, high } => {
+            Op::Announce { host, life: i, succeeds, slots, store_life, told, cordoned, high } => {
                 let (highest_epoch, highest_life) = highest(high);
                 let request = Announce {
                     succeeds: succeeds.map(|ended| life(&process_id(ended))),
-                    knew: knew.map(|back| self.known(back)),
-                    told: told.map(|back| self.known(back)),
+                    store_life: store_life.map(|back| self.known(back)),
+                    reported: told.map(|back| self.known(back)),
                     cordoned,
                     highest_epoch,
                     highest_life,
@@ -91,7 +91,7 @@ impl Subject<'_> {
                 let lease = self.lease(host, life, lease);
                 let request = Renew {
                     state: if draining { HostState::Draining } else { HostState::Ready },
-                    told,
+                    reported: told,
                     highest_epoch: highest(high).0,
                     ..renew(&host_id(host), &process_id(life), &lease)
                 };
@@ -118,10 +118,13 @@ impl Subject<'_> {
             Op::Forget { host: id, life: i } => {
                 format!("{:?}", self.store.forget(&host(&host_id(*id)), &life(&process_id(*i))).await.unwrap())
             }
-            Op::Bring { had, hosts, stopped, high } => {
+            Op::Bring { former_store_life, hosts, stopped, high } => {
                 let (highest_epoch, highest_life) = highest(*high);
-                let mut request =
-                    Bring { highest_epoch, highest_life, ..bring(&self.known(had.unwrap_or_default())) };
+                let mut request = Bring {
+                    highest_epoch,
+                    highest_life,
+                    ..bring(&self.known(former_store_life.unwrap_or_default()))
+                };
                 for (id, i) in hosts {
                     request.hosts.push((host(&host_id(*id)), life(&process_id(*i)), LASTS));
                 }
@@ -141,25 +144,28 @@ impl Subject<'_> {
         }
     }
 
-    async fn of_teller(&mut self, op: &Op) -> String {
+    async fn of_reporter(&mut self, op: &Op) -> String {
         match *op {
-            Op::Restore { agent, epoch_back, host, life, phase, keep, knew, had } => {
+            Op::Restore { agent, epoch_back, host, life, phase, keep, store_life, former_store_life } => {
                 let key = agent_key(agent);
                 let epoch = epoch_of(&*self.store, agent, epoch_back).await;
                 let told = restore(&key, epoch, &host_id(host), &process_id(life), &self.known(0));
                 let request = Restore {
-                    advance: Advance { knew: knew.map(|back| self.known(back)), ..advance(&key, epoch, phase) },
+                    advance: Advance {
+                        store_life: store_life.map(|back| self.known(back)),
+                        ..advance(&key, epoch, phase)
+                    },
                     on_disconnect: on_disconnect(keep),
-                    had: had.map(|back| self.known(back)),
+                    former_store_life: former_store_life.map(|back| self.known(back)),
                     ..told
                 };
                 format!("{:?}", self.store.restore(&request).await.unwrap())
             }
-            Op::Remember { agent, epoch_back, waits, had } => {
+            Op::Remember { agent, epoch_back, waits, former_store_life } => {
                 let epoch = epoch_of(&*self.store, agent, epoch_back).await;
                 let request = Remember {
                     record: remembered(agent_key(agent), epoch, waits),
-                    had: self.known(had.unwrap_or_default()),
+                    former_store_life: self.known(former_store_life.unwrap_or_default()),
                 };
                 format!("{:?}", self.store.remember(&request).await.unwrap())
             }
@@ -171,7 +177,7 @@ impl Subject<'_> {
         let life = |known: &Known| known.map(|back| self.known(back));
         let store = &*self.store;
         match op {
-            Op::Claim { agent, request, digest, half_cpus, if_full, keep, hosts, asked, knew } => {
+            Op::Claim { agent, request, digest, half_cpus, if_full, keep, hosts, asked, store_life } => {
                 let hosts: Vec<_> = hosts.iter().map(|h| host_id(*h)).collect();
                 let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
                 let mut demand = Resources::one_slot();
@@ -179,10 +185,10 @@ impl Subject<'_> {
                 let request = Claim {
                     demand,
                     if_full: *if_full,
-                    if_namesakes: if *keep { IfNamesakes::Tell } else { IfNamesakes::Ignore },
+                    if_namesakes: if *keep { IfNamesakes::Report } else { IfNamesakes::Ignore },
                     on_disconnect: on_disconnect(*keep),
                     asked: if *asked < 2 { Stops(u64::from(*asked)) } else { JUST_NOW },
-                    knew: life(knew),
+                    store_life: life(store_life),
                     ..claim(&agent_key(*agent), &format!("r{request}"), &format!("d{digest}"), &hosts)
                 };
                 match store.claim(&request).await.unwrap() {
@@ -190,11 +196,12 @@ impl Subject<'_> {
                     other => format!("{other:?}"),
                 }
             }
-            Op::Advance { agent, epoch_back, phase, exit, late, knew } => {
+            Op::Advance { agent, epoch_back, phase, exit, late, store_life } => {
                 let key = agent_key(*agent);
                 let epoch = epoch_of(store, *agent, *epoch_back).await;
                 let exit = exit.map(|n| if n < 0 { ExitStatus::Signal(-n) } else { ExitStatus::Code(n) });
-                let mut request = Advance { exit, restarts: 3, knew: life(knew), ..advance(&key, epoch, *phase) };
+                let mut request =
+                    Advance { exit, restarts: 3, store_life: life(store_life), ..advance(&key, epoch, *phase) };
                 if *late {
                     request.sequence = 0;
                 }
@@ -204,18 +211,18 @@ impl Subject<'_> {
                 let epoch = epoch_of(store, *agent, *epoch_back).await;
                 format!("{:?}", store.release(&agent_key(*agent), epoch, *guard).await)
             }
-            Op::Unplace { agent, epoch_back, guard, knew } => {
+            Op::Unassign { agent, epoch_back, guard, store_life } => {
                 let epoch = epoch_of(store, *agent, *epoch_back).await;
-                let request = rustic_registry::Unplace {
-                    knew: life(knew),
-                    ..unplace(&agent_key(*agent), epoch, *guard, "moved")
+                let request = rustic_registry::Unassign {
+                    store_life: life(store_life),
+                    ..unassign(&agent_key(*agent), epoch, *guard, "moved")
                 };
-                format!("{:?}", store.unplace(&request).await)
+                format!("{:?}", store.unassign(&request).await)
             }
             Op::Place { agent, epoch_back, hosts } => {
                 let epoch = epoch_of(store, *agent, *epoch_back).await;
                 let hosts: Vec<_> = hosts.iter().map(|h| host(&host_id(*h))).collect();
-                format!("{:?}", store.place(&agent_key(*agent), epoch, &hosts).await.unwrap())
+                format!("{:?}", store.assign(&agent_key(*agent), epoch, &hosts).await.unwrap())
             }
             Op::Bury { agent } => format!("{:?}", store.bury(&agent_key(*agent)).await),
             _ => unreachable!("not of an agent: {op:?}"),
@@ -227,7 +234,7 @@ impl Subject<'_> {
         let store = &*self.store;
         let mut text = String::new();
         let view = store.hosts().await.unwrap();
-        let at = view.store.and_then(|life| self.lives.iter().position(|known| *known == life));
+        let at = view.store_life.and_then(|life| self.lives.iter().position(|known| *known == life));
         writeln!(text, "{at:?} {} {} {:?}", view.held, view.pending, view.stops).unwrap();
         for host in view.hosts {
             writeln!(text, "{:?}", HostRecord { renewed: UnixMillis(0), ..host }).unwrap();
@@ -257,14 +264,17 @@ impl Subject<'_> {
         let events: Vec<_> = events.entries.into_iter().map(|(_, event)| event).collect();
         writeln!(text, "{events:?}").unwrap();
         let leases = store.look().await.unwrap();
-        writeln!(text, "{:?} {:?}", leases.store.is_some(), leases.leases).unwrap();
+        writeln!(text, "{:?} {:?}", leases.store_life.is_some(), leases.leases).unwrap();
         text
     }
 }
 
 fn timeless_state(record: &AgentRecord) -> State {
-    let timeless = |seat: &Seat| Seat { accepted: seat.accepted.map(|_| UnixMillis(0)), ..seat.clone() };
-    State::of(record.phase(), record.state.last_seat().map(timeless)).unwrap()
+    let timeless = |assignment: &Assignment| Assignment {
+        accepted: assignment.accepted.map(|_| UnixMillis(0)),
+        ..assignment.clone()
+    };
+    State::of(record.phase(), record.state.last_assignment().map(timeless)).unwrap()
 }
 
 fn timeless(record: AgentRecord) -> AgentRecord {

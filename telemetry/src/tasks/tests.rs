@@ -8,10 +8,10 @@ const SOON: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn a_task_that_panics_is_the_failure_of_its_program_with_its_name_and_its_words() {
     let tasks = Tasks::new();
-    tasks.spawn("the lease keeper", async { panic!("no more {}", "room") });
+    tasks.spawn("the renewer of the lease", async { panic!("no more {}", "room") });
     let failure = tasks.failed().await;
     assert_eq!(failure.cause, Cause::Panicked("no more room".to_owned()));
-    assert!(failure.to_string().starts_with("the lease keeper panicked: no more room"), "{failure}");
+    assert!(failure.to_string().starts_with("the renewer of the lease panicked: no more room"), "{failure}");
     assert_eq!(tasks.end(SOON).await, Err(failure));
 }
 
@@ -33,7 +33,7 @@ async fn tasks_that_end_when_they_are_asked_to_are_waited_for_and_no_failure() {
     let ending = tasks.ending();
     let (left, mut told) = tokio::sync::mpsc::channel(1);
     tasks.spawn("a loop", pending());
-    tasks.spawn_until("the keeper", ending.clone(), async move {
+    tasks.spawn_until("the reconciler", ending.clone(), async move {
         ending.cancelled().await;
         tokio::time::sleep(SOON / 2).await;
         left.send(()).await.expect("the test listens");
@@ -46,13 +46,13 @@ async fn tasks_that_end_when_they_are_asked_to_are_waited_for_and_no_failure() {
 async fn a_task_that_fails_at_the_end_is_a_failure_and_one_that_does_not_end_holds_up_nobody() {
     let tasks = Tasks::new();
     let ending = tasks.ending();
-    tasks.spawn_until("the keeper", ending.clone(), async move {
+    tasks.spawn_until("the reconciler", ending.clone(), async move {
         ending.cancelled().await;
         assert!(!ending.is_cancelled(), "on its way out");
     });
     tasks.spawn_until("one that hangs", tasks.ending(), pending::<()>());
-    let failure = tasks.end(SOON).await.expect_err("the keeper panicked");
-    assert_eq!(failure.task, "the keeper");
+    let failure = tasks.end(SOON).await.expect_err("the renewer panicked");
+    assert_eq!(failure.task, "the reconciler");
     let hang: Vec<_> = tasks.0.running().values().cloned().collect();
     assert_eq!(hang, ["one that hangs"]);
 }

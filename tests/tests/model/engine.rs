@@ -8,8 +8,8 @@ use super::{
 impl Protocol {
     pub(super) fn possible_of_engine(&self, s: &State, engine: usize, steps: &mut Vec<Step>) {
         let e = &s.engines[engine];
-        let here = e.knows == Some(s.store.life);
-        if e.knows.is_none() || here || self.mutation == Mutation::CarriesOver {
+        let here = e.store_life == Some(s.store.life);
+        if e.store_life.is_none() || here || self.mutation == Mutation::CarriesOver {
             steps.push(Step::Look(engine));
         } else {
             steps.push(Step::Bring(engine));
@@ -54,7 +54,7 @@ impl Protocol {
         match s.store.record {
             Record::Nothing => {}
             Record::Pending { .. } if may_count && s.calls.len() < self.world.calls => {
-                steps.extend((0..self.names()).filter(|name| s.store.hosts[*name].is_some()).map(Step::Place));
+                steps.extend((0..self.names()).filter(|name| s.store.hosts[*name].is_some()).map(Step::Assign));
             }
             Record::Pending { .. } => {}
             Record::Claimed { process, accepted, .. } => {
@@ -62,7 +62,7 @@ impl Protocol {
                     steps.push(Step::TakeOver(process));
                 }
                 if may_count && !accepted {
-                    steps.push(Step::Unplace);
+                    steps.push(Step::Unassign);
                 }
                 if !accepted && s.calls.len() < self.world.calls && self.mutation != Mutation::NoSecondCall {
                     steps.push(Step::CallAgain);
@@ -87,7 +87,7 @@ impl Protocol {
             steps.push(Step::WantStop);
         }
         if s.wish == Wish::Stops {
-            for engine in (0..self.world.engines).filter(|e| s.engines[*e].knows == Some(s.store.life)) {
+            for engine in (0..self.world.engines).filter(|e| s.engines[*e].store_life == Some(s.store.life)) {
                 self.possible_stops(s, engine, steps);
             }
         }
@@ -109,7 +109,7 @@ impl Protocol {
                     stop(Stop::Ended);
                 }
             }
-            Record::Pending { .. } if !held => stop(Stop::Unhosted),
+            Record::Pending { .. } if !held => stop(Stop::Unassigned),
             Record::Nothing if !held => stop(Stop::Unknown),
             Record::Pending { .. } | Record::Nothing => {}
         }
@@ -131,23 +131,23 @@ impl Protocol {
             Step::Settle(_) => self.settle(s),
             Step::TakeOver(process) => {
                 s.taken_while_alive |= self.world.keep && s.processes[process].is_up();
-                self.unplace(s);
+                self.unassign(s);
             }
-            Step::Place(name) => self.place(s, name),
+            Step::Assign(name) => self.assign(s, name),
             Step::CallAgain => {
                 if let Record::Claimed { epoch, process, .. } = s.store.record {
                     let store = s.store.life;
                     s.send(Call { process, epoch, store });
                 }
             }
-            Step::Unplace => self.unplace(s),
+            Step::Unassign => self.unassign(s),
             Step::EngineDies(engine) => {
                 s.crashes += 1;
                 s.engines[engine] = Engine::NEW;
             }
             Step::Create { engine } => {
                 let e = &s.engines[engine];
-                s.claim = e.knows.map(|knew| Claim { knew, asked: e.stops });
+                s.claim = e.store_life.map(|store_life| Claim { store_life, asked: e.stops });
             }
             Step::ClaimArrives(name) => {
                 if let Some(claim) = s.claim.take() {
@@ -165,11 +165,11 @@ impl Protocol {
     fn look(&self, s: &mut State, engine: usize) {
         let store = &s.store;
         let e = &mut s.engines[engine];
-        if e.knows.is_none() {
-            (e.knows, e.watched) = (Some(store.life), 0);
+        if e.store_life.is_none() {
+            (e.store_life, e.watched) = (Some(store.life), 0);
         }
         if self.mutation == Mutation::CarriesOver {
-            e.knows = Some(store.life);
+            e.store_life = Some(store.life);
         }
         if self.world.may_lose() {
             e.highest_epoch = e.highest_epoch.max(store.epoch);
@@ -194,7 +194,7 @@ impl Protocol {
         let epoch = s.store.record.epoch();
         match how {
             Stop::Unknown => self.bury(s),
-            Stop::Reaped(_) | Stop::Unaccepted | Stop::Unhosted | Stop::Ended => self.remove(s),
+            Stop::Reaped(_) | Stop::Unaccepted | Stop::Unassigned | Stop::Ended => self.remove(s),
         }
         // Whoever is told that nobody knows it, by a store that lost something, was not told that it was stopped.
         let vague = how == Stop::Unknown && (s.store.life.wipes > 0 || s.store.life.runs > 0);

@@ -39,8 +39,8 @@ impl Protocol {
             Here::Process { .. } if s.crashes < self.world.crashes => steps.push(Step::AgentDies(process)),
             Here::No | Here::Between { .. } | Here::Process { .. } => {}
         }
-        if p.told != p.knows && p.knows == Some(s.store.life) {
-            steps.push(Step::Tell(process));
+        if p.reported != p.store_life && p.store_life == Some(s.store.life) {
+            steps.push(Step::Report(process));
         }
         if s.crashes < self.world.crashes {
             steps.push(Step::HostDies(process));
@@ -108,7 +108,7 @@ impl Protocol {
             Step::LoseCall(call) => s.calls.retain(|c| *c != call),
             Step::Spawn(process) => self.spawn(s, process),
             Step::AdmitAgain(process) => self.admit_again(s, process),
-            Step::Tell(process) => self.tell(s, process),
+            Step::Report(process) => self.report(s, process),
             Step::AgentDies(process) => {
                 s.crashes += 1;
                 let here = &mut s.processes[process].here;
@@ -138,9 +138,13 @@ impl Protocol {
 
     fn send(&self, s: &mut State, process: usize) {
         let p = &mut s.processes[process];
-        let question = match (p.lease, p.knows) {
-            (Some(life), Some(store)) => Question::Renew { life, store, told: p.told == p.knows },
-            (None, _) | (_, None) => Question::Announce { knew: p.knows, told: p.told, succeeds: p.succeeds },
+        let question = match (p.lease, p.store_life) {
+            (Some(life), Some(store)) => {
+                Question::Renew { life, store_life: store, reported: p.reported == p.store_life }
+            }
+            (None, _) | (_, None) => {
+                Question::Announce { store_life: p.store_life, reported: p.reported, succeeds: p.succeeds }
+            }
         };
         p.asked = Some(Asked { question, answer: None, age: 0 });
     }
@@ -156,10 +160,10 @@ impl Protocol {
             Answer::Announced { store, life } => {
                 (p.age, p.lease) = (age, Some(life));
                 // Who knew of no other life has nothing to tell.
-                if p.knows.is_none() {
-                    p.told = Some(store);
+                if p.store_life.is_none() {
+                    p.reported = Some(store);
                 }
-                p.knows = Some(store);
+                p.store_life = Some(store);
             }
             // The lease is as good as it was, and another one is asked for.
             Answer::StoreLost => self.announce_anew(p),
@@ -177,7 +181,7 @@ impl Protocol {
     /// The number of the lease is of no use any more; how long it lasts is counted as before.
     fn announce_anew(&self, p: &mut Process) {
         p.lease = None;
-        let question = Question::Announce { knew: p.knows, told: p.told, succeeds: p.succeeds };
+        let question = Question::Announce { store_life: p.store_life, reported: p.reported, succeeds: p.succeeds };
         p.asked = Some(Asked { question, answer: None, age: 0 });
     }
 
@@ -197,7 +201,7 @@ impl Protocol {
         let p = s.processes[process];
         // What it has of an older epoch is void when the store gives it a newer one: ended first, then admitted.
         let newer = p.here.epoch().is_none_or(|here| here < epoch);
-        let of_now = p.knows == Some(store) || self.mutation == Mutation::CallsOfAnyLife;
+        let of_now = p.store_life == Some(store) || self.mutation == Mutation::CallsOfAnyLife;
         if !self.is_leased(s, process) || !newer || !of_now {
             return;
         }
@@ -205,9 +209,9 @@ impl Protocol {
         if self.world.may_lose() {
             s.processes[process].highest_epoch = p.highest_epoch.max(epoch);
         }
-        if self.advance(s, epoch, p.knows) {
+        if self.advance(s, epoch, p.store_life) {
             s.processes[process].here = Here::Admitted { epoch };
-            s.processes[process].acknowledged = p.knows;
+            s.processes[process].acknowledged = p.store_life;
         }
     }
 
@@ -229,9 +233,9 @@ impl Protocol {
     fn admit_again(&self, s: &mut State, process: usize) {
         let p = s.processes[process];
         let Here::Between { epoch, fenced } = p.here else { return };
-        if p.acknowledged == p.knows {
-            if p.knows == Some(s.store.life) {
-                let may = self.advance(s, epoch, p.knows);
+        if p.acknowledged == p.store_life {
+            if p.store_life == Some(s.store.life) {
+                let may = self.advance(s, epoch, p.store_life);
                 s.processes[process].here = if may { Here::Admitted { epoch } } else { self.not_ours(s, p) };
             }
             return;
@@ -239,11 +243,11 @@ impl Protocol {
         if !self.tell_of_agent(s, process) || s.processes[process].here == Here::No {
             return;
         }
-        s.processes[process].acknowledged = p.knows;
+        s.processes[process].acknowledged = p.store_life;
         // Whether its claim was given away before the loss nobody knows: it gets a new one.
         if fenced && self.mutation != Mutation::TrustsWhatItTold {
             s.processes[process].here = Here::No;
-            self.unplace(s);
+            self.unassign(s);
         } else {
             s.processes[process].here = Here::Admitted { epoch };
         }
@@ -256,17 +260,17 @@ impl Protocol {
     }
 
     /// The host tells a store in another life of one thing more, until that was told all.
-    fn tell(&self, s: &mut State, process: usize) {
+    fn report(&self, s: &mut State, process: usize) {
         let p = s.processes[process];
-        if p.here != Here::No && p.acknowledged != p.knows {
+        if p.here != Here::No && p.acknowledged != p.store_life {
             // Of one that was killed with the lease the store learns when it is to be started again, and is told first here.
             if self.tell_of_agent(s, process) && s.processes[process].here != Here::No {
                 let fenced = matches!(p.here, Here::Between { fenced: true, .. });
                 if fenced && self.mutation != Mutation::TrustsWhatItTold {
                     s.processes[process].here = Here::No;
-                    self.unplace(s);
+                    self.unassign(s);
                 } else {
-                    s.processes[process].acknowledged = p.knows;
+                    s.processes[process].acknowledged = p.store_life;
                 }
             }
             return;
@@ -276,9 +280,9 @@ impl Protocol {
             Record::Claimed { epoch, process: by, accepted: true, .. }
                 if by == process && p.here.epoch() != Some(epoch) =>
             {
-                self.unplace(s);
+                self.unassign(s);
             }
-            _ => s.processes[process].told = p.knows,
+            _ => s.processes[process].reported = p.store_life,
         }
     }
 

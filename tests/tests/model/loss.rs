@@ -21,7 +21,7 @@ impl State {
 
     /// A host has told all it runs, or has nothing left to tell.
     pub(super) fn has_told(&mut self, host: usize) {
-        self.hosts[host].told = self.store;
+        self.hosts[host].reported = self.store;
         if std::mem::take(&mut self.hosts[host].awaited) && self.hosts.iter().all(|h| !h.awaited) {
             self.held_until = self.held_least;
         }
@@ -34,13 +34,13 @@ impl Protocol {
         if s.store < self.bounds.wipes {
             steps.push(Step::Wipe);
         }
-        for (host, h) in s.hosts.iter().enumerate().filter(|(_, h)| h.up && h.knows == s.store && h.told != s.store) {
+        for (host, h) in s.hosts.iter().enumerate().filter(|(_, h)| h.up && h.store_life == s.store && h.reported != s.store) {
             let untold = |agent: &usize| h.agents[*agent].epoch().is_some() && !self.is_told(s, *agent, host);
             let untold: Vec<_> = (0..self.agents).filter(untold).collect();
             if untold.is_empty() {
                 steps.push(Step::HasTold(host));
             }
-            steps.extend(untold.into_iter().map(|agent| Step::Tell { agent, host }));
+            steps.extend(untold.into_iter().map(|agent| Step::Report { agent, host }));
         }
     }
 
@@ -52,14 +52,14 @@ impl Protocol {
 
     /// The scripts `announce` and `renew` of a host that has something to tell: nothing is decided without it, if nothing was yet.
     pub(super) fn await_telling(&self, s: &mut State, host: usize) {
-        if s.hosts[host].told != s.store && s.is_held() && self.mutation != Mutation::NoAwait {
+        if s.hosts[host].reported != s.store && s.is_held() && self.mutation != Mutation::NoAwait {
             s.hosts[host].awaited = true;
             s.held_until = s.now + TTL + GRACE;
         }
     }
 
     /// The script `restore`: the later claim is right.
-    pub(super) fn tell(&self, s: &mut State, agent: usize, host: usize) {
+    pub(super) fn report(&self, s: &mut State, agent: usize, host: usize) {
         let here = s.hosts[host].agents[agent];
         let Some(epoch) = here.epoch() else { return };
         s.told_again = true;
@@ -79,10 +79,10 @@ impl Protocol {
 
     /// An agent is to be started again, and the store was lost since it acknowledged it last.
     pub(super) fn admit_by_telling(&self, s: &mut State, agent: usize, host: usize) {
-        if s.hosts[host].knows != s.store {
+        if s.hosts[host].store_life != s.store {
             return;
         }
-        self.tell(s, agent, host);
+        self.report(s, agent, host);
         match s.hosts[host].agents[agent] {
             // It gets a new claim.
             Here::Between { fenced: true, .. } if self.mutation != Mutation::TrustsWhatItTold => {

@@ -45,7 +45,7 @@ const NEVER_STUCK: &str = "P2, P4: once faults end, every agent runs, or is gone
 const NEVER_TAKEN: &str = "an agent that outlives its lease is not taken while its host lives";
 const TAKEN_OVER: &str = "an agent was taken over";
 const GIVEN_BACK: &str = "a returning host got its agent back";
-const TOLD_AGAIN: &str = "a lost store was told again";
+const RESTORED: &str = "a lost store was told again";
 
 impl Model for Protocol {
     type State = State;
@@ -78,7 +78,7 @@ impl Model for Protocol {
             Property::always(NEVER_TAKEN, |_, s: &State| !s.taken_while_alive),
             Property::sometimes(TAKEN_OVER, |_, s: &State| s.was_taken_over()),
             Property::sometimes(GIVEN_BACK, |_, s: &State| s.was_given_back()),
-            Property::sometimes(TOLD_AGAIN, |_, s: &State| s.was_told_again()),
+            Property::sometimes(RESTORED, |_, s: &State| s.was_told_again()),
         ]
     }
 }
@@ -163,33 +163,33 @@ fn with_one_process_of_a_host_after_another_all_promises_hold() {
 
 #[test]
 fn with_a_store_that_is_wiped_all_promises_hold() {
-    explore(WIPED, 100_000, &[TAKEN_OVER, TOLD_AGAIN]);
+    explore(WIPED, 100_000, &[TAKEN_OVER, RESTORED]);
 }
 
 #[test]
 fn with_engines_that_saw_every_claim_epochs_grow_though_the_store_is_wiped() {
-    explore(World { seen: true, ..WIPED }, 100_000, &[TAKEN_OVER, TOLD_AGAIN]);
+    explore(World { seen: true, ..WIPED }, 100_000, &[TAKEN_OVER, RESTORED]);
 }
 
 /// Nobody may be left who has seen the latest claims.
 #[test]
 fn with_a_store_that_is_wiped_and_a_crash_all_promises_hold() {
-    explore(World { crashes: 1, ..WIPED }, 100_000, &[TOLD_AGAIN]);
+    explore(World { crashes: 1, ..WIPED }, 100_000, &[RESTORED]);
 }
 
 #[test]
 fn with_a_store_that_forgets_a_claim_all_promises_hold() {
-    explore(World { begin: Begin::Claimed, ..ROLLED_BACK }, 100_000, &[TAKEN_OVER, TOLD_AGAIN]);
+    explore(World { begin: Begin::Claimed, ..ROLLED_BACK }, 100_000, &[TAKEN_OVER, RESTORED]);
 }
 
 #[test]
 fn with_a_store_that_forgets_the_end_of_an_agent_all_promises_hold() {
-    explore(ROLLED_BACK, 100_000, &[TAKEN_OVER, TOLD_AGAIN]);
+    explore(ROLLED_BACK, 100_000, &[TAKEN_OVER, RESTORED]);
 }
 
 #[test]
 fn with_stops_that_a_store_forgets_all_promises_hold() {
-    explore(STOPPED, 50_000, &[TOLD_AGAIN]);
+    explore(STOPPED, 50_000, &[RESTORED]);
 }
 
 macro_rules! mutants {

@@ -133,7 +133,7 @@ pub(crate) enum Step {
     Spawn(usize),
     /// A fresh write under its epoch, before the next process.
     AdmitAgain(usize),
-    Tell(usize),
+    Report(usize),
     AgentDies(usize),
     HostDies(usize),
     HostStarts {
@@ -149,9 +149,9 @@ pub(crate) enum Step {
     },
     Settle(usize),
     TakeOver(usize),
-    Place(usize),
+    Assign(usize),
     CallAgain,
-    Unplace,
+    Unassign,
     EngineDies(usize),
     // Those who use the agent.
     /// An engine is asked for the agent, and claims it.
@@ -179,7 +179,7 @@ pub(crate) enum Stop {
     /// The host has reaped it.
     Reaped(usize),
     Unaccepted,
-    Unhosted,
+    Unassigned,
     Ended,
     Unknown,
 }
@@ -292,7 +292,7 @@ impl Protocol {
             | Step::LoseCall(_)
             | Step::Spawn(_)
             | Step::AdmitAgain(_)
-            | Step::Tell(_)
+            | Step::Report(_)
             | Step::AgentDies(_)
             | Step::HostDies(_)
             | Step::HostStarts { .. } => self.take_of_host(s, step),
@@ -301,9 +301,9 @@ impl Protocol {
             | Step::Retire { .. }
             | Step::Settle(_)
             | Step::TakeOver(_)
-            | Step::Place(_)
+            | Step::Assign(_)
             | Step::CallAgain
-            | Step::Unplace
+            | Step::Unassign
             | Step::EngineDies(_)
             | Step::Create { .. }
             | Step::ClaimArrives(_)
@@ -317,9 +317,9 @@ impl Protocol {
     /// What nobody remembers cannot be held to: a stop is known to the store, or to an engine that still can tell it.
     fn forget_stop(&self, s: &mut State) {
         use super::state::Wish;
-        let told = s.store.stopped.is_some();
-        let teller = s.engines.iter().any(|e| e.stopped.is_some());
-        if s.wish == Wish::Stopped && !told && !(teller && s.store.settling.is_some()) {
+        let reported = s.store.stopped.is_some();
+        let reporter = s.engines.iter().any(|e| e.stopped.is_some());
+        if s.wish == Wish::Stopped && !reported && !(reporter && s.store.settling.is_some()) {
             s.wish = Wish::Forgotten;
         }
     }

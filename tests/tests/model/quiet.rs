@@ -115,10 +115,10 @@ fn is_useful(step: &Step) -> bool {
         Step::Deliver(_)
             | Step::Spawn(_)
             | Step::AdmitAgain(_)
-            | Step::Tell(_)
+            | Step::Report(_)
             | Step::Settle(_)
             | Step::TakeOver(_)
-            | Step::Place(_)
+            | Step::Assign(_)
             | Step::Create { .. }
             | Step::ClaimArrives(_)
             | Step::Stop { .. }

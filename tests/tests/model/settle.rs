@@ -52,11 +52,11 @@ impl Protocol {
                     step,
                     Step::Claim { .. }
                         | Step::TakeOver(_)
-                        | Step::Place { .. }
+                        | Step::Assign { .. }
                         | Step::Deliver(_)
                         | Step::Spawn { .. }
                         | Step::AdmitAgain { .. }
-                        | Step::Tell { .. }
+                        | Step::Report { .. }
                         | Step::HasTold(_)
                 )
             };

@@ -30,7 +30,7 @@ pub(crate) enum Record {
     /// `had`: the epoch that it had before it became PENDING while the store settled.
     Pending {
         epoch: u8,
-        had: u8,
+        former: u8,
     },
     Claimed {
         epoch: u8,
@@ -45,7 +45,7 @@ pub(crate) struct Entry {
     pub(crate) process: usize,
     pub(crate) life: u8,
     pub(crate) renewals: u8,
-    pub(crate) telling: bool,
+    pub(crate) reporting: bool,
 }
 
 /// A process that holds no lease.
@@ -101,8 +101,8 @@ pub(crate) enum Running {
 /// What a host asks the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Question {
-    Announce { knew: Option<StoreLife>, told: Option<StoreLife>, succeeds: bool },
-    Renew { life: u8, store: StoreLife, told: bool },
+    Announce { store_life: Option<StoreLife>, reported: Option<StoreLife>, succeeds: bool },
+    Renew { life: u8, store_life: StoreLife, reported: bool },
 }
 
 /// What the store answers.
@@ -141,8 +141,8 @@ pub(crate) struct Process {
     /// A question whose answer nobody waits for any more.
     pub(crate) stray: Option<Question>,
     /// The store's life that it knows, and the one that was told of everything here.
-    pub(crate) knows: Option<StoreLife>,
-    pub(crate) told: Option<StoreLife>,
+    pub(crate) store_life: Option<StoreLife>,
+    pub(crate) reported: Option<StoreLife>,
     pub(crate) here: Here,
     /// The store's life that acknowledged its agent last.
     pub(crate) acknowledged: Option<StoreLife>,
@@ -165,7 +165,7 @@ pub(crate) struct Seen {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Engine {
-    pub(crate) knows: Option<StoreLife>,
+    pub(crate) store_life: Option<StoreLife>,
     /// Ticks since it saw this life of the store first.
     pub(crate) watched: u8,
     pub(crate) seen: [Option<Seen>; SLOTS],
@@ -186,7 +186,7 @@ pub(crate) struct Call {
 /// A claim on its way to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
-    pub(crate) knew: StoreLife,
+    pub(crate) store_life: StoreLife,
     pub(crate) asked: u8,
 }
 
@@ -245,8 +245,8 @@ impl Process {
         age: NO_LEASE,
         asked: None,
         stray: None,
-        knows: None,
-        told: None,
+        store_life: None,
+        reported: None,
         here: Here::No,
         acknowledged: None,
         highest_epoch: 0,
@@ -260,7 +260,7 @@ impl Process {
 impl Engine {
     /// It starts, and knows nothing.
     pub(crate) const NEW: Self =
-        Self { knows: None, watched: 0, seen: [None; SLOTS], highest_epoch: 0, stops: 0, stopped: None };
+        Self { store_life: None, watched: 0, seen: [None; SLOTS], highest_epoch: 0, stops: 0, stopped: None };
 }
 
 impl State {
@@ -346,7 +346,7 @@ impl State {
     pub(crate) fn forget_what_is_over(&mut self) {
         let store = self.store;
         for engine in &mut self.engines {
-            let here = engine.knows == Some(store.life);
+            let here = engine.store_life == Some(store.life);
             if !here {
                 engine.watched = 0;
             }
@@ -414,6 +414,6 @@ impl State {
 /// An order of engines; which one does not matter.
 fn key(engine: &Engine) -> impl Ord {
     let seen = engine.seen.map(|seen| seen.map(|seen| (seen.renewal, seen.age)));
-    let knows = engine.knows.map(|life| (life.wipes, life.runs));
-    (knows, engine.watched, seen, engine.highest_epoch, engine.stops, engine.stopped)
+    let store_life = engine.store_life.map(|life| (life.wipes, life.runs));
+    (store_life, engine.watched, seen, engine.highest_epoch, engine.stops, engine.stopped)
 }

@@ -10,10 +10,10 @@ impl Store {
     /// `announce` or `renew`, of a process whose name is `name`.
     fn ask(&mut self, process: usize, name: usize, question: Question, before: Option<usize>) -> Answer {
         match question {
-            Question::Announce { knew, told, succeeds } => {
+            Question::Announce { store_life, reported, succeeds } => {
                 let ended = before.filter(|_| succeeds);
-                let telling = self.settling.is_some() && knew.is_some() && told != Some(self.life);
-                if telling && knew != Some(self.life) {
+                let reporting = self.settling.is_some() && store_life.is_some() && reported != Some(self.life);
+                if reporting && store_life != Some(self.life) {
                     self.settling = Some(Settling::Lost);
                 }
                 if let Some(other) = self.hosts[name].filter(|e| e.process != process) {
@@ -26,15 +26,15 @@ impl Store {
                 }
                 // Higher than all that anybody has seen of this process; the caller made room for it.
                 let life = u8::MAX;
-                self.hosts[name] = Some(Entry { process, life, renewals: 0, telling });
+                self.hosts[name] = Some(Entry { process, life, renewals: 0, reporting });
                 Answer::Announced { store: self.life, life }
             }
-            Question::Renew { store, .. } if store != self.life => Answer::StoreLost,
-            Question::Renew { life, told, .. } => match &mut self.hosts[name] {
+            Question::Renew { store_life: store, .. } if store != self.life => Answer::StoreLost,
+            Question::Renew { life, reported, .. } => match &mut self.hosts[name] {
                 Some(entry) if entry.process != process => Answer::Superseded,
                 Some(entry) if entry.life == life => {
                     entry.renewals += 1;
-                    entry.telling &= !told;
+                    entry.reporting &= !reported;
                     Answer::Held
                 }
                 Some(_) | None => Answer::Retired,
@@ -88,7 +88,7 @@ impl Protocol {
         if self.mutation == Mutation::NoAwait
             && let Some(entry) = &mut s.store.hosts[name]
         {
-            entry.telling = false;
+            entry.reporting = false;
         }
         answer
     }
@@ -104,7 +104,7 @@ impl Protocol {
         if let Record::Claimed { process: by, .. } = s.store.record
             && by == ended
         {
-            self.seat(s, process);
+            self.assign_to(s, process);
         }
     }
 
@@ -118,7 +118,7 @@ impl Protocol {
     }
 
     /// A claim of a process under a new epoch, and the call that follows it.
-    fn seat(&self, s: &mut State, process: usize) {
+    fn assign_to(&self, s: &mut State, process: usize) {
         let epoch = s.store.next_epoch();
         s.store.record = Record::Claimed { epoch, process, accepted: false };
         let store = s.store.life;
@@ -132,25 +132,26 @@ impl Protocol {
     pub(super) fn claim(&self, s: &mut State, claim: Claim, name: usize) {
         let late = s.store.stopped.is_some_and(|(number, _)| number > claim.asked);
         let late = late && self.mutation != Mutation::TakesLateClaims;
-        let held = claim.knew != s.store.life || self.is_held(s);
+        let held = claim.store_life != s.store.life || self.is_held(s);
         if s.store.record == Record::Nothing && !late && !held {
-            self.place(s, name);
+            self.assign(s, name);
         }
     }
 
     /// `place`, and the end of `claim`.
-    pub(super) fn place(&self, s: &mut State, name: usize) {
+    pub(super) fn assign(&self, s: &mut State, name: usize) {
         if let Some(entry) = s.store.hosts[name] {
-            self.seat(s, entry.process);
+            self.assign_to(s, entry.process);
         }
     }
 
     /// `release`: the agent waits for room, under a new epoch.
-    pub(super) fn unplace(&self, s: &mut State) {
-        let had = s.store.record.epoch();
+    pub(super) fn unassign(&self, s: &mut State) {
+        let former = s.store.record.epoch();
         let epoch = s.store.next_epoch();
-        let had = if s.store.settling.is_some() && self.mutation != Mutation::BringsNoStops { had } else { epoch };
-        s.store.record = Record::Pending { epoch, had };
+        let former =
+            if s.store.settling.is_some() && self.mutation != Mutation::BringsNoStops { former } else { epoch };
+        s.store.record = Record::Pending { epoch, former };
     }
 
     /// `release`: the agent is gone.
@@ -187,12 +188,12 @@ impl Protocol {
         s.store.epoch = s.store.epoch.max(e.highest_epoch);
         if let Some(epoch) = e.stopped.filter(|epoch| !s.store.is_stopped_under(*epoch)) {
             s.store.bury(epoch);
-            let had = match s.store.record {
+            let former = match s.store.record {
                 Record::Nothing => u8::MAX,
-                Record::Pending { had, .. } => had,
+                Record::Pending { former, .. } => former,
                 Record::Claimed { epoch, .. } => epoch,
             };
-            if had <= epoch && self.mutation != Mutation::BringsNoStops {
+            if former <= epoch && self.mutation != Mutation::BringsNoStops {
                 s.store.record = Record::Nothing;
             }
         }
@@ -211,24 +212,24 @@ impl Protocol {
     pub(super) fn may_settle(&self, s: &State, watched: bool) -> bool {
         let at_once = s.store.settling == Some(Settling::New) && self.mutation == Mutation::NewSettlesAtOnce;
         let watched = watched || at_once || self.mutation == Mutation::NoBringNorWatching;
-        let telling = s.store.hosts.iter().flatten().any(|e| e.telling);
-        s.store.settling.is_some() && watched && !telling && !s.store.former.contains(&Some(Former::Awaited))
+        let reporting = s.store.hosts.iter().flatten().any(|e| e.reporting);
+        s.store.settling.is_some() && watched && !reporting && !s.store.former.contains(&Some(Former::Awaited))
     }
 
     pub(super) fn settle(&self, s: &mut State) {
         s.store.settling = None;
-        if let Record::Pending { epoch, had } = &mut s.store.record {
-            *had = *epoch;
+        if let Record::Pending { epoch, former } = &mut s.store.record {
+            *former = *epoch;
         }
     }
 
     /// `advance`, of a host that wants to start the agent; tells whether it may.
-    pub(super) fn advance(&self, s: &mut State, epoch: u8, knew: Option<StoreLife>) -> bool {
+    pub(super) fn advance(&self, s: &mut State, epoch: u8, store_life: Option<StoreLife>) -> bool {
         if self.mutation == Mutation::NoEpochs {
             return s.store.record != Record::Nothing;
         }
         let Record::Claimed { epoch: now, process: by, .. } = s.store.record else { return false };
-        let may = knew == Some(s.store.life) && now == epoch && s.store.is_live(by);
+        let may = store_life == Some(s.store.life) && now == epoch && s.store.is_live(by);
         if may {
             s.store.record = Record::Claimed { epoch, process: by, accepted: true };
         }
@@ -238,7 +239,7 @@ impl Protocol {
     /// `restore`; `None`: the store was lost once more.
     pub(super) fn restore(&self, s: &mut State, process: usize, epoch: u8) -> Option<bool> {
         let p = s.processes[process];
-        if p.knows != Some(s.store.life) {
+        if p.store_life != Some(s.store.life) {
             return None;
         }
         let store = &mut s.store;
@@ -251,7 +252,7 @@ impl Protocol {
         if store.record != Record::Nothing && (old > epoch || another || since) {
             return Some(false);
         }
-        let wiped = p.acknowledged.is_some_and(|had| had.wipes != store.life.wipes);
+        let wiped = p.acknowledged.is_some_and(|former| former.wipes != store.life.wipes);
         let forgotten = wiped || store.known_epoch.is_some_and(|known| epoch > known);
         let gone = (store.settling.is_none() && !forgotten && !self.world.keep) || store.is_stopped_under(epoch);
         if store.record == Record::Nothing && gone {
@@ -275,6 +276,6 @@ impl Protocol {
         let Some(saved) = s.saved.take() else { return };
         let life = StoreLife { runs: s.store.life.runs + 1, ..saved.life };
         s.store = Store { life, settling: Some(Settling::Lost), known_epoch: Some(saved.epoch), ..saved };
-        s.store.hosts.iter_mut().flatten().for_each(|e| e.telling = true);
+        s.store.hosts.iter_mut().flatten().for_each(|e| e.reporting = true);
     }
 }

@@ -135,7 +135,7 @@ fn no_process_without_record(world: &World, records: &[AgentRecord]) -> Option<(
 
 fn rooms_add_up(world: &World, records: &[AgentRecord]) -> Option<(&'static str, String)> {
     world.hosts().hosts.iter().find_map(|host| {
-        let here = records.iter().filter(|r| r.seat().is_some_and(|seat| seat.host == host.host));
+        let here = records.iter().filter(|r| r.assignment().is_some_and(|assignment| assignment.host == host.host));
         let mut used = rustic_registry::Resources::default();
         here.for_each(|r| used.add(&r.demand));
         (used != host.used).then(|| ("P2 never none", format!("{} uses {:?}, not {used:?}", host.host, host.used)))

@@ -5,9 +5,9 @@ use crate::{
     wires::{FarHosts, FarRuntime, FarStore, HostCall, HostReply, Outbox, Outgoing},
 };
 use agent_host::{
-    agent::{Deaths, Home},
+    agent::{Deaths, HostContext},
     grpc::Service,
-    lease::{Lease, LeaseHandle, LeaseKeeper, LeaseTimes},
+    lease::{Lease, LeaseHandle, LeaseRenewer, LeaseTimes},
     starts::Starts,
     supervisor::{HostSettings, Supervisor},
 };
@@ -16,7 +16,7 @@ use engine_svc::{
     engine::{Creation, Engine, IfSilent, Leases, PendingPolicy},
     error::EngineError,
     fleet::Fleet,
-    keeper, reader,
+    reader, reconciler,
     rounds::Wake,
 };
 use rustic_core::placement::Policy;
@@ -171,13 +171,13 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         highest_epoch: plan.highest_epoch,
         highest_life: HostLife::default(),
         succeeds: plan.succeeds.clone(),
-        knew: None,
-        told: None,
+        store_life: None,
+        reported: None,
     };
     let disk = outbox.clone();
     let keep = Box::new(move |epoch| disk.put(Outgoing::KeepEpoch(epoch)));
-    let (keeper, lease) = LeaseKeeper::new(announce, plan.times, registry.clone(), AMBIENT, keep);
-    let home = Home {
+    let (renewer, lease) = LeaseRenewer::new(announce, plan.times, registry.clone(), AMBIENT, keep);
+    let context = HostContext {
         host: plan.host,
         incarnation: plan.incarnation,
         registry,
@@ -195,9 +195,9 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
         stop_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(10),
     };
-    let supervisor = Supervisor::new(settings, home);
+    let supervisor = Supervisor::new(settings, context);
     let everything = CancellationToken::new();
-    let keeper = tokio::spawn(keeper.run(everything.clone()));
+    let renewer = tokio::spawn(renewer.run(everything.clone()));
     tokio::spawn(supervisor.clone().follow_lease());
     let service = Service::new(supervisor.clone());
     let drains = loop {
@@ -226,7 +226,7 @@ pub(crate) async fn host(plan: HostPlan, outbox: Outbox, mut letters: mpsc::Unbo
     }
     supervisor.end(Duration::from_secs(1)).await;
     everything.cancel();
-    keeper.await.expect("the keeper ends");
+    renewer.await.expect("it ends");
     outbox.put(Outgoing::Ended);
 }
 
@@ -258,7 +258,7 @@ pub(crate) async fn engine(leases: Leases, outbox: Outbox, mut letters: mpsc::Un
     tokio::spawn(fresh);
     tokio::spawn(reader::run(registry.clone(), fleet.clone(), changes.clone(), ambient::chance, stop.clone()));
     let engine = Arc::new(Engine::new(registry, fleet, hosts, leases, changes.clone(), wake.clone()));
-    tokio::spawn(keeper::run(engine.clone(), changes, wake, ambient::chance, None, stop));
+    tokio::spawn(reconciler::run(engine.clone(), changes, wake, ambient::chance, None, stop));
     while let Some(letter) = letters.recv().await {
         let Inbound::Client { id, wish, within } = letter else { continue };
         let (engine, outbox) = (engine.clone(), outbox.clone());

@@ -16,10 +16,10 @@ use engine_svc::{
 use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, Bring, Claim, ClaimOutcome, Cordon, Epoch,
-    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, PlaceOutcome, Queue,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
+    Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue,
     Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire,
-    StoreLife, Unplace, View,
+    StoreLife, Unassign, View,
 };
 use std::{
     collections::BTreeSet,
@@ -173,7 +173,7 @@ fn without_what_is_left_out(store: &MemoryRegistry, request: Retire) -> Retire {
     match ambient::left_out() {
         Some(LeftOut::Comparing) => {
             let seen = host.map_or(request.seen, |h| (h.life, h.renewals));
-            Retire { seen, store: view.store.unwrap_or(request.store), ..request }
+            Retire { seen, store_life: view.store_life.unwrap_or(request.store_life), ..request }
         }
         Some(LeftOut::Observing) | None => request,
     }
@@ -226,8 +226,8 @@ far! {
     restore(request: &Restore) -> AdvanceOutcome;
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
-    unplace(request: &Unplace) -> ReleaseOutcome;
-    place(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> PlaceOutcome;
+    unassign(request: &Unassign) -> ReleaseOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     claim(request: &Claim) -> ClaimOutcome;
     hosts() -> HostsView;
@@ -338,7 +338,7 @@ impl Process for FarProcess {
         self.outbox.put(Outgoing::Signal { pid: self.pid, signal });
     }
 
-    async fn told(&mut self) -> ProcessEvent {
+    async fn next_event(&mut self) -> ProcessEvent {
         match self.tells.recv().await {
             Some(told) => told,
             // The exit was told already.

@@ -120,7 +120,7 @@ pub(crate) struct World {
     /// A host that said nothing when the store forgot may bring back what was stopped behind its back.
     pub(crate) forgot_with_silent_hosts: bool,
     /// Agents that no host runs, and since when they are as they are.
-    pub(crate) unhosted: BTreeMap<AgentKey, (Epoch, u64)>,
+    pub(crate) unassigned: BTreeMap<AgentKey, (Epoch, u64)>,
     /// Agents that an engine alone could tell a wiped store of.
     pub(crate) remembered: usize,
     pub(crate) healed: bool,
@@ -166,7 +166,7 @@ impl World {
             checker: Checker::default(),
             untold: BTreeMap::new(),
             forgot_with_silent_hosts: false,
-            unhosted: BTreeMap::new(),
+            unassigned: BTreeMap::new(),
             remembered: 0,
             healed: false,
             operations: 0,
@@ -386,19 +386,19 @@ impl World {
         if !self.plan.engines_remember() || !self.now.is_multiple_of(SEES_EVERY) {
             return;
         }
-        let before = std::mem::take(&mut self.unhosted);
+        let before = std::mem::take(&mut self.unassigned);
         let here = self.records().into_iter().filter(|r| matches!(r.phase(), Phase::Pending | Phase::Failed));
         let since = |r: &AgentRecord| match before.get(&r.key) {
             Some((epoch, since)) if *epoch == r.epoch => *since,
             _ => self.now,
         };
-        self.unhosted = here.map(|r| (r.key.clone(), (r.epoch, since(&r)))).collect();
+        self.unassigned = here.map(|r| (r.key.clone(), (r.epoch, since(&r)))).collect();
     }
 
     /// Whether an engine has a copy of an agent that no host runs.
     pub(crate) fn is_remembered(&self, key: &AgentKey) -> bool {
         let as_it_is = self.records().into_iter().find(|r| r.key == *key).map(|r| r.epoch);
-        self.unhosted.get(key).is_some_and(|(epoch, since)| Some(*epoch) == as_it_is && since + COPIED <= self.now)
+        self.unassigned.get(key).is_some_and(|(epoch, since)| Some(*epoch) == as_it_is && since + COPIED <= self.now)
     }
 
     /// Agents that the store knows again as they are.

@@ -58,7 +58,7 @@ fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
     assert_eq!(run.all([Event::Spawned, Event::Ready]), [Action::Record(Phase::Running)]);
     assert_eq!(run.machine.phase(), Phase::Starting, "not RUNNING before it is recorded");
     run.on(Event::Recorded);
-    let stop = run.on(Event::Stop(StopKind::Asked, GRACE));
+    let stop = run.on(Event::Stop(StopPurpose::Asked, GRACE));
     assert_eq!(stop, [Action::Record(Phase::Stopping), Action::Terminate]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(0).into())), [Action::Release(Becomes::Gone)]);
     run.on(Event::Released);
@@ -68,7 +68,7 @@ fn the_happy_path_writes_before_it_spawns_and_ends_when_released() {
 #[test]
 fn an_agent_that_ignores_sigterm_is_killed_after_its_grace() {
     let mut run = Run::running(rules());
-    run.on(Event::Stop(StopKind::Asked, GRACE));
+    run.on(Event::Stop(StopPurpose::Asked, GRACE));
     let stopped_at = run.now;
     assert_eq!(run.wake(), [Action::Kill]);
     assert_eq!(run.now - stopped_at, GRACE);
@@ -78,10 +78,10 @@ fn an_agent_that_ignores_sigterm_is_killed_after_its_grace() {
 #[test]
 fn a_second_stop_can_only_hurry() {
     let mut run = Run::running(rules());
-    run.on(Event::Stop(StopKind::Asked, GRACE));
-    assert_eq!(run.on(Event::Stop(StopKind::Asked, GRACE * 2)), []);
+    run.on(Event::Stop(StopPurpose::Asked, GRACE));
+    assert_eq!(run.on(Event::Stop(StopPurpose::Asked, GRACE * 2)), []);
     assert_eq!(run.machine.wake_at(), Some(run.now + GRACE));
-    assert_eq!(run.on(Event::Stop(StopKind::Asked, Duration::ZERO)), [Action::Kill]);
+    assert_eq!(run.on(Event::Stop(StopPurpose::Asked, Duration::ZERO)), [Action::Kill]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_lost_lease_kills_and_its_return_starts_again() {
 fn a_stop_while_a_process_is_being_made_waits_for_it_and_ends_it() {
     let mut run = Run::new(rules());
     run.all([Event::Recorded, Event::Turn]);
-    assert_eq!(run.on(Event::Stop(StopKind::Asked, GRACE)), []);
+    assert_eq!(run.on(Event::Stop(StopPurpose::Asked, GRACE)), []);
     assert_eq!(run.on(Event::Spawned), [Action::Record(Phase::Stopping), Action::Terminate]);
 }
 
@@ -294,7 +294,7 @@ fn a_queued_start_heeds_its_deadline_the_lease_and_a_stop() {
         run
     };
     assert_eq!(queued().wake(), [Action::Release(Becomes::Gone)]);
-    assert_eq!(queued().on(Event::Stop(StopKind::Asked, GRACE)), [Action::Release(Becomes::Gone)]);
+    assert_eq!(queued().on(Event::Stop(StopPurpose::Asked, GRACE)), [Action::Release(Becomes::Gone)]);
     let mut fenced = queued();
     assert_eq!(fenced.on(Event::Fence), []);
     assert_eq!(fenced.on(Event::Turn), [], "no start without a lease");
@@ -312,7 +312,7 @@ fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
 #[test]
 fn a_host_that_ends_leaves_its_agents_to_others() {
     let mut run = Run::running(rules());
-    assert_eq!(run.on(Event::Stop(StopKind::Moves, GRACE)), [Action::Terminate]);
+    assert_eq!(run.on(Event::Stop(StopPurpose::Moves, GRACE)), [Action::Terminate]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(0).into())), [Action::Release(Becomes::Pending)]);
     run.on(Event::Released);
     assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
@@ -353,7 +353,7 @@ fn a_message_that_kills_is_skipped_by_the_start_after_the_third_death() {
 #[test]
 fn only_deaths_of_its_own_count_against_a_message() {
     let mut stopped = Run::running(rules());
-    stopped.on(Event::Stop(StopKind::Moves, GRACE));
+    stopped.on(Event::Stop(StopPurpose::Moves, GRACE));
     stopped.on(Event::Exited(over(7)));
     let mut fenced = Run::running(rules());
     fenced.all([Event::Fence, Event::Exited(over(7))]);
@@ -399,7 +399,7 @@ fn an_agent_that_hangs_is_killed_and_restarted_and_its_message_counted() {
         come_back(&mut run);
     }
     run.on(Event::Stuck("it hangs".to_owned()));
-    run.on(Event::Stop(StopKind::Asked, GRACE));
+    run.on(Event::Stop(StopPurpose::Asked, GRACE));
     assert_eq!(run.on(Event::Exited(over(7))), [Action::Release(Becomes::Gone)], "stop wins");
 }
 
@@ -429,9 +429,9 @@ fn event() -> impl Strategy<Value = Event> {
         Event::Exited(over(2)),
         Event::SetAside(over(1).at_work.expect("a message")),
         Event::Stuck("it hangs".to_owned()),
-        Event::Stop(StopKind::Asked, GRACE),
-        Event::Stop(StopKind::Asked, Duration::ZERO),
-        Event::Stop(StopKind::Moves, GRACE),
+        Event::Stop(StopPurpose::Asked, GRACE),
+        Event::Stop(StopPurpose::Asked, Duration::ZERO),
+        Event::Stop(StopPurpose::Moves, GRACE),
         Event::Timer,
         Event::Fence,
         Event::LeaseBack,
@@ -483,7 +483,7 @@ proptest! {
                 Event::Spawned => { world.spawning = false; world.process = true; }
                 Event::SpawnFailed(_) => world.spawning = false,
                 Event::Exited(_) => { world.process = false; world.acknowledged = false; }
-                Event::Stop(StopKind::Asked, _) => world.asked_to_stop |= !matches!(machine.state(), State::Ended(_)),
+                Event::Stop(StopPurpose::Asked, _) => world.asked_to_stop |= !matches!(machine.state(), State::Ended(_)),
                 Event::Timer => now = machine.wake_at().unwrap_or(now),
                 _ => {}
             }

@@ -178,14 +178,14 @@ impl Alive {
             tokio::select! {
                 biased;
                 () = over(self.turn.as_ref()) => self.turn = None,
-                told = self.process.told() => return told,
+                next_event = self.process.next_event() => return next_event,
             }
         }
     }
 
     /// The next thing that the process tells, and nothing else.
-    pub(super) async fn told(&mut self) -> ProcessEvent {
-        self.process.told().await
+    pub(super) async fn next_event(&mut self) -> ProcessEvent {
+        self.process.next_event().await
     }
 
     /// Others may start, whether it is ready or not.

@@ -52,7 +52,7 @@ impl AgentTask {
                 alive.end_turn();
                 alive.signal(Signal::Kill);
                 let status = loop {
-                    if let ProcessEvent::Exit(status) = alive.told().await {
+                    if let ProcessEvent::Exit(status) = alive.next_event().await {
                         break status;
                     }
                 };

@@ -7,7 +7,7 @@ use rustic_registry::Phase;
 #[tokio::test(start_paused = true)]
 async fn a_write_is_sent_at_once_and_once() {
     let host = FakeHost::start().await;
-    let (mut task, _handle) = AgentTask::new(host.claimed("a").await, host.home.clone());
+    let (mut task, _handle) = AgentTask::new(host.claimed("a").await, host.context.clone());
     let (began, writes) = (Instant::now(), task.record.sequence);
     task.carry_out(Action::Record(Phase::Starting));
     let happened = task.next().await;
@@ -20,7 +20,7 @@ async fn a_write_is_sent_at_once_and_once() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_lost_after_the_task_was_made_is_told() {
     let host = FakeHost::start().await;
-    let (mut task, _handle) = AgentTask::new(host.claimed("a").await, host.home.clone());
+    let (mut task, _handle) = AgentTask::new(host.claimed("a").await, host.context.clone());
     task.carry_out(Action::Record(Phase::Starting));
     let recorded = task.next().await;
     task.take_in(recorded).await;

@@ -17,7 +17,7 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub(super) struct StoreWrite {
     write: Write,
     /// The store's life that is written to.
-    knows: Option<StoreLife>,
+    store_life: Option<StoreLife>,
     retry: Duration,
     pub(super) call: BoxFuture<'static, Written>,
 }
@@ -29,16 +29,16 @@ impl AgentTask {
     }
 
     fn call_store(&mut self, write: Write, retry: Duration, after: Duration) -> StoreWrite {
-        let knows = self.lease.store();
+        let store_life = self.lease.store();
         let facts = self.facts(write);
-        let call = self.record.write(write, &facts, knows.clone(), after);
-        StoreWrite { write, knows, retry, call }
+        let call = self.record.write(write, &facts, store_life.clone(), after);
+        StoreWrite { write, store_life, retry, call }
     }
 
     fn facts(&self, write: Write) -> Facts {
         let phase = match write {
             Write::Asked(Action::Record(phase)) => phase,
-            Write::Asked(_) | Write::Again => self.machine.phase_to_tell(),
+            Write::Asked(_) | Write::Again => self.machine.phase_to_report(),
         };
         Facts {
             phase,
@@ -54,7 +54,7 @@ impl AgentTask {
         let Some(write) = self.write.take() else { return };
         match written {
             Ok(event) => {
-                self.has_told(&write);
+                self.was_answered(&write);
                 self.inbox.extend(event);
             }
             Err(error) => self.store_failed(&error, &write),
@@ -62,18 +62,18 @@ impl AgentTask {
     }
 
     /// The store has answered a write, whatever it was.
-    fn has_told(&mut self, write: &StoreWrite) {
-        let store = &write.knows;
+    fn was_answered(&mut self, write: &StoreWrite) {
+        let store = &write.store_life;
         self.status.send_if_modified(|s| {
             let mended = s.trouble.take().is_some();
-            std::mem::replace(&mut s.told, store.clone()) != *store || mended
+            std::mem::replace(&mut s.written_to, store.clone()) != *store || mended
         });
         // A store that was lost and took what it was told cannot know whether the claim of an agent without a lease was given away
         // before: its next start is told once more, and gets another claim then. What gives the claim up is not told again: by
         // then the agent may have been stopped.
         let gives_up = self.machine.is_admitting() && write.write != Write::Again;
         if gives_up || !self.machine.is_fenced() {
-            self.record.told.clone_from(store);
+            self.record.written_to.clone_from(store);
         }
         self.record.accepted = true;
     }
@@ -89,15 +89,15 @@ impl AgentTask {
     }
 
     /// The store is in another life. What is under way quotes the life before, and changes nothing if it still arrives.
-    pub(super) fn tell_new_store(&mut self) {
+    pub(super) fn write_to_new_store(&mut self) {
         match self.write.take() {
             Some(under_way) => self.begin_write(under_way.write),
-            None => self.tell_again(),
+            None => self.write_again(),
         }
     }
 
     /// Tells the store what it should know, unless it is being told something anyway.
-    pub(super) fn tell_again(&mut self) {
+    pub(super) fn write_again(&mut self) {
         if self.write.is_none() && self.status.borrow().admitted {
             self.begin_write(Write::Again);
         }

@@ -26,10 +26,10 @@ async fn rig() -> Rig {
     let engine =
         Arc::new(Engine::new(registry.clone(), fleet, Arc::new(NoHosts), leases, changes.clone(), Wake::default()));
     registry.bring(&engine.fleet.brings(StoreLife::NONE)).await.expect("in memory");
-    let store = registry.hosts().await.expect("in memory").store.expect("it has begun");
+    let store = registry.hosts().await.expect("in memory").store_life.expect("it has begun");
     assert!(registry.settle(&store, true).await.expect("in memory"));
     engine.fleet.refresh().await.expect("in memory");
-    engine.fleet.has_told(store.clone());
+    engine.fleet.has_restored(store.clone());
     changes.begin(Some(store));
     let rig = Rig { engine, registry, changes, read_to: AtomicU64::new(0) };
     rig.read().await;
@@ -60,7 +60,7 @@ impl Rig {
             if_full: IfFull::Wait,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::FollowsPolicy,
-            knew: None,
+            store_life: None,
             asked: Stops(u64::MAX),
         };
         self.registry.claim(&claim).await.expect("in memory");
@@ -84,22 +84,22 @@ impl Rig {
     }
 }
 
-fn words(told: &[WatchEvent]) -> Vec<String> {
-    let word = |told: &WatchEvent| match told {
+fn words(changes: &[WatchEvent]) -> Vec<String> {
+    let word = |changes: &WatchEvent| match changes {
         WatchEvent::Agent(Listed::Agent(record)) => record.key.to_string(),
         WatchEvent::Agent(Listed::Unreadable(agent)) => format!("{} unreadable", agent.key),
         WatchEvent::Removed(key, _) => format!("{key} removed"),
         WatchEvent::Bookmark => "bookmark".to_owned(),
     };
-    told.iter().map(word).collect()
+    changes.iter().map(word).collect()
 }
 
 #[tokio::test]
 async fn who_does_not_take_what_it_is_told_is_told_to_begin_anew() {
     let rig = rig().await;
     let mut slow = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
-    let (told, revision) = slow.next().await.expect("the beginning");
-    assert_eq!(words(&told), ["bookmark"]);
+    let (changes, revision) = slow.next().await.expect("the beginning");
+    assert_eq!(words(&changes), ["bookmark"]);
     rig.comes("g", "a").await;
     rig.flood(EVENTS_KEPT);
     assert!(matches!(slow.next().await, Err(EngineError::WatchExpired)));
@@ -118,20 +118,20 @@ async fn who_has_nothing_to_hear_of_gets_bookmarks_so_that_it_can_resume() {
     let mut watch = rig.watch(guild(), None).await.expect("settled");
     let first = watch.next().await.expect("the beginning").1.expect("a revision");
     rig.comes("other", "a").await;
-    rig.flood(UNTOLD);
-    let (told, second) = watch.next().await.expect("kept");
-    assert_eq!(words(&told), ["bookmark"]);
-    rig.flood(EVENTS_KEPT - UNTOLD / 2);
+    rig.flood(UNREPORTED);
+    let (changes, second) = watch.next().await.expect("kept");
+    assert_eq!(words(&changes), ["bookmark"]);
+    rig.flood(EVENTS_KEPT - UNREPORTED / 2);
     assert!(matches!(rig.watch(guild(), Some(&first)).await, Err(EngineError::WatchExpired)));
     let mut resumed = rig.watch(guild(), second.as_ref()).await.expect("kept");
     rig.comes("g", "b").await;
-    let told = loop {
-        let (told, _) = resumed.next().await.expect("kept");
-        if words(&told) != ["bookmark"] {
-            break told;
+    let changes = loop {
+        let (changes, _) = resumed.next().await.expect("kept");
+        if words(&changes) != ["bookmark"] {
+            break changes;
         }
     };
-    assert_eq!(words(&told), ["default/g/b"]);
+    assert_eq!(words(&changes), ["default/g/b"]);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn several_changes_of_one_agent_are_told_as_it_is_now() {
         rig.comes("g", "a").await;
         let key = AgentKey::parse("default", "g", "a").expect("an id");
         let epoch = rig.registry.get(&key, View::Basic).await.expect("in memory").expect("it is there").epoch;
-        let guard = rustic_registry::ReleaseGuard::Unhosted;
+        let guard = rustic_registry::ReleaseGuard::Unassigned;
         rig.registry.release(&key, epoch, guard).await.expect("in memory");
         rig.read().await;
     }

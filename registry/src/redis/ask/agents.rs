@@ -38,7 +38,7 @@ struct Claim<'a> {
     agent: Agent<'a>,
     if_full: &'static str,
     if_namesakes: &'static str,
-    knew: Option<&'a str>,
+    store_life: Option<&'a str>,
     asked: Text<u64>,
     candidates: Vec<String>,
 }
@@ -64,10 +64,10 @@ impl<'a> From<&'a ops::Claim> for Claim<'a> {
                 IfFull::Wait => "wait",
             },
             if_namesakes: match r.if_namesakes {
-                IfNamesakes::Tell => "tell",
+                IfNamesakes::Report => "report",
                 IfNamesakes::Ignore => "ignore",
             },
-            knew: r.knew.as_ref().and_then(life),
+            store_life: r.store_life.as_ref().and_then(life),
             asked: Text(r.asked.0),
             candidates: candidates(&r.candidates),
         }
@@ -89,7 +89,7 @@ struct Advance<'a> {
     condition: String,
     last_lines: String,
     exit: Option<String>,
-    knew: Option<&'a str>,
+    store_life: Option<&'a str>,
     sequence: Text<u64>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> From<&'a ops::Advance> for Advance<'a> {
             condition: condition(r.condition.as_ref()),
             last_lines: r.last_lines.join("\n"),
             exit: r.exit.map(exit_word),
-            knew: r.knew.as_ref().and_then(life),
+            store_life: r.store_life.as_ref().and_then(life),
             sequence: Text(r.sequence),
         }
     }
@@ -122,7 +122,7 @@ struct Restore<'a> {
     host: String,
     incarnation: &'a str,
     agent: Agent<'a>,
-    had: Option<&'a str>,
+    former_store_life: Option<&'a str>,
 }
 
 impl<'a> From<&'a ops::Restore> for Restore<'a> {
@@ -143,7 +143,7 @@ impl<'a> From<&'a ops::Restore> for Restore<'a> {
             host: host(&r.host),
             incarnation: r.incarnation.as_str(),
             agent,
-            had: r.had.as_ref().and_then(life),
+            former_store_life: r.former_store_life.as_ref().and_then(life),
         }
     }
 }
@@ -165,7 +165,7 @@ struct Remember<'a> {
     exit_at: Option<Text<u64>>,
     running: Option<Text<u64>>,
     agent: Agent<'a>,
-    had: Option<&'a str>,
+    former_store_life: Option<&'a str>,
 }
 
 impl<'a> From<&'a ops::Remember> for Remember<'a> {
@@ -193,7 +193,7 @@ impl<'a> From<&'a ops::Remember> for Remember<'a> {
             exit_at: record.last_exit.map(|exit| Text(exit.at.0)),
             running: record.running.map(|at| Text(at.0)),
             agent,
-            had: life(&r.had),
+            former_store_life: life(&r.former_store_life),
         }
     }
 }
@@ -220,23 +220,23 @@ struct Release<'a> {
     member: String,
     epoch: Text<Epoch>,
     guard: &'static str,
-    knew: Option<&'a str>,
+    store_life: Option<&'a str>,
     pending: Option<String>,
 }
 
 /// For `release.lua`: the record goes.
 pub(in crate::redis) fn release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> Ask {
     let (member, guard) = (keys::member(key), guard_word(guard));
-    Ask::of(&Release { member, epoch: Text(epoch), guard, knew: None, pending: None })
+    Ask::of(&Release { member, epoch: Text(epoch), guard, store_life: None, pending: None })
 }
 
 /// For `release.lua`: the agent becomes PENDING.
-pub(in crate::redis) fn unplace(r: &ops::Unplace) -> Ask {
+pub(in crate::redis) fn unassign(r: &ops::Unassign) -> Ask {
     Ask::of(&Release {
         member: keys::member(&r.key),
         epoch: Text(r.epoch),
         guard: guard_word(r.guard),
-        knew: r.knew.as_ref().and_then(life),
+        store_life: r.store_life.as_ref().and_then(life),
         pending: Some(r.condition.stored()),
     })
 }
@@ -247,22 +247,22 @@ fn guard_word(guard: ReleaseGuard) -> &'static str {
         ReleaseGuard::Vouched => "vouched",
         ReleaseGuard::Failed => "failed",
         ReleaseGuard::Unaccepted => "unaccepted",
-        ReleaseGuard::Unhosted => "unhosted",
+        ReleaseGuard::Unassigned => "unassigned",
         ReleaseGuard::Retired => "retired",
         ReleaseGuard::Ended => "ended",
     }
 }
 
 #[derive(Serialize)]
-struct Place {
+struct Assign {
     member: String,
     epoch: Text<Epoch>,
     candidates: Vec<String>,
 }
 
-/// For `place.lua`.
-pub(in crate::redis) fn place(key: &AgentKey, epoch: Epoch, hosts: &[HostId]) -> Ask {
-    Ask::of(&Place { member: keys::member(key), epoch: Text(epoch), candidates: candidates(hosts) })
+/// For `assign.lua`.
+pub(in crate::redis) fn assign(key: &AgentKey, epoch: Epoch, hosts: &[HostId]) -> Ask {
+    Ask::of(&Assign { member: keys::member(key), epoch: Text(epoch), candidates: candidates(hosts) })
 }
 
 #[derive(Serialize)]

@@ -27,8 +27,8 @@ struct Announce<'a> {
     highest_life: Text<u64>,
     new_life: Text<uuid::Uuid>,
     succeeds: Option<&'a str>,
-    knew: Option<&'a str>,
-    told: Option<&'a str>,
+    store_life: Option<&'a str>,
+    reported: Option<&'a str>,
 }
 
 /// For `announce.lua`.
@@ -49,8 +49,8 @@ pub(in crate::redis) fn announce(r: &ops::Announce) -> Ask {
         highest_life: Text(r.highest_life.0),
         new_life: new_life(),
         succeeds: r.succeeds.as_ref().map(Incarnation::as_str),
-        knew: r.knew.as_ref().and_then(life),
-        told: r.told.as_ref().and_then(life),
+        store_life: r.store_life.as_ref().and_then(life),
+        reported: r.reported.as_ref().and_then(life),
     })
 }
 
@@ -61,8 +61,8 @@ struct Renew<'a> {
     life: Text<u64>,
     state: &'static str,
     highest_epoch: Text<u64>,
-    store: Option<&'a str>,
-    told: bool,
+    store_life: Option<&'a str>,
+    reported: bool,
 }
 
 /// For `renew.lua`.
@@ -73,8 +73,8 @@ pub(in crate::redis) fn renew(r: &ops::Renew) -> Ask {
         life: Text(r.life.0),
         state: r.state.as_str(),
         highest_epoch: Text(r.highest_epoch.0),
-        store: life(&r.store),
-        told: r.told,
+        store_life: life(&r.store_life),
+        reported: r.reported,
     })
 }
 
@@ -111,7 +111,7 @@ struct Retire<'a> {
     incarnation: &'a str,
     life: Text<u64>,
     renewals: Text<u64>,
-    store: Option<&'a str>,
+    store_life: Option<&'a str>,
 }
 
 /// For `retire.lua`.
@@ -122,13 +122,13 @@ pub(in crate::redis) fn retire(r: &ops::Retire) -> Ask {
         incarnation: r.incarnation.as_str(),
         life: Text(seen.0),
         renewals: Text(renewals),
-        store: life(&r.store),
+        store_life: life(&r.store_life),
     })
 }
 
 #[derive(Serialize)]
 struct Bring<'a> {
-    had: Option<&'a str>,
+    former_store_life: Option<&'a str>,
     new_life: Text<uuid::Uuid>,
     highest_epoch: Text<u64>,
     highest_life: Text<u64>,
@@ -158,7 +158,7 @@ pub(in crate::redis) fn bring(r: &ops::Bring) -> Ask {
     });
     let stopped = r.stopped.iter().map(|(key, epoch)| Stopped { member: keys::member(key), epoch: Text(epoch.0) });
     Ask::of(&Bring {
-        had: life(&r.had),
+        former_store_life: life(&r.former_store_life),
         new_life: new_life(),
         highest_epoch: Text(r.highest_epoch.0),
         highest_life: Text(r.highest_life.0),
@@ -169,13 +169,13 @@ pub(in crate::redis) fn bring(r: &ops::Bring) -> Ask {
 
 #[derive(Serialize)]
 struct Settle<'a> {
-    store: Option<&'a str>,
+    store_life: Option<&'a str>,
     watched: bool,
 }
 
 /// For `settle.lua`.
-pub(in crate::redis) fn settle(store: &StoreLife, watched: bool) -> Ask {
-    Ask::of(&Settle { store: life(store), watched })
+pub(in crate::redis) fn settle(store_life: &StoreLife, watched: bool) -> Ask {
+    Ask::of(&Settle { store_life: life(store_life), watched })
 }
 
 fn millis(duration: Duration) -> Text<u128> {

@@ -2,8 +2,9 @@
 
 use super::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, Announce, Bring, Claim, ClaimOutcome, Cordon, Epoch, FormerState, HostLife, IfFull,
-    Phase, PlaceOutcome, Queue, RegistryError, ReleaseGuard, ReleaseOutcome, Renewal, Retire, Stops, StoreLife, View,
+    Advance, AdvanceOutcome, Announce, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, Epoch, FormerState,
+    HostLife, IfFull, Phase, Queue, RegistryError, ReleaseGuard, ReleaseOutcome, Renewal, Retire, Stops, StoreLife,
+    View,
 };
 
 both! {
@@ -34,24 +35,24 @@ async fn nothing_is_decided_until_hosts_have_told(Run { store, restart, _redis, 
     restart();
     assert_eq!(store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Held);
     let view = store.hosts().await.unwrap();
-    let after = view.store.unwrap();
-    assert!(view.held && after != lease.store);
-    for guard in [ReleaseGuard::Vouched, ReleaseGuard::Unaccepted, ReleaseGuard::Unhosted, ReleaseGuard::Ended] {
+    let after = view.store_life.unwrap();
+    assert!(view.held && after != lease.store_life);
+    for guard in [ReleaseGuard::Vouched, ReleaseGuard::Unaccepted, ReleaseGuard::Unassigned, ReleaseGuard::Ended] {
         let released = store.release(&a, claimed.epoch, guard).await;
         assert!(matches!(released, Err(RegistryError::Lost(_))), "{guard:?} {released:?}");
     }
-    assert_eq!(store.place(&waits, waiting, &[host("h-0")]).await.unwrap(), PlaceOutcome::Held);
+    assert_eq!(store.assign(&waits, waiting, &[host("h-0")]).await.unwrap(), AssignOutcome::Held);
     assert!(matches!(store.bury(&key("g", "c")).await, Err(RegistryError::Lost(_))));
-    let stale = Advance { knew: Some(lease.store.clone()), ..advance(&a, claimed.epoch, Phase::Running) };
+    let stale = Advance { store_life: Some(lease.store_life.clone()), ..advance(&a, claimed.epoch, Phase::Running) };
     assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);
     assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), Renewal::StoreLost);
     assert!(!settles(&store, true).await, "it has not come");
 
-    let again = store.announce(&back("h-0", "i", &lease.store)).await.unwrap();
-    assert_eq!(again.store, after);
+    let again = store.announce(&back("h-0", "i", &lease.store_life)).await.unwrap();
+    assert_eq!(again.store_life, after);
     assert_eq!(store.restore(&restore(&a, claimed.epoch, "h-0", "i", &after)).await.unwrap(), AdvanceOutcome::Done);
     assert!(!settles(&store, true).await, "it has not said that this is all");
-    assert!(is_held(&store, &tell("h-0", "i", &again)).await);
+    assert!(is_held(&store, &report_all("h-0", "i", &again)).await);
     assert!(!settles(&store, false).await, "another host may be on its way whose coming was forgotten");
     assert!(settles(&store, true).await);
     assert!(!settles(&store, true).await, "once");
@@ -62,7 +63,7 @@ async fn nothing_is_decided_until_hosts_have_told(Run { store, restart, _redis, 
 async fn a_new_store_settles_at_once_if_nobody_has_come_from_another_life(Run { store, wipe, _redis, .. }: Run) {
     for life in ["first", "after all was lost"] {
         let view = store.hosts().await.unwrap();
-        assert_eq!((view.store, view.held), (None, false), "{life}");
+        assert_eq!((view.store_life, view.held), (None, false), "{life}");
         assert!(!store.settle(&store_life("any"), true).await.unwrap(), "there is none that could settle");
         let lease = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
         assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Held);
@@ -71,7 +72,7 @@ async fn a_new_store_settles_at_once_if_nobody_has_come_from_another_life(Run { 
         claimed(&store, &key("g", "a"), "r", &["h-0"]).await;
         // Nothing begins anew with the next who comes.
         let next = store.announce(&back("h-1", "i", &store_life("elsewhere.1"))).await.unwrap();
-        assert_eq!(next.store, lease.store);
+        assert_eq!(next.store_life, lease.store_life);
         assert!(!store.hosts().await.unwrap().held);
         wipe();
     }
@@ -80,7 +81,7 @@ async fn a_new_store_settles_at_once_if_nobody_has_come_from_another_life(Run { 
 async fn only_who_has_watched_settles_a_store_to_which_somebody_came(Run { store, restart, wipe, _redis }: Run) {
     let elsewhere = store_life("elsewhere.1");
     store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    comes_and_tells(&store, "h-1", "i", &elsewhere).await;
+    comes_and_reports(&store, "h-1", "i", &elsewhere).await;
     assert!(!settles(&store, false).await, "a host came");
     assert!(settles(&store, true).await);
     wipe();
@@ -96,19 +97,19 @@ async fn only_who_has_watched_settles_a_store_to_which_somebody_came(Run { store
     let lease = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     restart();
     store.hosts().await.unwrap();
-    comes_and_tells(&store, "h-0", "i", &lease.store).await;
+    comes_and_reports(&store, "h-0", "i", &lease.store_life).await;
     assert!(!settles(&store, false).await, "it was started again before it had settled");
     assert!(settles(&store, true).await);
 }
 
 async fn every_host_that_is_known_tells_or_is_retired(Run { store, restart, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     arrive(&store, &announce("h-1", "i", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-1"]).await.epoch;
     restart();
     store.hosts().await.unwrap();
-    comes_and_tells(&store, "h-0", "i", &before).await;
+    comes_and_reports(&store, "h-0", "i", &before).await;
     assert!(!settles(&store, true).await, "the other one has not come");
     assert!(retire(&store, "h-1", "i").await);
     assert!(settles(&store, true).await);
@@ -118,9 +119,9 @@ async fn every_host_that_is_known_tells_or_is_retired(Run { store, restart, _red
 }
 
 async fn hosts_that_were_brought_are_awaited_until_they_tell_or_are_retired(Run { store, wipe, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     wipe();
-    comes_and_tells(&store, "h-0", "i", &before).await;
+    comes_and_reports(&store, "h-0", "i", &before).await;
     let hosts = ["h-0", "h-1", "h-2"].map(|id| (host(id), life("i"), LASTS)).to_vec();
     let seen = Bring { hosts, ..bring(&before) };
     for _ in 0..2 {
@@ -142,7 +143,7 @@ async fn hosts_that_were_brought_are_awaited_until_they_tell_or_are_retired(Run 
     assert_eq!(former(&store, "h-1", "i").await, None, "it is here");
     assert!(retire(&store, "h-2", "i").await);
     assert!(!settles(&store, true).await, "one has not told");
-    assert!(is_held(&store, &tell("h-1", "i", &lease)).await);
+    assert!(is_held(&store, &report_all("h-1", "i", &lease)).await);
     assert!(settles(&store, true).await);
 }
 
@@ -153,7 +154,7 @@ async fn what_is_brought_into_the_life_it_was_seen_in_is_void(Run { store, _redi
         stopped: vec![(key("g", "a"), Epoch(7))],
         highest_epoch: Epoch(1 << 52),
         highest_life: HostLife(1000),
-        ..bring(&lease.store)
+        ..bring(&lease.store_life)
     };
     store.bring(&seen).await.unwrap();
     let view = store.hosts().await.unwrap();
@@ -180,7 +181,7 @@ async fn what_is_brought_to_a_settled_store_holds_it_no_more_but_counts(Run { st
 }
 
 async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { store, restart, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();
     store.hosts().await.unwrap();
     let lease = store.announce(&back("h-0", "i", &before)).await.unwrap();
@@ -189,17 +190,21 @@ async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { sto
         assert!(!settles(&store, true).await, "its agents may run unseen");
     }
     // It takes another lease before it has told, and then another, when it has.
-    let again = store.announce(&back("h-0", "i", &lease.store)).await.unwrap();
+    let again = store.announce(&back("h-0", "i", &lease.store_life)).await.unwrap();
     assert!(!settles(&store, true).await);
-    assert_eq!(store.renew(&tell("h-0", "i", &lease)).await.unwrap(), Renewal::StoreLost, "an answer that came late");
+    assert_eq!(
+        store.renew(&report_all("h-0", "i", &lease)).await.unwrap(),
+        Renewal::StoreLost,
+        "an answer that came late"
+    );
     assert!(!settles(&store, true).await);
-    let told = Announce { told: Some(again.store.clone()), ..back("h-0", "i", &again.store) };
+    let told = Announce { reported: Some(again.store_life.clone()), ..back("h-0", "i", &again.store_life) };
     store.announce(&told).await.unwrap();
     assert!(settles(&store, true).await);
 }
 
 async fn a_host_that_loses_its_name_before_it_told_is_awaited(Run { store, wipe, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "old", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "old", 5.0)).await.store_life;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     wipe();
@@ -214,7 +219,7 @@ async fn a_host_that_loses_its_name_before_it_told_is_awaited(Run { store, wipe,
 }
 
 async fn a_host_that_has_ended_is_awaited_no_more(Run { store, wipe, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "old", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "old", 5.0)).await.store_life;
     wipe();
     let hosts = vec![(host("h-0"), life("old"), LASTS)];
     store.bring(&Bring { hosts, ..bring(&before) }).await.unwrap();
@@ -253,19 +258,22 @@ async fn agents_are_not_given_back_while_hosts_tell(Run { store, restart, _redis
 }
 
 async fn a_claim_of_somebody_who_has_not_told_yet_waits(Run { store, restart, _redis, .. }: Run) {
-    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();
     store.hosts().await.unwrap();
-    let after = comes_and_tells(&store, "h-0", "i", &before).await.store;
+    let after = comes_and_reports(&store, "h-0", "i", &before).await.store_life;
     assert!(settles(&store, true).await);
-    let by = |knew: &StoreLife| Claim { knew: Some(knew.clone()), ..claim(&key("g", "a"), "r", "d", &["h-0"]) };
+    let by = |store_life: &StoreLife| Claim {
+        store_life: Some(store_life.clone()),
+        ..claim(&key("g", "a"), "r", "d", &["h-0"])
+    };
     assert_eq!(store.claim(&by(&before)).await.unwrap(), ClaimOutcome::Held, "hosts have told; the caller has not");
     assert!(matches!(store.claim(&by(&after)).await.unwrap(), ClaimOutcome::Claimed(_)));
 }
 
 async fn a_host_tells_a_store_that_was_lost_who_drains_it(Run { store, restart, wipe, _redis }: Run) {
     let cordoned = async || store.hosts().await.unwrap().hosts[0].cordoned;
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();
     assert!(!cordoned().await, "that was among the last writes");
     let drained = Announce { cordoned: true, ..back("h-0", "i", &first) };

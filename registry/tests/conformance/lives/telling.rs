@@ -2,8 +2,8 @@
 
 use super::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, Bring, Claim, ClaimOutcome, Condition,
-    Epoch, HostLife, IfFull, OnDisconnect, Phase, PlaceOutcome, Queue, ReleaseGuard, ReleaseOutcome, Remember,
+    Advance, AdvanceOutcome, AgentKey, AgentReason, AgentRecord, Announce, AssignOutcome, Bring, Claim, ClaimOutcome,
+    Condition, Epoch, HostLife, IfFull, OnDisconnect, Phase, Queue, ReleaseGuard, ReleaseOutcome, Remember,
     Remembered, Renewal, Restore, State, Stops, StoreLife, View,
 };
 
@@ -28,10 +28,10 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
     // What the host knows is the life of a store that is gone.
     let lost = store_life("a lost one");
     let back = Announce { highest_epoch: Epoch(40), ..back("h-0", "i", &lost) };
-    let life = store.announce(&back).await.unwrap().store;
+    let life = store.announce(&back).await.unwrap().store_life;
     let (a, b) = (key("g", "a"), key("g", "b"));
     assert_eq!(store.claim(&claim(&b, "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::Held);
-    let stale = Advance { knew: Some(lost), ..advance(&a, Epoch(40), Phase::Running) };
+    let stale = Advance { store_life: Some(lost), ..advance(&a, Epoch(40), Phase::Running) };
     assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);
 
     let told = restore(&a, Epoch(40), "h-0", "i", &life);
@@ -44,7 +44,7 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
         (record.machine_id, record.created.0, record.documents),
         (machine(3), 77, Some(told.documents.clone()))
     );
-    let known = Advance { knew: Some(life.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
+    let known = Advance { store_life: Some(life.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
     assert_eq!(store.advance(&known).await.unwrap(), AdvanceOutcome::Done);
     // An older claim of the same agent gives way, and another process of the host has nothing to tell.
     let older = restore(&a, Epoch(39), "h-0", "i", &life);
@@ -54,16 +54,18 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
 }
 
 async fn what_was_forgotten_is_told_again_and_what_was_removed_is_not(Run { store, restart, _redis, .. }: Run) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let known = claimed(&store, &a, "r", &["h-0"]).await;
     store.release(&a, known.epoch, ReleaseGuard::Reaped).await.unwrap();
     restart();
     store.hosts().await.unwrap();
-    let now = comes_and_tells(&store, "h-0", "i", &first).await.store;
+    let now = comes_and_reports(&store, "h-0", "i", &first).await.store_life;
     assert!(settles(&store, true).await);
-    let told =
-        |key: &AgentKey, epoch: Epoch| Restore { had: Some(first.clone()), ..restore(key, epoch, "h-0", "i", &now) };
+    let told = |key: &AgentKey, epoch: Epoch| Restore {
+        former_store_life: Some(first.clone()),
+        ..restore(key, epoch, "h-0", "i", &now)
+    };
     assert_eq!(store.restore(&told(&a, known.epoch)).await.unwrap(), AdvanceOutcome::Gone, "it was removed");
     let never = told(&key("g", "c"), known.epoch);
     assert_eq!(store.restore(&never).await.unwrap(), AdvanceOutcome::Gone, "it would be known");
@@ -74,14 +76,14 @@ async fn what_was_forgotten_is_told_again_and_what_was_removed_is_not(Run { stor
 }
 
 async fn what_outlives_a_lease_is_told_however_late(Run { store, restart, _redis, .. }: Run) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let epoch = claimed(&store, &key("g", "other"), "r", &["h-0"]).await.epoch;
     restart();
     store.hosts().await.unwrap();
     assert!(retire(&store, "h-0", "i").await);
     assert!(settles(&store, true).await);
-    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store;
-    let told = Restore { had: Some(first), ..restore(&key("g", "a"), epoch, "h-0", "i", &now) };
+    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
+    let told = Restore { former_store_life: Some(first), ..restore(&key("g", "a"), epoch, "h-0", "i", &now) };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Gone);
     let keeps = Restore { on_disconnect: OnDisconnect::Keep, ..told };
     assert_eq!(store.restore(&keeps).await.unwrap(), AdvanceOutcome::Done);
@@ -90,14 +92,17 @@ async fn what_outlives_a_lease_is_told_however_late(Run { store, restart, _redis
 async fn a_host_that_comes_late_to_a_wiped_store_keeps_what_nobody_has_claimed_since(
     Run { store, wipe, _redis, .. }: Run,
 ) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let old = [claimed(&store, &a, "r", &["h-0"]).await.epoch, claimed(&store, &b, "r", &["h-0"]).await.epoch];
     wipe();
     arrive(&store, &Announce { highest_epoch: old[1], ..announce("h-1", "i", 5.0) }).await;
     let since = claimed(&store, &a, "r", &["h-1"]).await.epoch;
-    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store;
-    let told = |key: &AgentKey, epoch| Restore { had: Some(first.clone()), ..restore(key, epoch, "h-0", "i", &now) };
+    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
+    let told = |key: &AgentKey, epoch| Restore {
+        former_store_life: Some(first.clone()),
+        ..restore(key, epoch, "h-0", "i", &now)
+    };
     assert_eq!(store.restore(&told(&a, old[0])).await.unwrap(), AdvanceOutcome::Stale(since), "the host ends it");
     assert_eq!(store.restore(&told(&b, old[1])).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!((used_slots(&store, "h-0").await, used_slots(&store, "h-1").await), (1000, 1000));
@@ -114,7 +119,7 @@ async fn a_late_write_changes_nothing(Run { store, _redis, .. }: Run) {
 }
 
 /// An agent that waits, as a store had it, and one that failed.
-async fn unhosted(store: &Store) -> [AgentRecord; 2] {
+async fn unassigned(store: &Store) -> [AgentRecord; 2] {
     let (waits, failed) = (key("g", "waits"), key("g", "failed"));
     let no_room = Claim { if_full: IfFull::Wait, ..claim(&waits, "r", "d", &[]) };
     assert_eq!(store.claim(&no_room).await.unwrap(), ClaimOutcome::Waits);
@@ -132,13 +137,13 @@ async fn unhosted(store: &Store) -> [AgentRecord; 2] {
     ]
 }
 
-fn remember(record: &AgentRecord, had: &StoreLife) -> Remember {
-    Remember { record: record.clone(), had: had.clone() }
+fn remember(record: &AgentRecord, former_store_life: &StoreLife) -> Remember {
+    Remember { record: record.clone(), former_store_life: former_store_life.clone() }
 }
 
 async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { store, restart, wipe, _redis }: Run) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
-    let [waits, failed] = unhosted(&store).await;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
+    let [waits, failed] = unassigned(&store).await;
     let unknown = AgentRecord { key: key("g", "unknown"), ..waits.clone() };
     assert_eq!(store.remember(&remember(&unknown, &first)).await.unwrap(), Remembered::Void, "nothing was lost");
     restart();
@@ -161,26 +166,28 @@ async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { st
     assert_eq!(pending.iter().map(|r| &r.key).collect::<Vec<_>>(), [&waits.key], "it waits in line again");
     assert_eq!(store.hosts().await.unwrap().pending, 1);
 
-    assert!(is_held(&store, &tell("h-0", "i", &lease)).await);
+    assert!(is_held(&store, &report_all("h-0", "i", &lease)).await);
     assert!(settles(&store, true).await);
     let never = AgentRecord { key: key("g", "never told"), ..failed.clone() };
     let late = store.remember(&remember(&never, &first)).await.unwrap();
     assert_eq!(late, Remembered::Void, "it may have been stopped since");
-    store.release(&failed.key, failed.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    store.release(&failed.key, failed.epoch, ReleaseGuard::Unassigned).await.unwrap();
     let late = store.remember(&remember(&failed, &first)).await.unwrap();
     assert_eq!(late, Remembered::Void, "it was stopped since");
-    let placed = store.place(&waits.key, waits.epoch, &[host("h-0")]).await.unwrap();
-    assert!(matches!(placed, PlaceOutcome::Placed(c) if c.epoch > waits.epoch && c.machine_id == waits.machine_id));
+    let placed = store.assign(&waits.key, waits.epoch, &[host("h-0")]).await.unwrap();
+    assert!(
+        matches!(placed, AssignOutcome::Assigned(c) if c.epoch > waits.epoch && c.machine_id == waits.machine_id)
+    );
 }
 
 async fn whoever_has_the_later_claim_is_right(Run { store, wipe, _redis, .. }: Run) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
-    let [waits, failed] = unhosted(&store).await;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
+    let [waits, failed] = unassigned(&store).await;
     wipe();
-    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store;
+    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
     // A host got it before, and was told to give it up: the store that is told now does not know that.
     let (earlier, later) = (Epoch(waits.epoch.0 - 1), Epoch(failed.epoch.0 + 1));
-    let told = Restore { had: Some(first.clone()), ..restore(&waits.key, earlier, "h-0", "i", &now) };
+    let told = Restore { former_store_life: Some(first.clone()), ..restore(&waits.key, earlier, "h-0", "i", &now) };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&waits, &first)).await.unwrap(), Remembered::Done);
     let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
@@ -189,7 +196,7 @@ async fn whoever_has_the_later_claim_is_right(Run { store, wipe, _redis, .. }: R
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Stale(waits.epoch), "the host ends it");
 
     // Another one runs by a claim that is later than what is remembered.
-    let told = Restore { had: Some(first.clone()), ..restore(&failed.key, later, "h-0", "i", &now) };
+    let told = Restore { former_store_life: Some(first.clone()), ..restore(&failed.key, later, "h-0", "i", &now) };
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&failed, &first)).await.unwrap(), Remembered::Void);
     assert_eq!(store.get(&failed.key, View::Basic).await.unwrap().unwrap().phase(), Phase::Running);
@@ -218,7 +225,7 @@ async fn a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent(Run { 
         let released = if *agent == stopped {
             store.release(agent, later, ReleaseGuard::Reaped).await.unwrap()
         } else {
-            store.unplace(&unplace(agent, later, ReleaseGuard::Reaped, "it moves")).await.unwrap()
+            store.unassign(&unassign(agent, later, ReleaseGuard::Reaped, "it moves")).await.unwrap()
         };
         assert_eq!(released, ReleaseOutcome::Released);
         let record = store.get(agent, View::Basic).await.unwrap();
@@ -230,7 +237,7 @@ async fn a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent(Run { 
             assert!(record.epoch > later, "epochs never go back");
         }
         assert_eq!(used(&store).await, 0, "its room is free again");
-        comes_and_tells(&store, "h-0", "i", &elsewhere()).await;
+        comes_and_reports(&store, "h-0", "i", &elsewhere()).await;
         assert!(settles(&store, true).await);
     }
 }
@@ -239,12 +246,12 @@ async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_hav
     Run { store, restart, _redis, .. }: Run,
 ) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
-    let [waits, _] = unhosted(&store).await;
-    store.release(&waits.key, waits.epoch, ReleaseGuard::Unhosted).await.unwrap();
+    let [waits, _] = unassigned(&store).await;
+    store.release(&waits.key, waits.epoch, ReleaseGuard::Unassigned).await.unwrap();
     let older = claimed(&store, &waits.key, "r", &["h-0"]).await.epoch;
     restart();
     store.hosts().await.unwrap();
-    comes_and_tells(&store, "h-0", "i", &elsewhere()).await;
+    comes_and_reports(&store, "h-0", "i", &elsewhere()).await;
     assert!(settles(&store, true).await);
     let later = AgentRecord { epoch: Epoch(older.0 + 1), ..waits.clone() };
     assert_eq!(store.remember(&remember(&later, &elsewhere())).await.unwrap(), Remembered::Done);
@@ -254,7 +261,7 @@ async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_hav
     assert_eq!(accepts, AdvanceOutcome::Stale(later.epoch), "its host is too late");
 
     // One that a host has accepted may run: it stays.
-    let PlaceOutcome::Placed(placed) = store.place(&waits.key, later.epoch, &[host("h-0")]).await.unwrap() else {
+    let AssignOutcome::Assigned(placed) = store.assign(&waits.key, later.epoch, &[host("h-0")]).await.unwrap() else {
         panic!("there is room")
     };
     store.advance(&advance(&waits.key, placed.epoch, Phase::Starting)).await.unwrap();
@@ -266,9 +273,9 @@ async fn what_was_stopped_is_not_told_again_under_the_epoch_it_had_or_an_earlier
     Run { store, wipe, _redis, .. }: Run,
 ) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
-    let [waits, failed] = unhosted(&store).await;
+    let [waits, failed] = unassigned(&store).await;
     wipe();
-    let now = store.announce(&back("h-0", "i", &elsewhere())).await.unwrap().store;
+    let now = store.announce(&back("h-0", "i", &elsewhere())).await.unwrap().store_life;
     let stopped = Epoch(failed.epoch.0 + 10);
     let stops = [&waits, &failed].map(|r| (r.key.clone(), stopped));
     store.bring(&Bring { stopped: stops.to_vec(), ..bring(&elsewhere()) }).await.unwrap();
@@ -290,14 +297,14 @@ async fn what_was_stopped_is_not_told_again_under_the_epoch_it_had_or_an_earlier
 }
 
 async fn a_second_stop_takes_nothing_back_from_the_first(Run { store, restart, _redis, .. }: Run) {
-    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store;
+    let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
     store.release(&a, epoch, ReleaseGuard::Reaped).await.unwrap();
     assert!(store.bury(&a).await.unwrap());
     restart();
     store.hosts().await.unwrap();
-    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store;
+    let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
     let told = restore(&a, epoch, "h-0", "i", &now);
     assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Gone, "it was stopped");
 }
@@ -333,8 +340,8 @@ async fn epochs_and_leases_never_go_back(Run { store, wipe, _redis, .. }: Run) {
     let lease = store.announce(&again).await.unwrap();
     assert_eq!(lease.life, HostLife(79));
     let told = Epoch(epoch.with_unheard().0 + 5);
-    store.restore(&restore(&b, told, "h-0", "i", &lease.store)).await.unwrap();
-    assert!(is_held(&store, &tell("h-0", "i", &lease)).await);
+    store.restore(&restore(&b, told, "h-0", "i", &lease.store_life)).await.unwrap();
+    assert!(is_held(&store, &report_all("h-0", "i", &lease)).await);
     assert!(settles(&store, true).await);
     assert_eq!(claimed(&store, &a, "r", &["h-0"]).await.epoch, Epoch(told.0 + 1));
 }
@@ -356,9 +363,9 @@ async fn every_host_hears_of_every_epoch_and_tells_a_lost_store_of_more_than_it_
     let unheard = claimed(&store, &key("g", "b"), "r", &["h-0"]).await.epoch;
     wipe();
     // Whoever ran them is gone, and so is the engine that claimed them.
-    let again = Announce { highest_epoch: heard, ..back("h-1", "i", &witness.store) };
+    let again = Announce { highest_epoch: heard, ..back("h-1", "i", &witness.store_life) };
     let lease = store.announce(&again).await.unwrap();
-    assert!(is_held(&store, &tell("h-1", "i", &lease)).await);
+    assert!(is_held(&store, &report_all("h-1", "i", &lease)).await);
     assert!(settles(&store, true).await);
     assert!(claimed(&store, &a, "r", &["h-1"]).await.epoch > unheard);
 }

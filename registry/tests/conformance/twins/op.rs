@@ -13,7 +13,7 @@ pub(super) enum Op {
         life: u8,
         succeeds: Option<u8>,
         slots: u8,
-        knew: Known,
+        store_life: Known,
         told: Known,
         cordoned: bool,
         high: bool,
@@ -52,7 +52,7 @@ pub(super) enum Op {
         keep: bool,
         hosts: Vec<u8>,
         asked: u8,
-        knew: Known,
+        store_life: Known,
     },
     Advance {
         agent: u8,
@@ -60,18 +60,18 @@ pub(super) enum Op {
         phase: Phase,
         exit: Option<i32>,
         late: bool,
-        knew: Known,
+        store_life: Known,
     },
     Release {
         agent: u8,
         epoch_back: u8,
         guard: ReleaseGuard,
     },
-    Unplace {
+    Unassign {
         agent: u8,
         epoch_back: u8,
         guard: ReleaseGuard,
-        knew: Known,
+        store_life: Known,
     },
     Place {
         agent: u8,
@@ -88,17 +88,17 @@ pub(super) enum Op {
         life: u8,
         phase: Phase,
         keep: bool,
-        knew: Known,
-        had: Known,
+        store_life: Known,
+        former_store_life: Known,
     },
     Remember {
         agent: u8,
         epoch_back: u8,
         waits: bool,
-        had: Known,
+        former_store_life: Known,
     },
     Bring {
-        had: Known,
+        former_store_life: Known,
         hosts: Vec<(u8, u8)>,
         stopped: Vec<(u8, u8)>,
         high: bool,
@@ -153,7 +153,7 @@ fn guards() -> impl Strategy<Value = ReleaseGuard> + Clone {
         ReleaseGuard::Reaped,
         ReleaseGuard::Vouched,
         ReleaseGuard::Unaccepted,
-        ReleaseGuard::Unhosted,
+        ReleaseGuard::Unassigned,
         ReleaseGuard::Failed,
         ReleaseGuard::Ended,
     ])
@@ -191,8 +191,8 @@ fn of_hosts() -> impl Strategy<Value = Op> {
     let flag = any::<bool>;
     prop_oneof![
         6 => (process(), prop::option::of(0..3u8), 1..4u8, known(), known(), flag(), flag()).prop_map(
-            |((host, life), succeeds, slots, knew, told, cordoned, high)| {
-                Op::Announce { host, life, succeeds, slots, knew, told, cordoned, high }
+            |((host, life), succeeds, slots, store_life, told, cordoned, high)| {
+                Op::Announce { host, life, succeeds, slots, store_life, told, cordoned, high }
             }
         ),
         4 => (process(), lease, flag(), flag(), flag()).prop_map(|((host, life), lease, draining, told, high)| {
@@ -212,16 +212,16 @@ fn of_agents() -> impl Strategy<Value = Op> {
     let flag = any::<bool>;
     prop_oneof![
         6 => ((0..4u8, 0..2u8, 0..2u8), 0..6u8, if_full, flag(), hosts(), 0..6u8, known()).prop_map(
-            |((agent, request, digest), half_cpus, if_full, keep, hosts, asked, knew)| {
-                Op::Claim { agent, request, digest, half_cpus, if_full, keep, hosts, asked, knew }
+            |((agent, request, digest), half_cpus, if_full, keep, hosts, asked, store_life)| {
+                Op::Claim { agent, request, digest, half_cpus, if_full, keep, hosts, asked, store_life }
             }
         ),
         5 => (agent(), phases(), prop::option::of(-9..200i32), prop::bool::weighted(0.1), known()).prop_map(
-            |((agent, epoch_back), phase, exit, late, knew)| Op::Advance { agent, epoch_back, phase, exit, late, knew }
+            |((agent, epoch_back), phase, exit, late, store_life)| Op::Advance { agent, epoch_back, phase, exit, late, store_life }
         ),
         3 => (agent(), guards()).prop_map(|((agent, epoch_back), guard)| Op::Release { agent, epoch_back, guard }),
         3 => (agent(), guards(), known())
-            .prop_map(|((agent, epoch_back), guard, knew)| Op::Unplace { agent, epoch_back, guard, knew }),
+            .prop_map(|((agent, epoch_back), guard, store_life)| Op::Unassign { agent, epoch_back, guard, store_life }),
         2 => (agent(), hosts()).prop_map(|((agent, epoch_back), hosts)| Op::Place { agent, epoch_back, hosts }),
         1 => (0..4u8).prop_map(|agent| Op::Bury { agent }),
     ]
@@ -232,19 +232,19 @@ fn of_lives() -> impl Strategy<Value = Op> {
     let told = prop::sample::select(vec![Phase::Starting, Phase::Running, Phase::Stopping, Phase::Failed]);
     prop_oneof![
         5 => ((0..4u8, 0..4u8), (0..3u8, 0..3u8), told, flag(), known(), known()).prop_map(
-            |((agent, epoch_back), (host, life), phase, keep, knew, had)| {
-                Op::Restore { agent, epoch_back, host, life, phase, keep, knew, had }
+            |((agent, epoch_back), (host, life), phase, keep, store_life, former_store_life)| {
+                Op::Restore { agent, epoch_back, host, life, phase, keep, store_life, former_store_life }
             }
         ),
         3 => (0..4u8, 0..4u8, flag(), named())
-            .prop_map(|(agent, epoch_back, waits, had)| Op::Remember { agent, epoch_back, waits, had }),
+            .prop_map(|(agent, epoch_back, waits, former_store_life)| Op::Remember { agent, epoch_back, waits, former_store_life }),
         2 => (
             named(),
             prop::collection::vec((0..3u8, 0..3u8), 0..3),
             prop::collection::vec((0..4u8, 0..4u8), 0..3),
             flag()
         )
-            .prop_map(|(had, hosts, stopped, high)| Op::Bring { had, hosts, stopped, high }),
+            .prop_map(|(former_store_life, hosts, stopped, high)| Op::Bring { former_store_life, hosts, stopped, high }),
         2 => (named(), flag()).prop_map(|(store, watched)| Op::Settle { store, watched }),
         3 => flag().prop_map(|retire| Op::Recover { retire }),
         1 => Just(Op::Snapshot),

@@ -92,7 +92,7 @@ impl<'a> Subject<'a> {
     }
 
     pub(super) async fn look(&mut self) {
-        if let Some(store) = self.store.hosts().await.unwrap().store {
+        if let Some(store) = self.store.hosts().await.unwrap().store_life {
             self.see(&store);
         }
     }
@@ -103,21 +103,26 @@ impl<'a> Subject<'a> {
     }
 
     pub(super) fn lease(&self, host: u8, life: u8, which: Lease) -> Announced {
-        let none =
-            Announced { store: self.known(0), life: HostLife(0), returned: 0, stops: Stops(0), highest_epoch: FIRST };
+        let none = Announced {
+            store_life: self.known(0),
+            life: HostLife(0),
+            returned: 0,
+            stops: Stops(0),
+            highest_epoch: FIRST,
+        };
         let leases = self.leases.get(&(host, life)).map(Vec::as_slice).unwrap_or_default();
         let latest = leases.last().cloned().unwrap_or(none);
         match which {
             Lease::Latest => latest,
             Lease::Former => leases.iter().rev().nth(1).cloned().unwrap_or(latest),
             Lease::MadeUp => Announced { life: HostLife(latest.life.0 + 1), ..latest },
-            Lease::OfAnotherStore => Announced { store: self.known(1), ..latest },
+            Lease::OfAnotherStore => Announced { store_life: self.known(1), ..latest },
         }
     }
 
     pub(super) async fn announce(&mut self, host: u8, incarnation: u8, request: &Announce) -> String {
         let lease = self.store.announce(request).await.unwrap();
-        let store = self.see(&lease.store);
+        let store = self.see(&lease.store_life);
         let answer = format!(
             "{:?} returned {} {:?} {:?} in life {store}",
             lease.life, lease.returned, lease.stops, lease.highest_epoch
@@ -143,7 +148,7 @@ impl<'a> Subject<'a> {
                 Sight::FormerLease => (HostLife(lease.0.saturating_sub(1)), renewals),
                 Sight::Nothing => Retire::HOLDS_NO_LEASE,
             },
-            store: if let Sight::OfAnotherStore = sight { self.known(1) } else { view.store.unwrap() },
+            store_life: if let Sight::OfAnotherStore = sight { self.known(1) } else { view.store_life.unwrap() },
         }
     }
 
@@ -158,10 +163,11 @@ impl<'a> Subject<'a> {
                 write!(answer, "{} ", self.store.retire(&request).await.unwrap()).unwrap();
             } else {
                 let back =
-                    Announce { knew: Some(self.known(0)), ..announce(&host_id(at), &process_id(process), 3.0) };
+                    Announce { store_life: Some(self.known(0)), ..announce(&host_id(at), &process_id(process), 3.0) };
                 answer += &self.announce(at, process, &back).await;
-                let tell = tell(&host_id(at), &process_id(process), &self.lease(at, process, Lease::Latest));
-                write!(answer, " {:?} ", self.store.renew(&tell).await.unwrap()).unwrap();
+                let report_all =
+                    report_all(&host_id(at), &process_id(process), &self.lease(at, process, Lease::Latest));
+                write!(answer, " {:?} ", self.store.renew(&report_all).await.unwrap()).unwrap();
             }
         }
         for former in view.former.iter().filter(|f| f.state == FormerState::Awaited) {
@@ -169,7 +175,7 @@ impl<'a> Subject<'a> {
             let request = self.sight(at, process, Sight::Exact).await;
             write!(answer, "{} ", self.store.retire(&request).await.unwrap()).unwrap();
         }
-        let settled = self.store.settle(&view.store.unwrap(), true).await.unwrap();
+        let settled = self.store.settle(&view.store_life.unwrap(), true).await.unwrap();
         write!(answer, "settled {settled}").unwrap();
         answer
     }

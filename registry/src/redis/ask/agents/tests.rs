@@ -12,7 +12,7 @@ use crate::{
 use serde_json::json;
 use std::time::Duration;
 
-fn first_claim(key: &AgentKey, knew: &StoreLife) -> ops::Claim {
+fn first_claim(key: &AgentKey, store_life: &StoreLife) -> ops::Claim {
     ops::Claim {
         key: key.clone(),
         name: "an agent".to_owned(),
@@ -25,7 +25,7 @@ fn first_claim(key: &AgentKey, knew: &StoreLife) -> ops::Claim {
         if_full: IfFull::Refuse,
         if_namesakes: IfNamesakes::Ignore,
         first_start: FirstStart::FollowsPolicy,
-        knew: Some(knew.clone()),
+        store_life: Some(store_life.clone()),
         asked: Stops(0),
     }
 }
@@ -46,8 +46,8 @@ fn host() -> ops::Announce {
         highest_epoch: Epoch(0),
         highest_life: HostLife(0),
         succeeds: None,
-        knew: None,
-        told: None,
+        store_life: None,
+        reported: None,
     }
 }
 
@@ -56,7 +56,7 @@ async fn a_script_ignores_the_fields_that_it_does_not_know() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = DevServer::start(dir.path(), Durability::None).expect("a Redis");
     let registry = RedisRegistry::new(&RedisSettings::new(&server.url())).expect("a registry");
-    let store = registry.announce(&host()).await.expect("announced").store;
+    let store = registry.announce(&host()).await.expect("announced").store_life;
     assert!(registry.settle(&store, true).await.expect("settled"));
     let key = AgentKey::parse("o", "g", "a").expect("valid");
     let request = first_claim(&key, &store);
@@ -82,7 +82,7 @@ async fn a_script_ignores_the_fields_that_it_does_not_know() {
         condition: None,
         last_lines: vec![],
         exit: None,
-        knew: None,
+        store_life: None,
         sequence: 1,
     };
     let ask = ask::advance(&write).with("photo", &[255]);

@@ -95,7 +95,7 @@ impl fmt::Display for StartFailure {
 
 /// Why an agent is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopKind {
+pub enum StopPurpose {
     /// Somebody asked: the record goes.
     Asked,
     /// The host ends, or gives the agent away: the record stays, PENDING, and the agent starts elsewhere.
@@ -244,7 +244,7 @@ pub enum Event {
     /// The process has set a message aside, as its start was told to.
     SetAside(Delivery),
     /// End it, with this much time between TERM and KILL.
-    Stop(StopKind, Duration),
+    Stop(StopPurpose, Duration),
     /// The time of [`Machine::wake_at`] has come.
     Timer,
     /// The lease is about to end.

@@ -27,7 +27,7 @@ const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), " form 2");
 
 /// One kind, as a former life knew it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(super) struct Entry {
     /// The kind.
     pub(super) kind: Kind,
     /// What it imports.
@@ -42,18 +42,18 @@ pub(super) struct Note {
 struct Document {
     writer: String,
     interpreter: Option<Stamp>,
-    kinds: Vec<Note>,
+    kinds: Vec<Entry>,
 }
 
 /// The file. Losing it costs time, never an agent: what goes wrong with it is told and survived.
 #[derive(Debug)]
-pub struct Notes {
+pub struct Cache {
     path: PathBuf,
     /// The interpreter that imports.
     python: PathBuf,
 }
 
-impl Notes {
+impl Cache {
     /// Notes kept in the file `path`, for agents that run in `python`.
     pub fn at(path: PathBuf, python: PathBuf) -> Self {
         let search = std::env::var_os("PATH").unwrap_or_default();
@@ -62,25 +62,25 @@ impl Notes {
     }
 
     /// What the former life knew and still holds; nothing when there was none. Removes the file.
-    pub(super) fn take(&self) -> Vec<Note> {
+    pub(super) fn take(&self) -> Vec<Entry> {
         let text = match read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return vec![],
             Err(error) => {
-                self.tell(&error, "what the zygote learned before cannot be read; it learns anew");
+                self.warn_once(&error, "what the zygote learned before cannot be read; it learns anew");
                 String::new()
             }
         };
         if let Err(error) = fs::remove_file(&self.path) {
             // A file that stays would be read in every life, whatever it did to the last one.
-            self.tell(&error, "the notes of what the zygote learned cannot be removed; they are not used");
+            self.warn_once(&error, "the notes of what the zygote learned cannot be removed; they are not used");
             return vec![];
         }
         let Ok(document) = serde_json::from_str::<Document>(&text) else { return vec![] };
         if document.writer != WRITER || document.interpreter != Stamp::of(&self.python) {
             return vec![];
         }
-        document.kinds.into_iter().filter(Note::holds).collect()
+        document.kinds.into_iter().filter(Entry::holds).collect()
     }
 
     /// Keeps what is known for the next life, in place of what was kept before.
@@ -88,7 +88,7 @@ impl Notes {
         let kinds = knowledge.settled().into_iter().map(|(kind, known)| {
             let shared = known.shared.clone().unwrap_or_default();
             let stamps = known.imports.files().chain(&shared.files).map(|file| files.stamp(file)).collect();
-            Note { kind: kind.clone(), imports: known.imports.clone(), shared, stamps }
+            Entry { kind: kind.clone(), imports: known.imports.clone(), shared, stamps }
         });
         let mut document =
             Document { writer: WRITER.to_owned(), interpreter: Stamp::of(&self.python), kinds: kinds.collect() };
@@ -99,16 +99,16 @@ impl Notes {
             text = serde_json::to_vec(&document).unwrap_or_default();
         }
         if let Err(error) = write(&self.path, &text) {
-            self.tell(&error, "what the zygote learned cannot be kept for the next start of this host");
+            self.warn_once(&error, "what the zygote learned cannot be kept for the next start of this host");
         }
     }
 
-    fn tell(&self, error: &io::Error, what: &str) {
+    fn warn_once(&self, error: &io::Error, what: &str) {
         warn!(file = %self.path.display(), %error, "{what}");
     }
 }
 
-impl Note {
+impl Entry {
     fn holds(&self) -> bool {
         let now = self.imports.files().chain(&self.shared.files).map(|file| Stamp::of(file));
         self.imports.is_bounded() && now.eq(self.stamps.iter().copied())
@@ -174,47 +174,47 @@ mod tests {
             Self { dir, knowledge, files }
         }
 
-        fn notes(&self) -> Notes {
-            Notes::at(self.dir.path().join("host.default.learned"), "/bin/sh".into())
+        fn cache(&self) -> Cache {
+            Cache::at(self.dir.path().join("host.default.learned"), "/bin/sh".into())
         }
 
-        fn kept(&self) -> Notes {
-            let notes = self.notes();
-            notes.keep(&self.knowledge, &self.files);
-            notes
+        fn kept(&self) -> Cache {
+            let cache = self.cache();
+            cache.keep(&self.knowledge, &self.files);
+            cache
         }
     }
 
     #[test]
     fn what_one_life_kept_the_next_one_takes_once() {
         let life = Life::new();
-        assert!(life.notes().take().is_empty(), "the first life");
+        assert!(life.cache().take().is_empty(), "the first life");
         let taken = life.kept().take();
         assert_eq!(taken.len(), 1);
         assert_eq!((&taken[0].kind, taken[0].shared.units.as_slice()), (&Kind::named("m.C"), &["m".to_owned()][..]));
-        assert!(life.notes().take().is_empty(), "whoever dies of them does not meet them again");
+        assert!(life.cache().take().is_empty(), "whoever dies of them does not meet them again");
         assert_eq!(fs::read_dir(life.dir.path()).expect("a folder").count(), 1, "nothing but the module");
     }
 
     #[test]
     fn what_rests_on_a_file_that_has_changed_is_not_believed() {
         let life = Life::new();
-        let notes = life.kept();
+        let cache = life.kept();
         fs::write(life.dir.path().join("m.py"), "22").expect("written");
-        assert!(notes.take().is_empty());
+        assert!(cache.take().is_empty());
     }
 
     #[test]
     fn what_another_version_or_another_interpreter_wrote_is_not_believed() {
         let life = Life::new();
         life.kept();
-        assert!(Notes { python: "/bin/cat".into(), ..life.notes() }.take().is_empty());
-        let notes = life.kept();
-        let text = fs::read_to_string(&notes.path).expect("it is there");
-        fs::write(&notes.path, text.replace(WRITER, "0.0.1 form 2")).expect("written");
-        assert!(notes.take().is_empty());
-        fs::write(&notes.path, "heavy\nlight").expect("written");
-        assert!(notes.take().is_empty(), "nor what is no document");
+        assert!(Cache { python: "/bin/cat".into(), ..life.cache() }.take().is_empty());
+        let cache = life.kept();
+        let text = fs::read_to_string(&cache.path).expect("it is there");
+        fs::write(&cache.path, text.replace(WRITER, "0.0.1 form 2")).expect("written");
+        assert!(cache.take().is_empty());
+        fs::write(&cache.path, "heavy\nlight").expect("written");
+        assert!(cache.take().is_empty(), "nor what is no document");
     }
 
     #[test]
@@ -223,14 +223,14 @@ mod tests {
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         fs::write(&target, "os").expect("it can be written");
         std::os::unix::fs::symlink(&target, &link).expect("a link");
-        assert!(Notes::at(link, "/bin/sh".into()).take().is_empty());
+        assert!(Cache::at(link, "/bin/sh".into()).take().is_empty());
         assert!(target.exists());
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_to_costs_nothing_but_the_notes() {
-        let notes = Notes::at("/proc/no/such/folder".into(), "/bin/sh".into());
-        notes.keep(&Knowledge::default(), &Files::new());
-        assert!(notes.take().is_empty());
+        let cache = Cache::at("/proc/no/such/folder".into(), "/bin/sh".into());
+        cache.keep(&Knowledge::default(), &Files::new());
+        assert!(cache.take().is_empty());
     }
 }

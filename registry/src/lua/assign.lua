@@ -10,4 +10,4 @@ local demand = parse_room(old[3])
 local host, incarnation, used = pick(demand, not old[5] and old[6])
 if not host then return {'full'} end
 reserve(host, used, demand)
-return {'claimed', host, incarnation, seat(member, host, incarnation), old[4]}
+return {'claimed', host, incarnation, assign(member, host, incarnation), old[4]}

@@ -33,7 +33,7 @@ const LONGEST: u64 = 4096;
 
 /// The lock, held until it is dropped and every copy of its descriptor is closed.
 #[derive(Debug)]
-pub struct Succession {
+pub struct HostLock {
     lock: File,
     /// The life that has certainly ended, if there was one.
     pub former: Option<Incarnation>,
@@ -43,7 +43,7 @@ pub struct Succession {
     epoch_at: u64,
 }
 
-impl Succession {
+impl HostLock {
     /// Takes the lock for a new life. Errors: another process has this name, or the file cannot be used.
     pub async fn take(path: &Path, incarnation: &Incarnation) -> anyhow::Result<Self> {
         let context = || format!("cannot use the lock file {}", path.display());
@@ -105,13 +105,13 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The lock itself, to be handed to the watchdog.
-impl From<Succession> for OwnedFd {
-    fn from(succession: Succession) -> Self {
-        succession.lock.into()
+impl From<HostLock> for OwnedFd {
+    fn from(host_lock: HostLock) -> Self {
+        host_lock.lock.into()
     }
 }
 
-impl AsFd for Succession {
+impl AsFd for HostLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
     }
@@ -129,15 +129,15 @@ mod tests {
     async fn the_next_life_learns_of_the_one_before_when_that_has_let_go() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("lock");
-        let first = Succession::take(&path, &life("one")).await.expect("a lock");
+        let first = HostLock::take(&path, &life("one")).await.expect("a lock");
         assert_eq!(first.former, None);
         // A copy, as a watchdog has one.
         let copy = first.as_fd().try_clone_to_owned().expect("a copy");
         drop(first);
-        let refused = Succession::take(&path, &life("two")).await.expect_err("the copy holds it");
+        let refused = HostLock::take(&path, &life("two")).await.expect_err("the copy holds it");
         assert!(refused.to_string().contains("name of its own"), "{refused}");
         drop(copy);
-        let next = Succession::take(&path, &life("two")).await.expect("a lock");
+        let next = HostLock::take(&path, &life("two")).await.expect("a lock");
         assert_eq!(next.former, Some(life("one")));
     }
 
@@ -145,14 +145,14 @@ mod tests {
     async fn the_next_life_and_the_one_after_it_know_the_epoch_that_was_kept_last() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("lock");
-        let first = Succession::take(&path, &life("a-longer-name")).await.expect("a lock");
+        let first = HostLock::take(&path, &life("a-longer-name")).await.expect("a lock");
         assert_eq!(first.highest_epoch, Epoch(0));
         let keep = first.keeps_epochs().expect("a descriptor");
         keep(Epoch::MAX);
         keep(Epoch(7));
         drop((first, keep));
         for (name, before) in [("b", "a-longer-name"), ("c", "b")] {
-            let next = Succession::take(&path, &life(name)).await.expect("a lock");
+            let next = HostLock::take(&path, &life(name)).await.expect("a lock");
             assert_eq!((next.former, next.highest_epoch), (Some(life(before)), Epoch(7)));
         }
     }
@@ -162,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("lock");
         std::fs::write(&path, "one").expect("a file");
-        let next = Succession::take(&path, &life("two")).await.expect("a lock");
+        let next = HostLock::take(&path, &life("two")).await.expect("a lock");
         assert_eq!((next.former, next.highest_epoch), (Some(life("one")), Epoch(0)));
     }
 
@@ -172,12 +172,12 @@ mod tests {
         let (precious, path) = (dir.path().join("precious"), dir.path().join("lock"));
         std::fs::write(&precious, "somebody's text").expect("a file");
         std::os::unix::fs::symlink(&precious, &path).expect("a link");
-        let refused = Succession::take(&path, &life("one")).await.expect_err("it is a link");
+        let refused = HostLock::take(&path, &life("one")).await.expect_err("it is a link");
         assert!(refused.to_string().contains(&*path.to_string_lossy()), "{refused:#}");
         assert_eq!(std::fs::read_to_string(&precious).expect("it is there"), "somebody's text");
         // Neither is a link to nowhere a way to have a file made elsewhere.
         std::fs::remove_file(&precious).expect("it was there");
-        Succession::take(&path, &life("one")).await.expect_err("it is a link");
+        HostLock::take(&path, &life("one")).await.expect_err("it is a link");
         assert!(!precious.exists());
     }
 }

@@ -14,9 +14,9 @@
 
 use crate::{
     changes::Changes,
-    engine::{Engine, Kept},
+    engine::{Engine, Unaccepted},
     rounds::{Again, Chance, Rounds, Wake},
-    unhosted::Unhosted,
+    unassigned::Unassigned,
 };
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{future::pending, sync::Arc, time::Duration};
@@ -39,9 +39,9 @@ pub async fn run(
         Rounds::begin(name, &changes, wake, chance, pulse)
     };
     let keeping = async {
-        let (mut rounds, mut kept) = (rounds("agents", wake), Kept::default());
+        let (mut rounds, mut unaccepted) = (rounds("agents", wake), Unaccepted::default());
         loop {
-            rounds.over(engine.keep(&mut kept).await).await;
+            rounds.over(engine.reconcile(&mut unaccepted).await).await;
         }
     };
     // On its own: an agent that takes long to stop must hold up nobody who waits for a place.
@@ -53,9 +53,9 @@ pub async fn run(
         }
     };
     let remembering = async {
-        let (mut rounds, mut unhosted) = (rounds("copies", Wake::default()), Unhosted::default());
+        let (mut rounds, mut unassigned) = (rounds("copies", Wake::default()), Unassigned::default());
         loop {
-            rounds.over(engine.remember(&mut unhosted).await).await;
+            rounds.over(engine.remember(&mut unassigned).await).await;
         }
     };
     let compacting = async {
@@ -96,8 +96,8 @@ mod tests {
         tasks.spawn_until("the view of the hosts", stop.clone(), view);
         let reader = crate::reader::run(registry, fleet, changes.clone(), chance, stop.clone());
         tasks.spawn_until("the reader of changes", stop.clone(), reader);
-        let keeper = run(Arc::new(engine), changes, wake, chance, Some(Duration::from_secs(7_200)), stop.clone());
-        tasks.spawn_until("the keeper", stop, keeper);
+        let reconciler = run(Arc::new(engine), changes, wake, chance, Some(Duration::from_secs(7_200)), stop.clone());
+        tasks.spawn_until("the reconciler", stop, reconciler);
         for minute in 0..60 {
             sleep(Duration::from_secs(60)).await;
             assert!(tasks.late().is_empty(), "after {minute} minutes: {:?}", tasks.late());

@@ -1,7 +1,7 @@
-//! What one pass of the keeper does: takes agents off hosts that are gone, gives places to those that wait (`line.rs`), and
+//! What one pass of the reconciler does: takes agents off hosts that are gone, gives places to those that wait (`line.rs`), and
 //! calls hosts again whose claims were never accepted.
 
-use super::{Creation, Engine, PendingPolicy, create::Place};
+use super::{Creation, Engine, PendingPolicy};
 use crate::{
     answer::Refused,
     error::EngineError,
@@ -12,8 +12,8 @@ use crate::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb, launch::Launch};
 use rustic_registry::{
-    Advance, AgentKey, AgentReason, AgentRecord, Condition, Epoch, FirstStart, FormerState, HostId, Incarnation,
-    Index, Phase, Queue, ReleaseGuard, ReleaseOutcome, Seat, Unplace, View,
+    Advance, AgentKey, AgentReason, AgentRecord, Assignment, Claimed, Condition, Epoch, FirstStart, FormerState,
+    HostId, Incarnation, Index, Phase, Queue, ReleaseGuard, ReleaseOutcome, Unassign, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,18 +36,18 @@ const UNACCEPTED: Duration = Duration::from_secs(5);
 /// Longest wait for a host that is asked to take an agent.
 const HOST_CALL: Duration = Duration::from_secs(3);
 
-/// What a keeper remembers from pass to pass: claims that nobody has accepted, and since when it has seen them.
+/// What a reconciler remembers from pass to pass: claims that nobody has accepted, and since when it has seen them.
 #[derive(Debug, Default)]
-pub struct Kept(BTreeMap<AgentKey, (Epoch, Instant)>);
+pub struct Unaccepted(BTreeMap<AgentKey, (Epoch, Instant)>);
 
 impl Engine {
     /// One pass.
-    pub async fn keep(&self, kept: &mut Kept) -> Result<Again, EngineError> {
+    pub async fn reconcile(&self, unaccepted: &mut Unaccepted) -> Result<Again, EngineError> {
         let troubles = self.troubles.met();
-        let telling = self.fleet.is_telling().await?;
+        let restoring = self.fleet.is_restoring().await?;
         self.hosts.retain(&self.fleet.alive());
         self.retire_silent().await?;
-        if telling {
+        if restoring {
             // What the registry says is not so yet. Nothing changes when a host has told, or the time is over: so this looks at short
             // intervals, as long as a lease lasts at most.
             self.settle().await?;
@@ -58,7 +58,7 @@ impl Engine {
             let taken = self.take_over(&process.host, &process.incarnation).await;
             self.troubles.own("take_over", &process.host, taken)?;
         }
-        let unaccepted = self.call_again(kept).await?;
+        let unaccepted = self.call_again(unaccepted).await?;
         self.place_waiting().await?;
         let waiting = self.fleet.view().registry.pending > 0;
         let left = unaccepted || waiting || self.troubles.met() > troubles;
@@ -133,49 +133,49 @@ impl Engine {
             let runs = r.phase() == Phase::Running && r.accepted().is_some();
             runs && !self.fleet.willing(&r.demand, &not_below).is_empty()
         };
-        let moving = agents.iter().find(moves).and_then(|record| Some((record, record.seat()?)));
-        if let Some((record, seat)) = moving {
+        let moving = agents.iter().find(moves).and_then(|record| Some((record, record.assignment()?)));
+        if let Some((record, assignment)) = moving {
             info!(%host, agent = %record.key, "moving it to a lower host, so that this one is empty before it goes");
-            self.relocate(record, seat, &not_below).await?;
+            self.relocate(record, assignment, &not_below).await?;
         }
         Ok(())
     }
 
     /// Moves an agent off a host that drains, if there is room elsewhere.
     async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
-        let Some(seat) = record.seat() else { return Ok(()) };
+        let Some(assignment) = record.assignment() else { return Ok(()) };
         // It may have been told to take agents again while others were moved.
-        let drains = self.fleet.host(&seat.host).is_some_and(|host| !host.takes_agents());
+        let drains = self.fleet.host(&assignment.host).is_some_and(|host| !host.takes_agents());
         if !drains
             || record.phase() == Phase::Stopping
             || self.fleet.willing(&record.demand, &BTreeSet::new()).is_empty()
         {
             return Ok(());
         }
-        self.relocate(record, seat, &BTreeSet::new()).await
+        self.relocate(record, assignment, &BTreeSet::new()).await
     }
 
     /// Stops an agent where it is and starts it where placement wants it, on none of the hosts in `not_on`.
     async fn relocate(
         &self,
         record: &AgentRecord,
-        seat: &Seat,
+        assignment: &Assignment,
         not_on: &BTreeSet<HostId>,
     ) -> Result<(), EngineError> {
-        match self.ask_host(record, seat, pb::StopPurpose::Move, None).await? {
+        match self.ask_host(record, assignment, pb::StopPurpose::Move, None).await? {
             Ok(_exit) => metrics::moved(),
             // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
             // and is seen to by another step.
             Err(refusal) => {
-                debug!(agent = %record.key, host = %seat.host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
+                debug!(agent = %record.key, host = %assignment.host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
                 return Ok(());
             }
         }
         let Some(waiting) = self.registry.get(&record.key, View::Basic).await? else { return Ok(()) };
         // Without one it waits in line, like everybody.
-        let Some(place) = self.place(&waiting, not_on).await? else { return Ok(()) };
-        let epoch = place.epoch;
-        self.start_on(&waiting, place).await?;
+        let Some(claimed) = self.assign(&waiting, not_on).await? else { return Ok(()) };
+        let epoch = claimed.epoch;
+        self.start_on(&waiting, claimed).await?;
         self.until_ready(&waiting.key, epoch).await
     }
 
@@ -209,12 +209,17 @@ impl Engine {
         condition: &Condition,
         goes: impl Fn(&AgentRecord) -> bool,
     ) -> Result<usize, EngineError> {
-        let unplace =
-            |r: AgentRecord| Unplace { key: r.key, epoch: r.epoch, guard, condition: condition.clone(), knew: None };
+        let unassign = |r: AgentRecord| Unassign {
+            key: r.key,
+            epoch: r.epoch,
+            guard,
+            condition: condition.clone(),
+            store_life: None,
+        };
         let here = self.fleet.agents_on(host).await?;
-        let requests: Vec<_> = here.into_iter().filter(|r| goes(r)).map(unplace).collect();
-        let take = async |request: &Unplace| {
-            let outcome = self.registry.unplace(request).await.map_err(EngineError::from);
+        let requests: Vec<_> = here.into_iter().filter(|r| goes(r)).map(unassign).collect();
+        let take = async |request: &Unassign| {
+            let outcome = self.registry.unassign(request).await.map_err(EngineError::from);
             self.troubles.own("take_off", &request.key, outcome)
         };
         let taking: Vec<_> = requests.iter().map(take).collect();
@@ -224,7 +229,7 @@ impl Engine {
 
     /// Claims whose engine died between claim and call, or whose host did not get to accept them: those that this engine has seen for
     /// a while. Tells whether there are any, however new.
-    async fn call_again(&self, Kept(seen): &mut Kept) -> Result<bool, EngineError> {
+    async fn call_again(&self, Unaccepted(seen): &mut Unaccepted) -> Result<bool, EngineError> {
         let left = self.registry.oldest(Queue::Unaccepted, 0, PAGE, View::Basic).await?;
         let now = Instant::now();
         let since =
@@ -233,8 +238,8 @@ impl Engine {
         let old: Vec<_> = left.iter().filter(|r| now.saturating_duration_since(since(r)) >= UNACCEPTED).collect();
         *seen = still;
         let call = async |record: &AgentRecord| {
-            let Some(seat) = record.seat() else { return Ok(()) };
-            let started = self.start_on(record, Place::of(record, seat)).await;
+            let Some(assignment) = record.assignment() else { return Ok(()) };
+            let started = self.start_on(record, Claimed::of(record, assignment)).await;
             self.troubles.own("call_again", &record.key, started).map(|_| ())
         };
         let calls: Vec<_> = old.into_iter().map(call).collect();
@@ -244,9 +249,9 @@ impl Engine {
 
     /// Has the host of a claim take the agent. If it does not, the agent waits for another place; if no host ever could,
     /// it becomes FAILED.
-    pub(super) async fn start_on(&self, record: &AgentRecord, place: Place) -> Result<(), EngineError> {
+    pub(super) async fn start_on(&self, record: &AgentRecord, claimed: Claimed) -> Result<(), EngineError> {
         let key = &record.key;
-        let Some(full) = self.registry.get(key, View::Launch).await?.filter(|r| r.epoch == place.epoch) else {
+        let Some(full) = self.registry.get(key, View::Launch).await?.filter(|r| r.epoch == claimed.epoch) else {
             // Stopped, or moved on by another replica.
             return Ok(());
         };
@@ -270,19 +275,19 @@ impl Engine {
             deadline: Instant::now() + HOST_CALL,
             caller_gone: CancellationToken::new(),
         };
-        let Err(refusal) = self.call_host(&creation, &place).await? else { return Ok(()) };
-        warn!(agent = %key, host = %place.host, refused = ?refusal.refused(), %refusal, "host could not take the agent");
+        let Err(refusal) = self.call_host(&creation, &claimed).await? else { return Ok(()) };
+        warn!(agent = %key, host = %claimed.host, refused = ?refusal.refused(), %refusal, "host could not take the agent");
         if refusal.refused() == Refused::Exhausted {
-            self.fleet.avoid(&place.host);
+            self.fleet.avoid(&claimed.host);
         }
         if refusal.refused() == Refused::Invalid {
-            return self.fail(&full, &format!("host {} refuses it: {refusal}", place.host)).await;
+            return self.fail(&full, &format!("host {} refuses it: {refusal}", claimed.host)).await;
         }
         // Guarded: it was accepted after all, and its host sees to it.
         let condition =
-            Condition::new(AgentReason::HostRefused, format!("host {} could not take it: {refusal}", place.host));
-        let (key, epoch, guard) = (key.clone(), place.epoch, ReleaseGuard::Unaccepted);
-        self.registry.unplace(&Unplace { key, epoch, guard, condition, knew: None }).await?;
+            Condition::new(AgentReason::HostRefused, format!("host {} could not take it: {refusal}", claimed.host));
+        let (key, epoch, guard) = (key.clone(), claimed.epoch, ReleaseGuard::Unaccepted);
+        self.registry.unassign(&Unassign { key, epoch, guard, condition, store_life: None }).await?;
         Ok(())
     }
 
@@ -296,7 +301,7 @@ impl Engine {
             condition: Some(Condition::new(AgentReason::LaunchInvalid, why)),
             last_lines: vec![],
             exit: None,
-            knew: None,
+            store_life: None,
             // Only if no host has written before.
             sequence: 0,
         };

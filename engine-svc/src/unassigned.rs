@@ -21,14 +21,14 @@ pub enum Kept {
 
 /// The copies, and how far the registry's changes were followed for them.
 #[derive(Debug, Default)]
-pub struct Unhosted {
+pub struct Unassigned {
     /// The store's life that they are of, and how far its changes were followed; `None` before the first look.
     pub(crate) of: Option<(StoreLife, Cursor)>,
     copies: BTreeMap<AgentKey, AgentRecord>,
     size: usize,
 }
 
-impl Unhosted {
+impl Unassigned {
     /// None yet, of a store whose changes are followed from here.
     pub fn of(store: StoreLife, from: Cursor) -> Self {
         Self { of: Some((store, from)), ..Self::default() }
@@ -43,7 +43,7 @@ impl Unhosted {
         let latest: BTreeMap<_, _> = of_agents.collect();
         let mut to_read = vec![];
         for (key, (phase, epoch)) in latest {
-            if !phase.is_some_and(is_unhosted) {
+            if !phase.is_some_and(is_unassigned) {
                 // A store that was lost may tell of an older claim before it is known to be lost.
                 if self.epoch(&key).is_some_and(|known| known <= epoch) {
                     self.forget(&key);
@@ -58,7 +58,7 @@ impl Unhosted {
     /// Keeps a copy, read with all its texts. One that a host has by now is not kept.
     pub fn keep(&mut self, record: AgentRecord) -> Kept {
         self.forget(&record.key);
-        if !is_unhosted(record.phase()) {
+        if !is_unassigned(record.phase()) {
             return Kept::Yes;
         }
         let size = size(&record);
@@ -87,7 +87,7 @@ impl Unhosted {
 }
 
 /// Whether no host has an agent of this phase.
-pub(crate) fn is_unhosted(phase: Phase) -> bool {
+pub(crate) fn is_unassigned(phase: Phase) -> bool {
     matches!(phase, Phase::Pending | Phase::Failed)
 }
 
@@ -100,7 +100,7 @@ fn size(record: &AgentRecord) -> usize {
 mod tests {
     use super::*;
     use rustic_registry::{
-        AgentEvent, Documents, FirstStart, OnDisconnect, Resources, Seat, SpecDigest, State, UnixMillis,
+        AgentEvent, Assignment, Documents, FirstStart, OnDisconnect, Resources, SpecDigest, State, UnixMillis,
     };
 
     fn key(agent: &str) -> AgentKey {
@@ -112,12 +112,12 @@ mod tests {
     }
 
     fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {
-        let place = || Seat::claimed("h-0".parse().expect("an id"), "i".parse().expect("an id"));
-        let seat = phase.holds_room().then(place);
+        let place = || Assignment::claimed("h-0".parse().expect("an id"), "i".parse().expect("an id"));
+        let assignment = phase.holds_room().then(place);
         AgentRecord {
             key: key(agent),
             name: agent.to_owned(),
-            state: State::of(phase, seat).expect("it has a place"),
+            state: State::of(phase, assignment).expect("it has a place"),
             epoch: Epoch(epoch),
             request_id: "r".parse().expect("an id"),
             digest: SpecDigest("d".to_owned()),
@@ -137,34 +137,34 @@ mod tests {
 
     #[test]
     fn the_latest_event_of_an_agent_decides_and_what_is_known_is_not_read_again() {
-        let mut unhosted = Unhosted::default();
+        let mut unassigned = Unassigned::default();
         let placed = [event("a", Some(Phase::Pending), 1), event("a", Some(Phase::Starting), 2)];
-        assert_eq!(unhosted.follow(placed), []);
-        assert_eq!(unhosted.follow([event("a", Some(Phase::Failed), 2)]), [key("a")]);
-        assert_eq!(unhosted.keep(record("a", Phase::Failed, 2, 0)), Kept::Yes);
-        assert_eq!(unhosted.follow([event("a", Some(Phase::Failed), 2)]), []);
-        assert_eq!(unhosted.follow([event("a", Some(Phase::Pending), 3)]), [key("a")], "it was created again");
-        assert_eq!(unhosted.copies().count(), 1, "until it was read the older copy is better than none");
-        assert_eq!(unhosted.follow([event("a", None, 3)]), []);
-        assert_eq!(unhosted.copies().count(), 0, "it was stopped");
+        assert_eq!(unassigned.follow(placed), []);
+        assert_eq!(unassigned.follow([event("a", Some(Phase::Failed), 2)]), [key("a")]);
+        assert_eq!(unassigned.keep(record("a", Phase::Failed, 2, 0)), Kept::Yes);
+        assert_eq!(unassigned.follow([event("a", Some(Phase::Failed), 2)]), []);
+        assert_eq!(unassigned.follow([event("a", Some(Phase::Pending), 3)]), [key("a")], "it was created again");
+        assert_eq!(unassigned.copies().count(), 1, "until it was read the older copy is better than none");
+        assert_eq!(unassigned.follow([event("a", None, 3)]), []);
+        assert_eq!(unassigned.copies().count(), 0, "it was stopped");
     }
 
     #[test]
     fn what_a_host_has_by_now_is_not_kept() {
-        let mut unhosted = Unhosted::default();
-        unhosted.keep(record("a", Phase::Pending, 1, 0));
-        unhosted.keep(record("a", Phase::Starting, 2, 0));
-        assert_eq!((unhosted.copies().count(), unhosted.size), (0, 0));
+        let mut unassigned = Unassigned::default();
+        unassigned.keep(record("a", Phase::Pending, 1, 0));
+        unassigned.keep(record("a", Phase::Starting, 2, 0));
+        assert_eq!((unassigned.copies().count(), unassigned.size), (0, 0));
     }
 
     #[test]
     fn copies_are_bounded_by_what_they_take() {
-        let mut unhosted = Unhosted::default();
+        let mut unassigned = Unassigned::default();
         let half = MOST / 2 - EACH;
-        assert_eq!(unhosted.keep(record("a", Phase::Pending, 1, half)), Kept::Yes);
-        assert_eq!(unhosted.keep(record("b", Phase::Pending, 2, half)), Kept::Yes);
-        assert_eq!(unhosted.keep(record("c", Phase::Pending, 3, 0)), Kept::NoRoom);
-        unhosted.follow([event("a", None, 1)]);
-        assert_eq!(unhosted.keep(record("c", Phase::Pending, 3, 0)), Kept::Yes);
+        assert_eq!(unassigned.keep(record("a", Phase::Pending, 1, half)), Kept::Yes);
+        assert_eq!(unassigned.keep(record("b", Phase::Pending, 2, half)), Kept::Yes);
+        assert_eq!(unassigned.keep(record("c", Phase::Pending, 3, 0)), Kept::NoRoom);
+        unassigned.follow([event("a", None, 1)]);
+        assert_eq!(unassigned.keep(record("c", Phase::Pending, 3, 0)), Kept::Yes);
     }
 }

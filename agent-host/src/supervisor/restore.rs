@@ -4,7 +4,7 @@
 use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentReason, AgentRecord, Condition, Index, ReleaseGuard, Scope, StoreLife, Unplace, View};
+use rustic_registry::{AgentReason, AgentRecord, Condition, Index, ReleaseGuard, Scope, StoreLife, Unassign, View};
 use rustic_telemetry::pulse::{self, Pulse};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -18,20 +18,20 @@ impl Supervisor {
     /// that a store in another life learns of everything. Ends never; each part goes on where it was when cut off.
     pub async fn follow_lease(self: Arc<Self>) {
         let pulse = Pulse::of("the follower of the lease", pulse::TURN);
-        let all = async { tokio::join!(self.follow_deadline(), self.take_back_always(), self.tell_again_always()) };
+        let all = async { tokio::join!(self.follow_deadline(), self.take_back_always(), self.restore_always()) };
         // What they wait for may take any time: the store, and every agent's task.
         pulse.waits(all).await;
     }
 
     async fn follow_deadline(&self) {
-        let mut lease = self.home.lease.clone();
+        let mut lease = self.context.lease.clone();
         loop {
-            self.home.runtime.set_deadline(lease.next_deadline().await);
+            self.context.runtime.set_deadline(lease.next_deadline().await);
         }
     }
 
     async fn take_back_always(&self) {
-        let mut lease = self.home.lease.clone();
+        let mut lease = self.context.lease.clone();
         loop {
             lease.agents_returned().await;
             if let Err(error) = self.take_back().await {
@@ -41,15 +41,15 @@ impl Supervisor {
         }
     }
 
-    async fn tell_again_always(&self) {
-        let mut lease = self.home.lease.clone();
+    async fn restore_always(&self) {
+        let mut lease = self.context.lease.clone();
         loop {
             lease.store_changed().await;
-            while let Some(store) = self.home.lease.store() {
-                match self.tell_again(&store).await {
-                    Ok(()) if self.home.lease.store().as_ref() != Some(&store) => continue,
+            while let Some(store) = self.context.lease.store() {
+                match self.restore_all(&store).await {
+                    Ok(()) if self.context.lease.store().as_ref() != Some(&store) => continue,
                     Ok(()) => {
-                        self.home.lease.has_told(store).await;
+                        self.context.lease.has_reported(store).await;
                         break;
                     }
                     Err(error) => {
@@ -63,10 +63,10 @@ impl Supervisor {
 
     /// Waits until every agent's task has told a store in another life of it, and takes back what the store tells of this
     /// host and is not so: it lacks the write that ended it.
-    async fn tell_again(&self, store: &StoreLife) -> Result<(), HostError> {
+    async fn restore_all(&self, store: &StoreLife) -> Result<(), HostError> {
         for handle in self.list(&Scope::All, None, usize::MAX) {
             // The store of now: it may have changed once more, and then nobody tells this one any more.
-            handle.wait(|s| s.told == self.home.lease.store()).await;
+            handle.wait(|s| s.written_to == self.context.lease.store()).await;
         }
         for record in self.own_records(View::Basic).await? {
             let here = self.get(&record.key).is_some_and(|here| here.epoch == record.epoch);
@@ -74,8 +74,8 @@ impl Supervisor {
                 let condition = Condition::new(AgentReason::RecordLost, "the registry had lost how it ended");
                 warn!(agent = %record.key, epoch = %record.epoch, cause = %condition, "the agent starts again");
                 let (key, epoch, guard) = (record.key, record.epoch, ReleaseGuard::Reaped);
-                let unplace = Unplace { key, epoch, guard, condition, knew: Some(store.clone()) };
-                self.home.registry.unplace(&unplace).await?;
+                let unassign = Unassign { key, epoch, guard, condition, store_life: Some(store.clone()) };
+                self.context.registry.unassign(&unassign).await?;
             }
         }
         Ok(())
@@ -86,8 +86,8 @@ impl Supervisor {
         let index = Index::Host(self.host().clone());
         let (mut own, mut after) = (vec![], None);
         loop {
-            let page = self.home.registry.list(&index, after.as_ref(), PAGE, view).await?;
-            let ours = |r: &AgentRecord| r.incarnation() == Some(&self.home.incarnation);
+            let page = self.context.registry.list(&index, after.as_ref(), PAGE, view).await?;
+            let ours = |r: &AgentRecord| r.incarnation() == Some(&self.context.incarnation);
             own.extend(page.agents.into_iter().filter(ours));
             after = page.next;
             if after.is_none() {

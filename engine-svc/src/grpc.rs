@@ -24,6 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+/// How long before the deadline of its call a wait ends, so that its answer reaches the caller instead of the deadline.
+const TO_ANSWER: Duration = Duration::from_millis(100);
+
 /// What comes with a call beside its request.
 struct Call {
     deadline: Instant,
@@ -106,7 +109,7 @@ impl Service {
         let grace = request::stop_timeout(r.timeout.as_ref())?;
         let wait = convert::wait_mode(r.wait)?;
         let engine = self.engine.clone();
-        let deadline = call.deadline;
+        let deadline = call.deadline - TO_ANSWER;
         let record = self.to_the_end(call, async move { engine.restart(&key, grace, wait, deadline).await }).await?;
         Ok(pb::RestartAgentResponse { agent: Some(convert::agent(&record)) })
     }

@@ -1,4 +1,4 @@
-//! A host in memory, for tests: the registry's twin, and processes that do what a test tells them to.
+//! A host in memory, for tests: the registry's twin, and processes that do what a test wants.
 
 use crate::{
     agent::{Deaths, FirstStart, HostContext, Launching},
@@ -186,7 +186,7 @@ impl FakeRuntime {
 
 /// What a test does to a process.
 enum Does {
-    Tells(ProcessEvent),
+    Sends(ProcessEvent),
     Panics,
 }
 
@@ -199,9 +199,9 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
-    /// It tells something.
-    pub(crate) fn sends(&self, told: ProcessEvent) {
-        let _ = self.does.send(Does::Tells(told));
+    /// It sends an event.
+    pub(crate) fn sends(&self, event: ProcessEvent) {
+        let _ = self.does.send(Does::Sends(event));
     }
 
     /// It ends, and is reaped.
@@ -279,7 +279,7 @@ impl Process for FakeProcess {
 
     async fn next_event(&mut self) -> ProcessEvent {
         match self.done.recv().await {
-            Some(Does::Tells(told)) => told,
+            Some(Does::Sends(event)) => event,
             Some(Does::Panics) => panic!("as the test wants it"),
             None => std::future::pending().await,
         }

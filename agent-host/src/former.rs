@@ -1,7 +1,7 @@
 //! Clears up after the former lives of this host: when its name is ours, nobody of them is left to do so.
 //!
 //! A watchdog has ended what its host's agents had started before it let go of the name. One that was killed together with
-//! its host has not: but marks and directories tell whose they are.
+//! its host has not. Marks show whose the processes are that are left, and names show whose the directories are.
 
 use crate::{
     process::{Life, kin},
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 /// Ends the processes that the `former` life has left, and removes directories of former lives in the background.
 pub(super) async fn clear_up(former: Option<&Incarnation>, directories: Vec<PathBuf>) {
     if let Some(life) = former.map(Life::of) {
-        // A panic was told, and harms nobody.
+        // A panic was logged, and harms nobody.
         match spawn_blocking(move || kin::end_life(life)).await {
             Ok((0, _)) | Err(_) => {}
             Ok((killed, true)) => {

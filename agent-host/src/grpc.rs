@@ -68,7 +68,7 @@ impl Service {
         agent_pb::Agent { usage, ..self.message(handle, &handle.status()) }
     }
 
-    /// Waits as long as the caller wants, and tells how it went.
+    /// Waits as long as the caller wants. Returns how the agent is then, or what went wrong.
     async fn wait(&self, attached: &Attached, mode: agent_pb::WaitMode) -> Result<AgentStatus, HostError> {
         let Attached { handle, ran_before, .. } = attached;
         let runs = |s: &AgentStatus| s.phase == Phase::Running || s.times_running > *ran_before;

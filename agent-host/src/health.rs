@@ -28,7 +28,7 @@ const ANSWERS: Duration = Duration::from_secs(5);
 /// Time between two questions to it.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
-/// What is told under the names of the service, and what as readiness.
+/// The status under the names of the service, and the one of readiness.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Statuses {
     serves: ServingStatus,
@@ -39,14 +39,14 @@ const STOPPING: Statuses = Statuses { serves: ServingStatus::NotServing, ready: 
 
 /// Follows the lease until `stopping`, then says NOT_SERVING for good.
 pub async fn follow(mut lease: LeaseHandle, reporter: HealthReporter, stopping: CancellationToken) {
-    let mut told = None;
+    let mut shown = None;
     let pulse = Pulse::of("health", pulse::TURN);
     loop {
         let held = lease.current().state == Lease::Held;
         let now = Statuses { serves: status(held && lease.is_reachable()), ready: status(held) };
-        if told != Some(now) {
+        if shown != Some(now) {
             report(&reporter, now).await;
-            told = Some(now);
+            shown = Some(now);
         }
         // Cancel-safe: watch channels lose nothing.
         if pulse.waits(stopping.run_until_cancelled(lease.any_change())).await.is_none() {
@@ -77,11 +77,11 @@ fn status(serves: bool) -> ServingStatus {
     if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
-async fn report(reporter: &HealthReporter, told: Statuses) {
-    info!(status = %told.serves, readiness = %told.ready, "health");
-    reporter.set_service_status("", told.serves).await;
-    reporter.set_service_status("readiness", told.ready).await;
-    match told.serves {
+async fn report(reporter: &HealthReporter, now: Statuses) {
+    info!(status = %now.serves, readiness = %now.ready, "health");
+    reporter.set_service_status("", now.serves).await;
+    reporter.set_service_status("readiness", now.ready).await;
+    match now.serves {
         ServingStatus::Serving => reporter.set_serving::<AgentHostServiceServer<Service>>().await,
         ServingStatus::NotServing | ServingStatus::Unknown => {
             reporter.set_not_serving::<AgentHostServiceServer<Service>>().await;

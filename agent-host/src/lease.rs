@@ -1,4 +1,4 @@
-//! The host's lease: announced once, renewed for ever, and told to everyone who must not act without it.
+//! The host's lease: announced once, renewed for ever, and shown to everyone who must not act without it.
 //!
 //! ```text
 //!              announced          no answer for TTL − margin, retired, or unknown
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The time counts from the moment *before* the last good renewal was sent: whoever retires this host has seen that renewal later, and
-//! waits longer (`rustic_registry::observe`). A store in another life is no reason to lose the lease: the host announces itself
-//! there, and tells what it runs.
+//! waits longer (`rustic_registry::observe`). Another store life is no reason to lose the lease: the host announces itself
+//! there, and reports what it runs.
 
 mod epochs;
 
@@ -92,7 +92,7 @@ pub struct LeaseHandle {
 }
 
 impl LeaseHandle {
-    /// The store's life, as far as this host knows it.
+    /// The store life, as far as this host knows it.
     pub fn store(&self) -> Option<StoreLife> {
         self.store.borrow().clone()
     }
@@ -102,7 +102,7 @@ impl LeaseHandle {
         Stops(self.stops.load(Ordering::Relaxed))
     }
 
-    /// Another handle, to which neither the lease nor the store's life as they are now is a change.
+    /// Another handle, to which neither the lease nor the store life as they are now is a change.
     pub fn from_now_on(&self) -> Self {
         let mut handle = self.clone();
         handle.lease.mark_unchanged();
@@ -110,7 +110,7 @@ impl LeaseHandle {
         handle
     }
 
-    /// Waits until the store is in another life. Cancel-safe. Pends for ever when the renewer is gone.
+    /// Waits until there is another store life. Cancel-safe. Pends for ever when the renewer is gone.
     pub async fn store_changed(&mut self) {
         if self.store.changed().await.is_err() {
             std::future::pending().await
@@ -178,12 +178,12 @@ impl LeaseHandle {
         Some((now.up() + self.lasts).saturating_sub(deadline.up()))
     }
 
-    /// Remembers the highest epoch this host ever heard of; renewals tell it to the registry.
+    /// Remembers the highest epoch that this host ever heard of; renewals send it to the registry.
     pub fn saw(&self, epoch: Epoch) {
         self.epochs.saw(epoch);
     }
 
-    /// This life of the store was told of everything this host runs.
+    /// This host has reported everything that it runs to this store life.
     pub async fn has_reported(&self, store: StoreLife) {
         // Fails only when the renewer is gone, and with it the lease.
         let _ = self.reported.send(store).await;
@@ -215,7 +215,7 @@ pub struct LeaseRenewer {
     state: HostState,
     /// The lease that this host announced itself for last.
     life: HostLife,
-    /// Somebody else has this host drain: told to a store that was lost.
+    /// Somebody else has this host drain: restored to a store that was lost.
     cordoned: bool,
 }
 
@@ -400,7 +400,7 @@ impl LeaseRenewer {
         self.store.send_if_modified(|store| {
             let changed = store.as_ref() != Some(&life);
             if changed && store.is_some() {
-                warn!("the registry was lost or restarted; it is told again of every agent on this host");
+                warn!("the registry was lost or restarted; every agent on this host is reported to it again");
             }
             *store = Some(life);
             changed
@@ -436,7 +436,7 @@ impl LeaseRenewer {
     }
 
     /// Waits for the next turn: a third of the TTL when all is well, a growing delay when it is not, never past the
-    /// fence, and at once when draining begins, or when others wait for what was told.
+    /// fence, and at once when draining begins, or when this host has reported to a store life: others wait for that.
     async fn pause(&mut self, sent: Instant, failures: u32, fence_at: Option<Instant>) {
         let next = match failures {
             0 => sent + self.times.renew_every,

@@ -49,7 +49,7 @@ impl Inherited {
     }
 }
 
-/// Raises the soft limits of descriptors and processes to the hard ones, and tells the log. A limit that cannot be raised stays.
+/// Raises the soft limits of descriptors and processes to the hard ones, and logs both. A limit that cannot be raised stays.
 pub fn raise() -> Inherited {
     let descriptors = getrlimit(Resource::Nofile);
     for (what, resource) in [("descriptors", Resource::Nofile), ("processes", Resource::Nproc)] {

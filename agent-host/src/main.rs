@@ -1,4 +1,4 @@
-//! The program agent-host: parse, telemetry, run until told to stop. Asked for by its first argument, it is the watchdog of
+//! The program agent-host: parse, telemetry, run until asked to stop. Asked for by its first argument, it is the watchdog of
 //! another agent-host instead.
 
 use agent_host::{Settings, settings::ENVIRONMENT_PREFIX, watchdog};

@@ -1,4 +1,4 @@
-//! Looks at the memory of every agent now and then, so that there is something to tell of one that the kernel kills.
+//! Looks at the memory of every agent now and then, so that there is a figure to report for one that the kernel kills.
 
 use crate::{process::memory::MemoryKills, supervisor::Supervisor};
 use rustic_registry::Scope;

@@ -1,4 +1,4 @@
-//! What this host tells Prometheus.
+//! The metrics of this host, for Prometheus.
 
 use crate::supervisor::Supervisor;
 use rustic_registry::{Phase, Scope};

@@ -76,9 +76,9 @@ pub struct Order {
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a process for `order`. It is not ready until its [`Report`] says so.
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError>;
-    /// An agent became ready, and told what its class imports.
+    /// An agent became ready, and reported what its class imports.
     fn learn(&self, order: &Order, imports: Imports);
-    /// Why this host should take no agent now, if it lacks something that can be told before it is tried.
+    /// Why this host should take no agent now, if it lacks something that is seen before it is tried.
     fn refusal(&self) -> Option<StartError>;
     /// A process was ended by SIGKILL that this host did not send: whether the kernel sent it, because memory ran out.
     fn killed_for_memory(&self) -> bool;
@@ -102,7 +102,7 @@ pub struct Runtimes {
     pub python: BTreeMap<ProfileName, PythonRuntime>,
     /// Address of engine-svc, for agents that launch agents.
     pub engine_address: Option<String>,
-    /// Host id, told to agents.
+    /// Host id, which agents find in their environment.
     pub host: HostId,
     /// How much of their output is logged.
     pub output_limit: OutputLimit,
@@ -221,7 +221,7 @@ impl Runtimes {
         }
     }
 
-    /// Makes the process, and tells why it starts cold if it was to be warm.
+    /// Makes the process. Returns also why it starts cold, if it was to be warm.
     async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed, String), StartError> {
         let python = self.python_of(&order.launch)?;
         let environment = self.environment(order, run.workdir.temporary(), python);
@@ -243,7 +243,7 @@ impl Runtimes {
     }
 
     /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then what it inherits of its
-    /// caller, the engine's address, what its caller asks for, and what the system tells.
+    /// caller, the engine's address, what its caller asks for, and what names the agent, its epoch and this host.
     fn environment(
         &self,
         order: &Order,

@@ -89,7 +89,7 @@ pub struct HostSettings {
     pub max_agents: usize,
     /// Time from start to ready unless the launch says otherwise.
     pub start_timeout: Duration,
-    /// Time that a launch has to show that it is wrong, before its caller is told that it was accepted.
+    /// Time that a launch has to show that it is wrong, before its caller is answered that it was accepted.
     pub launch_patience: Duration,
     /// Time that agents get to end when this host ends.
     pub stop_timeout: Duration,

@@ -7,12 +7,12 @@
 //!       │ gone: the socket closes ───────────────────┘ kills all, waits for their end, ends; only then is the lock of
 //!       │                                              the host's name free (`host_lock`). In both cases what they
 //!       │                                              started goes with them, by its mark (`process::kin`)
-//!       └ loses its watchdog, or one that does not listen: kills what is left of it, starts another at once, tells it
+//!       └ loses its watchdog, or one that does not listen: kills what is left of it, starts another at once, sends it
 //!         everything, and starts no agent meanwhile
 //! ```
 //!
-//! A watchdog that was told of an agent without getting the descriptor that stands for it, because it or the system has too
-//! many open, cannot watch that agent. It ends, which harms no agent, and its replacement is told everything anew.
+//! A watchdog may get the packet about an agent without the descriptor that stands for it, because it or the system has too
+//! many open. It cannot watch that agent then. It ends, which harms no agent, and its replacement is sent everything anew.
 //!
 //! To a watchdog the end of its socket means that the host is gone. So the socket of one that is to be replaced stays open
 //! until it has ended: its replacement must not cost the agents their lives.
@@ -48,9 +48,9 @@ use wire::Message;
 pub const WORD: &str = "watchdog";
 /// Pause before a watchdog that ended at once is started again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Pause before a new watchdog that has much to read is told more.
+/// Pause before a new watchdog that has much to read is sent more.
 const READING: Duration = Duration::from_millis(1);
-/// Longest time in which a new watchdog is told of all agents.
+/// Longest time in which a new watchdog is sent all agents.
 const BRIEFED: Duration = Duration::from_secs(5);
 /// Time in which a watchdog confirms a deadline; one that does not is frozen or wedged.
 const CONFIRMS: Duration = Duration::from_secs(1);
@@ -101,19 +101,19 @@ struct Watchee {
     outlives: Outlives,
 }
 
-/// What the watchdog knows, or must be told when it is replaced.
+/// What the watchdog knows, and what another one must be sent when it is replaced.
 #[derive(Default)]
 struct Known {
-    /// To the watchdog that is told of changes.
+    /// To the watchdog that is sent changes.
     socket: Option<OwnedFd>,
-    /// To one that is told nothing more, and has not ended yet.
+    /// To one that is sent nothing more, and has not ended yet.
     given_up: Option<OwnedFd>,
-    /// By numbers of our own, which grow: the id of a process may be another one's before we are told that it was reaped.
+    /// By numbers of our own, which grow: the id of a process may be another one's before we learn that it was reaped.
     agents: BTreeMap<u64, Watchee>,
     /// The latest number.
     last: u64,
     deadline: Option<BootTime>,
-    /// When the oldest deadline that is not confirmed was told.
+    /// When the oldest deadline that is not confirmed was sent.
     unconfirmed: Option<Instant>,
 }
 
@@ -188,7 +188,7 @@ impl Watchdog {
         }
     }
 
-    /// Tells the watchdog, if there is one that listens.
+    /// Sends to the watchdog, if there is one that listens. Returns whether it was sent.
     fn send(&self, known: &mut Known, message: &Message, descriptor: Option<&OwnedFd>) -> bool {
         let Some(socket) = &known.socket else { return false };
         let sent = message.send(socket, descriptor);
@@ -199,7 +199,7 @@ impl Watchdog {
     }
 
     fn give_up(&self, known: &mut Known, error: &io::Error) {
-        error!(%error, "the watchdog cannot be told; it is replaced");
+        error!(%error, "the watchdog cannot be reached; it is replaced");
         known.given_up = known.socket.take();
         self.alive.send_replace(false);
     }
@@ -216,7 +216,7 @@ impl Watchdog {
         }
     }
 
-    /// Starts a watchdog, tells it everything, and waits for its end.
+    /// Starts a watchdog, sends it everything, and waits for its end.
     async fn run_one(&self, spawner: &Spawner, lock: &OwnedFd) -> anyhow::Result<String> {
         let (ours, theirs) = wire::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -227,15 +227,15 @@ impl Watchdog {
             Ok(()) => self.serve(&mut child).await,
             Err(error) => end(&mut child).await.and(Err(error)),
         };
-        // Not before it has ended: closing its socket would tell it that this host is gone.
+        // Not before it has ended: to it, a closed socket means that this host is gone.
         let mut known = self.known();
         (known.socket, known.given_up, known.unconfirmed) = (None, None, None);
         self.alive.send_replace(false);
         Ok(served?)
     }
 
-    /// Tells a new watchdog everything; from then on it is told of changes. Agents that are reaped meanwhile are told of as
-    /// well; none is added, as there is no watchdog to watch it.
+    /// Sends a new watchdog everything; from then on it is sent changes. That agents are reaped meanwhile is sent as well; none is
+    /// added, as there is no watchdog to watch it.
     async fn brief(&self, socket: OwnedFd) -> io::Result<()> {
         let began = Instant::now();
         let mut sent = BTreeSet::new();
@@ -279,8 +279,8 @@ async fn end(child: &mut Child) -> io::Result<String> {
 }
 
 impl Known {
-    /// Tells a watchdog of the agents that `told` does not name yet, has it forget those that were reaped since, and tells
-    /// it the deadline. Errors: `WouldBlock` when its socket is full; `told` says how far it came.
+    /// Sends a watchdog the agents that `sent` does not name yet, has it forget those that were reaped since, and sends it the
+    /// deadline. Errors: `WouldBlock` when its socket is full; `sent` says how far it came.
     fn send_agents(&self, socket: &OwnedFd, sent: &mut BTreeSet<u64>) -> io::Result<()> {
         for (number, Watchee { pid, pidfd, outlives }) in &self.agents {
             if !sent.contains(number) {
@@ -298,7 +298,7 @@ impl Known {
         }
     }
 
-    /// Whether the watchdog confirms what it is told.
+    /// Whether the watchdog confirms in time the deadlines that it is sent.
     fn is_heard(&mut self) -> bool {
         let Some(socket) = &self.socket else { return true };
         while let Ok(Some((Message::Heard, _))) = Message::receive(socket) {

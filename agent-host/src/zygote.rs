@@ -8,15 +8,15 @@
 //!      └──────── Down ◀──┘   (Starting may end the same way)
 //! ```
 //!
-//! Whoever asks while it is Starting waits in line; while it is Down is told at once, and starts the agent cold. Running
-//! agents are not touched by any of this: they are children of this host, not of the zygote.
+//! Whoever asks while it is Starting waits in line. Whoever asks while it is Down gets an error at once, and starts the agent
+//! cold. Running agents are not touched by any of this: they are children of this host, not of the zygote.
 //!
 //! **Sharing.** An agent finds nothing that it would not have made itself. The *base* has Rustic AI itself, and what the operator
-//! preloads. The first agent of a *kind* (`kind`) tells what its class imports (`closure`). What of that is proven to be safe is
+//! preloads. The first agent of a *kind* (`kind`) reports what its class imports (`closure`). What of that is proven to be safe is
 //! preloaded by a *branch* (`python/src/rustic_ai/k8s/runtime/proof`), a zygote that was forked from another one; agents
-//! are forked from a branch only if their class imports all that the branch has (`family`). Several branches live beside each other, bounded
-//! in number and memory. When a file changes, what was read from it is given up before the next fork (`files`). A file keeps
-//! what was learned for the next life of the host (`notes`).
+//! are forked from a branch only if their class imports all that the branch has (`family`). Several branches live beside each
+//! other, bounded in number and memory. When a file changes, what was read from it is given up before the next fork (`files`). A file keeps
+//! what was learned for the next life of the host (`cache`).
 
 mod cache;
 mod closure;
@@ -165,7 +165,7 @@ pub struct Descriptors {
     pub stderr: OwnedFd,
 }
 
-/// What an agent told after it was forked.
+/// What an agent reported after it was forked.
 struct Lesson {
     kind: Kind,
     imports: Imports,
@@ -197,8 +197,8 @@ impl ZygoteHandle {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Tells what the class of an agent imports, and in which environment it did. What cannot be told now will be told by the next
-    /// agent.
+    /// Reports what the class of an agent imports, and in which environment it did. A report for which there is no room now is dropped:
+    /// the next agent makes another.
     pub fn learn(&self, kind: Kind, imports: Imports, environment: BTreeMap<String, String>) {
         let _ = self.commands.try_send(Command::Learn(Lesson { kind, imports, environment }));
     }

@@ -1,4 +1,4 @@
-//! Telemetry: what both services tell the outside about themselves, and the gRPC layers they share.
+//! Telemetry: what both services show of themselves to the outside, and the gRPC layers they share.
 //!
 //! One call from each main, [`Telemetry::start`], sets up logs and traces; [`Telemetry::stop`] flushes them. Knows
 //! nothing of agents, hosts or the registry.

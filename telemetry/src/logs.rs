@@ -1,5 +1,5 @@
 //! Log lines on standard output, through a bounded queue: whoever logs never waits for whoever reads. When the
-//! reader is too slow, lines are dropped and the number of dropped lines is told.
+//! reader is too slow, lines are dropped, and their number is logged.
 
 use crate::settings::{LogFormat, TelemetrySettings};
 use anyhow::Context as _;
@@ -45,16 +45,16 @@ where
     Ok((lines.with_filter(filter(settings)?), Writer { _guard: guard }))
 }
 
-/// Tells about dropped lines every few seconds while there are any. The thread lives as long as the process.
+/// Logs every few seconds how many lines were dropped since the last time, if any were. The thread lives as long as the process.
 fn report_dropped_lines(dropped: ErrorCounter) {
     let report = move || {
-        let mut told = 0;
+        let mut logged = 0;
         loop {
             thread::park_timeout(Duration::from_secs(5));
             let total = dropped.dropped_lines();
-            if total > told {
-                tracing::warn!(dropped = total - told, "log lines dropped: standard output is read too slowly");
-                told = total;
+            if total > logged {
+                tracing::warn!(dropped = total - logged, "log lines dropped: standard output is read too slowly");
+                logged = total;
             }
         }
     };

@@ -21,15 +21,15 @@ pub type Refresh = Arc<dyn Fn() + Send + Sync>;
 
 /// Name and meaning of a metric.
 pub enum Metric {
-    /// How long something takes, in seconds, told by [`seconds`].
+    /// How long something takes, in seconds, recorded by [`seconds`].
     Seconds(&'static str, &'static str),
-    /// How often something happened, told by [`count`].
+    /// How often something happened, recorded by [`count`].
     Count(&'static str, &'static str),
-    /// How much there is now, told by [`gauge`].
+    /// How much there is now, recorded by [`gauge`].
     Gauge(&'static str, &'static str),
 }
 
-/// Serves `GET /metrics` at `listen` as one of `tasks`; tells the address.
+/// Serves `GET /metrics` at `listen` as one of `tasks`. Returns the address.
 pub async fn serve(
     listen: SocketAddr,
     all: &[Metric],

@@ -1,11 +1,11 @@
 //! Whether the loops of a program still come round: what its liveness asks.
 //!
 //! A loop has a [`Pulse`] and beats at every turn. One whose last beat is older than its bound hangs: in a call that never ends, or in a
-//! lock. A loop that waits by design does so through [`Pulse::waits`], which beats for it as long as it is polled: it is told from a loop
-//! whose thread is stuck, and never taken for one that hangs.
+//! lock. A loop that waits by design does so through [`Pulse::waits`], which beats for it as long as it is polled. It is never taken for
+//! one that hangs; a loop whose thread is stuck is.
 //!
-//! Beats are told apart on the monotonic clock, which stands still while a machine is suspended: a machine that wakes up finds no loop
-//! late. A pulse outside a supervision tree beats for nobody, and costs nothing.
+//! The time between beats is measured on the monotonic clock, which stands still while a machine is suspended: a machine that wakes up
+//! finds no loop late. A pulse outside a supervision tree beats for nobody, and costs nothing.
 //!
 //! Loops that are not ours, those of the servers, have no pulse: the probe itself comes through one. Nor have agents' tasks: one
 //! that hangs must not cost the others their host.
@@ -151,7 +151,7 @@ mod tests {
         let (done, waited) = oneshot::channel::<()>();
         tasks.spawn("waits", async {
             let pulse = Pulse::of("waits", TURN);
-            pulse.waits(waited).await.expect("it is told");
+            pulse.waits(waited).await.expect("the test sends");
             pending().await
         });
         sleep(A_WHILE).await;

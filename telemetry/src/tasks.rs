@@ -119,7 +119,7 @@ impl Tasks {
         let ending = self.ending();
         let until = ending.clone();
         self.spawn_until(name, until, async move {
-            // Over or cut off: which of both it was, `until` tells.
+            // The task is over or was cut off. `until` shows which.
             let _over: Option<()> = ending.run_until_cancelled_owned(task).await;
         });
     }
@@ -133,7 +133,7 @@ impl Tasks {
         let number = self.number();
         self.0.running().insert(number, name.clone());
         let task = tokio::spawn(TREE.scope(self.clone(), task));
-        // A task of its own: it is told of every way in which the other one can end.
+        // A task of its own: it sees every way in which the other one can end.
         self.0.monitors.spawn(async move {
             let cause = match task.await {
                 Ok(outcome) => match outcome.error() {

@@ -53,7 +53,7 @@ pub struct AgentStatus {
     pub times: StepTimes,
     /// Why the latest start was a cold one, though there is a zygote; empty: it was not.
     pub cold_reason: String,
-    /// The store's life that has its record.
+    /// The store life that has its record.
     pub written_to: Option<StoreLife>,
     /// The store cannot be written at the moment, and why.
     pub trouble: Option<String>,
@@ -64,7 +64,7 @@ pub struct AgentStatus {
 }
 
 impl AgentStatus {
-    /// A claimed agent of which nothing is written yet. `claim`: how long the host's own claim took; `told`: the store's life
+    /// A claimed agent of which nothing is written yet. `claim`: how long the host's own claim took; `written_to`: the store life
     /// that has it.
     pub(super) fn new(claim: Option<Duration>, written_to: Option<StoreLife>) -> Self {
         Self {
@@ -106,7 +106,7 @@ pub struct AgentHandle {
     memory: LastMemory,
 }
 
-/// Memory of an agent's process as it was seen last: what is left to tell of one that the kernel killed.
+/// Memory of an agent's process as it was seen last: all that is known of one that the kernel killed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastMemory(Arc<Mutex<Option<(u64, Instant)>>>);
 
@@ -125,8 +125,8 @@ impl LastMemory {
     }
 }
 
-/// How many wait for an agent to run. Its task is told that the number went to or from none, and reads it then: what it was
-/// told may be older than the latest caller.
+/// How many wait for an agent to run. When the number goes to or from none, the agent's task gets a hint and reads the number:
+/// the hint may be older than the latest caller.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Callers(Arc<AtomicUsize>);
 
@@ -145,7 +145,7 @@ pub struct Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if self.handle.callers.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.handle.tell_awaited(false);
+            self.handle.hint_awaited(false);
         }
     }
 }
@@ -189,7 +189,7 @@ impl AgentHandle {
     /// Waits for the agent to run, from the task's point of view, until the caller is dropped.
     pub fn call(&self) -> Caller {
         if self.callers.0.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.tell_awaited(true);
+            self.hint_awaited(true);
         }
         Caller { handle: self.clone() }
     }
@@ -199,7 +199,7 @@ impl AgentHandle {
         self.callers.clone()
     }
 
-    /// For its task, to tell of a process that was killed.
+    /// For its task, to report how much a process had that was killed.
     pub(super) fn memory(&self) -> LastMemory {
         self.memory.clone()
     }
@@ -214,7 +214,7 @@ impl AgentHandle {
         }
     }
 
-    fn tell_awaited(&self, awaited: bool) {
+    fn hint_awaited(&self, awaited: bool) {
         // A task that has ended needs no such hint. One that has more to do than it can take reads the number of callers at
         // an earlier one, or does not give up a start that it could: the hint only saves work.
         let _ = self.commands.try_send(Event::Awaited(awaited));
@@ -235,7 +235,7 @@ impl AgentHandle {
         let _ = self.commands.send(Event::Stop(kind, grace)).await;
     }
 
-    /// Tells the agent that its claim is not this host's any more.
+    /// Notifies the agent that its claim is not this host's any more.
     pub async fn supersede(&self) {
         let _ = self.commands.send(Event::Lost).await;
     }

@@ -21,7 +21,7 @@
 //!
 //! An end that nobody asked for, while a message was handled, is counted against that message ([`Poison`]): in Starting, in
 //! Running, and after Stuck. Then the restart policy decides even where a first start must succeed, as long as it allows a
-//! restart: the agent itself may be well, and a later start is told to skip the message.
+//! restart: the agent itself may be well, and a later start is asked to skip the message.
 //!
 //! Restored instead of Recorded, by a store that lost the record, leads from Admitting to Ended(Moved) if the lease was lost
 //! as well: whether the claim was given away meanwhile nobody knows, so that the agent gets a new one.
@@ -44,7 +44,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use types::{Tenure, rank};
 
-/// What the machine is told once.
+/// What the machine is given once, when it is made.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// How it is brought back.
@@ -165,8 +165,8 @@ impl Machine {
         }
     }
 
-    /// The phase that a store which lost the agent's record is told. An agent that moves is not taken for one that was
-    /// stopped for good.
+    /// The phase to write to a store that lost the agent's record. It shows an agent that moves as RESTARTING: nobody may take it for
+    /// one that was stopped for good.
     pub fn phase_to_report(&self) -> Phase {
         match &self.state {
             State::Stopping { after: After::Move, .. } | State::Releasing(Ending::Moved) => Phase::Restarting,
@@ -335,7 +335,7 @@ impl Machine {
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
         self.condition = self.set_aside_so_far();
-        // From here on the store may tell others that it runs, even if its answer is lost: it is not taken back any more.
+        // From here on the store may show others that it runs, even if its answer is lost: it is not taken back any more.
         self.was_ready = true;
         self.state = State::Running { since: now, recorded: false };
         vec![Action::Record(Phase::Running)]
@@ -379,7 +379,7 @@ impl Machine {
         }
     }
 
-    /// Whoever asks why an agent RUNS and has not answered should be told.
+    /// Shows what an agent that runs has set aside: whoever wonders why it has not answered finds the reason in its condition.
     fn set_aside(&mut self, message: &Delivery) -> Vec<Action> {
         match self.state {
             _ if !self.poison.set_aside(message) => vec![],

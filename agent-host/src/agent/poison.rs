@@ -1,7 +1,7 @@
 //! Messages over which an agent dies again and again: counted, and set aside once it were too many. Pure.
 //!
 //! ```text
-//! died over it ──▶ counted ──(limit deaths)──▶ skipped: every later start is told ──▶ set aside, as the agent tells
+//! died over it ──▶ counted ──(limit deaths)──▶ skipped: every later start is given it ──▶ set aside, as the agent reports
 //! ```
 //!
 //! What is kept is bounded, the oldest goes first: an agent that dies over ever new messages must not grow its host.
@@ -16,7 +16,7 @@ use std::{
 
 /// Messages counted at once.
 const COUNTED: usize = 8;
-/// Messages that a start is told to skip.
+/// Messages that a start is asked to skip.
 const SKIPPED: usize = 32;
 /// Messages named in a reason.
 const NAMED: usize = 3;
@@ -45,7 +45,7 @@ impl fmt::Display for Delivery {
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// What its parent was told.
+    /// Its status, as its parent got it.
     pub status: ExitStatus,
     /// What it said of its end before.
     pub last_words: Option<String>,
@@ -129,7 +129,7 @@ impl Poison {
         keep(&mut self.skips, Skip { message: message.clone(), deaths, reason, done: false }, SKIPPED);
     }
 
-    /// The agent says that `message` is set aside; tells whether that is news.
+    /// The agent says that `message` is set aside. Returns whether that is news.
     pub fn set_aside(&mut self, message: &Delivery) -> bool {
         match self.skips.iter_mut().find(|skip| skip.message == *message && !skip.done) {
             Some(skip) => {
@@ -140,7 +140,7 @@ impl Poison {
         }
     }
 
-    /// What a start is told to skip.
+    /// What a start is asked to skip.
     pub fn skips(&self) -> Vec<Skip> {
         self.skips.iter().cloned().collect()
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_with_what_is_known_of_it() {
+    fn an_end_is_shown_with_what_is_known_of_it() {
         let status = ExitStatus::Code(70);
         let words = Some("a handler raised SystemExit: 3".to_owned());
         let exit = Exit { last_words: words, at_work: Some(message(5)), ..status.into() };

@@ -1,8 +1,8 @@
 //! The agent's record in the store: what is written of it, and how it survives the loss of the store.
 //!
-//! Every write quotes the store's life in which the record was written last. A store in another life has lost it: then the
-//! whole record is told anew, under the epoch it had, and only by the one task that looks after the agent, so that an
-//! agent that ends meanwhile is not told again.
+//! Every write quotes the store life in which the record was written last. Another store life has lost the record. Then the
+//! whole record is restored, under the epoch it had, and only by the one task that looks after the agent, so that an
+//! agent that ends meanwhile is not restored.
 
 use super::machine::{Action, Becomes, Event};
 use crate::runtime::Order;
@@ -19,7 +19,7 @@ use tokio::time::sleep;
 pub(super) enum Write {
     /// What the machine asked for.
     Asked(Action),
-    /// Nothing new: the store was lost and is told again, or the claim may have been given to another host meanwhile.
+    /// Nothing new: the store was lost and gets the record again, or the claim may have been given to another host meanwhile.
     Again,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Record {
     pub(super) order: Order,
     pub(super) request_id: RequestId,
     pub(super) created: UnixMillis,
-    /// The store's life that has the record, as far as this host knows.
+    /// The store life that has the record, as far as this host knows.
     pub(super) written_to: Option<StoreLife>,
     /// A write was acknowledged: the claim is this host's. One that was forgotten before is void.
     pub(super) accepted: bool,
@@ -54,7 +54,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The write, after a delay. `knows` is the store's life as this host knows it now.
+    /// The write, after a delay. `store_life` is the one of now, as far as this host knows.
     pub(super) fn write(
         &mut self,
         write: Write,

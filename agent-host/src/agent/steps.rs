@@ -22,9 +22,9 @@ pub struct StepTimes {
     pub spawn: Option<Duration>,
     /// From the process to its report, as the host saw it.
     pub start: Option<Duration>,
-    /// Interpreter start and imports, as the process tells.
+    /// Interpreter start and imports, as the process reports.
     pub import: Option<Duration>,
-    /// Building and subscribing, as the process tells.
+    /// Building and subscribing, as the process reports.
     pub initialize: Option<Duration>,
     /// Last registry write.
     pub advance: Option<Duration>,
@@ -46,7 +46,7 @@ impl Steps {
         Self { name, began: now, span: info_span!("step", otel.name = name) }
     }
 
-    /// Ends the step and begins the next one; tells how long it took.
+    /// Ends the step and begins the next one. Returns how long the ended one took.
     pub(super) fn next(&mut self, name: &'static str) -> Duration {
         let took = self.end();
         *self = Self::begin(Instant::now(), name);

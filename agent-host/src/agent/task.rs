@@ -1,4 +1,4 @@
-//! The task of one agent: tells the machine what happens, and carries out what it decides.
+//! The task of one agent: hands the machine what happens, and carries out what it decides.
 //!
 //! One task, one writer: only it touches the agent's process and record. It ends when the machine has ended. It is
 //! never cancelled from outside: a stop is a command, so that no process is left behind. It lives through a panic ([`panicked`]). What it has begun and not ended
@@ -103,13 +103,13 @@ pub struct AgentTask {
     starts: Starts,
     began: Instant,
     steps: Steps,
-    /// What the machine is not told yet.
+    /// What the machine has not taken yet.
     inbox: VecDeque<Event>,
     /// Goes on until the store has answered.
     write: Option<StoreWrite>,
-    /// Losses of the lease that the machine was told of.
+    /// Losses of the lease of which the machine was notified.
     losses: u64,
-    /// Waits for another life of the store, while `lease` waits for the lease.
+    /// Waits for another store life, while `lease` waits for the lease.
     store: LeaseHandle,
     /// Names the agent on every log line; child of the call that created it.
     span: Span,
@@ -125,7 +125,7 @@ enum Happened {
     Body(Happens),
     /// The time has come that the machine waits for.
     Timer,
-    /// The store is in another life.
+    /// There is another store life.
     StoreChanged,
     /// The lease was lost or came back.
     Lease(LeaseView),

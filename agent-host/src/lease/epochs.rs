@@ -1,4 +1,4 @@
-//! The highest epoch that this host heard of: what a lost store, and the next life of this host, are told.
+//! The highest epoch that this host heard of, for a store that was lost and for the next life of this host.
 //!
 //! Who claims counts in the store. A store that lost its count must not give an epoch twice, whatever its clock says, so every host is
 //! a witness of all claims: the store's answers name the last epoch. The next life on this machine is one too. It finds an epoch that

@@ -150,7 +150,7 @@ async fn a_lease_that_was_taken_is_lost_at_once_and_another_one_is_announced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_that_somebody_asked_for_is_told_to_a_store_that_was_lost() {
+async fn a_drain_that_somebody_asked_for_is_restored_to_a_store_that_was_lost() {
     let registry = CutLine::new();
     let (mut lease, _stop) = keep(&registry, "i");
     assert_eq!(lease.changed().await.state, Lease::Held);

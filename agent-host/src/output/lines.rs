@@ -46,7 +46,7 @@ impl LineSplitter {
         !self.held.is_empty()
     }
 
-    /// Takes bytes and gives out every line, or piece, that they complete. Tells whether there was one.
+    /// Takes bytes and gives out every line, or piece, that they complete. Returns whether there was one.
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut out: impl FnMut(Piece<'_>)) -> bool {
         let mut given = false;
         let mut out = |piece: Piece<'_>| {

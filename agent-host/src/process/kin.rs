@@ -18,7 +18,7 @@ const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// life for ever.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Kills every process of a life of a host; tells how many there were, and whether none is left.
+/// Kills every process of a life of a host. Returns how many there were, and whether none is left.
 pub fn end_life(life: Life) -> (usize, bool) {
     end(|mark| mark.life() == life)
 }
@@ -39,7 +39,7 @@ pub fn end(meant: impl Fn(Mark) -> bool) -> (usize, bool) {
             return (killed.len(), false);
         }
         let mut ends: Vec<_> = living.iter().map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)).collect();
-        // Interrupted or over: the next look tells.
+        // Interrupted or over: the next look shows which are left.
         let _ = poll(&mut ends, Some(&LOOK_AGAIN));
     }
 }

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_tells_the_life_it_was_given_in() {
+    fn a_mark_names_the_life_it_was_given_in() {
         let life = Life::of(&"pod.nonce".parse().expect("an incarnation"));
         let other = Life::of(&"pod.other".parse().expect("an incarnation"));
         assert_ne!(life, other);

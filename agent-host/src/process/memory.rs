@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Time within which processes are told of that the kernel killed at once: each is reaped as soon as it has ended.
+/// Time within which the ends of processes are seen that the kernel killed at once: each is reaped as soon as it has ended.
 const TOGETHER: Duration = Duration::from_secs(1);
 /// Where control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -51,8 +51,8 @@ impl MemoryKills {
         Self { counter, seen: Mutex::new(Seen { count, left: 0, at: None }) }
     }
 
-    /// A process was ended by SIGKILL: whether the kernel has killed one for lack of memory since the last that ended. Several
-    /// that were killed together are each told so.
+    /// A process was ended by SIGKILL. Returns whether the kernel has killed one for lack of memory whose end was not seen yet.
+    /// Of several that were killed together, each end is explained.
     pub fn explains_one(&self) -> bool {
         let mut seen = self.look();
         let explains = seen.left > 0;
@@ -60,7 +60,7 @@ impl MemoryKills {
         explains
     }
 
-    /// A process ended otherwise: what was counted until now was not one that is still to be told of.
+    /// Takes note of what was killed until now. It explains no end that is seen much later.
     pub fn look_away(&self) {
         let _seen = self.look();
     }

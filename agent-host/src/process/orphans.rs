@@ -1,6 +1,6 @@
 //! Ends what agents leave behind, and reaps it.
 //!
-//! This process is a child subreaper: what loses its parent below an agent becomes ours. Whose it is, its mark tells
+//! This process is a child subreaper: what loses its parent below an agent becomes ours. Its mark shows whose it is
 //! ([`super::mark`]), whatever it did to its session, its parents and its environment.
 //!
 //! ```text
@@ -51,7 +51,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::fr
 /// Who is looked after by an agent task, and the runs that live.
 pub struct Orphans {
     life: Life,
-    /// Without it nothing that outlives its agent can be told apart.
+    /// Without it nobody can recognize what outlives its agent.
     can_mark: bool,
     state: Mutex<State>,
     /// There is something to do for the sweeper.
@@ -188,7 +188,7 @@ impl Orphans {
         }
     }
 
-    /// Waits until a look that has not `begun` finds nothing of a run that is over, for a while; tells whether that is so.
+    /// Waits, for a while, until a look after number `begun` finds nothing of a run that is over. Returns whether one did.
     async fn nothing_left(&self, mark: Mark, begun: u64) -> bool {
         self.lock().run_ended = true;
         self.look();
@@ -294,7 +294,7 @@ impl Kin {
         }
     }
 
-    /// Its processes may not live any more; tells how many looks had begun before. `None` when that was said already.
+    /// Its processes may not live any more. Returns how many looks had begun before; `None` when that was said already.
     fn give_up(&self) -> Option<(Mark, u64)> {
         let mark = self.mark?;
         let mut state = self.orphans.lock();

@@ -1,4 +1,4 @@
-//! The process table, as far as /proc and wait(2) tell it.
+//! The process table, as far as /proc and wait(2) show it.
 
 use rustix::{
     io::Errno,
@@ -8,7 +8,7 @@ use rustix::{
 };
 use std::{fs, io, path::Path};
 
-/// A moment, in the clock ticks by which the kernel tells when a process began.
+/// A moment, in the clock ticks in which the kernel notes when a process began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticks(u64);
 
@@ -77,7 +77,7 @@ pub(super) fn reap(pid: Pid) -> Fate {
 }
 
 /// A child that has ended and was not reaped, if there is one. It is left as it is.
-#[allow(unsafe_code, reason = "rustix does not tell whose end it is")]
+#[allow(unsafe_code, reason = "rustix does not say whose end it is")]
 pub(super) fn ended_child() -> Option<Pid> {
     loop {
         // SAFETY: all zeroes are a valid siginfo_t, which waitid fills and nobody else sees. SIGCHLD's part of it holds a
@@ -101,7 +101,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn births_are_told_in_the_ticks_of_now() {
+    fn births_are_noted_in_the_ticks_of_now() {
         let before = Ticks::now();
         let mut child = Command::new("true").spawn().expect("it runs");
         let pid = Pid::from_child(&child);

@@ -1,4 +1,4 @@
-//! Which resource of this host is used up, told from an error of the system; and what to do about it.
+//! Which resource of this host is used up, as an error of the system shows; and what to do about it.
 
 use rustix::io::Errno;
 use std::{fmt, io};
@@ -76,21 +76,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_lacks_is_told_from_what_is_wrong() {
-        let told = |errno: Errno| Lack::of(&errno.into());
-        assert_eq!(told(Errno::MFILE), Some(Lack::Descriptors));
-        assert_eq!(told(Errno::NFILE), Some(Lack::OpenFiles));
-        assert_eq!(told(Errno::AGAIN), Some(Lack::Processes), "as fork says at the pids limit");
-        assert_eq!(told(Errno::NOMEM), Some(Lack::Memory));
-        assert_eq!(told(Errno::NOSPC), Some(Lack::Watches), "as epoll says");
+    fn what_the_system_lacks_is_distinguished_from_what_is_wrong() {
+        let lack = |errno: Errno| Lack::of(&errno.into());
+        assert_eq!(lack(Errno::MFILE), Some(Lack::Descriptors));
+        assert_eq!(lack(Errno::NFILE), Some(Lack::OpenFiles));
+        assert_eq!(lack(Errno::AGAIN), Some(Lack::Processes), "as fork says at the pids limit");
+        assert_eq!(lack(Errno::NOMEM), Some(Lack::Memory));
+        assert_eq!(lack(Errno::NOSPC), Some(Lack::Watches), "as epoll says");
         for wrong in [Errno::NOENT, Errno::ACCESS, Errno::TOOBIG, Errno::NOEXEC, Errno::IO] {
-            assert_eq!((told(wrong), Lack::of_disk(&wrong.into())), (None, None));
+            assert_eq!((lack(wrong), Lack::of_disk(&wrong.into())), (None, None));
         }
         assert_eq!(Lack::of(&io::Error::other("no error of the system")), None);
     }
 
     #[test]
-    fn a_full_disk_is_told_from_a_lack_of_watches() {
+    fn a_full_disk_is_distinguished_from_a_lack_of_watches() {
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MLINK] {
             assert_eq!(Lack::of_disk(&errno.into()), Some(Lack::Disk));
         }

@@ -26,7 +26,7 @@ impl Liveness {
         Self { timeout, last_look: Instant::now(), stands: Stands::default() }
     }
 
-    /// Waits until the agent does not come round any more; tells in words what it hangs at.
+    /// Waits until the agent does not come round any more. Returns in words what it hangs at.
     ///
     /// Cancel-safe: every look is kept in `self`.
     pub(super) async fn hangs(&mut self, state: &StateFile) -> String {

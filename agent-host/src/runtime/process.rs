@@ -16,7 +16,7 @@ use rustic_registry::ExitStatus;
 use std::{path::Path, sync::Arc, time::Duration};
 use tracing::warn;
 
-/// The next thing a process tells or does.
+/// The next thing that a process reports or does.
 #[derive(Debug)]
 pub enum ProcessEvent {
     /// It is ready, or will not be; or what came after.
@@ -32,11 +32,11 @@ pub enum ProcessEvent {
 pub trait Process: Send {
     /// Its process id.
     fn pid(&self) -> u32;
-    /// Its resident memory now, in bytes; `None` when that cannot be told.
+    /// Its resident memory now, in bytes; `None` when that cannot be read.
     fn resident(&self) -> Option<u64>;
     /// Signals it; SIGKILL with its group.
     fn signal(&self, signal: Signal);
-    /// The next thing it tells or does; a report that was written before its end comes before it. Cancel-safe.
+    /// The next thing that it reports or does; a report that was written before its end comes before it. Cancel-safe.
     async fn next_event(&mut self) -> ProcessEvent;
     /// The directory that is its own, with all that is in it; `None` where there is nothing to look at.
     fn directory(&self) -> Option<Arc<Path>> {

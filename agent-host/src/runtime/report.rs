@@ -1,4 +1,4 @@
-//! What a process tells its host: ready, or why not; later, what it set aside, and why it ends.
+//! What a process reports to its host: ready, or why not; later, what it set aside, and why it ends.
 //!
 //! A Python agent writes one JSON object and a line end to the socket that is its standard input:
 //!
@@ -11,7 +11,7 @@
 //!
 //! Nothing follows `failed` and `ended`; one of `ready`, `failed` and `ended` comes first, or messages set aside.
 //!
-//! A command tells nothing and counts as ready once it was executed.
+//! A command reports nothing and counts as ready once it was executed.
 
 use crate::{agent::poison::Delivery, zygote::Imports};
 use serde::Deserialize;
@@ -69,7 +69,7 @@ impl InitFailure {
     }
 }
 
-/// How long the parts of a start took, as the process tells.
+/// How long the parts of a start took, as the process reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StartTimes {
     /// Interpreter start and imports.
@@ -78,14 +78,14 @@ pub struct StartTimes {
     pub initialize: Option<Duration>,
 }
 
-/// What a process tells.
+/// What a process reports.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
     /// It is ready; also what its class imports, if it was asked.
     Ready(StartTimes, Option<Imports>),
     /// It will not become ready.
     Failed(InitFailure),
-    /// It has set a message aside that it was told to skip.
+    /// It has set a message aside that it was asked to skip.
     SetAside(Delivery),
     /// It ends itself, for this reason.
     Ended(String),
@@ -157,7 +157,7 @@ impl Reports {
         Self { socket, line: Vec::new(), left: MAX_REPORTS, _writers: writers }
     }
 
-    /// The next report; pends for ever after the last one, and for a process that closed its side: its exit will tell.
+    /// The next report; pends for ever after the last one, and for a process that closed its side: its exit comes instead.
     ///
     /// Cancel-safe: what was read of an unfinished line is kept in `self`.
     pub async fn next(&mut self) -> Report {
@@ -226,7 +226,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn reports_are_read_and_nonsense_is_told_apart() {
+    fn reports_are_read_and_nonsense_is_distinguished() {
         let ready = parse(
             br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25,"imports":{"own":"m","units":[]}}"#,
         );

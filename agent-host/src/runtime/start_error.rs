@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_of_anything_at_any_step_is_told_as_one() {
+    fn a_lack_of_anything_at_any_step_is_shown_as_one() {
         let workdir = |errno: Errno| StartError::Workdir { path: "/w".into(), source: errno.into() };
         let lacks = [
             (exec(Errno::AGAIN), Lack::Processes),

@@ -65,7 +65,7 @@ impl Workdirs {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        // Fails when a directory could not be removed, which was told then.
+        // Fails when a directory could not be removed, which was logged then.
         let _ = fs::remove_dir(&self.0);
     }
 }

@@ -1,5 +1,5 @@
-//! What the host and the registry tell each other beside calls: agents that come back from a former life, and all that runs
-//! here, to a registry that may have lost it.
+//! What the host and the registry exchange beside calls: the host takes in agents that come back from a former life, and restores
+//! all that runs here to a registry that may have lost it.
 
 use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
@@ -14,8 +14,8 @@ use tracing::{error, warn};
 const COMPARE_AGAIN: Duration = Duration::from_millis(200);
 
 impl Supervisor {
-    /// Tells the runtime until when its processes may live, takes in agents that come back from a former life, and sees to it
-    /// that a store in another life learns of everything. Ends never; each part goes on where it was when cut off.
+    /// Sets until when processes of the runtime may live, takes in agents that come back from a former life, and sees to it that
+    /// everything is reported to another store life. Ends never; each part goes on where it was when cut off.
     pub async fn follow_lease(self: Arc<Self>) {
         let pulse = Pulse::of("the follower of the lease", pulse::TURN);
         let all = async { tokio::join!(self.follow_deadline(), self.take_back_always(), self.restore_always()) };
@@ -53,7 +53,7 @@ impl Supervisor {
                         break;
                     }
                     Err(error) => {
-                        warn!(%error, "what the registry tells of this host could not be compared; trying again")
+                        warn!(%error, "what the registry has of this host could not be compared; trying again")
                     }
                 }
                 sleep(COMPARE_AGAIN).await;
@@ -61,11 +61,11 @@ impl Supervisor {
         }
     }
 
-    /// Waits until every agent's task has told a store in another life of it, and takes back what the store tells of this
-    /// host and is not so: it lacks the write that ended it.
+    /// Waits until every agent's task has restored its record to another store life. Then unassigns each agent that the store has on
+    /// this host and that is not here: the store lacks the write that ended it.
     async fn restore_all(&self, store: &StoreLife) -> Result<(), HostError> {
         for handle in self.list(&Scope::All, None, usize::MAX) {
-            // The store of now: it may have changed once more, and then nobody tells this one any more.
+            // The store life of now: it may have changed once more, and then nobody writes to the one before any more.
             handle.wait(|s| s.written_to == self.context.lease.store()).await;
         }
         for record in self.own_records(View::Basic).await? {
@@ -81,7 +81,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What the store tells of this life of the host.
+    /// What the store has of this life of the host.
     async fn own_records(&self, view: View) -> Result<Vec<AgentRecord>, HostError> {
         let index = Index::Host(self.host().clone());
         let (mut own, mut after) = (vec![], None);

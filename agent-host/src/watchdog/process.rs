@@ -49,7 +49,7 @@ pub fn run(host: BorrowedFd<'_>, life: Life) -> io::Result<()> {
 }
 
 impl Guard<'_> {
-    /// One packet or the timer; tells whether the host is still there.
+    /// Waits for packets or the timer and acts on them. Returns whether the host is still there.
     fn wait_and_act(&mut self) -> io::Result<bool> {
         let mut descriptors =
             [PollFd::from_borrowed_fd(self.host, PollFlags::IN), PollFd::new(&self.timer, PollFlags::IN)];
@@ -133,7 +133,7 @@ impl Guard<'_> {
     }
 }
 
-/// Kills a process and its group; tells whether it was there. The pidfd says whether the id is still that of the process.
+/// Kills a process and its group. Returns whether it was there. The pidfd says whether the id is still that of the process.
 fn kill(agent: &Agent) -> bool {
     let lives = process::pidfd_send_signal(&agent.pidfd, Signal::KILL).is_ok();
     if let Some(pid) = pid_of(agent.pid).filter(|_| lives) {

@@ -36,7 +36,7 @@ fn close(watchdog: &Watchdog) {
 fn an_agent_that_got_the_process_id_of_one_that_was_just_reaped_stays_watched() {
     let (watchdog, program) = pair();
     let ((mut former, former_pidfd), (mut agent, pidfd)) = (sleeper(), sleeper());
-    // The former agent had this id, as far as the watchdog is told.
+    // The former agent had this id, as far as the watchdog knows.
     let watched = watchdog.watch(agent.id(), former_pidfd, Outlives::Nothing).expect("watched");
     let _stays = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
     former.kill().expect("it lives");
@@ -60,7 +60,7 @@ fn an_agent_that_is_not_watched_any_more_outlives_the_watchdog() {
 }
 
 #[test]
-fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_told_everything() {
+fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_sent_everything() {
     let (watchdog, program) = pair();
     let (mut agent, pidfd) = sleeper();
     let _watched = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
@@ -72,7 +72,7 @@ fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_
 
     let (ours, theirs) = wire::pair().expect("a pair of sockets");
     let program = thread::spawn(move || process::run(theirs.as_fd(), life()));
-    watchdog.known().send_agents(&ours, &mut BTreeSet::new()).expect("told");
+    watchdog.known().send_agents(&ours, &mut BTreeSet::new()).expect("sent");
     drop(ours);
     program.join().expect("no panic").expect("it ended in order");
     assert!(agent.try_wait().expect("it is ours").is_some(), "the next one watches it");

@@ -1,4 +1,4 @@
-//! What a host tells its watchdog: one packet each, with a descriptor where one is needed. Both ends are this program.
+//! What a host sends its watchdog: one packet each, with a descriptor where one is needed. Both ends are this program.
 
 use super::{BootTime, Outlives};
 use rustix::{

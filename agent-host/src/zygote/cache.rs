@@ -45,7 +45,7 @@ struct Document {
     kinds: Vec<Entry>,
 }
 
-/// The file. Losing it costs time, never an agent: what goes wrong with it is told and survived.
+/// The file. Losing it costs time, never an agent: what goes wrong with it is logged and survived.
 #[derive(Debug)]
 pub struct Cache {
     path: PathBuf,

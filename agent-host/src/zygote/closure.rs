@@ -1,4 +1,4 @@
-//! What a class imports, as its agents tell it (`python/src/rustic_ai/k8s/runtime/proof/closure.py`).
+//! What a class imports, as its agents report it (`python/src/rustic_ai/k8s/runtime/proof/closure.py`).
 
 use super::kind::Kind;
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ impl Imports {
         short && names().count() + files().count() + self.reads.len() <= 3 * MAX_MODULES
     }
 
-    /// Whether this is what agents of a kind may tell: an agent's own code could say anything.
+    /// Whether this is what agents of a kind may report: an agent's own code could say anything.
     pub(super) fn is_of(&self, kind: &Kind) -> bool {
         let class = kind.to_string();
         let own = class.rsplit_once('.').map_or("", |(module, _class)| module);

@@ -1,6 +1,6 @@
 //! Whether files have changed since they were read: what was shared is given up when its files change.
 //!
-//! Every file has a *stamp*. Looking at thousands of them before each fork would cost more than the fork, so the kernel is asked to tell
+//! Every file has a *stamp*. Looking at thousands of them before each fork would cost more than the fork. So the kernel sends an event
 //! when something stirs in their folders (inotify(7)); only then the stamps are compared. A folder may also be reached by a link that is
 //! turned to another one, as in a ConfigMap or a release folder: therefore the folders above are watched for
 //! that one name. Where the kernel cannot watch, stamps are compared before every fork.
@@ -27,7 +27,7 @@ use tracing::warn;
 /// Files that are watched at most.
 const MAX_FILES: usize = 1 << 16;
 
-/// How a file is, as far as a look at it without reading tells.
+/// How a file is, as far as a look at it without reading shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     device: u64,
@@ -175,12 +175,12 @@ impl Files {
         folders.iter().for_each(|folder| self.ask_kernel(folder));
     }
 
-    /// Has the kernel tell what happens in a folder. It knows one by what it is, not by its name: asked twice, it goes on as before.
+    /// Has the kernel send events of a folder, which it knows by what it is, not by its name: asked twice, it goes on as before.
     fn ask_kernel(&mut self, folder: &Path) {
         let (Some(inotify), Some(names)) = (&self.inotify, self.folders.get(folder)) else { return };
         match inotify::add_watch(inotify, folder, watched_events()) {
             Ok(watch) => self.watches.entry(watch).or_insert_with(|| Names::Some(BTreeSet::new())).add(names),
-            // Nothing is loaded from a folder that is not there, and one above it will tell when it comes.
+            // Nothing is loaded from a folder that is not there. When it comes, the kernel sends an event of one above it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
             Err(error) => {
                 warn!(%error, folder = %folder.display(), "files cannot be watched; they are looked at before every fork");
@@ -239,7 +239,7 @@ mod tests {
         fs::write(dir.path().join("new"), "33").expect("written");
         fs::rename(dir.path().join("new"), &path).expect("renamed");
         assert_eq!(files.changed().len(), 1);
-        assert!(files.changed().is_empty(), "told once");
+        assert!(files.changed().is_empty(), "returned once");
         fs::remove_file(&path).expect("removed");
         assert_eq!(files.changed().len(), 1);
     }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_while_it_was_read_is_told_at_once() {
+    fn what_changed_while_it_was_read_is_seen_at_once() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("m.py");
         let began = SystemTime::UNIX_EPOCH;

@@ -40,7 +40,7 @@ struct Dependency {
 }
 
 impl Kind {
-    /// The kind of a launch; none if its documents are not what Rustic AI expects, which its process will tell.
+    /// The kind of a launch; none if its documents are not what Rustic AI expects, which its process will report.
     pub fn of(launch: &Launch) -> Option<Self> {
         let agent: AgentSpec = serde_json::from_str(&launch.message.agent_spec).ok()?;
         let guild: GuildSpec = serde_json::from_str(&launch.message.guild_spec).ok()?;

@@ -1,9 +1,9 @@
-//! What is known of what agents import, and which branch is due. Pure: told the time.
+//! What is known of what agents import, and which branch is due. Pure: it is given the time.
 //!
 //! ```text
-//!  unknown ──an agent tells──▶ Imported ──a branch was tried──▶ Settled ──its branch is gone, and it is used──▶ due again
-//!                                 ▲                               │
-//!                                 └─────── files have changed ────┘
+//!  unknown ──an agent reports──▶ Imported ──a branch was tried──▶ Settled ──its branch is gone, and it is used──▶ due again
+//!                                   ▲                               │
+//!                                   └─────── files have changed ────┘
 //! ```
 //!
 //! Bounded in kinds, refusals and rate: a proof costs processor time, so that the next one waits the longer the longer the last one
@@ -113,7 +113,7 @@ impl Knowledge {
         settled
     }
 
-    /// An agent told what its class imports. The first to tell is believed until files change.
+    /// An agent has reported what its class imports. The first report is believed until files change.
     pub(super) fn saw(&mut self, kind: Kind, imports: Imports, now: Instant) {
         if self.kinds.contains_key(&kind) || !imports.is_bounded() {
             return;
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_and_holds_for_its_kind_only() {
+    fn what_may_pass_is_shown_and_holds_for_its_kind_only() {
         let (mut known, now) = (Knowledge::default(), Instant::now());
         let (one, two) = (Kind::named("m.C"), Kind::named("n.C"));
         known.saw(one.clone(), imports("m", &["slow"]), now);

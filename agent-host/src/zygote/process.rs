@@ -100,7 +100,7 @@ impl ZygoteSpec {
 }
 
 impl Newborn {
-    /// Tells it what to import and waits until it has; also what it tells of itself.
+    /// Sends it what to import and waits until it has. Returns also what it reports of itself.
     pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Hello), String> {
         match timeout(HELLO, self.wire.ask(&Request::Preload(preload), None)).await {
             Ok(Ok(Reply::Hello(hello))) if hello.version == wire::VERSION => {
@@ -119,7 +119,7 @@ impl Live {
         self.child.pid()
     }
 
-    /// Forks an agent. `learn`: it shall tell what its class imports.
+    /// Forks an agent. `learn`: it is to report what its class imports.
     pub(super) async fn fork(&mut self, request: &ForkRequest, learn: bool) -> Result<Child, ForkError> {
         let ForkRequest { title, directory, environment, .. } = request;
         self.ask(|id| Request::Fork { id, title, directory, environment, learn }, &request.descriptors).await
@@ -148,7 +148,7 @@ impl Live {
         }
     }
 
-    /// Waits for its end, and tells how it ended. Cancel-safe.
+    /// Waits for its end. Returns how it ended. Cancel-safe.
     pub(super) async fn ended(&mut self) -> String {
         match self.child.ended().await {
             Ok(status) => format!("it ended with {status}"),

@@ -142,27 +142,27 @@ impl ZygoteTask {
         let newborn = self.spec.start().await.map_err(|e| e.to_string())?;
         let units = self.preload.iter().map(|module| Unit::named(module)).collect();
         let preload = self.preload(units, String::new(), vec![], vec![]);
-        let (live, told) = newborn.hello(&preload, self.spec.orphans.clone()).await?;
-        for FailedPreload { module, error, traceback } in &told.failed_preloads {
+        let (live, hello) = newborn.hello(&preload, self.spec.orphans.clone()).await?;
+        for FailedPreload { module, error, traceback } in &hello.failed_preloads {
             warn!(module, error, traceback, "a module of Rustic AI could not be imported");
         }
-        for (module, why) in &told.refused {
+        for (module, why) in &hello.refused {
             warn!(module, why, "a module is not preloaded, because it is not safe to share; --share-unproven would");
         }
         let (profile, pid) = (&self.spec.profile, live.pid());
-        if told.obstacle.is_empty() {
+        if hello.obstacle.is_empty() {
             info!(profile, pid, "the zygote is ready");
         } else {
-            let Hello { obstacle, culprit, .. } = &told;
+            let Hello { obstacle, culprit, .. } = &hello;
             warn!(profile, pid, why = obstacle, culprit, "the zygote is ready, but cannot fork; agents start cold");
         }
         // Once: a file whose time lies ahead of this machine's clock must not keep it from ever having a zygote.
-        let watched = work.files.watch(&told.files, began);
+        let watched = work.files.watch(&hello.files, began);
         if watched == Watched::Changed && !std::mem::replace(&mut work.doubted, true) {
             return Err("files changed while it imported them".to_owned());
         }
         work.doubted = false;
-        Ok(Family::new(live, &told))
+        Ok(Family::new(live, &hello))
     }
 
     fn preload(&self, units: Vec<Unit>, own: String, proven: Vec<String>, refused: Vec<String>) -> Preload {
@@ -183,7 +183,7 @@ impl ZygoteTask {
         }
     }
 
-    /// Forks until something goes wrong with the base, and tells what. Ends all processes of this zygote.
+    /// Forks until something goes wrong with the base, ends all processes of this zygote, and returns what went wrong.
     async fn serve(&self, mut family: Family, work: &mut Work) -> End {
         let end = match self.regrow(&mut family, work).await {
             Ok(()) => {
@@ -226,7 +226,7 @@ impl ZygoteTask {
         }
     }
 
-    /// Grows the branches that a former life had: when a host comes back, all its agents start at once. `Err` tells why the
+    /// Grows the branches that a former life had: when a host comes back, all its agents start at once. `Err` says why the
     /// base must be replaced.
     async fn regrow(&self, family: &mut Family, work: &mut Work) -> Result<(), String> {
         let give_up = Instant::now() + FORMER_BRANCHES;
@@ -247,7 +247,7 @@ impl ZygoteTask {
         Ok(())
     }
 
-    /// Forks a child; tells also why the base must be replaced, if it must.
+    /// Forks a child. Returns also why the base must be replaced, if it must.
     async fn fork(
         &self,
         family: &mut Family,
@@ -279,8 +279,8 @@ impl ZygoteTask {
         }
     }
 
-    /// An agent told what its class imports: known from now on, if it was seen in the same environment as that of the zygotes, as
-    /// far as that matters.
+    /// An agent has reported what its class imports. It is known from now on, if the agent saw it in the same environment as that of
+    /// the zygotes, as far as that matters.
     fn learn(&self, lesson: Lesson, work: &mut Work) {
         let Lesson { kind, imports, environment } = lesson;
         let other = differing(&environment, &self.environment)
@@ -304,7 +304,7 @@ impl ZygoteTask {
         self.status.send_modify(|status| status.refused = refused);
     }
 
-    /// Gives up what rests on files that have changed; tells the file if the base does.
+    /// Gives up what rests on files that have changed. Returns the file, if the base rests on one.
     fn heed_changes(&self, family: &mut Family, work: &mut Work) -> Option<String> {
         let changed = work.files.changed();
         if changed.is_empty() {
@@ -323,7 +323,7 @@ impl ZygoteTask {
         None
     }
 
-    /// Begins a branch; `Err` tells why the base must be replaced.
+    /// Begins a branch. `Err` says why the base must be replaced.
     async fn grow(&self, family: &mut Family, knowledge: &mut Knowledge) -> Result<(), String> {
         let Some(wish) = knowledge.begin() else { return Ok(()) };
         let now = Instant::now();
@@ -365,19 +365,19 @@ impl ZygoteTask {
                 refused.insert(wish.own.clone(), why);
                 work.knowledge.tried(kind, Shared::default(), refused, BTreeMap::new());
             }
-            Ok((live, told, memory)) => {
-                for (unit, why) in told.refused.iter().chain(&told.postponed) {
+            Ok((live, hello, memory)) => {
+                for (unit, why) in hello.refused.iter().chain(&hello.postponed) {
                     info!(profile, %kind, unit, why, "agents import this themselves");
                 }
                 // What was proven before was not looked at again.
                 let known = work.knowledge.of(kind, Instant::now()).and_then(|known| known.shared.clone());
-                let has = has.and(&told).resting_on(&known.unwrap_or_default());
+                let has = has.and(&hello).resting_on(&known.unwrap_or_default());
                 match work.files.watch(has.files(), began.1) {
                     Watched::Changed => work.knowledge.tried_in_vain(kind),
                     Watched::TooMany => work.knowledge.refuse(kind, "too many files are behind it".to_owned()),
                     Watched::Unchanged => {
-                        work.knowledge.tried(kind, has.as_shared(), told.refused, told.postponed);
-                        if !told.modules.is_empty() {
+                        work.knowledge.tried(kind, has.as_shared(), hello.refused, hello.postponed);
+                        if !hello.modules.is_empty() {
                             let (pid, packages) = (live.pid(), &has.units);
                             info!(profile, pid, %kind, ?packages, modules = has.modules.len(), "a branch is ready");
                             family.adopt(live, has, memory, self.sharing.branches, self.sharing.memory);
@@ -399,16 +399,16 @@ impl ZygoteTask {
 
     /// A branch that can fork and does not use too much, and how much it uses; or why it is of no use, and what it refused.
     async fn examine(&self, hello: Result<(Live, Hello), String>) -> Result<(Live, Hello, u64), (String, Refusals)> {
-        let (live, told) = hello.map_err(|why| (why, Refusals::new()))?;
-        if !told.obstacle.is_empty() {
-            return Err((told.obstacle, told.refused));
+        let (live, hello) = hello.map_err(|why| (why, Refusals::new()))?;
+        if !hello.obstacle.is_empty() {
+            return Err((hello.obstacle, hello.refused));
         }
         let memory = usage::private_memory(live.pid()).await.unwrap_or(0);
         if memory > self.sharing.memory {
             let why = format!("it would use {memory} bytes; --share-memory is {}", self.sharing.memory);
-            return Err((why, told.refused));
+            return Err((why, hello.refused));
         }
-        Ok((live, told, memory))
+        Ok((live, hello, memory))
     }
 
     fn branch_lost(&self, family: &mut Family, number: u64, why: &str) {

@@ -30,7 +30,7 @@ pub(super) struct FailedPreload {
     pub(super) traceback: String,
 }
 
-/// What a zygote tells once it has imported what may be shared.
+/// What a zygote reports once it has imported what may be shared.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Hello {
     pub(super) version: u32,

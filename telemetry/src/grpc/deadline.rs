@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::body::Body;
 
-/// Ends calls at their deadline with DEADLINE_EXCEEDED, and tells handlers about it by [`CallDeadline`].
+/// Ends calls at their deadline with DEADLINE_EXCEEDED. Handlers find the deadline in [`CallDeadline`].
 #[derive(Debug, Clone)]
 pub struct Deadline {
     /// For calls without one of their own.

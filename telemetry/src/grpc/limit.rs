@@ -47,8 +47,8 @@ pub struct CallPermit {
 }
 
 impl LoadLimit {
-    /// At most `calls` calls at once; more are turned away with a reason that tells callers this from a failure of the transport: the
-    /// service lives, and nothing was done.
+    /// At most `calls` calls at once. More are turned away with a reason by which callers distinguish this from a failure of the
+    /// transport: the service lives, and nothing was done.
     pub fn new(calls: usize) -> Self {
         Self { calls: Limit::new(calls), watches: Limit::new(WATCHES) }
     }
@@ -119,7 +119,7 @@ mod tests {
     const OURS: &str = "/externalscaler.ExternalScaler/StreamIsActive";
     const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-    /// Answers at once, with a body; keeps the permit if it is told to, as work does that goes on.
+    /// Answers at once, with a body; keeps the permit if it is asked to, as work does that goes on.
     struct Answer(Option<tokio::sync::oneshot::Sender<Option<CallPermit>>>);
 
     impl Next for Answer {

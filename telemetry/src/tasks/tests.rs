@@ -31,7 +31,7 @@ async fn a_task_that_ends_before_its_time_or_with_an_error_is_a_failure() {
 async fn tasks_that_end_when_they_are_asked_to_are_waited_for_and_no_failure() {
     let tasks = Tasks::new();
     let ending = tasks.ending();
-    let (left, mut told) = tokio::sync::mpsc::channel(1);
+    let (left, mut last_step) = tokio::sync::mpsc::channel(1);
     tasks.spawn("a loop", pending());
     tasks.spawn_until("the reconciler", ending.clone(), async move {
         ending.cancelled().await;
@@ -39,7 +39,7 @@ async fn tasks_that_end_when_they_are_asked_to_are_waited_for_and_no_failure() {
         left.send(()).await.expect("the test listens");
     });
     assert_eq!(tasks.end(SOON).await, Ok(()));
-    assert_eq!(told.try_recv(), Ok(()), "its last step was waited for");
+    assert_eq!(last_step.try_recv(), Ok(()), "its last step was waited for");
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +58,7 @@ async fn a_task_that_fails_at_the_end_is_a_failure_and_one_that_does_not_end_hol
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_failure_is_the_one_that_is_told() {
+async fn the_first_failure_is_the_one_that_is_returned() {
     let tasks = Tasks::new();
     tasks.fail("the cause", Cause::Ended);
     tasks.fail("what follows from it", Cause::Ended);

@@ -15,7 +15,7 @@ fn rules() -> Rules {
     }
 }
 
-/// A machine and a clock that only moves when told.
+/// A machine and a clock that only the test moves.
 struct Run {
     machine: Machine,
     now: Instant,
@@ -204,7 +204,7 @@ fn what_is_wrong_fails_at_once_and_what_may_come_right_is_tried_again() {
 }
 
 #[test]
-fn a_first_start_that_nobody_is_told_of_fails_at_once_unless_the_host_is_to_blame() {
+fn a_first_start_whose_caller_has_gone_fails_at_once_unless_the_host_is_to_blame() {
     let mut run = Run::new(Rules { first_start: FirstStart::FailsAtOnce, ..rules() });
     run.all([Event::Recorded, Event::Turn, Event::Spawned]);
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(3).into())), [Action::Record(Phase::Failed)]);
@@ -222,7 +222,7 @@ fn a_first_start_that_nobody_is_told_of_fails_at_once_unless_the_host_is_to_blam
 }
 
 #[test]
-fn an_agent_that_a_lost_store_is_told_of_after_a_lost_lease_starts_by_a_new_claim_only() {
+fn an_agent_that_is_restored_to_a_lost_store_after_a_lost_lease_starts_by_a_new_claim_only() {
     let mut run = Run::running(rules());
     // It crashed, and the store has not answered yet, when both are lost.
     assert_eq!(run.on(Event::Exited(ExitStatus::Code(1).into())), [Action::Record(Phase::Restarting)]);
@@ -345,7 +345,7 @@ fn a_message_that_kills_is_skipped_by_the_start_after_the_third_death() {
     let reason = "message 7 of topic t was set aside after 3 deaths: its process ended with exit code 1, at work on \
                   message 7 of topic t";
     assert_eq!(said(&run), ("MessagesSetAside", reason));
-    assert_eq!(run.on(Event::SetAside(aside)), [], "told once");
+    assert_eq!(run.on(Event::SetAside(aside)), [], "recorded once");
     run.on(Event::Recorded);
     assert_eq!(run.machine.phase(), Phase::Running);
 }

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 /// What becomes of an agent whose very first start fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstStart {
-    /// It is removed: somebody waits for it and is told.
+    /// It is removed: somebody waits for it and gets the error.
     MustSucceed,
-    /// FAILED at once, unless its host is to blame: whoever wanted to be told has gone.
+    /// FAILED at once, unless its host is to blame: whoever waited for it has gone.
     FailsAtOnce,
     /// FAILED at once if it would fail anywhere, whether somebody waits or not; else the restart policy decides.
     FailsIfWrong,
@@ -48,7 +48,7 @@ impl StartFailure {
         }
     }
 
-    /// Whether it would fail anywhere, as far as anybody can tell.
+    /// Whether it would fail anywhere, as far as anybody can know.
     pub fn is_its_own(&self) -> bool {
         match self {
             Self::Init(_) | Self::Exited(_) | Self::Timeout(_) => true,
@@ -199,7 +199,7 @@ pub enum State {
     },
     /// No process; the lease is lost.
     Unleased,
-    /// The process was told to end.
+    /// The process was sent a signal to end.
     Stopping {
         /// When TERM becomes KILL; `None` once it was killed.
         kill_at: Option<Instant>,
@@ -241,7 +241,7 @@ pub enum Event {
     Exited(Exit),
     /// The process lives and does not come round any more, in these words.
     Stuck(String),
-    /// The process has set a message aside, as its start was told to.
+    /// The process has set a message aside, as its start was asked to.
     SetAside(Delivery),
     /// End it, with this much time between TERM and KILL.
     Stop(StopPurpose, Duration),

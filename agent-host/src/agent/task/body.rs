@@ -183,7 +183,7 @@ impl Alive {
         }
     }
 
-    /// The next thing that the process tells, and nothing else.
+    /// The next event of the process, and nothing else.
     pub(super) async fn next_event(&mut self) -> ProcessEvent {
         self.process.next_event().await
     }
@@ -193,7 +193,7 @@ impl Alive {
         self.turn = None;
     }
 
-    /// Its resident memory now, in bytes; `None` when that cannot be told.
+    /// Its resident memory now, in bytes; `None` when that cannot be read.
     pub(super) fn resident(&self) -> Option<u64> {
         self.process.resident()
     }

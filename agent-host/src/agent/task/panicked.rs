@@ -7,8 +7,8 @@
 //! ```
 //!
 //! FAILED and not restarted: whatever the task panics over is likely to be there again, on this host and on the next one, and other
-//! agents must not suffer for it. The task goes on until the store has acknowledged it. No call about the agent is told that it has ended
-//! before that: its handle shows no ending meanwhile.
+//! agents must not suffer for it. The task goes on until the store has acknowledged it. Until then no call about the agent is answered
+//! that it has ended: its handle shows no ending.
 
 use super::{AgentTask, Body, ProcessEvent};
 use crate::{agent::machine::Action, process::Signal};
@@ -41,7 +41,7 @@ impl AgentTask {
         buried.catch_unwind().await.unwrap_or_else(|again| Err(Broken(tasks::message(&*again))))
     }
 
-    /// Ends the process, whatever the machine believes of it, and tells what is to be done then. Errors: it may live.
+    /// Ends the process, whatever the machine believes of it. Returns what is to be done then. Errors: it may live.
     async fn bury(&mut self, cause: &str) -> Result<Vec<Action>, Broken> {
         // Nothing that was under way is polled again: it may be what panicked. The store takes late writes by their numbers.
         self.write = None;

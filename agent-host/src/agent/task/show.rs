@@ -56,7 +56,7 @@ impl AgentTask {
             s.wrong = self.machine.wrong().cloned();
             if before.answered {
                 if before.admitting {
-                    // Only what the store has acknowledged is told back to it.
+                    // Only an epoch that the store has acknowledged is sent back to it.
                     self.lease.saw(self.order.epoch);
                     s.admitted = true;
                 }

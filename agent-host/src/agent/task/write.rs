@@ -16,7 +16,7 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::
 /// A write that goes on until the store has answered it.
 pub(super) struct StoreWrite {
     write: Write,
-    /// The store's life that is written to.
+    /// The store life that is written to.
     store_life: Option<StoreLife>,
     retry: Duration,
     pub(super) call: BoxFuture<'static, Written>,
@@ -68,9 +68,9 @@ impl AgentTask {
             let mended = s.trouble.take().is_some();
             std::mem::replace(&mut s.written_to, store.clone()) != *store || mended
         });
-        // A store that was lost and took what it was told cannot know whether the claim of an agent without a lease was given away
-        // before: its next start is told once more, and gets another claim then. What gives the claim up is not told again: by
-        // then the agent may have been stopped.
+        // A store that was lost and took a restored record cannot know whether the claim of an agent without a lease was given away
+        // before. So the record is restored once more before the agent's next start, which gets another claim then. What gives the
+        // claim up restores nothing again: by then the agent may have been stopped.
         let gives_up = self.machine.is_admitting() && write.write != Write::Again;
         if gives_up || !self.machine.is_fenced() {
             self.record.written_to.clone_from(store);
@@ -88,7 +88,7 @@ impl AgentTask {
         self.write = Some(self.call_store(failed.write, retry, retry));
     }
 
-    /// The store is in another life. What is under way quotes the life before, and changes nothing if it still arrives.
+    /// There is another store life. What is under way quotes the one before, and changes nothing if it still arrives.
     pub(super) fn write_to_new_store(&mut self) {
         match self.write.take() {
             Some(under_way) => self.begin_write(under_way.write),
@@ -96,7 +96,7 @@ impl AgentTask {
         }
     }
 
-    /// Tells the store what it should know, unless it is being told something anyway.
+    /// Writes the record once more, unless a write is under way anyway.
     pub(super) fn write_again(&mut self) {
         if self.write.is_none() && self.status.borrow().admitted {
             self.begin_write(Write::Again);

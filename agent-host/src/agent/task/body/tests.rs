@@ -130,7 +130,7 @@ async fn a_wait_that_is_given_up_loses_nothing() {
     let making = world.making();
     body.make(
         async move {
-            gone.await.expect("it is told to go on");
+            gone.await.expect("it is asked to go on");
             making.await
         }
         .boxed(),

@@ -156,8 +156,8 @@ impl Epoch {
     /// Largest epoch: what doubles, and so Lua, count exactly. At a million claims a second it lasts for centuries.
     pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// More claims than a store makes between two answers to a host, and so than are lost with it unheard of: who tells another life
-    /// of the store, or the next life of a host, the highest epoch that it heard of adds as many.
+    /// More claims than a store makes between two answers to a host, and so more than are lost with the store unheard of. Whoever hands the
+    /// highest epoch that it heard of to another store life, or to the next life of a host, adds as many.
     pub const UNHEARD: u64 = 1_000_000;
 
     /// The highest epoch that may have been given, when this is the highest that was heard of.
@@ -203,7 +203,7 @@ impl fmt::Display for StoreLife {
     }
 }
 
-/// How many stops the store has counted: tells whether what was asked for came before a stop.
+/// How many stops the store has counted: it shows whether a request came before a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Stops(pub u64);
 

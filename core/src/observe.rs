@@ -399,7 +399,7 @@ mod tests {
     }
 
     /// Whoever is called silent has not renewed for as long as its lease lasts on its own clock, and whoever is retired for that has
-    /// not either. Tells how often somebody was retired.
+    /// not either. Returns how often somebody was retired.
     fn happens(steps: &[(u64, Step)], host_rate: f64, observer_rate: f64) -> Result<usize, TestCaseError> {
         let begin = Instant::now();
         let at = |real: u64, rate: f64| begin + Duration::from_millis(real).mul_f64(rate);

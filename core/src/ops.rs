@@ -50,7 +50,7 @@ pub struct Announce {
     pub succeeds: Option<Incarnation>,
     /// The store's life that the host knew before; another one now means that the store was lost.
     pub store_life: Option<StoreLife>,
-    /// The store's life that was told of everything the host runs.
+    /// The store life to which the host has reported everything that it runs.
     pub reported: Option<StoreLife>,
 }
 
@@ -82,9 +82,9 @@ pub struct Renew {
     pub state: HostState,
     /// Highest epoch the host ever saw; the counter is raised to it.
     pub highest_epoch: Epoch,
-    /// The store's life that gave the lease.
+    /// The store life that gave the lease.
     pub store_life: StoreLife,
-    /// Whether that was told of everything the host runs.
+    /// Whether the host has reported everything that it runs to that store life.
     pub reported: bool,
 }
 
@@ -141,7 +141,7 @@ pub struct Claim {
     pub if_namesakes: IfNamesakes,
     /// What becomes of it if it fails before it was ever ready.
     pub first_start: FirstStart,
-    /// The store's life that the caller has told what it knows; in another one nothing is claimed. `None` has nothing to tell.
+    /// The store life to which the caller has restored what it knows; in another one nothing is claimed. `None`: it has nothing to restore.
     pub store_life: Option<StoreLife>,
     /// Stops that the store had counted before the caller asked: an agent that was stopped since is not brought back by a claim that
     /// comes late.
@@ -156,7 +156,7 @@ pub struct Claim {
 /// more room than it had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfFull {
-    /// Nothing: the caller is told.
+    /// Nothing: the answer is [`ClaimOutcome::NoRoom`].
     Refuse,
     /// The agent becomes PENDING, behind those that wait already.
     Wait,
@@ -202,7 +202,7 @@ pub enum ClaimOutcome {
     Namesakes(Vec<OrganizationId>),
     /// The agent waits for room, PENDING.
     Waits,
-    /// The store was lost, and hosts are telling what they run, or the caller has not told yet: nothing changed.
+    /// The store was lost, and hosts still report what they run, or the caller has not restored yet what it knows: nothing changed.
     Held,
     /// The agent was stopped, or may have been, since the store had counted as many stops as the caller said: nothing changed. Who
     /// still waits asks again, with this number.
@@ -212,7 +212,7 @@ pub enum ClaimOutcome {
 /// What a claim does when another organization has a guild with the same id: on one message bus they would read each other's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfNamesakes {
-    /// It is not made, and tells whose.
+    /// It is not made, and the answer names those organizations.
     Report,
     /// It is made: they are apart, or may meet.
     Ignore,
@@ -227,11 +227,11 @@ pub enum AssignOutcome {
     NoRoom,
     /// It is not PENDING under this epoch any more.
     Changed,
-    /// The store was lost, and hosts are telling what they run: nothing changed.
+    /// The store was lost, and hosts still report what they run: nothing changed.
     Held,
 }
 
-/// A host tells what it runs to a store that was lost, or that may lack its last writes.
+/// A host reports an agent that it runs to a store that was lost, or that may lack its last writes.
 #[derive(Debug, Clone)]
 pub struct Restore {
     /// The agent as the host has it: key, epoch, phase, process and where it got them from.
@@ -260,7 +260,7 @@ pub struct Restore {
     pub former_store_life: Option<StoreLife>,
 }
 
-/// An engine tells of an agent that no host runs, to a store that was lost or lacks its last writes.
+/// An engine restores an agent that no host runs, to a store that was lost or lacks its last writes.
 #[derive(Debug, Clone)]
 pub struct Remember {
     /// The agent as the store had it, PENDING or FAILED, in [`View::Launch`](crate::View::Launch).
@@ -302,8 +302,8 @@ pub struct Retire {
 pub enum Remembered {
     /// It stands there again, under the epoch it had.
     Done,
-    /// It does not: the store was not lost or knows better by now, or hosts have told, and whoever is not there may have been
-    /// stopped since.
+    /// It does not: the store was not lost or knows better by now, or hosts have reported, and an agent that is not there may have
+    /// been stopped since.
     Void,
 }
 
@@ -343,7 +343,7 @@ pub enum AdvanceOutcome {
     Gone,
     /// The record's phase does not lead there.
     Illegal(Phase),
-    /// The store was lost: it must be told what this host runs.
+    /// The store was lost: this host must report to it what it runs.
     StoreLost,
     /// The lease of the host that claimed it was taken. It may be the host's again once that has announced itself.
     Retired,
@@ -381,7 +381,7 @@ pub struct Unassign {
     pub guard: ReleaseGuard,
     /// Why it waits.
     pub condition: Condition,
-    /// The store's life that the host knows: a store that forgot the agent is told of it first.
+    /// The store life that the host knows. If the store is in another one, nothing changes: the host reports the agent first.
     pub store_life: Option<StoreLife>,
 }
 
@@ -398,7 +398,7 @@ pub enum ReleaseOutcome {
     Guarded(Phase),
 }
 
-/// The store was lost, and hosts are telling what they run: nothing changed.
+/// The store was lost, and hosts still report what they run: nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLost;
 
@@ -472,7 +472,7 @@ pub struct HostsView {
     pub now: UnixMillis,
     /// The store's life; `None` before the first who came.
     pub store_life: Option<StoreLife>,
-    /// The store's life is new: hosts are telling it what they run, and nobody is placed.
+    /// The store life is new: hosts still report what they run, and no agent is placed.
     pub held: bool,
     /// Agents that wait for room.
     pub pending: u64,
@@ -523,7 +523,7 @@ impl FromStr for EventId {
     }
 }
 
-/// One change. What changed is read where it is of interest: the change tells that it did.
+/// One change. It only says that something changed: how that is now is read where it is of interest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Of an agent.

@@ -368,7 +368,7 @@ text_enum! {
     FormerState {
         /// Another process has its name; it may live until it is retired.
         Silent = "silent",
-        /// It may run what this life of the store was not told: it has not come, or lost its name before it told.
+        /// It may run what this store life does not know: it has not come, or lost its name before it had reported.
         Awaited = "awaited",
         /// Retired, or known to have ended: what it claimed is others' to take.
         Over = "over",

@@ -32,7 +32,7 @@ pub struct Store {
     life_of: Option<u64>,
     /// Its life is new: nothing is decided yet.
     settling: Option<Settling>,
-    /// Hosts that have not told yet what they run.
+    /// Hosts that have not reported yet what they run.
     reporting: BTreeSet<HostId>,
     /// Processes of hosts that hold no lease any more.
     former: BTreeMap<(HostId, Incarnation), Former>,

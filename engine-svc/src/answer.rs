@@ -58,7 +58,7 @@ pub enum Refused {
     Invalid,
     /// The call's time was over before the host was done. It lives; how far it came is not known.
     Unfinished,
-    /// It refused for a reason that is the caller's matter, or failed. Its status tells.
+    /// It refused for a reason that is the caller's matter, or failed. Its status says why.
     Other,
 }
 

@@ -44,7 +44,7 @@ pub struct Cursor(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expired;
 
-/// A place in the stream that is told to callers.
+/// A place in the stream, as callers get it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     store: StoreLife,
@@ -127,7 +127,7 @@ impl Changes {
         *self.moved.borrow()
     }
 
-    /// Tells when there is something to look at; the first time at the next change.
+    /// A receiver that is notified when there is something to look at; the first time at the next change.
     pub fn moves(&self) -> watch::Receiver<u64> {
         self.moved.subscribe()
     }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_too_slow_is_told_so_and_nothing_is_kept_for_it() {
+    fn who_is_too_slow_is_refused_and_nothing_is_kept_for_it() {
         let changes = changes([]);
         let (mut slow, kept) = (changes.end(), EVENTS_KEPT as u64);
         changes.push(events(1..=kept));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_revision_is_told_from_one() {
+    fn what_is_no_revision_is_refused() {
         for text in ["", "/", "a", "a/", "a/b", "/1-0", "a/1-", "a/-1"] {
             assert_eq!(text.parse::<Revision>(), Err(NoRevision), "{text}");
         }
@@ -290,7 +290,7 @@ mod tests {
     proptest! {
         /// Whatever is read in which portions, a revision taken on the way leads to exactly the rest.
         #[test]
-        fn nothing_is_lost_or_told_twice_over_a_resumption(ids in prop::collection::btree_set(1u64..500, 1..40), at in 0usize..40) {
+        fn nothing_is_lost_or_read_twice_over_a_resumption(ids in prop::collection::btree_set(1u64..500, 1..40), at in 0usize..40) {
             let ids: Vec<_> = ids.into_iter().collect();
             let at = at.min(ids.len());
             let changes = changes(ids.clone());

@@ -104,7 +104,7 @@ fn tempdir() -> std::io::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Waits until every host holds a lease; tells their addresses.
+/// Waits until every host holds a lease. Returns their ids and addresses.
 async fn wait_for_hosts(
     redis: &str,
     hosts: &mut Hosts,

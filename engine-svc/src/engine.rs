@@ -40,7 +40,7 @@ pub struct Engine {
     hosts: Arc<dyn HostCalls>,
     leases: Leases,
     changes: Arc<Changes>,
-    /// Tells the reconciler that an agent waits.
+    /// Wakes the reconciler when an agent waits.
     wake: Wake,
     /// Lines of those that wait which the last pass had seen to the end: the next one begins after them.
     lines_seen: AtomicUsize,
@@ -69,7 +69,7 @@ impl Leases {
 }
 
 impl Engine {
-    /// The engine over a registry and the hosts it tells of.
+    /// The engine over a registry and the hosts that stand in it.
     pub fn new(
         registry: Arc<dyn Registry>,
         fleet: Arc<Fleet>,
@@ -89,7 +89,7 @@ impl Engine {
         Self { if_namesakes: IfNamesakes::Ignore, ..self }
     }
 
-    /// Reads one agent, as its host would tell it.
+    /// Reads one agent as it is: a record that nobody is left to correct is corrected for showing.
     pub async fn get(&self, key: &AgentKey, view: View) -> Result<Listed, EngineError> {
         match self.read(key, view).await {
             Ok(record) => Ok(Listed::Agent(Box::new(self.as_it_is(record)))),
@@ -104,13 +104,13 @@ impl Engine {
     async fn read(&self, key: &AgentKey, view: View) -> Result<AgentRecord, EngineError> {
         match self.registry.get(key, view).await? {
             Some(record) => Ok(record),
-            // What a registry that was lost does not know may run all the same, until its hosts have told.
+            // Until the hosts have reported to a registry that was lost, an agent that it does not know may run all the same.
             None if self.fleet.is_restoring().await? => Err(EngineError::Held(key.clone())),
             None => Err(EngineError::Unknown(key.clone())),
         }
     }
 
-    /// Whether an agent's process has certainly ended without its record being told.
+    /// Whether an agent's process has certainly ended, though its record does not say so.
     fn is_orphaned(&self, record: &AgentRecord) -> bool {
         record.on_disconnect == OnDisconnect::Stop && self.lost_its_host(record)
     }

@@ -32,7 +32,7 @@ pub enum EngineError {
     )]
     Unknown(AgentKey),
     /// No such host.
-    #[error("host {0} is unknown; ListHosts tells which there are")]
+    #[error("host {0} is unknown; ListHosts names those that there are")]
     UnknownHost(HostId),
     /// It is to be given up by force, and lives.
     #[error(
@@ -62,17 +62,17 @@ pub enum EngineError {
     #[error("agent {0} was not created within the deadline of the call; retry with a longer one")]
     TooLate(AgentKey),
     /// The caller's deadline passed while the agent started.
-    #[error("agent {0} is not ready yet; it comes up by itself, GetAgent tells how it is")]
+    #[error("agent {0} is not ready yet; it comes up by itself, GetAgent shows how it is")]
     NotReady(AgentKey),
-    /// The registry was lost, and hosts are telling what they run.
-    #[error("agent {0}: the registry was lost and is being told again what runs; retry in some seconds")]
+    /// The registry was lost, and hosts still report what they run.
+    #[error("agent {0}: the registry was lost and is being restored; retry in some seconds")]
     Held(AgentKey),
     /// The same, for a caller that asked after no agent.
-    #[error("the registry was lost and is being told again what runs; retry in some seconds")]
+    #[error("the registry was lost and is being restored; retry in some seconds")]
     Restoring,
     /// No host has room.
     #[error(
-        "no host has room for agent {0} beside those that wait; stop agents or add hosts, ListHosts tells what they hold"
+        "no host has room for agent {0} beside those that wait; stop agents or add hosts, ListHosts shows what they hold"
     )]
     NoRoom(AgentKey),
     /// No host could ever hold it.
@@ -152,13 +152,13 @@ pub enum EngineError {
     Stopping,
 }
 
-/// What the caller's program is told beside the text.
+/// What the caller's program gets beside the text.
 enum Answer<'a> {
     /// What is wrong with the request, by field.
     Fields(&'a Violations),
     /// A reason of ours.
     Reason(Reason),
-    /// What the host told.
+    /// What the host answered.
     Host(&'a HostId, &'a HostRefusal),
 }
 

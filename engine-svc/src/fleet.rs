@@ -6,7 +6,7 @@
 //! reading began is added to it, so that a burst does not land on one host. Readings that overtake one another do not set it back.
 //!
 //! ```text
-//!   store's life      first seen ──▶ told (all that this engine knows of a former one) ──▶ watched as long as any lease lasts ──▶ settled
+//!   a store life      first seen ──▶ restored (all that this engine knows of the former one) ──▶ watched for the longest lease ──▶ settled
 //!   a host's renewal  first seen ──────▶ silent for TTL + grace ──▶ retired, if it has not renewed since
 //! ```
 
@@ -66,7 +66,7 @@ pub struct Fleet {
 /// The hosts at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetView {
-    /// As the registry tells it.
+    /// As the registry has it.
     pub registry: HostsView,
     /// Hosts that have not renewed their leases for longer than those last, by this engine's clock.
     pub silent: BTreeSet<HostId>,
@@ -142,7 +142,7 @@ impl Fleet {
         self.store.subscribe()
     }
 
-    /// Takes in what changes tell of a store, for the case that it is lost.
+    /// Takes in what changes show of a store, for the case that it is lost.
     pub fn saw_changes(&self, events: &Events) {
         let mut known = self.known();
         for agent in events.agents() {
@@ -154,7 +154,7 @@ impl Fleet {
     }
 
     /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, sooner where leases are short, and when a host has been
-    /// silent for as long as its lease lasts, times `slack`, of which `wake` is told. Reads all of the hosts when one of them changed.
+    /// silent for as long as its lease lasts, times `slack`; then `wake` is notified. Reads all of the hosts when one of them changed.
     pub async fn keep_fresh(
         self: Arc<Self>,
         every: Duration,
@@ -213,8 +213,8 @@ impl Fleet {
         self.known().observer.silent(Instant::now(), slack)
     }
 
-    /// A life of the store that settles, if this engine has told it all it knows; and whether it was watched for as long as any lease
-    /// lasts, which is `longest` at least, times `slack`.
+    /// The store life that settles, if this engine has restored to it all that it knows; and whether it was watched for as long as any
+    /// lease lasts, which is `longest` at least, times `slack`.
     pub fn settling(&self, longest: Duration, slack: f64) -> Option<(StoreLife, bool)> {
         let known = self.known();
         let store = known.view.store_life.clone().filter(|_| known.view.held)?;
@@ -278,19 +278,19 @@ impl Fleet {
         self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the registry was lost, and hosts or this engine are telling it what they know, or will: asks anew.
+    /// Whether the registry was lost, and hosts have not reported yet or this engine has not restored what it knows. Reads the hosts anew.
     pub async fn is_restoring(&self) -> Result<bool, RegistryError> {
         self.refresh().await?;
         let known = self.known();
         Ok(known.view.held || known.restored != known.view.store_life)
     }
 
-    /// The life of the store that this engine has told what it remembers, even if that was lost since.
+    /// The store life to which this engine has restored what it remembers, even if that life was lost since.
     pub fn restored(&self) -> Option<StoreLife> {
         self.known().restored.clone()
     }
 
-    /// This life of the store was told all that this engine remembers.
+    /// Notes that this engine has restored all that it remembers to this store life.
     pub fn has_restored(&self, store: StoreLife) {
         self.known().restored = Some(store);
     }
@@ -332,7 +332,7 @@ impl Fleet {
         self.known().reserve(epoch, host, demand);
     }
 
-    /// What is known of one host. `None` too when the view is too old to tell.
+    /// What is known of one host. `None` too when the view is too old to say.
     pub fn host(&self, host: &HostId) -> Option<HostRecord> {
         let known = self.known();
         known.at.filter(|at| at.elapsed() <= TOO_OLD)?;

@@ -20,10 +20,10 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn follow(fleet: Arc<Fleet>, reporter: HealthReporter, stopping: CancellationToken) {
     report(&reporter, ServingStatus::NotServing).await;
     let mut reach = fleet.reach();
-    // What was told before this was asked for counts as well.
+    // What was sent before this receiver was there counts as well.
     reach.mark_changed();
     let pulse = Pulse::of("health", pulse::TURN);
-    // Cancel-safe: what was not told yet is told by the end below. The sender lives as long as the view.
+    // Cancel-safe: if a change is not reported here, the report after the loop overtakes it. The sender lives as long as the view.
     while let Some(Ok(())) = pulse.waits(stopping.run_until_cancelled(reach.changed())).await {
         let status = match &*reach.borrow_and_update() {
             Some(Ok(())) => ServingStatus::Serving,

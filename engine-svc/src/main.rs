@@ -1,4 +1,4 @@
-//! The program engine-svc: parse, telemetry, run until told to stop.
+//! The program engine-svc: parse, telemetry, run until asked to stop.
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use engine_svc::{Command, Program, dev, settings::ENVIRONMENT_PREFIX};

@@ -1,4 +1,4 @@
-//! What this engine tells Prometheus.
+//! The metrics of this engine, for Prometheus.
 
 use crate::{error::EngineError, fleet::Fleet, rounds::Cause};
 use rustic_registry::{

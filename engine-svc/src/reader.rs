@@ -6,8 +6,8 @@
 //!                                                                          └──────────────────────────────────────┘
 //! ```
 //!
-//! While nothing happens it waits in Redis, which costs one command in [`WAIT`]. A stream tells nothing of a store that was wiped: that
-//! is seen by the view of the hosts, which looks a few times a second.
+//! While nothing happens it waits in Redis, which costs one command in [`WAIT`]. The stream does not show that the store was wiped. The
+//! view of the hosts does, which looks a few times a second.
 
 use crate::{backoff, changes::Changes, fleet::Fleet, rounds::Chance};
 use rustic_registry::{EventId, Registry};

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 /// Least time between two passes, and by how much chance stretches it.
 pub(crate) const PAUSE: Duration = Duration::from_millis(150);
 const SPREAD: f64 = 0.5;
-/// Time to look again at what a pass left and no change would tell of: a host that lacked memory, a trouble with one agent.
+/// Time to look again at what a pass left and no change would show: a host that lacked memory, a trouble with one agent.
 pub(crate) const LEFT: Duration = Duration::from_secs(1);
 /// Longest time between two passes.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -83,7 +83,7 @@ pub enum Again {
     NotBefore(Duration),
 }
 
-/// Tells a loop that there is something to do now.
+/// Wakes a loop when there is something to do now.
 #[derive(Debug, Clone, Default)]
 pub struct Wake(Arc<Woken>);
 
@@ -149,7 +149,7 @@ impl Rounds {
         self.began = Instant::now();
     }
 
-    /// Told once: while the registry is away every pass fails, and health says so.
+    /// Logs trouble once: while the registry is away every pass fails, and health says so.
     fn log(&mut self, outcome: &Result<Again, EngineError>) {
         let Self { name, cause, .. } = self;
         match outcome {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cause_is_told() {
+    async fn each_pass_has_its_cause() {
         let (changes, wake) = (Changes::default(), Wake::default());
         let mut moves = changes.moves();
         let mut cause = async |again, failures| next(&wake, &mut moves, again, failures, 0.0).await;

@@ -1,4 +1,4 @@
-//! How many hosts are needed, and which agents may move so that fewer are. Pure: told what the registry holds.
+//! How many hosts are needed, and which agents may move so that fewer are. Pure: it is given what the registry holds.
 //!
 //! ```text
 //!  wanted = used + waiting + warm hosts, in hosts ──┐

@@ -31,7 +31,7 @@ impl Scaler {
         Self { fleet }
     }
 
-    /// Hosts that are needed. UNAVAILABLE while hosts are telling a lost registry what they run: KEDA then leaves their number
+    /// Hosts that are needed. UNAVAILABLE while hosts report what they run to a registry that was lost: KEDA then leaves their number
     /// as it is.
     async fn hosts(&self, target: Target) -> Result<f64, Status> {
         if self.fleet.is_restoring().await.map_err(EngineError::from)? {
@@ -72,7 +72,7 @@ fn of(request: Option<&pb::ScaledObjectRef>) -> Result<Target, Status> {
     target(&request.map(|r| r.scaler_metadata.clone()).unwrap_or_default())
 }
 
-/// A stream of one message, as what it tells never changes. It stays open until KEDA closes it.
+/// A stream of one message, as its content never changes. It stays open until KEDA closes it.
 fn never_again<T: Send + 'static>(message: T) -> Unending<T> {
     stream::once(ready(Ok(message))).chain(stream::pending())
 }
@@ -84,7 +84,7 @@ fn whole(number: f64) -> i64 {
     number.ceil() as i64
 }
 
-/// Slots that stand for one host in what KEDA is told. Never what hosts announce: KEDA reads this once, and keeps it.
+/// Slots that stand for one host in the answer to KEDA. Never what hosts announce: KEDA reads this once, and keeps it.
 fn one_host(target: Target) -> f64 {
     target.slots_per_host.unwrap_or(scale::USUAL_SLOTS)
 }

@@ -4,7 +4,7 @@ use crate::fleet::FleetView;
 use rustic_registry::{HostRecord, Resources};
 use std::fmt;
 
-/// Most resources told, and most bytes of a name: a status travels in headers.
+/// Most resources that an error names, and most bytes of a name: a status travels in headers.
 const NAMED: usize = 8;
 const NAME: usize = 48;
 
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_host_could_hold_is_told_with_the_most_that_there_is() {
+    fn what_no_host_could_hold_is_named_with_the_most_that_there_is() {
         let hosts = view(&["slots=4000;cpus=2000", "slots=2000;cpus=8000;gpus=500"], &[]);
         assert_eq!(lack_of(&hosts, "slots=4000;cpus=2000"), None, "however full it is, and though it drains");
         let lack = lack_of(&hosts, "slots=1000;gpus=1500").expect("too large");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_fits_into_headers_whatever_is_asked_for() {
+    fn the_error_fits_into_headers_whatever_is_asked_for() {
         let demand: Vec<_> = (0..500).map(|n| format!("{n}{}=1000", "%C3%A9".repeat(200))).collect();
         let demand = Resources::parse(&demand.join(";"));
         let lack = too_large(&view(&["slots=1000"], &[]), &demand).expect("too large");

@@ -1,5 +1,5 @@
 //! Copies of the agents that no host runs: those that wait for room, and those that FAILED. When the registry is lost, hosts
-//! tell it again what they run; of these only an engine can tell. Pure: told what the registry's events and records say.
+//! report what they run; only an engine can restore these. Pure: it is given the registry's events and records.
 
 use crate::changes::Cursor;
 use rustic_registry::{AgentKey, AgentRecord, Epoch, Event, Phase, StoreLife};
@@ -34,7 +34,7 @@ impl Unassigned {
         Self { of: Some((store, from)), ..Self::default() }
     }
 
-    /// Takes in what happened, in order: forgets agents that went on, and tells which to read.
+    /// Takes in what happened, in order: forgets agents that went on. Returns those to read.
     pub fn follow(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<AgentKey> {
         let of_agents = events.into_iter().filter_map(|event| match event {
             Event::Agent(agent) => Some((agent.key, (agent.phase, agent.epoch))),
@@ -44,7 +44,7 @@ impl Unassigned {
         let mut to_read = vec![];
         for (key, (phase, epoch)) in latest {
             if !phase.is_some_and(is_unassigned) {
-                // A store that was lost may tell of an older claim before it is known to be lost.
+                // A store that was lost may show an older claim before it is known to be lost.
                 if self.epoch(&key).is_some_and(|known| known <= epoch) {
                     self.forget(&key);
                 }

@@ -14,8 +14,8 @@ pub enum RegistryError {
     /// Redis answered with an error, such as OOM, READONLY, LOADING or NOAUTH.
     #[error("the registry refused the operation: {0}")]
     Refused(String),
-    /// The store is not the one it was. Whoever has something to tell it again does so.
-    #[error("the registry was lost; it is told again of {0}")]
+    /// The store is not the one it was. Hosts report to it what they run, and engines restore what they remember.
+    #[error("the registry was lost and is being restored; {0} cannot be changed yet")]
     Lost(String),
     /// The lease of the host that claimed the agent was taken. It may be the host's again once that has announced itself.
     #[error("the registry has taken the lease under which {0} was claimed")]

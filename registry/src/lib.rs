@@ -1,4 +1,4 @@
-//! The registry: which host may run which agent, told in one place.
+//! The registry: the one place that says which host may run which agent.
 //!
 //! This crate owns the keys, the scripts in Redis and how they are asked, and nothing else: no gRPC, no processes, no policy. What an
 //! operation means stands in the rule book (`rustic_core`). Every change is one script, atomic and compare-and-set, so that any number of

@@ -62,7 +62,7 @@ pub struct RedisRegistry {
     waiting: Pool,
     keys: Keys,
     scripts: Scripts,
-    /// The form of the data, which every script is told.
+    /// The form of the data, which every script gets as an argument.
     schema: String,
     timeout: Duration,
     address: Address,
@@ -115,7 +115,7 @@ impl RedisRegistry {
         self.answer(connection, async |c| call.invoke_async(c).await).await
     }
 
-    /// Runs a script that tells whether it did what it was asked for.
+    /// Runs a script whose answer says whether it did what it was asked for.
     async fn did(&self, script: &Script, ask: &Ask) -> Result<bool, RegistryError> {
         self.run(script, ask).await.map(|did: u8| did == 1)
     }

@@ -25,20 +25,20 @@ pub trait Registry: Send + Sync + 'static {
     async fn claim(&self, request: &Claim) -> Result<ClaimOutcome, RegistryError>;
     /// See [`Advance`]. Idempotent. O(1).
     async fn advance(&self, request: &Advance) -> Result<AdvanceOutcome, RegistryError>;
-    /// See [`Restore`]. Answers `Done` when the record is as the host tells it, `Stale` when there is a later claim, `Gone`
+    /// See [`Restore`]. Answers `Done` when the record is as the host reports it, `Stale` when there is a later claim, `Gone`
     /// when it was stopped or moved since, and `StoreLost` when the store was lost once more or does not know the host. Idempotent. O(1).
     async fn restore(&self, request: &Restore) -> Result<AdvanceOutcome, RegistryError>;
     /// See [`Remember`]. Idempotent. O(log pending).
     async fn remember(&self, request: &Remember) -> Result<Remembered, RegistryError>;
     /// Removes an agent's record and frees its room, if `epoch` and `guard` hold. Fails with [`RegistryError::Lost`] while
-    /// hosts are telling what they run, unless the process was reaped. O(1).
+    /// hosts still report what they run, unless the process was reaped. O(1).
     async fn release(
         &self,
         key: &AgentKey,
         epoch: Epoch,
         guard: ReleaseGuard,
     ) -> Result<ReleaseOutcome, RegistryError>;
-    /// See [`Unplace`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
+    /// See [`Unassign`]. Fails with [`RegistryError::Lost`] when the store is in another life. O(log pending).
     async fn unassign(&self, request: &Unassign) -> Result<ReleaseOutcome, RegistryError>;
     /// Claims a host for an agent that is PENDING under `epoch`, as far as those that came before it let it pass. O(1) in agents and
     /// hosts.
@@ -49,19 +49,19 @@ pub trait Registry: Send + Sync + 'static {
         candidates: &[HostId],
     ) -> Result<AssignOutcome, RegistryError>;
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
-    /// Tells whether the host is known.
+    /// Returns whether the host is known.
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;
-    /// See [`Retire`]; tells whether it did.
+    /// See [`Retire`]. Returns whether the process was retired.
     async fn retire(&self, request: &Retire) -> Result<bool, RegistryError>;
-    /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
+    /// Forgets a process that is over once nothing is left that it claimed. Returns whether it did.
     async fn forget(&self, host: &HostId, incarnation: &Incarnation) -> Result<bool, RegistryError>;
     /// See [`Bring`]; void in the life that it was seen in.
     async fn bring(&self, request: &Bring) -> Result<(), RegistryError>;
-    /// Ends the time in which a life of the store settles, if every host that is known of has told what it runs or is retired, and the caller
-    /// has `watched` it for as long as any lease lasts, or nobody has come to it from another life. Tells whether it did.
+    /// Ends the time in which a store life settles, if every host that is known of has reported what it runs or is retired, and the
+    /// caller has `watched` it for as long as any lease lasts, or nobody has come to it from another life. Returns whether it did.
     async fn settle(&self, store: &StoreLife, watched: bool) -> Result<bool, RegistryError>;
-    /// Notes that an agent which nobody knows was asked to be stopped: a claim that was made before must not bring it. Tells whether
-    /// it is unknown; fails with [`RegistryError::Lost`] while hosts are telling.
+    /// Notes that somebody asked to stop an unknown agent: a claim that was asked for before must not bring it. Returns whether it is
+    /// unknown. Fails with [`RegistryError::Lost`] while hosts still report.
     async fn bury(&self, key: &AgentKey) -> Result<bool, RegistryError>;
     /// Reads up to `limit` agents of a queue after the first `skip`, without those that this version cannot read.
     async fn oldest(

@@ -1,5 +1,5 @@
 //! Rows that this version cannot read: another one wrote them, as in a rolling upgrade. They are left out where something is
-//! decided, and what they hold stays as it is. Counted here, by kind, for whoever tells; told in the log once each.
+//! decided, and what they hold stays as it is. This module counts them by kind, for metrics, and logs each once.
 
 use crate::error::RegistryError;
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 use tracing::warn;
 
-/// Most rows told in the log.
+/// Most rows that are logged.
 const MOST_LOGGED: usize = 1_000;
 
 /// What a row is of.

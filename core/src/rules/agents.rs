@@ -240,7 +240,7 @@ impl Store {
         AdvanceOutcome::Done
     }
 
-    /// What the store has of an agent is older than what it is being told: its room and its number are given back.
+    /// Gives back the room and the machine id of a record that is older than the one that takes its place.
     fn displace(&mut self, member: &str, old: &AgentRecord) {
         if old.phase().holds_room() {
             self.free_room(old);
@@ -253,7 +253,7 @@ impl Store {
     /// See [`Remember`].
     pub fn remember(&mut self, r: &Remember, now: UnixMillis) -> Remembered {
         let (record, former_store_life) = (&r.record, Some(&r.former_store_life));
-        // Once hosts have told, what is not there was stopped or moved; before, nobody was.
+        // Once hosts have reported, an agent that is not there was stopped or moved; before, none was.
         let forgotten =
             self.is_wiped(former_store_life) || self.known_epoch.is_some_and(|known| record.epoch > known);
         let member = encoded::member(&record.key);
@@ -307,7 +307,7 @@ impl Store {
         pending: Option<&Condition>,
         now: UnixMillis,
     ) -> Result<ReleaseOutcome, StoreLost> {
-        // Only a host knows what is so while the store is being told.
+        // While hosts still report, only the agent's host knows how it is.
         if guard != ReleaseGuard::Reaped && self.is_held() {
             return Err(StoreLost);
         }

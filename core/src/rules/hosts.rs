@@ -12,7 +12,7 @@ impl Store {
     /// See [`Announce`]. `random` names the store's life, if it has none.
     pub fn announce(&mut self, r: &Announce, random: u64, now: UnixMillis) -> Announced {
         self.be_born(random);
-        // It has something to tell, and nothing was decided without it yet.
+        // The host has to report what it runs, and nothing was decided without that yet.
         let reporting = self.is_held() && r.store_life.is_some() && r.reported.as_ref() != Some(&self.life());
         if reporting && self.is_lost(r.store_life.as_ref()) {
             self.settling = Some(super::Settling::Lost);
@@ -31,7 +31,8 @@ impl Store {
             };
             self.become_former(&r.host, &process, Former { state, lasts, renewal });
         }
-        // Who drains it said so here, perhaps since the host heard of it last; a store that was lost is told by the host.
+        // Somebody may have cordoned or uncordoned the host here, after the host saw it last. A store that was lost does not know: what
+        // the host says of it counts.
         let here = self
             .hosts
             .get(&r.host)
@@ -156,7 +157,7 @@ impl Store {
         self.host_changed(id);
     }
 
-    /// See [`Retire`]; tells whether it did.
+    /// See [`Retire`]. Returns whether the process was retired.
     pub fn retire(&mut self, r: &Retire) -> bool {
         if self.is_lost(Some(&r.store_life)) {
             return false;
@@ -180,7 +181,7 @@ impl Store {
         }
     }
 
-    /// Forgets a process that is over once nothing is left that it claimed; tells whether it did.
+    /// Forgets a process that is over once nothing is left that it claimed. Returns whether it did.
     pub fn forget(&mut self, host: &HostId, incarnation: &Incarnation) -> bool {
         let over = self.former(host, incarnation) == Some(FormerState::Over);
         let claims = |member: String| self.agents[&member].incarnation() == Some(incarnation);
@@ -191,7 +192,7 @@ impl Store {
         true
     }
 
-    /// See [`Cordon`]; tells whether the host is known.
+    /// See [`Cordon`]. Returns whether the host is known.
     pub fn cordon(&mut self, id: &HostId, cordon: Cordon) -> bool {
         let Some(host) = self.hosts.get_mut(id) else { return false };
         let before = std::mem::replace(&mut host.cordoned, cordon == Cordon::On);

@@ -1,4 +1,4 @@
-//! The store's own lives: whether it lost something, and who has told it again. `prelude.lua` says the same.
+//! Store lives: whether the store lost something, and which hosts have reported since. `prelude.lua` says the same.
 
 use super::{Former, Settling, Store};
 use crate::{
@@ -19,13 +19,13 @@ impl Store {
         })
     }
 
-    /// Whether this is another life of the store than the one that `knew` names.
+    /// Whether this is another store life than the one named.
     pub fn is_lost(&self, store_life: Option<&StoreLife>) -> bool {
         store_life
             .is_some_and(|store_life| *store_life != StoreLife::NONE && (!self.born || *store_life != self.life()))
     }
 
-    /// Whether everything was lost since `knew`.
+    /// Whether everything was lost since that store life.
     pub(super) fn is_wiped(&self, store_life: Option<&StoreLife>) -> bool {
         let random = |life: &str| life.split('.').next().unwrap_or_default().to_owned();
         store_life.is_some_and(|store_life| !self.born || random(&store_life.0) != self.generation.to_string())
@@ -58,7 +58,7 @@ impl Store {
         self.settling.is_some()
     }
 
-    /// Ends the time in which a life of the store settles; tells whether it did.
+    /// Ends the time in which a store life settles. Returns whether it did.
     pub fn settle(&mut self, store: &StoreLife, watched: bool) -> bool {
         let may = match self.settling {
             None => false,
@@ -150,7 +150,7 @@ impl Store {
         self.stopped.get(member).is_some_and(|(_, stopped)| *stopped >= epoch)
     }
 
-    /// Notes that an unknown agent was asked to be stopped; `None` while hosts are telling, else whether it is unknown.
+    /// Notes that somebody asked to stop an unknown agent. Returns whether it is unknown; `None` while hosts still report.
     pub fn bury_unknown(&mut self, key: &AgentKey) -> Option<bool> {
         if self.is_held() {
             return None;

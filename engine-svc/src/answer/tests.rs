@@ -148,7 +148,7 @@ async fn layer(policy: impl Policy, next: impl Next, body: &str) -> Refused {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_layers_of_a_hosts_server_are_told_apart() {
+async fn the_layers_of_a_hosts_server_are_distinguished() {
     assert_eq!(layer(LoadLimit::new(0), Never, "").await, Refused::Busy);
     assert_eq!(layer(Deadline { default: Duration::from_secs(1) }, Never, "").await, Refused::Unfinished);
     assert_eq!(layer(MessageSize { limit: 8 }, Never, "\0\0\0\0\u{9}").await, Refused::Other);

@@ -71,7 +71,7 @@ impl Hosts {
         Ok(None)
     }
 
-    /// Waits for the next host to end, and tells how it did. Pends for ever when none is left. Cancel-safe.
+    /// Waits for the next host to end. Returns a sentence on how it ended. Pends for ever when none is left. Cancel-safe.
     pub(super) async fn next_end(&mut self) -> String {
         if self.0.is_empty() {
             return pending().await;
@@ -112,7 +112,7 @@ pub(super) fn terminate(child: &Child) {
 
 fn beside_this_program() -> anyhow::Result<PathBuf> {
     let here =
-        std::env::current_exe().context("cannot tell where this program is; name agent-host with --agent-host")?;
+        std::env::current_exe().context("cannot find where this program is; name agent-host with --agent-host")?;
     Ok(here.with_file_name("agent-host"))
 }
 

@@ -39,7 +39,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Agents of another organization that are looked at in one read.
 const NAMESAKES: usize = 20;
-/// How often one create call tries before it tells its caller.
+/// How often one create call tries before its caller gets an error.
 const TRIES: usize = 8;
 
 /// A request to run an agent.
@@ -112,7 +112,7 @@ impl Engine {
                 ClaimResult::Done(record) => return Ok(answer(&record, began)),
                 ClaimResult::Again => continue,
                 ClaimResult::Held => {
-                    // Hosts are telling the registry what they run: that takes seconds, and is no try.
+                    // Hosts still report to the registry what they run: that takes seconds, and is no try.
                     trouble = Some(EngineError::Held(creation.launch.key.clone()));
                     tries -= 1;
                     sleep(ASK_AGAIN).await;
@@ -135,10 +135,10 @@ impl Engine {
                     timings.claim = claim.map(convert::duration).or(timings.claim);
                     timings.host_call = Some(convert::duration(host_call));
                     timings.total = Some(convert::duration(began.elapsed()));
-                    // As the registry tells it: the same answer to everybody, whoever's call made the agent.
+                    // As the registry has it: the same answer to everybody, whoever's call made the agent.
                     let record = self.registry.get(&creation.launch.key, View::Basic).await.unwrap_or_else(|error| {
                         // The agent runs, and its host's own answer says so as well.
-                        debug!(agent = %creation.launch.key, %error, "answered as the host tells it");
+                        debug!(agent = %creation.launch.key, %error, "answered with what the host said");
                         None
                     });
                     let record = record.filter(|record| record.epoch == claimed.epoch);
@@ -212,7 +212,7 @@ impl Engine {
             ClaimOutcome::Stopping => Err(EngineError::AgentStopping(launch.key.clone())),
             ClaimOutcome::NoRoom => Ok(ClaimResult::NoRoom),
             ClaimOutcome::NoMachineId => Err(EngineError::GuildTooLarge(launch.key.guild.clone())),
-            // Told only to who asks for it, and `claim_as` no longer does then.
+            // Only a claim that asks for it gets this answer, and `claim_as` no longer does then.
             ClaimOutcome::Namesakes(_) => Ok(ClaimResult::Again),
             ClaimOutcome::Held => {
                 self.fleet.refresh().await?;

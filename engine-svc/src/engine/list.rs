@@ -8,7 +8,7 @@ use rustic_registry::{
 
 /// Most records one call looks at, so that a filter that fits nothing does not read the whole store.
 const MOST_LOOKED_AT: usize = 2000;
-/// Bytes of one page, unless its only agent takes more: clients read messages of 4 MiB unless they are told otherwise.
+/// Bytes of one page, unless its only agent takes more: clients read messages of 4 MiB unless they are set up otherwise.
 const MOST_BYTES: usize = 3 << 20;
 /// What an agent takes on a page beside its spec, its last lines and its reason: ids of at most 256 bytes, numbers, times.
 const BESIDES: usize = 1536;
@@ -86,7 +86,7 @@ impl AgentsQuery {
     fn shows(&self, agent: &Listed) -> bool {
         match agent {
             Listed::Agent(record) => self.fits(record),
-            // As far as the index tells.
+            // As far as the index shows.
             Listed::Unreadable(_) => {
                 let by_index = !matches!((&self.within, &self.host), (Scope::Guild(_), Some(_)));
                 by_index && self.within.holds(agent.key()) && self.name.is_none() && self.phase.is_none()
@@ -144,7 +144,7 @@ impl Engine {
         }
     }
 
-    /// Refuses what was read of a registry that was lost and is being told again: agents that run may be missing.
+    /// Refuses what was read of a registry that was lost and is being restored: agents that run may be missing.
     pub(super) fn check_whole(&self, page: &Page) -> Result<(), EngineError> {
         match (&page.settled, self.fleet.restored()) {
             (Some(store), Some(restored)) if *store != restored => Err(EngineError::Restoring),

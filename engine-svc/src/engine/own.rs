@@ -11,10 +11,10 @@ use std::{
 };
 use tracing::{debug, warn};
 
-/// Most that are told in the log at once; then they are told anew.
+/// Most troubles that are noted as logged; then all are forgotten, and logged anew.
 const MOST_LOGGED: usize = 1_000;
 
-/// About whom trouble was told already, so that a pass that meets it again is silent.
+/// Whose trouble was logged already, so that a pass that meets it again is silent.
 #[derive(Default)]
 pub(super) struct Troubles {
     logged: Mutex<BTreeSet<String>>,
@@ -27,7 +27,7 @@ impl Troubles {
         self.met.load(Ordering::Relaxed)
     }
 
-    /// Lets through what concerns everybody, such as a registry that does not answer. What concerns `whom` alone is told, and
+    /// Lets through what concerns everybody, such as a registry that does not answer. What concerns `whom` alone is logged, and
     /// is `None`: the pass goes on.
     pub(super) fn own<T>(
         &self,

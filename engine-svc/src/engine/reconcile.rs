@@ -48,8 +48,8 @@ impl Engine {
         self.hosts.retain(&self.fleet.alive());
         self.retire_silent().await?;
         if restoring {
-            // What the registry says is not so yet. Nothing changes when a host has told, or the time is over: so this looks at short
-            // intervals, as long as a lease lasts at most.
+            // What the registry says is not so yet. No change shows that a host has reported, or that the time is over: so this looks at
+            // short intervals, as long as a lease lasts at most.
             self.settle().await?;
             return Ok(Again::In(PAUSE));
         }
@@ -79,13 +79,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends the time in which a life of the store settles, when it may.
+    /// Ends the time in which a store life settles, when it may.
     async fn settle(&self) -> Result<(), EngineError> {
         let Some((store, watched)) = self.fleet.settling(self.leases.longest, self.leases.slack()) else {
             return Ok(());
         };
         if (watched || self.leases.new_registry) && self.registry.settle(&store, watched).await? {
-            info!(%store, "the registry has settled: every host that is known of has told what it runs, or is retired");
+            info!(%store, "the registry has settled: every host that is known of has reported what it runs, or is retired");
             self.fleet.refresh().await?;
             self.wake.wake();
         }
@@ -144,7 +144,7 @@ impl Engine {
     /// Moves an agent off a host that drains, if there is room elsewhere.
     async fn move_off(&self, record: &AgentRecord) -> Result<(), EngineError> {
         let Some(assignment) = record.assignment() else { return Ok(()) };
-        // It may have been told to take agents again while others were moved.
+        // Its host may take agents again by now: others were moved before this one.
         let drains = self.fleet.host(&assignment.host).is_some_and(|host| !host.takes_agents());
         if !drains
             || record.phase() == Phase::Stopping
@@ -201,7 +201,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes agents off a host, those that are to go and for which `guard` holds: they wait for another place. Tells how many.
+    /// Takes agents off a host, those that are to go and for which `guard` holds: they wait for another place. Returns how many.
     pub(super) async fn take_off(
         &self,
         host: &HostId,
@@ -228,7 +228,7 @@ impl Engine {
     }
 
     /// Claims whose engine died between claim and call, or whose host did not get to accept them: those that this engine has seen for
-    /// a while. Tells whether there are any, however new.
+    /// a while. Returns whether there are any, however new.
     async fn call_again(&self, Unaccepted(seen): &mut Unaccepted) -> Result<bool, EngineError> {
         let left = self.registry.oldest(Queue::Unaccepted, 0, PAGE, View::Basic).await?;
         let now = Instant::now();

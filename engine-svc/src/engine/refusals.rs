@@ -1,4 +1,4 @@
-//! What the engine does when a host does not do what it is asked, over the registry in memory and a host that answers as it is told.
+//! What the engine does when a host does not do what it is asked, over the registry in memory and a host whose answers the test chooses.
 
 use super::*;
 use crate::{
@@ -270,7 +270,7 @@ async fn a_restart_over_a_silent_host_says_that_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_is_told_why_the_last_one_could_not() {
+async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_gets_the_reason_of_the_last_one() {
     let full = || with_reason(Reason::HostFull, "full", &[]);
     let closed = || with_reason(Reason::HostStopping, "stopping", &[]);
     for (status, reason) in [

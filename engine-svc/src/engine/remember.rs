@@ -6,11 +6,11 @@
 //!                                       │ └─────────────────────────────┘
 //!                                       │ the store is in another life
 //!                                       ▼
-//!                                   tells every copy, until all are told
+//!                                   restores every copy, until all are restored
 //! ```
 //!
-//! Until it has told, it neither creates nor places agents, nor says that one is not known (`Fleet::is_telling`): what the store
-//! still has of them may be older than the copies.
+//! Until it has restored them, it neither creates nor places agents, nor says that one is not known (`Fleet::is_restoring`): what the
+//! store still has of them may be older than the copies.
 //!
 //! Every replica does so; who comes second changes nothing. What was stopped is not brought back as long as this engine heard of
 //! it before the loss: its reader waits for every change.
@@ -29,7 +29,7 @@ use tracing::{info, warn};
 /// Changes and records read at once.
 const EVENTS: usize = 1_000;
 const PAGE: usize = 200;
-/// Records read, or told, at once.
+/// Records read, or restored, at once.
 const AT_ONCE: usize = 16;
 
 impl Engine {
@@ -52,7 +52,7 @@ impl Engine {
             }
             (Some(former_store_life), Some(now)) if former_store_life == now => {}
             (Some(former_store_life), _) => {
-                // Until it is told there is nothing that could change.
+                // Until the copies are restored there is nothing that could change.
                 let Some(now) = self.restore(unassigned, &former_store_life).await? else {
                     return Ok(Again::In(PAUSE));
                 };
@@ -91,7 +91,7 @@ impl Engine {
         while let Some((store, before)) = unassigned.of.clone() {
             let mut cursor = before;
             let Ok(events) = self.changes.read(&mut cursor, EVENTS) else {
-                // Until all was read anew, what is known is better than nothing; and what was known before a loss is told after it.
+                // Until all was read anew, what is known is better than nothing; and what was known before a loss is restored after it.
                 let Some(all) = self.look_through(store).await? else { return Ok(Again::In(PAUSE)) };
                 *unassigned = all;
                 continue;
@@ -131,7 +131,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Brings what this engine saw in a former life of the store to the one of now, and tells which that is.
+    /// Brings what this engine saw in a former store life to the one of now. Returns that one, if it was the same all the time.
     async fn restore(
         &self,
         unassigned: &Unassigned,
@@ -148,9 +148,9 @@ impl Engine {
         let restored: Vec<_> = stream::iter(restoring).buffer_unordered(AT_ONCE).try_collect().await?;
         let done = restored.iter().filter(|restored| **restored == Remembered::Done).count();
         if done > 0 {
-            info!(agents = done, "the registry was lost: it is told again who waits for room or has failed");
+            info!(agents = done, "the registry was lost: agents that wait for room or have failed are restored");
         }
-        // In yet another one all is told once more.
+        // In yet another store life all is restored once more.
         self.fleet.refresh().await?;
         Ok(store.filter(|store| self.fleet.view().registry.store_life.as_ref() == Some(store)))
     }

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// What a stop does when the agent's host does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfSilent {
-    /// The caller is told to try again.
+    /// The caller gets an error that asks it to try again.
     Refuse,
     /// If its host was retired the record is removed, also that of an agent which may outlive a lease: the caller vouches that the process
     /// is gone. A host that is not retired is never overruled.
@@ -86,7 +86,7 @@ impl Engine {
             match refusal.refused() {
                 Refused::Stale => {}
                 Refused::UnknownAgent => {
-                    // Told twice of the same claim: the host neither has it nor ever started it.
+                    // Answered so twice for the same claim, it is certain: the host neither has the agent nor ever started it.
                     let certain = asked_in_vain == Some(record.epoch);
                     asked_in_vain = Some(record.epoch);
                     let guard = if certain { ReleaseGuard::Vouched } else { ReleaseGuard::Unaccepted };
@@ -138,7 +138,7 @@ impl Engine {
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))
     }
 
-    /// Notes that an unknown agent was asked to be stopped; tells whether it is unknown.
+    /// Notes that somebody asked to stop an unknown agent. Returns whether it is unknown.
     async fn bury(&self, key: &AgentKey) -> Result<bool, EngineError> {
         match self.registry.bury(key).await {
             Err(RegistryError::Lost(_)) => Err(EngineError::Held(key.clone())),
@@ -185,7 +185,7 @@ impl Engine {
         }
     }
 
-    /// Stops all agents of a guild; tells how many this call stopped.
+    /// Stops all agents of a guild. Returns how many this call stopped.
     pub async fn stop_guild(&self, guild: &GuildKey, grace: Duration) -> Result<u32, EngineError> {
         let mut keys = vec![];
         let mut after = None;

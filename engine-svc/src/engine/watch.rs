@@ -1,12 +1,12 @@
 //! WatchAgents: how agents are, and what becomes of them.
 //!
 //! ```text
-//!   without a revision ─▶ Listing: page after page ──the last──▶ bookmark ─▶ Following: what changed, read when it is told ─▶ …
+//!   without a revision ─▶ Listing: page after page ──the last──▶ bookmark ─▶ Following: what changed, read when it is sent ─▶ …
 //!   with one ──────────────────────────────────────────────────────────────────▲
 //! ```
 //!
-//! A watch is its place in the changes, and one batch at most: it goes on when its caller has taken what it was told. One that is too
-//! slow finds its place gone, and is told to begin anew.
+//! A watch is its place in the changes, and one batch at most: it goes on when its caller has taken what it was sent. A caller that is
+//! too slow gets [`EngineError::WatchExpired`], as its place is gone, and has to begin anew.
 
 use super::{AgentsQuery, Engine, Listed};
 use crate::{
@@ -18,14 +18,14 @@ use rustic_registry::{AgentKey, Epoch, Event, Phase, RegistryError, Scope, Unrea
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Agents told at once, and changes looked at.
+/// Agents sent at once, and changes looked at.
 const PAGE: usize = 200;
 const BATCH: usize = 500;
 /// Records read at once.
 const AT_ONCE: usize = 8;
-/// Changes of others after which a caller is told a revision all the same, so that it can resume.
+/// Changes of others after which a caller gets a revision all the same, so that it can resume.
 const UNREPORTED: usize = 1_000;
-/// Longest wait for changes that another engine has told of.
+/// Longest wait for changes that another engine has sent already.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Which agents are watched.
@@ -46,14 +46,14 @@ impl Watched {
     }
 }
 
-/// What a watcher is told.
+/// What a watcher is sent.
 #[derive(Debug)]
 pub enum WatchEvent {
     /// An agent, as it is.
     Agent(Listed),
     /// An agent is gone.
     Removed(AgentKey, Epoch),
-    /// All was told up to here.
+    /// All was sent up to here.
     Bookmark,
 }
 
@@ -105,7 +105,7 @@ impl Engine {
 }
 
 impl Watch {
-    /// Waits for what there is to tell next, with the revision after all of it. Cancel-safe: what is not answered is told the next time.
+    /// Waits for what there is to send next, with the revision after all of it. Cancel-safe: what is not returned comes the next time.
     pub async fn next(&mut self) -> Result<(Vec<WatchEvent>, Option<Revision>), EngineError> {
         match &self.state {
             State::Listing { from, after } => self.list(*from, after.clone()).await,
@@ -185,7 +185,7 @@ impl Watch {
             Ok::<_, EngineError>(match self.look_up(&key).await? {
                 Some(listed) => Some(WatchEvent::Agent(listed)),
                 None if phase.is_none() => Some(WatchEvent::Removed(key, epoch)),
-                // Gone since, which its next change tells; or the store was lost, which ends this watch.
+                // Gone since, which its next change says; or the store was lost, which ends this watch.
                 None => None,
             })
         };

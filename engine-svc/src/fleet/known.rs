@@ -32,8 +32,8 @@ pub(super) struct Known {
     taken_in: Reading,
     /// What this engine claimed and the view does not hold yet, by epoch.
     reserved: Vec<(Epoch, HostId, Resources)>,
-    /// The life of the store that this engine has told what it remembers; of the first that it saw there is nothing to tell. A
-    /// store that has none was lost.
+    /// The store life to which this engine has restored what it remembers; to the first one that it saw there is nothing to restore. If
+    /// the store has no life any more, it was lost.
     pub(super) restored: Option<StoreLife>,
     /// What was seen in that life, for the next one.
     pub(super) seen: Seen,
@@ -55,7 +55,7 @@ impl Seen {
         self.highest_epoch = self.highest_epoch.max(epoch);
     }
 
-    /// An agent was stopped: heard of as often as it is told, and noted once.
+    /// Notes that an agent was stopped: once, however often this engine learns of it.
     pub(super) fn saw_stop(&mut self, key: &AgentKey, epoch: Epoch) {
         match self.stopped.insert(key.clone(), epoch) {
             Some(before) if before >= epoch => {
@@ -187,9 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_is_told_twice_is_noted_once() {
+    fn a_stop_that_is_seen_twice_is_noted_once() {
         let mut seen = Seen::default();
-        // As it is answered, and as the registry's changes tell of it.
+        // Seen when the stop is answered, and again in the registry's changes.
         for n in (0..STOPS).flat_map(|n| [n, n]) {
             seen.saw_stop(&key(n), Epoch(7));
         }

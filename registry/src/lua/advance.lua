@@ -8,7 +8,7 @@ local phase, host = old[1], old[3]
 if not phase then return {'gone'} end
 if old[2] ~= ask.epoch then return {'stale', old[2]} end
 -- A claim that nobody has accepted may be one that was taken back in writes that were lost: another host may have the agent, and
--- will tell. It is offered again when the store has settled.
+-- will report it. The claim is offered again when the store has settled.
 if not old[6] and is_held() then return {'lost'} end
 -- Its agents are others' to take; those that are not taken are its own again once it has announced itself anew.
 if phase ~= 'PENDING' and phase ~= 'FAILED' and not is_live(host, old[4]) then return {'retired'} end

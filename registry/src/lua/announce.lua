@@ -35,7 +35,7 @@ end
 local host, incarnation, ended = ask.host, ask.incarnation, ask.succeeds
 notice_another_run()
 be_born(ask.new_life)
--- It has something to tell, and nothing was decided without it yet.
+-- The host has to report what it runs, and nothing was decided without that yet.
 local reporting = is_held() and ask.store_life and is_lost(ask.reported or '?')
 if reporting and is_lost(ask.store_life) then settle_anew('lost') end
 raise_epoch(is_lost(ask.store_life) and with_unheard(ask.highest_epoch) or ask.highest_epoch)
@@ -46,7 +46,8 @@ if before[1] and before[1] ~= incarnation then
   local state = before[1] == ended and 'over' or (before[3] == '1' and 'awaited' or 'silent')
   become_former(host, before[1], state, before[2], lease(host))
 end
--- Who drains it said so here, perhaps since the host heard of it last; a store that was lost is told by the host.
+-- Somebody may have cordoned or uncordoned the host here, after the host saw it last. A store that was lost does not know: what the host
+-- says of it counts.
 local cordoned = ask.cordoned and '1' or '0'
 if before[1] == incarnation and not is_lost(ask.store_life) then cordoned = before[4] end
 redis.call('HDEL', key('former'), host .. '|' .. incarnation)

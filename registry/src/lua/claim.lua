@@ -25,7 +25,7 @@ if phase and phase ~= 'FAILED' then
   return {'conflict', phase}
 end
 if phase and old[2] == agent.digest and old[3] == agent.request_id then return {'exists'} end
--- Whoever asked may have been told that it failed, and have stopped the agent since. If it still waits, it asks once more.
+-- The caller may have got the answer that the agent failed, and have stopped it since. A caller that still waits asks once more.
 if was_stopped_since(member, tonumber(ask.asked)) then return {'late', redis.call('GET', key('stops')) or '0'} end
 
 if ask.if_namesakes == 'report' then

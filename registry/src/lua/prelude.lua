@@ -95,8 +95,8 @@ local function is_wiped(known)
   return known ~= nil and random ~= string.match(known, '^[^.]*')
 end
 
--- Epochs begin at the time at which the store was new, or may have lost what it counted last, in µs: a guess that spares whoever
--- knows of former ones the reporting. What must hold rests on what hosts and engines tell before anything is claimed.
+-- Epochs begin at the time at which the store was new, or may have lost what it counted last, in µs: a guess, so that whoever knows of
+-- former ones need not report them. What must hold rests on what hosts report and engines bring before anything is claimed.
 local function count_epochs_from_now()
   local t = redis.call('TIME')
   local current = tonumber(redis.call('GET', key('epoch')) or '0')
@@ -123,13 +123,13 @@ local function raise_epoch(highest)
   if tonumber(highest) > current and tonumber(highest) <= MAX_EPOCH then redis.call('SET', key('epoch'), highest) end
 end
 
--- A new life of the store *settles*: nothing is decided before every host that anybody knows of has told what it runs, or is
+-- A new store life *settles*: nothing is decided before every host that anybody knows of has reported what it runs, or is
 -- retired, and an engine has watched for as long as any lease lasts. `new`: nobody has come from another life; `lost`: somebody has.
 local function is_held() return redis.call('EXISTS', key('settling')) == 1 end
 
 local function settle_anew(why) redis.call('SET', key('settling'), why) end
 
--- First thing in every script that writes. In another run of Redis the store is in another life: hosts tell again what they run.
+-- First thing in every script that writes. In another run of Redis the store is in another life: hosts report again what they run.
 local function notice_another_run()
   local info = redis.call('INFO', 'server')
   -- A pattern that is looked for takes ten times as long as plain text, and every write waits for it.
@@ -158,7 +158,7 @@ end
 
 -- Processes of hosts that hold no lease any more, `host|incarnation` → `state|ms that its last lease lasts|that lease|its renewals`:
 --   silent   another process has the name; this one may live until it is retired
---   awaited  it may run what this life of the store was not told: it has not come, or lost its name before it told
+--   awaited  it may run what this store life does not know: it has not come, or lost its name before it had reported
 --   over     retired, or known to have ended: what it claimed is taken by others
 local function former(host, incarnation)
   local text = redis.call('HGET', key('former'), host .. '|' .. incarnation)

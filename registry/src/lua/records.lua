@@ -97,8 +97,8 @@ local function count(hash, name, by)
   if redis.call('HINCRBY', hash, name, by) <= 0 then redis.call('HDEL', hash, name) end
 end
 
--- An agent is one of its guild, and has its machine id. Others may have the same: of what is told to a store that was lost not all is of
--- one time.
+-- Counts an agent as one of its guild, with its machine id. Others may have the same id: not everything that is restored to a lost store
+-- is of one time.
 local function join_guild(member, machine)
   local guild, organization, id = guild_of(member), string.match(member, '^([^:]*):([^:]*)')
   count(key('namesakes', id), organization, 1)
@@ -128,7 +128,7 @@ local function write_agent(member)
   redis.call('ZADD', key('agents'), 0, member)
 end
 
--- What the store has of an agent is older than what it is being told: its room and its number are given back.
+-- Gives back the room and the machine id of a record that is older than the one that takes its place.
 local function displace(member, phase, host, incarnation, demand, machine)
   if phase ~= 'PENDING' and phase ~= 'FAILED' then free_room(member, host, incarnation, demand) end
   leave_guild(member, machine)

@@ -2,7 +2,7 @@
 -- absent: its record goes).
 notice_another_run()
 local member, guard = ask.member, ask.guard
--- Only a host knows what is so while the store is being told.
+-- While hosts still report, only the agent's host knows how it is.
 if is_lost(ask.store_life) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
 local akey = key('agent', member)
 local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'machine_id',

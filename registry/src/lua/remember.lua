@@ -2,7 +2,7 @@
 -- life that had the record).
 notice_another_run()
 local member, epoch, former_store_life = ask.member, ask.epoch, ask.former_store_life
--- Once hosts have told, what is not there was stopped or moved; before, nobody was.
+-- Once hosts have reported, an agent that is not there was stopped or moved; before, none was.
 local known = redis.call('GET', key('known_epoch'))
 local forgotten = is_wiped(former_store_life) or (known and tonumber(epoch) > tonumber(known))
 local akey = key('agent', member)

@@ -10,7 +10,7 @@ if old[1] and tonumber(old[1]) > tonumber(epoch) then return {'stale', old[1]} e
 if old[1] == epoch and old[4] ~= incarnation then return {'stale', old[1]} end
 -- Once the store has settled, what it has of an agent was decided without this host.
 if old[1] and not is_held() and old[4] ~= incarnation then return {'stale', old[1]} end
--- While hosts told what they run nobody was stopped or moved. Since then an agent that is not there was, unless its claim was
+-- While hosts reported what they run, no agent was stopped or moved. Since then an agent that is not there was, unless its claim was
 -- forgotten, or its host may be silent for as long as it likes.
 local forgotten = is_wiped(ask.former_store_life) or tonumber(epoch) > tonumber(redis.call('GET', key('known_epoch')) or epoch)
 if not old[1] and not is_held() and not forgotten and ask.agent.on_disconnect == 'stop' then return {'gone'} end

@@ -95,7 +95,7 @@ mod tests {
     use crate::{RedisRegistry, RedisSettings, Registry as _};
     use tokio::net::TcpListener;
 
-    async fn told(url: &str) -> String {
+    async fn error_at(url: &str) -> String {
         let settings = RedisSettings { timeout: Duration::from_millis(300), ..RedisSettings::new(url) };
         match RedisRegistry::new(&settings) {
             Ok(registry) => registry.hosts().await.expect_err("nobody is there").to_string(),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_the_way_is_told_with_the_address_and_without_the_password() {
+    async fn what_is_in_the_way_is_named_with_the_address_and_without_the_password() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let silent = listener.local_addr().expect("an address").to_string();
         let free = {
@@ -116,7 +116,7 @@ mod tests {
             (format!("redis://:secret@{silent}/0"), vec![silent.as_str(), "within 300ms"]),
             ("http://:secret@redis:6379".to_owned(), vec!["the Redis URL is wrong", "redis://"]),
         ] {
-            let text = told(&url).await;
+            let text = error_at(&url).await;
             assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
             assert!(!text.contains("secret"), "{text}");
         }
@@ -124,10 +124,10 @@ mod tests {
     }
     #[test]
     fn a_name_that_is_not_known_and_a_connection_that_ends_say_where_to_look() {
-        let told = |error: io::Error| cause(&RedisError::from(error));
-        let unknown = told(io::Error::other("failed to lookup address information: Name or service not known"));
+        let cause_of = |error: io::Error| cause(&RedisError::from(error));
+        let unknown = cause_of(io::Error::other("failed to lookup address information: Name or service not known"));
         assert!(unknown.contains("the name in the Redis URL is not known") && unknown.contains("DNS"), "{unknown}");
-        let ended = told(io::Error::from(io::ErrorKind::ConnectionReset));
+        let ended = cause_of(io::Error::from(io::ErrorKind::ConnectionReset));
         assert!(ended.contains("it closed the connection"), "{ended}");
     }
 }

@@ -1,5 +1,5 @@
 //! Reads what Redis answers. What this version did not write is an error that names the place; in a list such rows are left out, or
-//! told apart.
+//! listed apart.
 
 use super::reach;
 use crate::{
@@ -258,7 +258,7 @@ fn exit(status: &str, at: Option<u64>) -> Option<LastExit> {
     Some(LastExit { status, at: UnixMillis(at?) })
 }
 
-/// The place that an agent's fields tell of.
+/// The assignment that an agent's fields hold.
 fn assignment(v: &[Option<Vec<u8>>]) -> Option<Assignment> {
     Some(Assignment {
         host: keys::parse_host(text(v, 1))?,
@@ -307,7 +307,7 @@ pub(super) fn agent(
         last_exit: exit(text(&v, 13), parsed(&v, 14)),
         created: UnixMillis(parsed(&v, 15).ok_or_else(|| missing("created"))?),
         running: parsed(&v, 17).map(UnixMillis),
-        // A record that was told again by a host does not say.
+        // A record that a host reported does not say.
         first_start: FirstStart::parse(text(&v, 18)).unwrap_or(FirstStart::FollowsPolicy),
         documents,
         key,

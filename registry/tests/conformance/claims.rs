@@ -18,7 +18,7 @@ promises!(
     an_agent_that_finds_no_room_waits_for_its_turn,
     fractional_resources_are_reserved_exactly,
     machine_ids_are_the_smallest_free_and_no_two_agents_have_one,
-    whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id,
+    whoever_asks_learns_which_organizations_have_a_guild_with_the_same_id,
     the_epoch_counter_is_raised_to_what_hosts_saw,
     epochs_begin_at_the_time_at_which_the_store_was_new,
     a_claim_made_before_a_stop_comes_late_and_asks_again,
@@ -229,8 +229,8 @@ async fn a_stop_of_an_agent_that_nobody_knows_counts(store: Store) {
     claimed(&store, &b, "r", &["h-0"]).await;
     assert!(!store.bury(&b).await.unwrap(), "it is known: who stops it goes another way");
     assert_eq!(store.hosts().await.unwrap().stops, Stops(1));
-    let told = store.renew(&renew("h-0", "i", &lease)).await.unwrap();
-    assert!(matches!(told, Renewal::Held { cordoned: false, stops: Stops(1), .. }), "{told:?}");
+    let renewal = store.renew(&renew("h-0", "i", &lease)).await.unwrap();
+    assert!(matches!(renewal, Renewal::Held { cordoned: false, stops: Stops(1), .. }), "{renewal:?}");
     assert_eq!(store.announce(&announce("h-0", "i", 5.0)).await.unwrap().stops, Stops(1));
     let again = Claim { asked: Stops(1), ..claim(&a, "r", "d", &["h-0"]) };
     claimed_by(&store, &again).await;
@@ -259,7 +259,7 @@ async fn who_asked_before_the_oldest_stop_that_is_remembered_asks_again(store: S
     assert_eq!(store.hosts().await.unwrap().store_life, Some(lease.store_life));
 }
 
-async fn whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id(store: Store) {
+async fn whoever_asks_learns_which_organizations_have_a_guild_with_the_same_id(store: Store) {
     arrive(&store, &announce("h-0", "i", 9.0)).await;
     let asks = |guild: &str, agent: &str| Claim {
         if_namesakes: IfNamesakes::Report,
@@ -268,19 +268,19 @@ async fn whoever_asks_is_told_which_organizations_have_a_guild_with_the_same_id(
     let made = async |request: &Claim| matches!(store.claim(request).await.unwrap(), ClaimOutcome::Claimed(_));
     assert!(made(&asks("o/g", "a")).await && made(&asks("o/g", "b")).await, "it is no namesake of its own");
     assert!(made(&asks("p/other", "a")).await);
-    let told = |names: &[&str]| ClaimOutcome::Namesakes(names.iter().map(|name| name.parse().unwrap()).collect());
-    assert_eq!(store.claim(&asks("p/g", "a")).await.unwrap(), told(&["o"]));
+    let named = |names: &[&str]| ClaimOutcome::Namesakes(names.iter().map(|name| name.parse().unwrap()).collect());
+    assert_eq!(store.claim(&asks("p/g", "a")).await.unwrap(), named(&["o"]));
     assert_eq!(store.get(&key("p/g", "a"), View::Basic).await.unwrap(), None, "nothing was made");
     for organization in ["p", "a:b"] {
         claimed(&store, &key(&format!("{organization}/g"), "a"), "r", &["h-0"]).await;
     }
-    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), told(&["a:b", "o", "p"]));
-    // Of whom nothing is left, nobody is told.
+    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), named(&["a:b", "o", "p"]));
+    // An organization of which nothing is left is not named.
     for (guild, agent) in [("o/g", "a"), ("o/g", "b"), ("a:b/g", "a")] {
         let epoch = store.get(&key(guild, agent), View::Basic).await.unwrap().unwrap().epoch;
         store.release(&key(guild, agent), epoch, ReleaseGuard::Reaped).await.unwrap();
     }
-    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), told(&["p"]));
+    assert_eq!(store.claim(&asks("q/g", "a")).await.unwrap(), named(&["p"]));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 promises!(
     launches_of_any_bytes_come_back_from_claim_restore_and_remember,
     every_field_that_a_host_announces_comes_back,
-    every_field_that_a_host_tells_of_an_agent_comes_back,
+    every_field_that_a_host_reports_of_an_agent_comes_back,
     every_field_that_an_engine_remembers_comes_back,
 );
 
@@ -57,14 +57,16 @@ fn failed(key: AgentKey, documents: Documents) -> AgentRecord {
 }
 
 async fn launches_of_any_bytes_come_back_from_claim_restore_and_remember(store: Store) {
-    // A new store is told before it settles.
+    // Agents are restored to a new store before it settles.
     let lease = store.announce(&announce("h-0", "i", 50.0)).await.unwrap();
     for length in LENGTHS {
-        let (told, kept) = (key("told", &length.to_string()), key("kept", &length.to_string()));
-        let restored =
-            Restore { documents: documents(length), ..restore(&told, Epoch(1000), "h-0", "i", &lease.store_life) };
+        let (reported, kept) = (key("reported", &length.to_string()), key("kept", &length.to_string()));
+        let restored = Restore {
+            documents: documents(length),
+            ..restore(&reported, Epoch(1000), "h-0", "i", &lease.store_life)
+        };
         assert_eq!(store.restore(&restored).await.unwrap(), AdvanceOutcome::Done);
-        assert_eq!(documents_of(&store, &told).await, documents(length), "restored, {length}");
+        assert_eq!(documents_of(&store, &reported).await, documents(length), "restored, {length}");
         let record = AgentRecord { epoch: Epoch(1000), ..failed(kept.clone(), documents(length)) };
         let remembered =
             store.remember(&Remember { record, former_store_life: store_life("a lost one") }).await.unwrap();
@@ -81,7 +83,7 @@ async fn launches_of_any_bytes_come_back_from_claim_restore_and_remember(store: 
 
 async fn every_field_that_a_host_announces_comes_back(store: Store) {
     let labels = [("zone", "a"), ("say \"it\"", "Zoë\n"), ("", "")];
-    let told = Announce {
+    let announced = Announce {
         address: "[::1]:50052".to_owned(),
         dns_name: "h-0.hosts.example".to_owned(),
         capacity: resources("cpus=9000000000000000;slots=1"),
@@ -93,13 +95,13 @@ async fn every_field_that_a_host_announces_comes_back(store: Store) {
         lasts: Duration::from_millis(u64::MAX),
         ..announce("h:0 %", "i|j", 1.0)
     };
-    let lease = store.announce(&told).await.unwrap();
+    let lease = store.announce(&announced).await.unwrap();
     let host = store.hosts().await.unwrap().hosts.remove(0);
-    assert_eq!((host.host, host.incarnation, host.life), (told.host, told.incarnation, lease.life));
-    assert_eq!((host.address, host.dns_name), (told.address, told.dns_name));
-    assert_eq!((host.capacity, host.labels, host.version), (told.capacity, told.labels, told.version));
-    assert_eq!((host.state, host.cordoned, host.renewals), (told.state, told.cordoned, 0));
-    assert_eq!((host.ttl, host.lasts), (told.ttl, told.lasts));
+    assert_eq!((host.host, host.incarnation, host.life), (announced.host, announced.incarnation, lease.life));
+    assert_eq!((host.address, host.dns_name), (announced.address, announced.dns_name));
+    assert_eq!((host.capacity, host.labels, host.version), (announced.capacity, announced.labels, announced.version));
+    assert_eq!((host.state, host.cordoned, host.renewals), (announced.state, announced.cordoned, 0));
+    assert_eq!((host.ttl, host.lasts), (announced.ttl, announced.lasts));
 }
 
 fn accepted_at(record: &AgentRecord, accepted: Option<UnixMillis>) -> State {
@@ -107,16 +109,16 @@ fn accepted_at(record: &AgentRecord, accepted: Option<UnixMillis>) -> State {
     State::of(record.phase(), assignment).unwrap()
 }
 
-async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
+async fn every_field_that_a_host_reports_of_an_agent_comes_back(store: Store) {
     let lease = store.announce(&announce("h:0", "i|j", 5.0)).await.unwrap();
     let agent = key("g:1", "a%2");
     let expected = AgentRecord {
         state: State::Running(Assignment { pid: Some(u32::MAX), ..Assignment::claimed(host("h:0"), life("i|j")) }),
-        // Its host does not tell what became of its first start.
+        // Its host does not report what became of its first start.
         first_start: FirstStart::FollowsPolicy,
         ..failed(agent.clone(), documents(256))
     };
-    let told = Restore {
+    let report = Restore {
         advance: Advance {
             pid: expected.pid(),
             restarts: expected.restarts,
@@ -137,15 +139,15 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
         created: expected.created,
         ..restore(&agent, expected.epoch, "h:0", "i|j", &lease.store_life)
     };
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done);
     let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
     let exit = |status| there.last_exit.map(|exit| LastExit { status, ..exit });
     let (accepted, running, last_exit) = (there.accepted(), there.running, exit(ExitStatus::Signal(9)));
     assert!(accepted.is_some() && running.is_some() && last_exit.is_some());
     assert_eq!(there, AgentRecord { state: accepted_at(&expected, accepted), running, last_exit, ..expected });
 
-    // Large sequences are told apart by one.
-    let write = |phase, sequence| Advance { sequence, ..Advance { phase, exit: None, ..told.advance.clone() } };
+    // Large sequences that differ by one are distinguished.
+    let write = |phase, sequence| Advance { sequence, ..Advance { phase, exit: None, ..report.advance.clone() } };
     for (phase, sequence, then) in [
         (Phase::Restarting, Epoch::MAX.0 - 1, Phase::Restarting),
         (Phase::Running, Epoch::MAX.0 - 2, Phase::Restarting),
@@ -153,10 +155,10 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
     ] {
         assert_eq!(store.advance(&write(phase, sequence)).await.unwrap(), AdvanceOutcome::Done);
         let there = store.get(&agent, View::Launch).await.unwrap().unwrap();
-        assert_eq!((there.phase(), there.pid(), there.restarts), (then, told.advance.pid, u32::MAX));
+        assert_eq!((there.phase(), there.pid(), there.restarts), (then, report.advance.pid, u32::MAX));
         assert_eq!(
             (there.condition, there.last_lines),
-            (told.advance.condition.clone(), told.advance.last_lines.clone())
+            (report.advance.condition.clone(), report.advance.last_lines.clone())
         );
         assert_eq!(there.last_exit, last_exit, "no exit keeps what is recorded");
     }
@@ -165,8 +167,8 @@ async fn every_field_that_a_host_tells_of_an_agent_comes_back(store: Store) {
 async fn every_field_that_an_engine_remembers_comes_back(store: Store) {
     let lease = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     let record = failed(key("g:1", "a%2"), documents(256));
-    let told = Remember { record: record.clone(), former_store_life: store_life("a lost one") };
-    assert_eq!(store.remember(&told).await.unwrap(), Remembered::Done);
+    let request = Remember { record: record.clone(), former_store_life: store_life("a lost one") };
+    assert_eq!(store.remember(&request).await.unwrap(), Remembered::Done);
     assert_eq!(store.get(&record.key, View::Launch).await.unwrap(), Some(record));
     // The largest epoch is one that a script has made of the one before.
     assert!(store.settle(&lease.store_life, true).await.unwrap());

@@ -118,8 +118,8 @@ async fn a_retired_process_is_heard_no_more_until_it_announces_itself(store: Sto
         assert_eq!(store.advance(&advance(&a, epoch, phase)).await.unwrap(), AdvanceOutcome::Retired, "{phase}");
     }
     assert_eq!(phase(&store, &a).await, Some(Phase::Running));
-    let told = restore(&a, epoch, "h-0", "i", &lease.store_life);
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::StoreLost, "it is not known");
+    let report = restore(&a, epoch, "h-0", "i", &lease.store_life);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::StoreLost, "it is not known");
     assert_eq!(store.claim(&claim(&key("g", "b"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
     let wait = rustic_registry::Claim { if_full: IfFull::Wait, ..claim(&waits, "r", "d", &["h-0"]) };
     assert_eq!(store.claim(&wait).await.unwrap(), ClaimOutcome::Waits);
@@ -349,22 +349,22 @@ async fn a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew(s
         assert_eq!(host.takes_agents(), !host.cordoned);
         host.cordoned
     };
-    let told = Renewal::Held { cordoned: true, stops: Stops(0), highest_epoch: lease.highest_epoch };
-    assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), told);
+    let held = Renewal::Held { cordoned: true, stops: Stops(0), highest_epoch: lease.highest_epoch };
+    assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), held);
     assert!(drained().await, "whatever the host says");
     let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
     assert!(drained().await, "it may not have heard of it yet");
     assert_eq!(store.claim(&claim(&key("g", "a"), "r", "d", &["h-0"])).await.unwrap(), ClaimOutcome::NoRoom);
     store.cordon(&host("h-0"), Cordon::Off).await.unwrap();
     assert!(!drained().await);
-    let told = Renewal::Held { cordoned: false, stops: Stops(0), highest_epoch: lease.highest_epoch };
-    assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), told);
+    let held = Renewal::Held { cordoned: false, stops: Stops(0), highest_epoch: lease.highest_epoch };
+    assert_eq!(store.renew(&renew("h-0", "i", &lease)).await.unwrap(), held);
     arrive(&store, &Announce { cordoned: true, ..announce("h-0", "i", 5.0) }).await;
     assert!(!drained().await, "it has not heard yet that this was lifted");
     store.cordon(&host("h-0"), Cordon::On).await.unwrap();
     arrive(&store, &announce("h-0", "next", 5.0)).await;
     assert!(!drained().await, "another process");
-    // One that was retired tells what the store does not have any more.
+    // A process that was retired brings its cordon, which the store does not have any more.
     assert!(retire(&store, "h-0", "next").await);
     arrive(&store, &Announce { cordoned: true, ..announce("h-0", "next", 5.0) }).await;
     assert!(drained().await);

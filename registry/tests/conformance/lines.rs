@@ -190,7 +190,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
         let agent = key.agent.to_string();
         assert_eq!(placed(&store, &agent, &["h-0"]).await, goes, "{agent} was created before");
     }
-    // Told again by an engine it counts as created when it began to wait; but it ran, and goes first all the same.
+    // Restored by an engine, it counts as created when it began to wait; but it ran, and goes first all the same.
     for _ in 0..2 {
         let record = store.get(&moves, View::Launch).await.unwrap().unwrap();
         assert!(record.running.is_some());

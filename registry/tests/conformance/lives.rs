@@ -1,4 +1,4 @@
-//! A store in another life, which lacks its last writes or all it had: who must tell it what, and when it decides again.
+//! A store in another life, which lacks its last writes or all it had: what must be reported and restored to it, and when it decides again.
 
 use crate::requests::*;
 use rustic_registry::{Announce, Announced, MemoryRegistry, RedisRegistry, RedisSettings, StoreLife};
@@ -45,15 +45,15 @@ macro_rules! both {
     };
 }
 
+mod reporting;
 mod settling;
-mod telling;
 
-/// It comes again, from the life of the store in which it was before.
+/// It comes again, from the store life in which it was before.
 fn back(id: &str, incarnation: &str, store_life: &StoreLife) -> Announce {
     Announce { store_life: Some(store_life.clone()), ..announce(id, incarnation, 5.0) }
 }
 
-/// Comes back, tells nothing, and says that this was all.
+/// Comes back, reports no agent, and says that this was all.
 async fn comes_and_reports(store: &Store, id: &str, incarnation: &str, store_life: &StoreLife) -> Announced {
     let lease = store.announce(&back(id, incarnation, store_life)).await.unwrap();
     assert!(is_held(store, &report_all(id, incarnation, &lease)).await);

@@ -119,7 +119,7 @@ pub(crate) fn announce(id: &str, incarnation: &str, slots: f64) -> Announce {
 pub(crate) async fn arrive(store: &Store, request: &Announce) -> Announced {
     let announced = store.announce(request).await.unwrap();
     store.settle(&announced.store_life, true).await.unwrap();
-    assert!(!store.hosts().await.unwrap().held, "somebody has something to tell");
+    assert!(!store.hosts().await.unwrap().held, "somebody has not reported");
     announced
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn renew(id: &str, incarnation: &str, lease: &Announced) -> Renew {
     }
 }
 
-/// Renews, and says that it told all it runs.
+/// Renews, and says that it has reported all that it runs.
 pub(crate) fn report_all(id: &str, incarnation: &str, lease: &Announced) -> Renew {
     Renew { reported: true, ..renew(id, incarnation, lease) }
 }
@@ -229,19 +229,19 @@ pub(crate) fn advance(key: &AgentKey, epoch: Epoch, phase: Phase) -> Advance {
     }
 }
 
-/// What the host tells of an agent after the store was lost.
+/// What the host reports of an agent after the store was lost.
 pub(crate) fn restore(key: &AgentKey, epoch: Epoch, id: &str, incarnation: &str, store_life: &StoreLife) -> Restore {
-    let told = claim(key, "the request", "d", &[]);
+    let request = claim(key, "the request", "d", &[]);
     Restore {
         advance: Advance { store_life: Some(store_life.clone()), ..advance(key, epoch, Phase::Running) },
         host: host(id),
         incarnation: life(incarnation),
-        name: told.name,
-        request_id: told.request_id,
-        digest: told.digest,
-        demand: told.demand,
-        on_disconnect: told.on_disconnect,
-        documents: told.documents,
+        name: request.name,
+        request_id: request.request_id,
+        digest: request.digest,
+        demand: request.demand,
+        on_disconnect: request.on_disconnect,
+        documents: request.documents,
         machine_id: machine(3),
         created: UnixMillis(77),
         former_store_life: Some(StoreLife("a lost one".to_owned())),

@@ -41,7 +41,7 @@ async fn epoch_of(store: &dyn Registry, agent: u8, back: u8) -> Epoch {
 }
 
 impl Subject<'_> {
-    /// Applies one operation and tells the answer, without what depends on the clock or on chance.
+    /// Applies one operation. Returns the answer, without what depends on the clock or on chance.
     async fn apply(&mut self, op: &Op) -> String {
         match op {
             Op::Snapshot => {
@@ -74,12 +74,12 @@ impl Subject<'_> {
 
     async fn of_host(&mut self, op: &Op) -> String {
         match *op {
-            Op::Announce { host, life: i, succeeds, slots, store_life, told, cordoned, high } => {
+            Op::Announce { host, life: i, succeeds, slots, store_life, reported, cordoned, high } => {
                 let (highest_epoch, highest_life) = highest(high);
                 let request = Announce {
                     succeeds: succeeds.map(|ended| life(&process_id(ended))),
                     store_life: store_life.map(|back| self.known(back)),
-                    reported: told.map(|back| self.known(back)),
+                    reported: reported.map(|back| self.known(back)),
                     cordoned,
                     highest_epoch,
                     highest_life,
@@ -87,11 +87,11 @@ impl Subject<'_> {
                 };
                 self.announce(host, i, &request).await
             }
-            Op::Renew { host, life, lease, draining, told, high } => {
+            Op::Renew { host, life, lease, draining, reported, high } => {
                 let lease = self.lease(host, life, lease);
                 let request = Renew {
                     state: if draining { HostState::Draining } else { HostState::Ready },
-                    reported: told,
+                    reported,
                     highest_epoch: highest(high).0,
                     ..renew(&host_id(host), &process_id(life), &lease)
                 };
@@ -149,7 +149,7 @@ impl Subject<'_> {
             Op::Restore { agent, epoch_back, host, life, phase, keep, store_life, former_store_life } => {
                 let key = agent_key(agent);
                 let epoch = epoch_of(&*self.store, agent, epoch_back).await;
-                let told = restore(&key, epoch, &host_id(host), &process_id(life), &self.known(0));
+                let report = restore(&key, epoch, &host_id(host), &process_id(life), &self.known(0));
                 let request = Restore {
                     advance: Advance {
                         store_life: store_life.map(|back| self.known(back)),
@@ -157,7 +157,7 @@ impl Subject<'_> {
                     },
                     on_disconnect: on_disconnect(keep),
                     former_store_life: former_store_life.map(|back| self.known(back)),
-                    ..told
+                    ..report
                 };
                 format!("{:?}", self.store.restore(&request).await.unwrap())
             }
@@ -169,7 +169,7 @@ impl Subject<'_> {
                 };
                 format!("{:?}", self.store.remember(&request).await.unwrap())
             }
-            _ => unreachable!("nothing to tell: {op:?}"),
+            _ => unreachable!("not of a reporter: {op:?}"),
         }
     }
 
@@ -289,25 +289,25 @@ fn timeless(record: AgentRecord) -> AgentRecord {
 
 /// An agent that no host runs, as an engine has it.
 fn remembered(key: AgentKey, epoch: Epoch, waits: bool) -> AgentRecord {
-    let told = claim(&key, "the request", "d0", &[]);
+    let request = claim(&key, "the request", "d0", &[]);
     AgentRecord {
         key,
-        name: told.name,
+        name: request.name,
         state: State::of(if waits { Phase::Pending } else { Phase::Failed }, None).unwrap(),
         epoch,
-        request_id: told.request_id,
-        digest: told.digest,
-        demand: told.demand,
+        request_id: request.request_id,
+        digest: request.digest,
+        demand: request.demand,
         machine_id: machine(2),
         restarts: 1,
-        on_disconnect: told.on_disconnect,
+        on_disconnect: request.on_disconnect,
         condition: Some(Condition::new(AgentReason::ProcessExited, "it was so")),
         last_lines: vec!["last".to_owned()],
         last_exit: Some(LastExit { status: ExitStatus::Code(1), at: UnixMillis(5) }),
         created: UnixMillis(77),
         running: None,
-        first_start: told.first_start,
-        documents: Some(told.documents),
+        first_start: request.first_start,
+        documents: Some(request.documents),
     }
 }
 

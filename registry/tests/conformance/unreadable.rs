@@ -1,4 +1,4 @@
-//! What another version wrote is left out, told apart, and left as it is. In Redis alone: the twin has no other versions.
+//! What another version wrote is left out, listed apart, and left as it is. In Redis alone: the twin has no other versions.
 
 use crate::requests::*;
 use rustic_registry::{
@@ -18,7 +18,7 @@ fn start() -> (TestRedis, Store, Admin) {
 }
 
 #[tokio::test]
-async fn an_agent_of_another_version_is_told_apart_and_the_others_are_told() {
+async fn an_agent_of_another_version_is_listed_apart_from_the_others() {
     let (_redis, store, mut admin) = start();
     arrive(&store, &announce("h-0", "i", 9.0)).await;
     for agent in ["a", "b", "c"] {

@@ -110,7 +110,7 @@ async fn a_copy_that_could_not_be_read_is_read_at_the_next_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_an_engine_has_told_a_lost_store_no_agent_is_unknown_to_it() {
+async fn before_an_engine_has_restored_a_lost_store_no_agent_is_unknown_to_it() {
     let (engine, registry, mut unassigned) = engine().await;
     let record = waits(&registry).await;
     pass(&engine, &mut unassigned).await.expect("the registry answers");
@@ -148,7 +148,7 @@ async fn what_was_stopped_in_a_lost_store_is_not_brought_back_by_a_copy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_lost_while_its_changes_are_read_anew_is_told_what_was_known() {
+async fn a_store_that_is_lost_while_its_changes_are_read_anew_gets_back_what_was_known() {
     let (engine, registry, mut unassigned) = engine().await;
     let record = waits(&registry).await;
     pass(&engine, &mut unassigned).await.expect("the registry answers");
@@ -163,12 +163,12 @@ async fn a_store_that_is_lost_while_its_changes_are_read_anew_is_told_what_was_k
         "what stands in the new store is not all there is"
     );
     pass(&engine, &mut unassigned).await.expect("the registry answers");
-    let restored = registry.inner.get(&record.key, View::Launch).await.expect("in memory").expect("it is told");
+    let restored = registry.inner.get(&record.key, View::Launch).await.expect("in memory").expect("it is restored");
     assert_eq!((restored.phase(), restored.epoch), (Phase::Pending, record.epoch));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_claim_of_which_a_lost_store_was_told_takes_the_place_of_no_copy() {
+async fn an_older_claim_that_a_lost_store_shows_takes_the_place_of_no_copy() {
     let (engine, registry, mut unassigned) = engine().await;
     let record = waits(&registry).await;
     pass(&engine, &mut unassigned).await.expect("the registry answers");

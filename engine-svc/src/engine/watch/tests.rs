@@ -72,7 +72,7 @@ impl Rig {
         self.push(std::iter::repeat_n(Event::Store, count));
     }
 
-    /// With places of their own: a flood comes between what the registry tells.
+    /// With places of their own: a flood comes between the changes that are read of the registry.
     fn push(&self, events: impl Iterator<Item = Event>) {
         let first = self.changes.last().0 + 1;
         let entries: Vec<_> = events.zip(first..).map(|(event, number)| (EventId(number, 0), event)).collect();
@@ -95,7 +95,7 @@ fn words(changes: &[WatchEvent]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn who_does_not_take_what_it_is_told_is_told_to_begin_anew() {
+async fn who_does_not_take_what_it_is_sent_has_to_begin_anew() {
     let rig = rig().await;
     let mut slow = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
     let (changes, revision) = slow.next().await.expect("the beginning");
@@ -135,7 +135,7 @@ async fn who_has_nothing_to_hear_of_gets_bookmarks_so_that_it_can_resume() {
 }
 
 #[tokio::test]
-async fn several_changes_of_one_agent_are_told_as_it_is_now() {
+async fn several_changes_of_one_agent_are_sent_as_it_is_now() {
     let rig = rig().await;
     let mut watch = rig.watch(Watched::Within(Scope::All), None).await.expect("settled");
     watch.next().await.expect("the beginning");

@@ -8,23 +8,23 @@ use rustic_registry::{
 };
 
 both! {
-    nothing_is_decided_until_hosts_have_told
+    nothing_is_decided_until_hosts_have_reported
     a_new_store_settles_at_once_if_nobody_has_come_from_another_life
     only_who_has_watched_settles_a_store_to_which_somebody_came
-    every_host_that_is_known_tells_or_is_retired
-    hosts_that_were_brought_are_awaited_until_they_tell_or_are_retired
+    every_host_that_is_known_reports_or_is_retired
+    hosts_that_were_brought_are_awaited_until_they_report_or_are_retired
     what_is_brought_into_the_life_it_was_seen_in_is_void
     what_is_brought_to_a_settled_store_holds_it_no_more_but_counts
-    a_host_that_lives_is_waited_for_however_long_it_takes_to_tell
-    a_host_that_loses_its_name_before_it_told_is_awaited
+    a_host_that_lives_is_waited_for_however_long_it_takes_to_report
+    a_host_that_loses_its_name_before_it_has_reported_is_awaited
     a_host_that_has_ended_is_awaited_no_more
     what_was_seen_in_a_former_life_retires_nobody
-    agents_are_not_given_back_while_hosts_tell
-    a_claim_of_somebody_who_has_not_told_yet_waits
-    a_host_tells_a_store_that_was_lost_who_drains_it
+    agents_are_not_given_back_while_hosts_report
+    a_claim_of_somebody_who_has_not_restored_yet_waits
+    a_host_brings_its_cordon_to_a_store_that_was_lost
 }
 
-async fn nothing_is_decided_until_hosts_have_told(Run { store, restart, _redis, .. }: Run) {
+async fn nothing_is_decided_until_hosts_have_reported(Run { store, restart, _redis, .. }: Run) {
     let lease = arrive(&store, &announce("h-0", "i", 5.0)).await;
     let (a, waits) = (key("g", "a"), key("g", "waits"));
     let claimed = claimed(&store, &a, "r", &["h-0"]).await;
@@ -102,7 +102,7 @@ async fn only_who_has_watched_settles_a_store_to_which_somebody_came(Run { store
     assert!(settles(&store, true).await);
 }
 
-async fn every_host_that_is_known_tells_or_is_retired(Run { store, restart, _redis, .. }: Run) {
+async fn every_host_that_is_known_reports_or_is_retired(Run { store, restart, _redis, .. }: Run) {
     let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     arrive(&store, &announce("h-1", "i", 5.0)).await;
     let a = key("g", "a");
@@ -118,7 +118,7 @@ async fn every_host_that_is_known_tells_or_is_retired(Run { store, restart, _red
     assert!(!store.hosts().await.unwrap().held, "it comes too late to be waited for");
 }
 
-async fn hosts_that_were_brought_are_awaited_until_they_tell_or_are_retired(Run { store, wipe, _redis, .. }: Run) {
+async fn hosts_that_were_brought_are_awaited_until_they_report_or_are_retired(Run { store, wipe, _redis, .. }: Run) {
     let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     wipe();
     comes_and_reports(&store, "h-0", "i", &before).await;
@@ -142,7 +142,7 @@ async fn hosts_that_were_brought_are_awaited_until_they_tell_or_are_retired(Run 
     store.bring(&seen).await.unwrap();
     assert_eq!(former(&store, "h-1", "i").await, None, "it is here");
     assert!(retire(&store, "h-2", "i").await);
-    assert!(!settles(&store, true).await, "one has not told");
+    assert!(!settles(&store, true).await, "one has not reported");
     assert!(is_held(&store, &report_all("h-1", "i", &lease)).await);
     assert!(settles(&store, true).await);
 }
@@ -180,7 +180,7 @@ async fn what_is_brought_to_a_settled_store_holds_it_no_more_but_counts(Run { st
     assert_eq!(store.announce(&announce("h-1", "i", 5.0)).await.unwrap().life, HostLife(1001));
 }
 
-async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { store, restart, _redis, .. }: Run) {
+async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_report(Run { store, restart, _redis, .. }: Run) {
     let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();
     store.hosts().await.unwrap();
@@ -189,7 +189,7 @@ async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { sto
         assert!(is_held(&store, &renew("h-0", "i", &lease)).await);
         assert!(!settles(&store, true).await, "its agents may run unseen");
     }
-    // It takes another lease before it has told, and then another, when it has.
+    // It takes another lease before it has reported, and then another, when it has.
     let again = store.announce(&back("h-0", "i", &lease.store_life)).await.unwrap();
     assert!(!settles(&store, true).await);
     assert_eq!(
@@ -198,12 +198,12 @@ async fn a_host_that_lives_is_waited_for_however_long_it_takes_to_tell(Run { sto
         "an answer that came late"
     );
     assert!(!settles(&store, true).await);
-    let told = Announce { reported: Some(again.store_life.clone()), ..back("h-0", "i", &again.store_life) };
-    store.announce(&told).await.unwrap();
+    let reported = Announce { reported: Some(again.store_life.clone()), ..back("h-0", "i", &again.store_life) };
+    store.announce(&reported).await.unwrap();
     assert!(settles(&store, true).await);
 }
 
-async fn a_host_that_loses_its_name_before_it_told_is_awaited(Run { store, wipe, _redis, .. }: Run) {
+async fn a_host_that_loses_its_name_before_it_has_reported_is_awaited(Run { store, wipe, _redis, .. }: Run) {
     let before = arrive(&store, &announce("h-0", "old", 5.0)).await.store_life;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
@@ -238,7 +238,7 @@ async fn what_was_seen_in_a_former_life_retires_nobody(Run { store, restart, _re
     assert!(retire(&store, "h-0", "i").await);
 }
 
-async fn agents_are_not_given_back_while_hosts_tell(Run { store, restart, _redis, .. }: Run) {
+async fn agents_are_not_given_back_while_hosts_report(Run { store, restart, _redis, .. }: Run) {
     arrive(&store, &announce("h-0", "old", 5.0)).await;
     let a = key("g", "a");
     let epoch = claimed(&store, &a, "r", &["h-0"]).await.epoch;
@@ -257,7 +257,7 @@ async fn agents_are_not_given_back_while_hosts_tell(Run { store, restart, _redis
     assert_eq!(former(&store, "h-0", "old").await, None);
 }
 
-async fn a_claim_of_somebody_who_has_not_told_yet_waits(Run { store, restart, _redis, .. }: Run) {
+async fn a_claim_of_somebody_who_has_not_restored_yet_waits(Run { store, restart, _redis, .. }: Run) {
     let before = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();
     store.hosts().await.unwrap();
@@ -267,11 +267,15 @@ async fn a_claim_of_somebody_who_has_not_told_yet_waits(Run { store, restart, _r
         store_life: Some(store_life.clone()),
         ..claim(&key("g", "a"), "r", "d", &["h-0"])
     };
-    assert_eq!(store.claim(&by(&before)).await.unwrap(), ClaimOutcome::Held, "hosts have told; the caller has not");
+    assert_eq!(
+        store.claim(&by(&before)).await.unwrap(),
+        ClaimOutcome::Held,
+        "hosts have reported; the caller has not restored"
+    );
     assert!(matches!(store.claim(&by(&after)).await.unwrap(), ClaimOutcome::Claimed(_)));
 }
 
-async fn a_host_tells_a_store_that_was_lost_who_drains_it(Run { store, restart, wipe, _redis }: Run) {
+async fn a_host_brings_its_cordon_to_a_store_that_was_lost(Run { store, restart, wipe, _redis }: Run) {
     let cordoned = async || store.hosts().await.unwrap().hosts[0].cordoned;
     let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     restart();

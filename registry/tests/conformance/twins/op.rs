@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rustic_registry::{IfFull, Phase, ReleaseGuard};
 
-/// Which life of the store somebody knows: one that was seen, counted from the latest, or one of another store.
+/// Which store life somebody knows: one that was seen, counted from the latest, or one of another store.
 pub(super) type Known = Option<u8>;
 
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub(super) enum Op {
         succeeds: Option<u8>,
         slots: u8,
         store_life: Known,
-        told: Known,
+        reported: Known,
         cordoned: bool,
         high: bool,
     },
@@ -23,7 +23,7 @@ pub(super) enum Op {
         life: u8,
         lease: Lease,
         draining: bool,
-        told: bool,
+        reported: bool,
         high: bool,
     },
     Depart {
@@ -107,7 +107,7 @@ pub(super) enum Op {
         store: Known,
         watched: bool,
     },
-    /// All hosts tell or are retired, and the store settles.
+    /// All hosts report or are retired, and the store settles.
     Recover {
         retire: bool,
     },
@@ -191,12 +191,12 @@ fn of_hosts() -> impl Strategy<Value = Op> {
     let flag = any::<bool>;
     prop_oneof![
         6 => (process(), prop::option::of(0..3u8), 1..4u8, known(), known(), flag(), flag()).prop_map(
-            |((host, life), succeeds, slots, store_life, told, cordoned, high)| {
-                Op::Announce { host, life, succeeds, slots, store_life, told, cordoned, high }
+            |((host, life), succeeds, slots, store_life, reported, cordoned, high)| {
+                Op::Announce { host, life, succeeds, slots, store_life, reported, cordoned, high }
             }
         ),
-        4 => (process(), lease, flag(), flag(), flag()).prop_map(|((host, life), lease, draining, told, high)| {
-            Op::Renew { host, life, lease, draining, told, high }
+        4 => (process(), lease, flag(), flag(), flag()).prop_map(|((host, life), lease, draining, reported, high)| {
+            Op::Renew { host, life, lease, draining, reported, high }
         }),
         1 => process().prop_map(|(host, life)| Op::Depart { host, life }),
         1 => (0..3u8, flag()).prop_map(|(host, on)| Op::Cordon { host, on }),
@@ -229,9 +229,9 @@ fn of_agents() -> impl Strategy<Value = Op> {
 
 fn of_lives() -> impl Strategy<Value = Op> {
     let flag = any::<bool>;
-    let told = prop::sample::select(vec![Phase::Starting, Phase::Running, Phase::Stopping, Phase::Failed]);
+    let phase = prop::sample::select(vec![Phase::Starting, Phase::Running, Phase::Stopping, Phase::Failed]);
     prop_oneof![
-        5 => ((0..4u8, 0..4u8), (0..3u8, 0..3u8), told, flag(), known(), known()).prop_map(
+        5 => ((0..4u8, 0..4u8), (0..3u8, 0..3u8), phase, flag(), known(), known()).prop_map(
             |((agent, epoch_back), (host, life), phase, keep, store_life, former_store_life)| {
                 Op::Restore { agent, epoch_back, host, life, phase, keep, store_life, former_store_life }
             }

@@ -1,4 +1,4 @@
-//! What a store in another life is told of agents: what of it counts, and what is over.
+//! What hosts report and engines restore to a store in another life: what of it counts, and what is over.
 
 use super::*;
 use rustic_registry::{
@@ -8,24 +8,24 @@ use rustic_registry::{
 };
 
 both! {
-    a_host_tells_a_wiped_store_what_it_runs
-    what_was_forgotten_is_told_again_and_what_was_removed_is_not
-    what_outlives_a_lease_is_told_however_late
+    a_host_reports_to_a_wiped_store_what_it_runs
+    what_was_forgotten_is_restored_and_what_was_removed_is_not
+    what_outlives_a_lease_is_restored_however_late
     a_host_that_comes_late_to_a_wiped_store_keeps_what_nobody_has_claimed_since
     a_late_write_changes_nothing
-    what_no_host_runs_is_remembered_while_hosts_tell_and_not_later
+    what_no_host_runs_is_remembered_while_hosts_report_and_not_later
     whoever_has_the_later_claim_is_right
     a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent
-    an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_told
-    what_was_stopped_is_not_told_again_under_the_epoch_it_had_or_an_earlier_one
+    an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_reported
+    what_was_stopped_is_not_restored_under_the_epoch_it_had_or_an_earlier_one
     a_second_stop_takes_nothing_back_from_the_first
     stops_that_are_brought_count_once_and_make_claims_late
     epochs_and_leases_never_go_back
-    every_host_hears_of_every_epoch_and_tells_a_lost_store_of_more_than_it_heard_of
+    every_host_hears_of_every_epoch_and_brings_a_lost_store_more_than_it_heard_of
 }
 
-async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run) {
-    // What the host knows is the life of a store that is gone.
+async fn a_host_reports_to_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run) {
+    // The host knows a store life that is gone.
     let lost = store_life("a lost one");
     let back = Announce { highest_epoch: Epoch(40), ..back("h-0", "i", &lost) };
     let life = store.announce(&back).await.unwrap().store_life;
@@ -34,26 +34,26 @@ async fn a_host_tells_a_wiped_store_what_it_runs(Run { store, _redis, .. }: Run)
     let stale = Advance { store_life: Some(lost), ..advance(&a, Epoch(40), Phase::Running) };
     assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);
 
-    let told = restore(&a, Epoch(40), "h-0", "i", &life);
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done, "once more changes nothing");
+    let report = restore(&a, Epoch(40), "h-0", "i", &life);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done, "once more changes nothing");
     assert_eq!(used_slots(&store, "h-0").await, 1000);
     let record = store.get(&a, View::Launch).await.unwrap().unwrap();
     assert_eq!((record.phase(), record.epoch, record.pid()), (Phase::Running, Epoch(40), Some(42)));
     assert_eq!(
         (record.machine_id, record.created.0, record.documents),
-        (machine(3), 77, Some(told.documents.clone()))
+        (machine(3), 77, Some(report.documents.clone()))
     );
     let known = Advance { store_life: Some(life.clone()), ..advance(&a, Epoch(40), Phase::Restarting) };
     assert_eq!(store.advance(&known).await.unwrap(), AdvanceOutcome::Done);
-    // An older claim of the same agent gives way, and another process of the host has nothing to tell.
+    // An older claim of the same agent gives way, and another process of the host has nothing to report.
     let older = restore(&a, Epoch(39), "h-0", "i", &life);
     assert_eq!(store.restore(&older).await.unwrap(), AdvanceOutcome::Stale(Epoch(40)));
     let other = restore(&b, Epoch(41), "h-0", "another process", &life);
     assert_eq!(store.restore(&other).await.unwrap(), AdvanceOutcome::StoreLost);
 }
 
-async fn what_was_forgotten_is_told_again_and_what_was_removed_is_not(Run { store, restart, _redis, .. }: Run) {
+async fn what_was_forgotten_is_restored_and_what_was_removed_is_not(Run { store, restart, _redis, .. }: Run) {
     let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let (a, b) = (key("g", "a"), key("g", "b"));
     let known = claimed(&store, &a, "r", &["h-0"]).await;
@@ -62,20 +62,20 @@ async fn what_was_forgotten_is_told_again_and_what_was_removed_is_not(Run { stor
     store.hosts().await.unwrap();
     let now = comes_and_reports(&store, "h-0", "i", &first).await.store_life;
     assert!(settles(&store, true).await);
-    let told = |key: &AgentKey, epoch: Epoch| Restore {
+    let report = |key: &AgentKey, epoch: Epoch| Restore {
         former_store_life: Some(first.clone()),
         ..restore(key, epoch, "h-0", "i", &now)
     };
-    assert_eq!(store.restore(&told(&a, known.epoch)).await.unwrap(), AdvanceOutcome::Gone, "it was removed");
-    let never = told(&key("g", "c"), known.epoch);
+    assert_eq!(store.restore(&report(&a, known.epoch)).await.unwrap(), AdvanceOutcome::Gone, "it was removed");
+    let never = report(&key("g", "c"), known.epoch);
     assert_eq!(store.restore(&never).await.unwrap(), AdvanceOutcome::Gone, "it would be known");
     // A claim beyond what the store remembers was forgotten.
     let lost = Epoch(known.epoch.0 + 1);
-    assert_eq!(store.restore(&told(&b, lost)).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.restore(&report(&b, lost)).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.get(&b, View::Basic).await.unwrap().unwrap().epoch, lost);
 }
 
-async fn what_outlives_a_lease_is_told_however_late(Run { store, restart, _redis, .. }: Run) {
+async fn what_outlives_a_lease_is_restored_however_late(Run { store, restart, _redis, .. }: Run) {
     let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let epoch = claimed(&store, &key("g", "other"), "r", &["h-0"]).await.epoch;
     restart();
@@ -83,9 +83,9 @@ async fn what_outlives_a_lease_is_told_however_late(Run { store, restart, _redis
     assert!(retire(&store, "h-0", "i").await);
     assert!(settles(&store, true).await);
     let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
-    let told = Restore { former_store_life: Some(first), ..restore(&key("g", "a"), epoch, "h-0", "i", &now) };
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Gone);
-    let keeps = Restore { on_disconnect: OnDisconnect::Keep, ..told };
+    let report = Restore { former_store_life: Some(first), ..restore(&key("g", "a"), epoch, "h-0", "i", &now) };
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Gone);
+    let keeps = Restore { on_disconnect: OnDisconnect::Keep, ..report };
     assert_eq!(store.restore(&keeps).await.unwrap(), AdvanceOutcome::Done);
 }
 
@@ -99,12 +99,12 @@ async fn a_host_that_comes_late_to_a_wiped_store_keeps_what_nobody_has_claimed_s
     arrive(&store, &Announce { highest_epoch: old[1], ..announce("h-1", "i", 5.0) }).await;
     let since = claimed(&store, &a, "r", &["h-1"]).await.epoch;
     let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
-    let told = |key: &AgentKey, epoch| Restore {
+    let report = |key: &AgentKey, epoch| Restore {
         former_store_life: Some(first.clone()),
         ..restore(key, epoch, "h-0", "i", &now)
     };
-    assert_eq!(store.restore(&told(&a, old[0])).await.unwrap(), AdvanceOutcome::Stale(since), "the host ends it");
-    assert_eq!(store.restore(&told(&b, old[1])).await.unwrap(), AdvanceOutcome::Done);
+    assert_eq!(store.restore(&report(&a, old[0])).await.unwrap(), AdvanceOutcome::Stale(since), "the host ends it");
+    assert_eq!(store.restore(&report(&b, old[1])).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!((used_slots(&store, "h-0").await, used_slots(&store, "h-1").await), (1000, 1000));
 }
 
@@ -141,7 +141,7 @@ fn remember(record: &AgentRecord, former_store_life: &StoreLife) -> Remember {
     Remember { record: record.clone(), former_store_life: former_store_life.clone() }
 }
 
-async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { store, restart, wipe, _redis }: Run) {
+async fn what_no_host_runs_is_remembered_while_hosts_report_and_not_later(Run { store, restart, wipe, _redis }: Run) {
     let first = arrive(&store, &announce("h-0", "i", 5.0)).await.store_life;
     let [waits, failed] = unassigned(&store).await;
     let unknown = AgentRecord { key: key("g", "unknown"), ..waits.clone() };
@@ -168,7 +168,7 @@ async fn what_no_host_runs_is_remembered_while_hosts_tell_and_not_later(Run { st
 
     assert!(is_held(&store, &report_all("h-0", "i", &lease)).await);
     assert!(settles(&store, true).await);
-    let never = AgentRecord { key: key("g", "never told"), ..failed.clone() };
+    let never = AgentRecord { key: key("g", "never restored"), ..failed.clone() };
     let late = store.remember(&remember(&never, &first)).await.unwrap();
     assert_eq!(late, Remembered::Void, "it may have been stopped since");
     store.release(&failed.key, failed.epoch, ReleaseGuard::Unassigned).await.unwrap();
@@ -185,19 +185,19 @@ async fn whoever_has_the_later_claim_is_right(Run { store, wipe, _redis, .. }: R
     let [waits, failed] = unassigned(&store).await;
     wipe();
     let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
-    // A host got it before, and was told to give it up: the store that is told now does not know that.
+    // A host had got it before, and was asked to give it up. The wiped store does not know that.
     let (earlier, later) = (Epoch(waits.epoch.0 - 1), Epoch(failed.epoch.0 + 1));
-    let told = Restore { former_store_life: Some(first.clone()), ..restore(&waits.key, earlier, "h-0", "i", &now) };
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    let report = Restore { former_store_life: Some(first.clone()), ..restore(&waits.key, earlier, "h-0", "i", &now) };
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&waits, &first)).await.unwrap(), Remembered::Done);
     let there = store.get(&waits.key, View::Basic).await.unwrap().unwrap();
     assert_eq!((there.phase(), there.host(), there.epoch), (Phase::Pending, None, waits.epoch));
     assert_eq!(used(&store).await, 0, "its room is free again");
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Stale(waits.epoch), "the host ends it");
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Stale(waits.epoch), "the host ends it");
 
     // Another one runs by a claim that is later than what is remembered.
-    let told = Restore { former_store_life: Some(first.clone()), ..restore(&failed.key, later, "h-0", "i", &now) };
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    let report = Restore { former_store_life: Some(first.clone()), ..restore(&failed.key, later, "h-0", "i", &now) };
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done);
     assert_eq!(store.remember(&remember(&failed, &first)).await.unwrap(), Remembered::Void);
     assert_eq!(store.get(&failed.key, View::Basic).await.unwrap().unwrap().phase(), Phase::Running);
     assert_eq!(used(&store).await, 1000);
@@ -242,7 +242,7 @@ async fn a_later_claim_that_was_forgotten_ends_what_is_known_of_the_agent(Run { 
     }
 }
 
-async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_told(
+async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_have_reported(
     Run { store, restart, _redis, .. }: Run,
 ) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
@@ -269,7 +269,7 @@ async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_hav
     assert_eq!(store.remember(&remember(&latest, &elsewhere())).await.unwrap(), Remembered::Void);
 }
 
-async fn what_was_stopped_is_not_told_again_under_the_epoch_it_had_or_an_earlier_one(
+async fn what_was_stopped_is_not_restored_under_the_epoch_it_had_or_an_earlier_one(
     Run { store, wipe, _redis, .. }: Run,
 ) {
     arrive(&store, &announce("h-0", "i", 5.0)).await;
@@ -281,17 +281,17 @@ async fn what_was_stopped_is_not_told_again_under_the_epoch_it_had_or_an_earlier
     store.bring(&Bring { stopped: stops.to_vec(), ..bring(&elsewhere()) }).await.unwrap();
     for earlier in [1, 0] {
         let epoch = Epoch(stopped.0 - earlier);
-        let told = restore(&failed.key, epoch, "h-0", "i", &now);
-        assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Gone);
-        let keeps = Restore { on_disconnect: OnDisconnect::Keep, ..told };
+        let report = restore(&failed.key, epoch, "h-0", "i", &now);
+        assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Gone);
+        let keeps = Restore { on_disconnect: OnDisconnect::Keep, ..report };
         assert_eq!(store.restore(&keeps).await.unwrap(), AdvanceOutcome::Gone);
         let known = AgentRecord { epoch, ..waits.clone() };
         assert_eq!(store.remember(&remember(&known, &elsewhere())).await.unwrap(), Remembered::Void);
     }
     // What was claimed after it was stopped is another agent's life.
     let later = Epoch(stopped.0 + 1);
-    let told = restore(&failed.key, later, "h-0", "i", &now);
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Done);
+    let report = restore(&failed.key, later, "h-0", "i", &now);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Done);
     let known = AgentRecord { epoch: later, ..waits };
     assert_eq!(store.remember(&remember(&known, &elsewhere())).await.unwrap(), Remembered::Done);
 }
@@ -305,8 +305,8 @@ async fn a_second_stop_takes_nothing_back_from_the_first(Run { store, restart, _
     restart();
     store.hosts().await.unwrap();
     let now = store.announce(&back("h-0", "i", &first)).await.unwrap().store_life;
-    let told = restore(&a, epoch, "h-0", "i", &now);
-    assert_eq!(store.restore(&told).await.unwrap(), AdvanceOutcome::Gone, "it was stopped");
+    let report = restore(&a, epoch, "h-0", "i", &now);
+    assert_eq!(store.restore(&report).await.unwrap(), AdvanceOutcome::Gone, "it was stopped");
 }
 
 async fn stops_that_are_brought_count_once_and_make_claims_late(Run { store, _redis, .. }: Run) {
@@ -339,14 +339,14 @@ async fn epochs_and_leases_never_go_back(Run { store, wipe, _redis, .. }: Run) {
     let again = Announce { highest_epoch: epoch, highest_life: HostLife(78), ..back("h-0", "i", &elsewhere()) };
     let lease = store.announce(&again).await.unwrap();
     assert_eq!(lease.life, HostLife(79));
-    let told = Epoch(epoch.with_unheard().0 + 5);
-    store.restore(&restore(&b, told, "h-0", "i", &lease.store_life)).await.unwrap();
+    let reported = Epoch(epoch.with_unheard().0 + 5);
+    store.restore(&restore(&b, reported, "h-0", "i", &lease.store_life)).await.unwrap();
     assert!(is_held(&store, &report_all("h-0", "i", &lease)).await);
     assert!(settles(&store, true).await);
-    assert_eq!(claimed(&store, &a, "r", &["h-0"]).await.epoch, Epoch(told.0 + 1));
+    assert_eq!(claimed(&store, &a, "r", &["h-0"]).await.epoch, Epoch(reported.0 + 1));
 }
 
-async fn every_host_hears_of_every_epoch_and_tells_a_lost_store_of_more_than_it_heard_of(
+async fn every_host_hears_of_every_epoch_and_brings_a_lost_store_more_than_it_heard_of(
     Run { store, wipe, _redis, .. }: Run,
 ) {
     // Far ahead of the clock, as epochs are when that was set back.

@@ -239,7 +239,12 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        Ok((self.spawner.spawn_marked(command, run.kin.mark()).await?, feed, cold_reason))
+        let spawned = self.spawner.spawn_marked(command, run.kin.mark()).await;
+        let started = spawned.map_err(|error| match &order.launch.runtime {
+            RuntimeKind::Python(name) => StartError::of_interpreter(name, error),
+            RuntimeKind::Command(_) => error.into(),
+        })?;
+        Ok((started, feed, cold_reason))
     }
 
     /// The host's environment without the host's own settings, then the profile's, then a TMPDIR of its own, then what it inherits of its

@@ -35,6 +35,16 @@ pub enum StartError {
     /// Whoever made it panicked, with this message; nothing of it is left.
     #[error("this host panicked over it, which is a bug, please report it: {0}")]
     Panicked(String),
+    /// The interpreter of its runtime profile cannot be executed.
+    #[error(
+        "the interpreter of this host's runtime profile {profile} cannot be used; mend --python or --runtime-profiles: {source}"
+    )]
+    Interpreter {
+        /// The profile.
+        profile: ProfileName,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Its runtime profile is not one of this host's.
     #[error("this host has no runtime profile {0}")]
     Profile(ProfileName),
@@ -52,6 +62,16 @@ pub enum Blame {
 }
 
 impl StartError {
+    /// An interpreter could not be executed: its host's fault, unless the launch gives it more than any program can be given.
+    pub fn of_interpreter(profile: &ProfileName, error: SpawnError) -> Self {
+        match error {
+            SpawnError::Exec { source, .. } if is_of_the_program(&source) && !is_of_the_arguments(&source) => {
+                Self::Interpreter { profile: profile.clone(), source }
+            }
+            other => Self::Spawn(other),
+        }
+    }
+
     /// What this host lacks, if that is why.
     pub fn lack(&self) -> Option<Lack> {
         match self {
@@ -61,7 +81,9 @@ impl StartError {
             Self::Workdir { source, .. } => Lack::of_disk(source),
             Self::Descriptors(_) => Some(Lack::Descriptors),
             Self::Exhausted(_) => Some(Lack::Fork),
-            Self::Spawn(SpawnError::Stopping) | Self::Panicked(_) | Self::Profile(_) => None,
+            Self::Spawn(SpawnError::Stopping) | Self::Interpreter { .. } | Self::Panicked(_) | Self::Profile(_) => {
+                None
+            }
         }
     }
 
@@ -76,6 +98,7 @@ impl StartError {
             | Self::Pipe(_)
             | Self::Workdir { .. }
             | Self::Unwatched(_)
+            | Self::Interpreter { .. }
             | Self::Panicked(_)
             | Self::Exhausted(_) => Blame::Host,
         }
@@ -104,6 +127,11 @@ fn is_of_the_program(error: &io::Error) -> bool {
     errno.map_or(error.kind() == io::ErrorKind::InvalidInput, |errno| of_program.contains(&errno))
 }
 
+/// Whether exec failed for what the program was to be given.
+fn is_of_the_arguments(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_none_or(|errno| errno == Errno::TOOBIG)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +151,17 @@ mod tests {
         assert_eq!(exec(Errno::IO).blame(), Blame::Host, "a disk that cannot be read is no fault of the launch");
         assert_eq!(StartError::Unwatched(io::Error::other("the lease is over")).blame(), Blame::Host);
         assert_eq!(StartError::Spawn(SpawnError::Stopping).blame(), Blame::Host);
+    }
+
+    #[test]
+    fn an_interpreter_that_is_not_there_is_the_hosts_fault_and_an_environment_that_is_too_large_the_launches() {
+        let blame = |errno: Errno| {
+            let source = errno.into();
+            StartError::of_interpreter(&ProfileName::default(), SpawnError::Exec { program: "p".to_owned(), source })
+                .blame()
+        };
+        assert_eq!((blame(Errno::NOENT), blame(Errno::ACCESS)), (Blame::Host, Blame::Host));
+        assert_eq!((blame(Errno::TOOBIG), blame(Errno::NOMEM)), (Blame::Launch, Blame::Exhausted));
     }
 
     #[test]

@@ -290,6 +290,24 @@ async fn an_agent_goes_past_hosts_that_cannot_take_it_and_its_caller_gets_the_re
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_claimed_anew_at_every_try_is_given_up_with_that_reason() {
+    let stale = || with_reason(Reason::EpochStale, "another epoch", &[]);
+    let world = world(Some(OnDisconnect::Stop), false, stale).await;
+    let error = world.stop(IfSilent::Refuse).await.expect_err("it moves too quickly");
+    assert!(error.is_retryable() && world.is_recorded().await, "{error}");
+    assert_eq!(Reason::of(&error.into()), Some(Ok(Reason::AgentRestless)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_whose_deadline_is_over_claims_nothing() {
+    let world = world(None, false, broken).await;
+    let late = Creation { deadline: Instant::now(), ..creation() };
+    let error = world.engine.create(&late).await.expect_err("it is too late");
+    assert!(world.calls().is_empty() && !world.is_recorded().await, "{error}");
+    assert_eq!(Reason::of(&error.into()), Some(Ok(Reason::TooLate)));
+}
+
 /// A host that runs the agent, after which the registry cannot be read.
 struct Runs(Arc<Unreliable>);
 

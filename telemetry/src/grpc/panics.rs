@@ -49,6 +49,6 @@ mod tests {
     async fn a_call_that_panics_is_answered_internal_not_stopping() {
         let response = Panics.around(Request::new(Body::default()), Call).await;
         let status = Status::from_header_map(response.headers()).expect("a status");
-        assert_eq!(status.code(), Code::Internal);
+        assert_eq!((status.code(), Reason::of(&status)), (Code::Internal, Some(Ok(Reason::InternalError))));
     }
 }

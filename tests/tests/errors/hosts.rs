@@ -1,7 +1,10 @@
 //! Hosts that cannot do what they are asked.
 
 use crate::provoked::{Provoked, agent, e, h, launch, words};
-use rustic_proto::reason::Reason;
+use rustic_proto::{
+    agent::v1::{AgentLaunch, OnDisconnect},
+    reason::Reason,
+};
 use rustic_tests::{
     Stack, StackSettings,
     launches::{idle, script},
@@ -17,13 +20,14 @@ pub(crate) async fn provoke() -> Provoked {
     let force = json!({"host_id": "agent-host-0", "force": "FORCE_MODE_RETIRED_HOST"});
     seen.refused(Reason::HostLives, engine, &e("DrainHost"), force).await;
 
-    // A host that hangs, and holds its lease.
-    stack.create(idle("g", "a")).await.unwrap();
+    // A host that hangs: it is retired in a while, and its agent may outlive that.
+    let keep = AgentLaunch { on_disconnect: OnDisconnect::Keep.into(), ..idle("g", "a") };
+    stack.create(keep).await.unwrap();
     stack.hosts[0].signal(Signal::STOP);
-    let at_once = agent("a", &json!({"timeout": "0s"}));
-    seen.refused(Reason::HostUnreachable, engine, &e("StopAgent"), at_once.clone()).await;
     let force = agent("a", &json!({"timeout": "0s", "force": "FORCE_MODE_RETIRED_HOST"}));
     seen.refused(Reason::HostNotRetired, engine, &e("StopAgent"), force).await;
+    let at_once = agent("a", &json!({"timeout": "0s"}));
+    seen.refused(Reason::HostUnreachable, engine, &e("StopAgent"), at_once).await;
     let guild = json!({"guild_id": "g", "timeout": "0s"});
     seen.refused(Reason::GuildPartlyStopped, engine, &e("StopGuild"), guild).await;
     stack.hosts[0].signal(Signal::CONT);

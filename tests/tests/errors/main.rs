@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 
 /// Reasons that no call of grpcurl provokes when it should, and where else each is tested.
 const ELSEWHERE: [(Reason, &str); 4] = [
-    (Reason::InternalError, "a bug: tests/tests/trouble.rs provokes a panic"),
+    (Reason::InternalError, "a bug of the service: telemetry/src/grpc/panics.rs"),
     (Reason::AgentAbandoned, "its caller has hung up: agent-host/src/agent/machine/tests.rs"),
     (Reason::AgentRestless, "it takes a claim in the moment of each try: engine-svc/src/engine/refusals.rs"),
     (Reason::TooLate, "it takes a deadline that ends before the claim: engine-svc/src/engine/refusals.rs"),

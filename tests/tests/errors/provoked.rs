@@ -1,7 +1,7 @@
 //! Calls that are refused, and the document of what grpcurl printed.
 
 use rustic_proto::reason::Reason;
-use rustic_tests::grpcurl::try_grpcurl;
+use rustic_tests::{grpcurl::try_grpcurl, root};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -105,8 +105,9 @@ impl Provoked {
     }
 }
 
-/// Epochs, ports and folders differ: every number of five digits or more, and every temporary folder, becomes `…`.
+/// Epochs, ports and folders differ: every number of five digits or more, and every folder of this run, becomes `…`.
 fn without_numbers(text: &str) -> String {
+    let text = text.replace(&root().display().to_string(), "…");
     let mut out = String::new();
     let mut digits = String::new();
     for letter in text.chars().chain(['\n']) {

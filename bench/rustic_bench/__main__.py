@@ -47,8 +47,8 @@ def _peer(name: str, **plan: list[int]) -> Rows:
 
 
 def _imports(count: int) -> Rows:
-    """Agents by what they import. litellm asks the network while it is imported unless it is told not to, and keeps what differs
-    from process to process; so its operator vouches for it."""
+    """Agents by what they import. litellm asks the network while it is imported, unless a variable forbids it, and keeps what
+    differs from process to process; so its operator vouches for it."""
     settings = {"AGENT_HOST_SHARE_UNPROVEN": "litellm", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     plan = json.dumps({"imports": [count]})
     return _stack(sys.executable, "-m", "rustic_bench.peers.imports", plan, python=sys.executable, **settings)

@@ -1,4 +1,4 @@
-"""Figures of one measurement, and how they are told."""
+"""Figures of one measurement, and how they are written."""
 
 from collections.abc import Callable, Iterable
 import json
@@ -14,7 +14,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def times(name: str, seconds: list[float], **more: Any) -> dict[str, Any]:
-    """A row of durations, told in milliseconds."""
+    """A row of durations, in milliseconds."""
     row = {
         "name": name,
         "n": len(seconds),
@@ -25,7 +25,7 @@ def times(name: str, seconds: list[float], **more: Any) -> dict[str, Any]:
 
 
 def rate(name: str, count: int, seconds: float, **more: Any) -> dict[str, Any]:
-    """A row of a rate, told per second."""
+    """A row of a rate, per second."""
     return {"name": name, "n": count, "seconds": round(seconds, 3), "per_second": round(count / seconds, 2)} | more
 
 

@@ -30,7 +30,7 @@ pub(crate) struct Guild {
 }
 
 impl Client {
-    /// Reads the addresses that `engine-svc dev` tells.
+    /// Reads the addresses that `engine-svc dev` puts into the environment.
     pub(crate) fn from_environment() -> Result<Self> {
         let engine = env::var("RUSTIC_ENGINE_ADDRESS").context("run it through `engine-svc dev … --`")?;
         let redis = env::var("RUSTIC_REDIS_URL")?;

@@ -98,7 +98,7 @@ async fn records(client: &Client) -> Result<usize> {
     Ok(page.agents.len())
 }
 
-/// Looks at the full host for a while; tells how often it did not hold its lease.
+/// Looks at the full host for a while. Returns how often it did not hold its lease.
 async fn watch_lease(client: &Client) -> Result<u32> {
     let mut lapses = 0;
     let until = Instant::now() + WATCH;

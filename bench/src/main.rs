@@ -1,6 +1,6 @@
 //! Puts load on a running stack and prints what it measured as one line of JSON, for `bench/rustic_bench` to collect.
 //!
-//! Runs as a command of `engine-svc dev`, which tells it where engine-svc and Redis are.
+//! Runs as a command of `engine-svc dev`, which puts the addresses of engine-svc and Redis into its environment.
 
 mod client;
 mod density;
@@ -55,7 +55,7 @@ enum Measure {
 #[allow(clippy::print_stdout, reason = "its output is what it is for")]
 async fn main() -> anyhow::Result<()> {
     let client = Client::from_environment()?;
-    // Not measured: the first agents tell the zygote what to preload.
+    // Not measured: from the first agents the zygote learns what to preload.
     client.warm_up().await?;
     let rows = match Measure::parse() {
         Measure::OneByOne { count } => starts::one_by_one(&client, count).await?,

@@ -1,6 +1,6 @@
 //! How long agents are away when their host drains, or dies.
 //!
-//! When an agent was back its record tells, to the millisecond; when it went is seen by looking. Looking costs the processor
+//! An agent's record says to the millisecond when it was back; when it went away is seen by polling. Polling costs the processor time
 //! that agents need, so it is done rarely once nothing more is to be seen.
 
 use crate::{
@@ -124,7 +124,7 @@ pub(crate) async fn run(client: &Client, count: usize, blow: Blow) -> Result<Val
     }]}))
 }
 
-/// Fills the host that ends while the other takes none, then gives that one a guild, or half as many; tells all guilds.
+/// Fills the host that ends while the other takes none, then gives that one a guild, or half of `count` if less. Returns all guilds.
 async fn fill(client: &Client, count: usize) -> Result<Vec<Guild>> {
     let mut engine = client.engine.clone();
     engine.drain_host(pb::DrainHostRequest { host_id: OTHER.to_owned(), force: pb::ForceMode::None.into() }).await?;

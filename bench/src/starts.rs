@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The steps of a start in their order, and where an answer tells them.
+/// The steps of a start in their order, and where an answer has them.
 type Step = (&'static str, fn(&StartTimings) -> Option<prost_types::Duration>);
 const STEPS: [Step; 9] = [
     ("claim", |t| t.claim),

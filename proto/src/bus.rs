@@ -10,8 +10,8 @@ const IN_ONE_PROCESS: [&str; 2] = ["InMemoryMessagingBackend", "EmbeddedMessagin
 const REDIS: (&str, u64) = ("localhost", 6379);
 const NATS: &str = "nats://localhost:4222";
 
-/// A message bus, as far as its configuration tells it from others. Agents of two guilds with one id that share it read each other's messages,
-/// because Rustic AI's topics are named by guild id.
+/// A message bus, as far as its configuration distinguishes it from others. If agents of two guilds with the same id share a bus, they read
+/// each other's messages, because Rustic AI's topics are named by guild id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bus(String);
 
@@ -74,7 +74,7 @@ fn nats(client: Option<&Value>) -> String {
     format!("{}{user}{token}", servers.join(","))
 }
 
-/// Address of a server, whose user and password, if it has some, tell accounts apart.
+/// The address of a server. If it has a user and password, these distinguish accounts.
 fn server(url: &str) -> String {
     match url.rsplit_once('@') {
         None => url.to_lowercase(),
@@ -82,7 +82,7 @@ fn server(url: &str) -> String {
     }
 }
 
-/// Tells secrets apart without showing them.
+/// A text that distinguishes a secret from others without showing it.
 fn secret(text: &str) -> String {
     crate::launch::hash(text.as_bytes())
 }

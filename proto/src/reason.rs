@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_a_newer_version_is_told_apart_from_none_and_from_a_strange_one() {
+    fn a_reason_of_a_newer_version_is_distinguished_from_none_and_from_a_strange_one() {
         let status = |reason: &str, domain: &str| {
             let details = ErrorDetails::with_error_info(reason, domain, HashMap::new());
             Status::with_error_details(Code::Unavailable, "why", details)

@@ -1,4 +1,4 @@
-//! Rich error details, so that a program can tell errors apart without reading English.
+//! Rich error details, so that a program can distinguish errors without reading English.
 
 use crate::reason::Reason;
 use std::{borrow::Cow, collections::HashMap};

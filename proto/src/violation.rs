@@ -9,7 +9,7 @@ use std::{collections::HashMap, fmt, str::FromStr};
 use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-/// Most violations told, and longest text of each: a status must fit into headers.
+/// Most violations that a status names, and longest text of each: a status must fit into headers.
 const MAX_FIELDS: usize = 8;
 const MAX_WHAT: usize = 250;
 

@@ -40,7 +40,7 @@ def outcomes(engine: str, python: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", str(CASES)]
-        # MultiProcess runs no more agents than there are processors; the table is to tell of engines, not of machines.
+        # MultiProcess runs no more agents than there are processors; the table is to compare engines, not machines.
         environment = {**os.environ, "RUSTIC_TEST_ENGINE": engine, "PYTHON_CPU_COUNT": "8"}
         process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
         # The report is written at the end. Engines whose agents are children of pytest keep it waiting for them after

@@ -141,13 +141,13 @@ def test_agents_talk_and_are_restarted(bus: MessagingConfig, guild_id: str, org_
         stub = client.stub(engine.engine_address)
         for agent_id in ("asks", "answers"):
             name = {"organization_id": org_id, "guild_id": guild_id, "agent_id": agent_id}
-            assert stub.StopAgent(pb.StopAgentRequest(**name)).exit.code == 0, "it ends when it is told, and is not killed"
+            assert stub.StopAgent(pb.StopAgentRequest(**name)).exit.code == 0, "it ends when it is asked to, and is not killed"
     finally:
         listener.close()
         guild.shutdown()
 
 
-def test_a_caller_is_told_why_the_bus_cannot_be_used(engine: K8sExecutionEngine, tmp_path: Path) -> None:
+def test_a_caller_gets_an_error_that_says_why_the_bus_cannot_be_used(engine: K8sExecutionEngine, tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--requirepass", "right") as server:
         waiting = K8sExecutionEngine(engine.guild_id, engine.organization_id, wait_until_running=True)
         guild = Guild(engine.guild_id, "G", "d", engine.organization_id, _ENGINE, MessagingConfig(**redis_messaging(server.port)))

@@ -1,4 +1,4 @@
-"""How engine-svc is reached, and what is told when it is not. No stack is needed."""
+"""How engine-svc is reached, and what is raised when it is not. No stack is needed."""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -152,7 +152,7 @@ def _no_such_name() -> Iterator[str]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", [_dead_port, _silent, _no_such_name])
-def test_an_address_that_cannot_be_reached_is_told_with_the_setting_that_names_it(
+def test_an_address_that_cannot_be_reached_is_reported_with_the_setting_that_names_it(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One wait for a connection, no retries of the call, and a message that says what to do."""
@@ -166,12 +166,12 @@ def test_an_address_that_cannot_be_reached_is_told_with_the_setting_that_names_i
     assert retried == []
 
 
-def test_an_address_that_cannot_be_reached_is_told_within_five_seconds() -> None:
+def test_an_address_that_cannot_be_reached_is_reported_within_five_seconds() -> None:
     """What the two waits add up to."""
     assert client._CONNECT_PATIENCE + client._OBSTACLE_PATIENCE < 5
 
 
-def test_the_cause_is_told_where_it_is_known() -> None:
+def test_the_error_says_the_cause_where_it_is_known() -> None:
     """A port at which nobody listens refuses."""
     for address in _dead_port():
         with pytest.raises(client.Unreachable, match="(?i)refused"):
@@ -266,12 +266,12 @@ class _Watched(EngineServiceServicer):
         context.abort(code, "the script is over")
 
 
-def _told(phase: int, revision: str) -> pb.WatchAgentsResponse:
+def _answer(phase: int, revision: str) -> pb.WatchAgentsResponse:
     return pb.WatchAgentsResponse(agent=agent_pb2.Agent(phase=phase), revision=revision)  # type: ignore[arg-type]
 
 
 def _watch(engine: _Watched, timeout: float = 20.0) -> tuple[list[int], grpc.StatusCode]:
-    """What a watcher is told until it sees RUNNING or an error, and the error's code."""
+    """The phases that a watcher gets until it sees RUNNING or an error, and the error's code."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     add_EngineServiceServicer_to_server(engine, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -289,12 +289,12 @@ def _watch(engine: _Watched, timeout: float = 20.0) -> tuple[list[int], grpc.Sta
         server.stop(None).wait()
 
 
-def test_a_watch_that_breaks_goes_on_after_what_it_was_told() -> None:
-    """An engine that restarts tells nothing twice."""
+def test_a_watch_that_breaks_goes_on_after_what_it_was_sent() -> None:
+    """An engine that restarts sends nothing twice."""
     engine = _Watched(
-        ([_told(agent_pb2.AGENT_PHASE_PENDING, ""), _told(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], _UNAVAILABLE),
+        ([_answer(agent_pb2.AGENT_PHASE_PENDING, ""), _answer(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], _UNAVAILABLE),
         ([], _UNAVAILABLE),
-        ([_told(agent_pb2.AGENT_PHASE_RUNNING, "s/2-0")], _UNAVAILABLE),
+        ([_answer(agent_pb2.AGENT_PHASE_RUNNING, "s/2-0")], _UNAVAILABLE),
     )
     phases = [agent_pb2.AGENT_PHASE_PENDING, agent_pb2.AGENT_PHASE_STARTING, agent_pb2.AGENT_PHASE_RUNNING]
     assert _watch(engine) == (phases, grpc.StatusCode.OK)
@@ -304,8 +304,8 @@ def test_a_watch_that_breaks_goes_on_after_what_it_was_told() -> None:
 def test_a_watch_begins_anew_when_its_place_is_gone() -> None:
     """So it is when the registry was lost, or the watcher was away for long."""
     engine = _Watched(
-        ([_told(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], grpc.StatusCode.OUT_OF_RANGE),
-        ([_told(agent_pb2.AGENT_PHASE_RUNNING, "t/1-0")], _UNAVAILABLE),
+        ([_answer(agent_pb2.AGENT_PHASE_STARTING, "s/1-0")], grpc.StatusCode.OUT_OF_RANGE),
+        ([_answer(agent_pb2.AGENT_PHASE_RUNNING, "t/1-0")], _UNAVAILABLE),
     )
     phases = [agent_pb2.AGENT_PHASE_STARTING, agent_pb2.AGENT_PHASE_RUNNING]
     assert _watch(engine) == (phases, grpc.StatusCode.OK)

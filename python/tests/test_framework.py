@@ -273,8 +273,8 @@ def healthy(*agents: str) -> Callable[[Message], bool]:
     """A report in which these agents are well."""
 
     def wanted(message: Message) -> bool:
-        told = message.payload.get("agents", {}) if kind(AgentsHealthReport)(message) else {}
-        return set(agents) <= told.keys() and all(told[agent]["checkstatus"] == "ok" for agent in agents)
+        report = message.payload.get("agents", {}) if kind(AgentsHealthReport)(message) else {}
+        return set(agents) <= report.keys() and all(report[agent]["checkstatus"] == "ok" for agent in agents)
 
     return wanted
 
@@ -321,7 +321,7 @@ def test_yaml_a_guild_is_read_configured_and_routed(guild_id: str, stage: Stage,
                 {
                     "agent": {"name": "One"},
                     "destination": {"topics": "answers"},
-                    "transformer": {"style": "simple", "expression": '{"told": hello}'},
+                    "transformer": {"style": "simple", "expression": '{"passed_on": hello}'},
                 }
             ]
         },
@@ -332,7 +332,7 @@ def test_yaml_a_guild_is_read_configured_and_routed(guild_id: str, stage: Stage,
     ear = stage.probe(guild, "answers")
     ear.say("aside", {"hello": "there"}, routing_slip=spec.routes)
     answer = ear.hear("the answer by its route", of("one"))
-    assert answer.payload == {"told": "there"} and answer.topic_published_to == "answers"
+    assert answer.payload == {"passed_on": "there"} and answer.topic_published_to == "answers"
 
 
 def test_manager_its_guild_is_up_and_reported_healthy(guild_id: str, stage: Stage, database: str) -> None:

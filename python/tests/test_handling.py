@@ -52,7 +52,7 @@ class Backend:
         self.stored.append((namespace, topic, message))
 
 
-class Told(Exception):
+class Died(Exception):
     """What would have ended the process."""
 
 
@@ -61,7 +61,7 @@ class Noting(Ending):
 
     def die(self, what: str, error: BaseException | None = None) -> Any:
         """Raises."""
-        raise Told(what, type(error))
+        raise Died(what, type(error))
 
 
 @pytest.fixture
@@ -122,12 +122,12 @@ def test_an_exception_passes_and_anything_else_ends_the_process(page: Path, wire
         with pytest.raises(type(raised)):
             handle(_message())
     for raised in (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseExceptionGroup("g", [SystemExit()])):
-        with pytest.raises(Told) as told:
+        with pytest.raises(Died) as died:
             handle(_message())
-        assert told.value.args == ("a handler raised", type(raised))
+        assert died.value.args == ("a handler raised", type(raised))
 
 
-def test_a_message_to_skip_goes_to_the_dead_letters_and_is_told(page: Path, wire: Any) -> None:
+def test_a_message_to_skip_goes_to_the_dead_letters_and_is_reported(page: Path, wire: Any) -> None:
     message, backend = _message(), Backend()
     guard = Guard(State(str(page)), [Skip("g:t", message.id, 3, "exit code 1")], wire[0], Noting(wire[0]))
     handle = guard.wrap(lambda message: pytest.fail("it is handled"), backend, "g:t", "c", "g")
@@ -138,7 +138,7 @@ def test_a_message_to_skip_goes_to_the_dead_letters_and_is_told(page: Path, wire
     assert letter.payload["error_message"] == "the agent died 3 times over it: exit code 1"
     assert json.loads(wire[1].recv(4096)) == {"event": "set_aside", "topic": "g:t", "message_id": message.id}
     # The same id on another topic is another message.
-    with pytest.raises(Told):
+    with pytest.raises(Died):
         guard.wrap(lambda message: pytest.fail("it is handled"), backend, "g:other", "c", "g")(message)
     # Who cannot publish leaves it to the backend, which treats it like one whose handler failed.
     with pytest.raises(SetAside):
@@ -233,7 +233,7 @@ class Manager:
     """Threads as rusticai-redis keeps them."""
 
     def __init__(self) -> None:
-        """One worker and one listener, which end when they are told."""
+        """One worker and one listener, which end when they are asked to."""
         self.end_worker, self.end_listener = threading.Event(), threading.Event()
         self._client_workers = {"c": threading.Thread(target=self.end_worker.wait, daemon=True, name="worker")}
         self.redis_thread: threading.Thread | None = threading.Thread(target=self.end_listener.wait, daemon=True)
@@ -249,7 +249,7 @@ class RedisLike:
         self._pubsub_manager = Manager()
 
 
-def test_a_dead_worker_is_told_and_one_that_was_unsubscribed_is_not() -> None:
+def test_a_dead_worker_is_reported_and_one_that_was_unsubscribed_is_not() -> None:
     backend = RedisLike()
     manager, watch = backend._pubsub_manager, Watch(backend, frozenset())
     assert watch.look() == "" and watch.loops() == frozenset(manager._client_workers.values())
@@ -260,7 +260,7 @@ def test_a_dead_worker_is_told_and_one_that_was_unsubscribed_is_not() -> None:
     assert watch.look() == ""
 
 
-def test_a_dead_listener_is_left_to_who_mends_it_and_told_when_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_listener_is_left_to_who_mends_it_and_reported_when_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests of this process may have left threads of real backends, which look as if they mended this one.
     left, threads = set(threading.enumerate()), threading.enumerate
     monkeypatch.setattr(threading, "enumerate", lambda: [thread for thread in threads() if thread not in left])
@@ -336,15 +336,15 @@ threading.Event().wait()
 
 
 @pytest.mark.parametrize("way", ["ends", "hangs"])
-def test_a_process_that_dies_tells_its_host_and_runs_what_is_registered_for_a_bounded_time(way: str) -> None:
+def test_a_process_that_dies_says_so_to_its_host_and_runs_what_is_registered_for_a_bounded_time(way: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         os.set_inheritable(theirs.fileno(), True)
         command = [sys.executable, "-c", _ENDS, str(theirs.fileno()), way]
         done = subprocess.run(command, capture_output=True, text=True, close_fds=False, timeout=60)
         theirs.close()
-        with ours.makefile() as told:
-            assert json.loads(told.read()) == {"event": "ended", "reason": "a handler raised SystemExit: 3"}
+        with ours.makefile() as sent:
+            assert json.loads(sent.read()) == {"event": "ended", "reason": "a handler raised SystemExit: 3"}
     assert done.returncode == 70
     assert ("atexit ran" in done.stdout) == (way == "ends")
     assert ("were cut" in done.stderr) == (way == "hangs")

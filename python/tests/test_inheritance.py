@@ -52,7 +52,7 @@ def test_more_travels_by_name_or_by_the_beginning_of_it_and_nothing_if_so_wanted
 
 
 def test_what_was_said_to_the_engine_travels_before_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent launches as the engine that launched it was told to, and not as its environment said."""
+    """An agent launches as the engine that launched it was set up, and not as its environment said."""
     monkeypatch.setenv("RUSTIC_RUNTIME_PROFILE", "environment")
     monkeypatch.setenv("RUSTIC_CREATE_TIMEOUT", "7")
     settings = EngineSettings.read("e:1", None, True, "said", None)

@@ -64,16 +64,16 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> _Bus:
 
 @pytest.fixture
 def following() -> Iterator[Callable[..., Launches]]:
-    """Launches of a guild of which the engine tells certain things."""
+    """Launches of a guild whose watch gets certain answers."""
     made: list[Launches] = []
 
-    def make(*told: pb.WatchAgentsResponse, tells: bool = True) -> Launches:
+    def make(*answers: pb.WatchAgentsResponse, reports: bool = True) -> Launches:
         def watch(request: pb.WatchAgentsRequest, **_options: Any) -> _Answers:
             assert (request.organization_id, request.guild_id) == ("o", "g")
-            return _Answers(list(told))
+            return _Answers(list(answers))
 
         connection = SimpleNamespace(stub=SimpleNamespace(WatchAgents=watch))
-        launches = Launches("o", "g", lambda: connection, tells)
+        launches = Launches("o", "g", lambda: connection, reports)
         made.append(launches)
         return launches
 
@@ -86,7 +86,7 @@ def _launch(agent_id: str) -> Launch:
     return Launch(agent_id, agent_id.title(), MessagingConfig(backend_module="m", backend_class="C", backend_config={}))
 
 
-def test_one_that_fails_later_is_logged_and_told_to_its_guild(
+def test_one_that_fails_later_is_logged_and_reported_to_its_guild(
     following: Callable[..., Launches], bus: _Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a heartbeat in the agent's own name, where the guild's manager hears it."""
@@ -94,7 +94,7 @@ def test_one_that_fails_later_is_logged_and_told_to_its_guild(
     launches = following(_agent("a", restarting), _BOOKMARK, _agent("a", failed, message="its database is not up"))
     with caplog.at_level(logging.INFO, LOG):
         launches.follow(_launch("a"), epoch=1)
-        wait_until("the guild to be told", lambda: bus.published)
+        wait_until("the report to the guild", lambda: bus.published)
     assert any("g/a has failed: its database is not up" in record.message for record in caplog.records)
     ((namespace, topic, message),) = bus.published
     assert (namespace, topic, message.sender.id, message.sender.name) == ("g", "g:heartbeat", "a", "A")
@@ -102,11 +102,11 @@ def test_one_that_fails_later_is_logged_and_told_to_its_guild(
     assert message.payload["checkmeta"] == {"reason": "its database is not up"}
 
 
-def test_where_nobody_is_to_be_told_the_log_says_it(
+def test_where_nothing_is_to_be_reported_the_log_says_it(
     following: Callable[..., Launches], bus: _Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A program that launches agents has no manager to tell."""
-    launches = following(_agent("a", agent_pb2.AGENT_PHASE_FAILED, message="why"), _BOOKMARK, tells=False)
+    """A program that launches agents has no manager to report to."""
+    launches = following(_agent("a", agent_pb2.AGENT_PHASE_FAILED, message="why"), _BOOKMARK, reports=False)
     launches.follow(_launch("a"), epoch=1)
     wait_until("the log", lambda: [r for r in caplog.records if r.name == LOG and r.levelno == logging.ERROR])
     assert bus.published == []
@@ -115,17 +115,17 @@ def test_where_nobody_is_to_be_told_the_log_says_it(
 def test_one_that_has_settled_before_it_is_followed_is_not_waited_for(
     following: Callable[..., Launches], bus: _Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The watch may be faster than the answer of the launch; what it told of an earlier claim does not count."""
+    """The watch may be faster than the answer of the launch; what it sent of an earlier claim does not count."""
     pending = agent_pb2.AGENT_PHASE_PENDING
     launches = following(
         _agent("slow", pending), _agent("a", agent_pb2.AGENT_PHASE_FAILED, epoch=5, message="too late"), _BOOKMARK
     )
     launches.follow(_launch("slow"), epoch=1)
-    wait_until("the watch to have told all", lambda: launches._told.get("a"))
+    wait_until("the watch to have sent all", lambda: launches._watched.get("a"))
     launches.follow(_launch("a"), epoch=6)
     assert bus.published == [], "it is launched anew"
     launches.follow(_launch("a"), epoch=5)
-    wait_until("the guild to be told", lambda: bus.published)
+    wait_until("the report to the guild", lambda: bus.published)
 
 
 def test_one_that_is_gone_is_forgotten(following: Callable[..., Launches], bus: _Bus) -> None:
@@ -147,5 +147,5 @@ def test_a_bus_that_cannot_be_used_is_no_failure_of_who_launches(
         raise ValueError("nobody listens")
 
     monkeypatch.setattr(MessagingConfig, "get_storage", no_bus)
-    following().tell(_launch("a"), "why")
+    following().report(_launch("a"), "why")
     assert [r.levelno for r in caplog.records if r.name == LOG] == [logging.ERROR] * 2

@@ -139,12 +139,12 @@ def test_a_bad_agent_and_those_that_find_no_room_hold_up_nobody(
 def _is_reported(guild: Guild, agent_id: str, reason: str) -> None:
     probe = Probe(guild)
 
-    def told() -> bool:
+    def reported() -> bool:
         health = [agents[agent_id] for agents in probe.reports() if agent_id in agents]
         return any(h["checkstatus"] == "error" and reason in h["checkmeta"].get("reason", "") for h in health)
 
     try:
-        wait_until("the guild's health to tell of it", told)
+        wait_until("the guild's health to show it", reported)
     finally:
         probe.close()
 
@@ -163,7 +163,7 @@ def test_a_launch_that_fails_later_is_logged_by_whoever_launched_it(
     late = caught.value
     assert (late.reason, late.phase, late.agent_reason) == ("NOT_READY", "RESTARTING", "InitializationFailed")
     engine.stop_agent(engine.guild_id, "a")
-    # The second life, of which the first one's trouble is not told.
+    # The second life, for which the first one's trouble is not logged.
     run(engine, echo("a"), messaging)
     engine.wait_until_running("a")
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
@@ -188,7 +188,7 @@ def test_what_is_certainly_wrong_is_raised_at_once_and_can_be_mended(
 
 
 def test_what_cannot_leave_this_process_is_named(engine: K8sExecutionEngine, messaging: MessagingConfig) -> None:
-    """Live objects and messages that stay in one process: told before anything is sent."""
+    """Live objects and messages that stay in one process: refused before anything is sent."""
     live = messaging.model_copy(update={"backend_config": {"redis_client": redis.Redis()}})
     with pytest.raises(errors.InvalidAgentError, match="messaging_config cannot be sent") as caught:
         run(engine, echo("a"), live)

@@ -156,36 +156,36 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.mark.parametrize("what", HARMFUL)
 def test_what_must_not_be_shared_is_refused_with_its_reason_and_leaves_nothing(what: str, worker: Worker) -> None:
     text, reason = HARMFUL[what]
-    told = worker.prove(text)
-    assert not told["shared"], told
-    assert reason in told["why"], told
-    assert told["neighbour"] == []
+    report = worker.prove(text)
+    assert not report["shared"], report
+    assert reason in report["why"], report
+    assert report["neighbour"] == []
 
 
 @pytest.mark.parametrize("what", HARMLESS)
 def test_what_may_be_shared_is_and_changes_nothing_that_was_there(what: str, worker: Worker) -> None:
-    told = worker.prove(HARMLESS[what])
-    assert told["shared"], told
-    assert [change for change in told["neighbour"] if "filter" not in change] == []
+    report = worker.prove(HARMLESS[what])
+    assert report["shared"], report
+    assert [change for change in report["neighbour"] if "filter" not in change] == []
 
 
 @pytest.mark.parametrize("what", ONLY_BY)
 def test_a_proof_that_leaves_out_one_look_would_share_what_it_must_not(what: str, tmp_path: Path) -> None:
     worker = Worker(tmp_path)
-    told = worker.prove(HARMFUL[what][0], without=ONLY_BY[what])
+    report = worker.prove(HARMFUL[what][0], without=ONLY_BY[what])
     worker.end()
-    assert told["shared"], told
-    assert told["neighbour"] != [], "and a neighbour finds it"
+    assert report["shared"], report
+    assert report["neighbour"] != [], "and a neighbour finds it"
 
 
-def test_variables_that_were_asked_for_are_told_by_name(worker: Worker) -> None:
-    told = worker.prove("import os\nA = os.getenv('ONE')\nB = 'TWO' in os.environ\nC = os.environb.get(b'THREE')")
-    assert told["shared"], told
-    assert {"ONE", "TWO", "THREE"} <= set(told["reads"])
+def test_variables_that_were_asked_for_are_reported_by_name(worker: Worker) -> None:
+    report = worker.prove("import os\nA = os.getenv('ONE')\nB = 'TWO' in os.environ\nC = os.environb.get(b'THREE')")
+    assert report["shared"], report
+    assert {"ONE", "TWO", "THREE"} <= set(report["reads"])
 
 
 def test_whatever_modules_do_in_combination_their_neighbour_comes_out_untouched(worker: Worker) -> None:
-    """With a new seed each time; it is told when something is found."""
+    """With a new seed each time; it is printed when something is found."""
     seed = random.SystemRandom().randrange(1 << 32)
     dice = random.Random(seed)
     # Those that end the import would hide what comes after them.
@@ -195,9 +195,9 @@ def test_whatever_modules_do_in_combination_their_neighbour_comes_out_untouched(
         harmless = dice.sample(sorted(set(HARMLESS) - {"warnings"}), dice.randint(0, 3))
         # Harmless ones first: they use the same names, and one that came later would free what must be found.
         parts = [HARMLESS[what] for what in harmless] + [HARMFUL[what][0] for what in harmful]
-        told = worker.prove("\n".join(parts))
-        assert told["shared"] == (not harmful), (seed, harmful, harmless, told)
-        assert told["neighbour"] == [], (seed, harmful, harmless, told)
+        report = worker.prove("\n".join(parts))
+        assert report["shared"] == (not harmful), (seed, harmful, harmless, report)
+        assert report["neighbour"] == [], (seed, harmful, harmless, report)
 
 
 _CHILDREN = """

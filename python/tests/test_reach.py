@@ -114,14 +114,14 @@ def test_a_nats_that_expects_tls_is_asked_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [redis_messaging, nats_messaging])
-def test_whoever_waits_is_told_within_five_seconds(kind: Any) -> None:
+def test_whoever_waits_learns_why_within_five_seconds(kind: Any) -> None:
     with _silent() as silent, _deaf() as deaf:
         for port in (silent, deaf, free_port()):
-            told: queue.Queue[str] = queue.Queue()
-            reach = Reach(MessagingConfig(**kind(port)), told.put)
+            reports: queue.Queue[str] = queue.Queue()
+            reach = Reach(MessagingConfig(**kind(port)), reports.put)
             reach.begin()
-            assert f"127.0.0.1:{port}" in told.get(timeout=5.0)
-            assert not reach.end(), "who is told is told once"
+            assert f"127.0.0.1:{port}" in reports.get(timeout=5.0)
+            assert not reach.end(), "it is reported once"
 
 
 def test_who_has_an_answer_in_time_is_left_in_peace() -> None:

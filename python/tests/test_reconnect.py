@@ -334,7 +334,7 @@ def test_what_is_remembered_of_a_topic_is_bounded_and_what_is_forgotten_counts_a
     now = 1_700_000_001_000
     assert [handled.is_left_out(number, now) for number in (ids[50], ids[150], ids[300], urgent)] == [False] * 3 + [True]
     assert handled.is_left_out(ids[1000], now), "it may have come too late for the backend"
-    # Without a record, of an earlier version, the position alone tells.
+    # Without a record, of an earlier version, the position alone decides.
     handled = Handled(lambda: Earlier(ids[199]))
     assert not handled.is_left_out(urgent, now) and not handled.is_left_out(ids[100], 0)
 

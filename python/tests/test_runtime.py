@@ -58,7 +58,7 @@ if middle == 0:
         sibling._KNOWN = ()
     reader, writer = os.pipe()
     def work():
-        # Once the zygote has been told its process id.
+        # Once the zygote has got its process id.
         os.read(reader, 1)
         os._exit(7 if os.getppid() == host else 8)
     host = os.getppid()
@@ -170,7 +170,7 @@ def test_a_listener_wakes_at_once_when_its_agent_is_shut_down(redis_url: str) ->
 
         class Wrapper:
             def shutdown(self) -> None:
-                # It would begin anew what it was told to end before it had begun.
+                # Asked to end before it had begun, it would begin anew.
                 listener._running.wait()
                 listener.stop()
                 listener.join()
@@ -184,7 +184,7 @@ import signal, sys, threading, time
 from rustic_ai.k8s.runtime.sigterm import Sigterm
 
 def waits(at):
-    # Sends SIGTERM before instruction number `at` of the wait; tells whether it took that many.
+    # Sends SIGTERM before instruction number `at` of the wait. Returns whether it took that many.
     sigterm, count = Sigterm(), 0
     sigterm.hold()
     def trace(frame, event, argument):

@@ -25,7 +25,7 @@ _LATEST = ROOT / "tests" / "chaos" / "results" / "latest.json"
 _BEGAN = time.monotonic()
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     print(f"[{time.monotonic() - _BEGAN:5.0f} s] {line}", flush=True)
 
 
@@ -72,10 +72,10 @@ def _chaos(given: argparse.Namespace, stack: Stack, seed: int) -> Outcome:
         producer = Producer(stack.bus_address, every=0.5 if given.quick else 1.0)
         scene = Scene(stack, agents, producer, random.Random(seed))
         nemeses = order(scene, given.only or (QUICK if given.quick else usual(scene)), given.rounds)
-        run = Run(scene, given.bound, _tell)
+        run = Run(scene, given.bound, _print)
         names = _names(given.agents or (12 if given.quick else 30))
         run.create(names)
-        _tell(f"{len(names)} agents run on {len(stack.hosts)} hosts; {len(nemeses)} strikes follow")
+        _print(f"{len(names)} agents run on {len(stack.hosts)} hosts; {len(nemeses)} strikes follow")
         for nemesis in nemeses:
             run.strike(nemesis)
         run.end()

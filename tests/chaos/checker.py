@@ -46,7 +46,7 @@ class Pause:
     Attributes:
         pids: Whose time.
         began: When all of them had stopped.
-        ended: Before the first of them was told to go on.
+        ended: Before the first of them was let go on.
         whole: Whether everything on their host was stopped, its watchdog included.
         deaths: When those ended, by process id, that ended soon after.
     """

@@ -17,12 +17,12 @@ def section(document: dict[str, Any]) -> str:
     """The text between the marks."""
     about = document["about"]
     rows = [{key: value for key, value in row.items() if key not in _LEFT_OUT} for row in document["rows"]]
-    told = (
+    summary = (
         f"{about['agents']} agents on 3 hosts, 2 engines, {about['lease']}, {about['cores']} cores; {about['lives']} "
         f"lives of agents, {document['requests']} messages; {about['date']}, `{about['commit']}`, seed {about['seed']}."
     )
     # A line right below a table would be a row of it.
-    return f"{told}\n\n{table(rows)}\n\n"
+    return f"{summary}\n\n{table(rows)}\n\n"
 
 
 def insert(document: str, text: str) -> str:

@@ -45,5 +45,5 @@ def catalogue(scene: Scene) -> dict[str, Nemesis]:
 
 
 def usual(scene: Scene) -> list[str]:
-    """Names of those that a run strikes with unless told otherwise: all but the one that must make it fail."""
+    """Names of those that a run strikes with by default: all but the one that must make it fail."""
     return [name for name in catalogue(scene) if name != "sabotage"]

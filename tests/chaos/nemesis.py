@@ -6,7 +6,7 @@ from chaos.scene import Scene
 
 
 class Nemesis(ABC):
-    """One way to hurt the stack; the first line of documentation of each tells which.
+    """One way to hurt the stack; the first line of documentation of each says which.
 
     Attributes:
         name: What people call it.

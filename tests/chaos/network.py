@@ -107,7 +107,7 @@ class Network:
         return node
 
     def cut(self, node: Node, peers: list[Node]) -> None:
-        """Drops every packet between a node and its peers, without telling either."""
+        """Drops every packet between a node and its peers, without notice to either."""
         for peer in peers:
             _filter(node, "-A", "INPUT", "-s", peer.address, "-j", "DROP")
             _filter(node, "-A", "OUTPUT", "-d", peer.address, "-j", "DROP")

@@ -8,7 +8,7 @@ import subprocess
 
 from chaos.network import Node
 
-# Longest wait for a program that was told to stop: --drain-timeout and --stop-timeout of agent-host, and some more.
+# Longest wait for a program that was asked to stop: --drain-timeout and --stop-timeout of agent-host, and some more.
 _STOPPING = 60.0
 
 

@@ -1,4 +1,4 @@
-"""What is told about a run: rows of figures, a table of them, and JSON."""
+"""What is reported about a run: rows of figures, a table of them, and JSON."""
 
 from collections import Counter
 import datetime

@@ -61,17 +61,17 @@ class Outcome:
 class Run:
     """One run over a stack that has started."""
 
-    def __init__(self, scene: Scene, bound: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, scene: Scene, bound: float, log: Callable[[str], None]) -> None:
         """Prepares it.
 
         Args:
             scene: The stack and its agents, none of which exists yet.
             bound: Seconds that agents get to recover after a nemesis healed.
-            tell: Takes lines for people.
+            log: Takes lines for people.
         """
         self._scene = scene
         self._bound = bound
-        self._tell = tell
+        self._log = log
         self._watch = Watch(scene.agents)
         self._strikes: list[Strike] = []
 
@@ -96,9 +96,9 @@ class Run:
         self._recover(strike)
         self._attempt(nemesis.after)
         took = "did not recover" if strike.recovery is None else f"well again after {strike.recovery:.1f} s"
-        self._tell(f"{nemesis.name:<20} {took}")
+        self._log(f"{nemesis.name:<20} {took}")
         for words in (*strike.faults, *(f"{agent} forgotten: {how}" for agent, how in strike.forgotten.items())):
-            self._tell(f"    {words}")
+            self._log(f"    {words}")
 
     def _attempt(self, step: Callable[[], None]) -> bool:
         try:
@@ -118,7 +118,7 @@ class Run:
             try:
                 strike.forgotten = checker.forgotten(list(scene.agents.accepted), scene.agents.look(self._bound))
             except grpc.RpcError as error:
-                strike.faults.append(f"nobody can tell how the agents are: {error.details()}")
+                strike.faults.append(f"nobody can say how the agents are: {error.details()}")
         self._attempt(scene.stack.wait_until_complete)
         self._attempt(lambda: scene.producer.wait_for_answers(scene.names(), healed, self._bound))
 
@@ -142,7 +142,7 @@ class Run:
             self._attempt(partial(scene.agents.stop_guild, guild, _STOP))
         last.faults += scene.producer.faults
         for words in last.faults:
-            self._tell(f"    {words}")
+            self._log(f"    {words}")
         if last.faults:
             self._strikes.append(last)
 

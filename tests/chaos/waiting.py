@@ -25,7 +25,7 @@ def wait_until[T](
         The value.
 
     Raises:
-        NeverHappened: There was no value in time; tells what was seen last.
+        NeverHappened: There was no value in time; it says what was seen last.
     """
     give_up = time.monotonic() + seconds
     while True:

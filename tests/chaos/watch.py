@@ -41,7 +41,7 @@ class Watch:
             try:
                 seen = self._agents.look()
             except grpc.RpcError as error:
-                self.amiss = f"no engine tells: {error.code().name} {error.details()}"
+                self.amiss = f"no engine answers: {error.code().name} {error.details()}"
             else:
                 # One that was stopped while we looked is no loss.
                 missed = [agent for agent in expected if agent in self._agents.accepted]
@@ -56,7 +56,7 @@ class Watch:
             seconds: Longest wait.
 
         Raises:
-            NeverHappened: Some agent does not; tells which and how it is.
+            NeverHappened: Some agent does not; it says which and how it is.
         """
 
         def look() -> tuple[bool | None, object]:

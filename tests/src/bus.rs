@@ -10,7 +10,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-/// Agents that do what they are told to by messages.
+/// Agents that do what messages ask for.
 pub const DOER: &str = include_str!("doer.py");
 
 const HELPER: &str = include_str!("bus.py");

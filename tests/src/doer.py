@@ -1,4 +1,4 @@
-"""Agents that do what they are told to by messages, and answer with the message's number."""
+"""Agents that do what messages ask for, and answer with the message's number."""
 
 import argparse
 import asyncio
@@ -74,7 +74,7 @@ def _do(what: str, seconds: float) -> None:
 
 
 class Doer(Agent):
-    """Does what it is told."""
+    """Does what a message asks for."""
 
     def __init__(self) -> None:
         """Answers on the default topic."""
@@ -92,13 +92,13 @@ class Careful(Doer):
     """Has something to do when it ends."""
 
     def __init__(self) -> None:
-        """Asks to be told."""
+        """Registers for its end."""
         super().__init__()
         atexit.register(lambda: print("ATEXIT RAN", flush=True))
         atexit.register(sys.stdout.write, "UNFLUSHED\n")
-        signal.signal(signal.SIGTERM, self.told)
+        signal.signal(signal.SIGTERM, self.terminated)
 
-    def told(self, number: int, _frame: object) -> None:
+    def terminated(self, number: int, _frame: object) -> None:
         """Handles SIGTERM, and raises what many do."""
         main = threading.current_thread() is threading.main_thread()
         print(f"OWN HANDLER GOT {number} IN MAIN {main}", flush=True)
@@ -106,13 +106,13 @@ class Careful(Doer):
 
 
 class Looper(Doer):
-    """Has asyncio tell it of SIGTERM."""
+    """Has asyncio handle SIGTERM."""
 
     def __init__(self) -> None:
         """Runs a loop in a thread."""
         super().__init__()
         loop = asyncio.new_event_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: print("LOOP WAS TOLD", flush=True))
+        loop.add_signal_handler(signal.SIGTERM, lambda: print("LOOP GOT SIGTERM", flush=True))
         threading.Thread(target=loop.run_forever, daemon=True).start()
 
 
@@ -135,6 +135,6 @@ class Reader(Agent):
 
     @agent.processor(JsonDict, lambda _, message: "original_message_id" in message.payload)
     def read(self, ctx: ProcessContext[JsonDict]) -> None:
-        """Tells what it has read."""
+        """Sends on what it has read."""
         letter = ctx.payload
         ctx.send_dict({"dead": letter["original_message_id"], "why": letter["error_message"]})

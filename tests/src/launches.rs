@@ -17,7 +17,7 @@ pub fn script(guild: &str, agent: &str, script: &str) -> AgentLaunch {
     }
 }
 
-/// An agent that does nothing until it is told to end.
+/// An agent that does nothing until it is asked to end.
 pub fn idle(guild: &str, agent: &str) -> AgentLaunch {
     script(guild, agent, "exec sleep 1000")
 }

@@ -77,7 +77,7 @@ impl Program {
         wait_until(what, async || self.log().into_iter().find(|l| fits(l)).ok_or_else(|| self.text())).await
     }
 
-    /// Waits until it serves, and tells where.
+    /// Waits until it serves. Returns its address.
     pub async fn address(&self) -> String {
         let line = self.logged(&format!("{} to serve", self.name), |l| l["message"] == "serving").await;
         line["address"].as_str().expect("an address").to_owned()

@@ -123,7 +123,7 @@ async fn errors_of_every_layer_have_a_reason_on_both_services() {
         || pb::CreateAgentRequest { launch: Some(idle("g", &"x".repeat(300_000)).into()), ..Default::default() };
     // Field 1 is a number here, and a text there.
     let number = || pb::ListHostsRequest { page_size: 5, ..Default::default() };
-    let told = [
+    let refusals = [
         (raw(&engine, "/rustic_ai.engine.v1.EngineService/Nonsense", number()).await, Reason::MethodUnknown),
         (raw(&host, "/rustic_ai.agent_host.v1.AgentHostService/Nonsense", number()).await, Reason::MethodUnknown),
         (raw(&engine, "/rustic_ai.engine.v1.EngineService/GetAgent", number()).await, Reason::RequestUnreadable),
@@ -142,7 +142,7 @@ async fn errors_of_every_layer_have_a_reason_on_both_services() {
             Reason::InvalidRequest,
         ),
     ];
-    for (status, reason) in told {
+    for (status, reason) in refusals {
         assert_eq!((Reason::of(&status), status.code()), (Some(Ok(reason)), reason.code()), "{status:?}");
         assert!(!status.message().is_empty());
     }

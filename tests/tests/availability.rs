@@ -194,7 +194,7 @@ async fn a_host_ends_in_time_without_redis_and_with_an_open_health_watch() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_told_to_stop_ends_cleanly() {
+async fn an_engine_that_is_asked_to_stop_ends_cleanly() {
     let mut stack = Stack::start().await;
     stack.create(idle("g", "a")).await.unwrap();
     assert!(stack.engine.stop().await.success());

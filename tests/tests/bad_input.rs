@@ -67,7 +67,7 @@ fn empty_command() -> agent_pb::Runtime {
 }
 
 #[tokio::test]
-async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothing() {
+async fn an_agent_that_cannot_start_says_why_in_its_own_words_and_leaves_nothing() {
     let stack = Stack::start().await;
 
     let status = stack.create(python("g", "a", "no.such.module.Agent")).await.unwrap_err();
@@ -117,7 +117,7 @@ async fn an_agent_that_cannot_start_tells_why_in_its_own_words_and_leaves_nothin
 }
 
 #[tokio::test]
-async fn an_agent_whose_init_raises_or_never_returns_is_ended_and_told_apart() {
+async fn an_agent_whose_init_raises_or_never_returns_is_ended_and_the_error_says_which() {
     let dir = tempfile::tempdir().unwrap();
     let module = "import time\nfrom rustic_ai.core.guild.agent import Agent\n\
         class Raises(Agent):\n    def __init__(self):\n        raise ValueError('no such luck')\n\

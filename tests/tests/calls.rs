@@ -59,8 +59,8 @@ async fn a_trace_goes_from_the_caller_through_engine_and_host_into_the_agent() {
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
     stack.client.create_agent(request).await.unwrap();
-    let told = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("traceparent="));
-    let line = stack.hosts[0].logged("the agent's trace context", told).await;
+    let printed = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("traceparent="));
+    let line = stack.hosts[0].logged("the agent's trace context", printed).await;
     assert!(line["message"].as_str().unwrap().contains(TRACE), "{line}");
 
     // Stopping flushes what is still queued.

@@ -30,7 +30,7 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// Creates many agents, and gives those that run and what the others were told.
+/// Creates many agents. Returns those that run, and the errors of those that were refused.
 async fn crowd(stack: &Stack, count: usize) -> (Vec<String>, Vec<(String, Status)>) {
     let (mut running, mut refused) = (vec![], vec![]);
     for n in 0..count {
@@ -52,12 +52,12 @@ async fn assert_all_run(stack: &Stack, agents: &[String]) {
     }
 }
 
-/// Fails unless the refused were told why, and are nowhere.
-async fn assert_told_and_forgotten(stack: &Stack, refused: &[(String, Status)], told: &str) {
+/// Fails unless each refusal says why, and its agent is nowhere.
+async fn assert_explained_and_forgotten(stack: &Stack, refused: &[(String, Status)], why: &str) {
     for (agent, status) in refused {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         assert_eq!(Reason::of(status), Some(Ok(Reason::HostExhausted)));
-        assert!(status.message().contains(told), "{status:?}");
+        assert!(status.message().contains(why), "{status:?}");
         assert_eq!(stack.get("g", agent).await.unwrap_err().code(), Code::NotFound);
     }
 }
@@ -87,7 +87,7 @@ async fn a_host_without_descriptors_refuses_what_does_not_fit_and_lives_on() {
     let mut stack = Stack::with(settings).await;
     let (running, refused) = crowd(&stack, MANY).await;
     assert!(running.len() > 20 && !refused.is_empty(), "{} run, {} do not", running.len(), refused.len());
-    assert_told_and_forgotten(&stack, &refused, "no descriptors left").await;
+    assert_explained_and_forgotten(&stack, &refused, "no descriptors left").await;
     leases_are_renewed(&stack).await;
     assert_all_run(&stack, &running).await;
     // An agent less, and there is room for another.
@@ -133,8 +133,8 @@ async fn a_low_soft_limit_is_raised_for_the_host_and_kept_for_its_agents() {
     };
     assert_eq!(limit(stack.hosts[0].pid()), "4096:4096");
     assert_eq!(limit(stack.get("g", "0").await.unwrap().pid), "256:4096");
-    let told = stack.hosts[0].logged("the limits", |l| l["message"] == "limits of this host").await;
-    assert_eq!((&told["from"], &told["to"]), (&"256".into(), &"4096".into()));
+    let line = stack.hosts[0].logged("the limits", |l| l["message"] == "limits of this host").await;
+    assert_eq!((&line["from"], &line["to"]), (&"256".into(), &"4096".into()));
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn warm_agents_that_do_not_fit_are_refused_as_well_and_none_starts_cold() 
             Err(status) => refused.push((agent, status)),
         }
     }
-    assert_told_and_forgotten(&stack, &refused, "no descriptors left").await;
+    assert_explained_and_forgotten(&stack, &refused, "no descriptors left").await;
     assert_all_run(&stack, &running).await;
     let health = stack.host(0).await.health(host_pb::HealthRequest {}).await.unwrap().into_inner();
     assert_eq!((health.profiles[0].zygote.as_str(), health.profiles[0].cold_starts), ("ready", 0));
@@ -196,7 +196,7 @@ async fn a_host_at_its_limit_of_processes_refuses_what_does_not_fit_and_lives_on
     .await;
     let (running, refused) = crowd(&stack, MANY).await;
     assert!(running.len() > 10 && !refused.is_empty(), "{} run, {} do not", running.len(), refused.len());
-    assert_told_and_forgotten(&stack, &refused, "no more processes or threads").await;
+    assert_explained_and_forgotten(&stack, &refused, "no more processes or threads").await;
     leases_are_renewed(&stack).await;
     assert_all_run(&stack, &running).await;
 }

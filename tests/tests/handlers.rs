@@ -36,7 +36,7 @@ async fn is_back(stack: &Stack, agent: &str, restarts: u32) -> agent_pb::Agent {
     stack.agent_is("it to run again", "g", agent, back).await
 }
 
-/// Ends of processes, as the log of the host tells them.
+/// How processes ended, by the log of the host.
 fn ends(stack: &Stack) -> Vec<String> {
     let log = stack.hosts[0].log();
     let ends = log.iter().filter(|line| line["message"] == "process ended");
@@ -51,7 +51,7 @@ fn reasons(stack: &Stack) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn whatever_ends_the_handling_thread_ends_the_process_and_is_told_until_the_message_is_set_aside() {
+async fn whatever_ends_the_handling_thread_ends_the_process_and_is_reported_until_the_message_is_set_aside() {
     let modules = modules();
     let (stack, mut bus) = stack(&modules).await;
     stack.create(bus.agent("neighbour", "n", "doer.Doer")).await.unwrap();
@@ -83,10 +83,10 @@ async fn whatever_ends_the_handling_thread_ends_the_process_and_is_told_until_th
         answered(&mut bus, "g", 100 + n).await;
         let at = format!("{how}, at work on message {id} of topic {name}");
         let set_aside = format!("message {id} of topic {name} was set aside after 3 deaths: ");
-        let told = |a: &agent_pb::Agent| {
+        let says_so = |a: &agent_pb::Agent| {
             a.phase() == AgentPhase::Running && a.reason == "MessagesSetAside" && a.message.starts_with(&set_aside)
         };
-        let agent = stack.agent_is("it to run, and to say why not all was answered", "g", name, told).await;
+        let agent = stack.agent_is("it to run, and to say why not all was answered", "g", name, says_so).await;
         assert!(agent.message.ends_with(&at), "{}", agent.message);
         assert_eq!(agent.restarts, 3, "{name}");
         let times = ends(&stack).iter().filter(|how| **how == at).count();
@@ -115,9 +115,9 @@ async fn an_exception_is_rustic_ais_to_report_and_what_a_handler_forks_may_end_a
     bus.say("g", "a", json!({"n": 1, "do": "fail"})).await;
     bus.say("g", "a", json!({"n": 2, "do": "fork"})).await;
     assert_eq!(answered(&mut bus, "g", 2).await, agent.pid);
-    let told =
+    let reported =
         |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.contains("Error in processor hear: no good"));
-    stack.hosts[0].logged("Rustic AI's own report", told).await;
+    stack.hosts[0].logged("Rustic AI's own report", reported).await;
     assert_eq!(stack.get("g", "a").await.unwrap(), agent);
 }
 
@@ -129,8 +129,11 @@ async fn a_handling_thread_that_ends_between_messages_ends_the_process() {
     bus.say("g", "a", json!({"n": 1, "do": "deafen"})).await;
     answered(&mut bus, "g", 1).await;
     is_back(&stack, "a", 1).await;
-    let told = reasons(&stack);
-    assert!(told[0].contains("which handles messages, has ended; its process ended with exit code 70"), "{told:?}");
+    let reasons = reasons(&stack);
+    assert!(
+        reasons[0].contains("which handles messages, has ended; its process ended with exit code 70"),
+        "{reasons:?}"
+    );
     bus.say("g", "a", json!({"n": 2})).await;
     answered(&mut bus, "g", 2).await;
 }
@@ -146,7 +149,7 @@ async fn deaths_are_counted_over_a_restart_that_somebody_asked_for_and_set_aside
     bus.say("g", "a", json!({"n": 2})).await;
     let restart = async || {
         let (guild_id, agent_id) = ("g".to_owned(), "a".to_owned());
-        // It may fail at once, as it has the message again; that is told by its phase as well.
+        // It may fail at once, as it has the message again; its phase says so as well.
         let _ = stack
             .client
             .clone()
@@ -213,8 +216,8 @@ async fn a_process_that_is_killed_from_outside_says_what_it_was_at_work_on() {
     stack.hosts[0].logged("it to be at work", |line| line["message"] == "HEARD 1").await;
     kill_process(Pid::from_raw(i32::try_from(agent.pid).unwrap()).unwrap(), Signal::KILL).unwrap();
     is_back(&stack, "a", 1).await;
-    let told = reasons(&stack);
-    assert!(told[0].ends_with(&format!("at work on message {id} of topic a")), "{told:?}");
+    let reasons = reasons(&stack);
+    assert!(reasons[0].ends_with(&format!("at work on message {id} of topic a")), "{reasons:?}");
     assert_ne!(answered(&mut bus, "g", 1).await, agent.pid, "the next life handles it");
 }
 
@@ -234,8 +237,8 @@ async fn a_handler_that_hangs_is_ended_by_the_liveness_timeout_also_when_it_hold
     for (agent, id) in [("sleeps", sleeps), ("spins", spins)] {
         stack.agent_is("it to be restarted", "g", agent, |a| a.restarts >= 1).await;
         let at = format!("at work on message {id} of topic {agent}");
-        let told = |why: &String| why.contains(&at) && why.contains("more than 5 s, its liveness timeout");
-        assert!(reasons(&stack).iter().any(told), "{:?}", reasons(&stack));
+        let by_timeout = |why: &String| why.contains(&at) && why.contains("more than 5 s, its liveness timeout");
+        assert!(reasons(&stack).iter().any(by_timeout), "{:?}", reasons(&stack));
     }
     assert_eq!(answered(&mut bus, "g", 3).await, patient.pid, "without a timeout a handler may think");
 }

@@ -26,18 +26,18 @@ async fn a_kill_that_no_one_here_sent_names_the_kernel_and_the_memory_last_seen_
     let stack = Stack::start().await;
     let neighbour = stack.create(idle("other", "a")).await.unwrap();
     let agent = stack.create(idle("g", "a")).await.unwrap();
-    let told = async |pid: u32, restarts: u32| {
-        let explained = |line: &serde_json::Value| {
+    let explained = async |pid: u32, restarts: u32| {
+        let fits = |line: &serde_json::Value| {
             let text = line["how"].as_str().unwrap_or_default();
             line["pid"] == pid && text.contains("which its host did not send")
         };
-        stack.hosts[0].logged("the kill to be explained", explained).await;
+        stack.hosts[0].logged("the kill to be explained", fits).await;
         stack.agent_is("it to return", "g", "a", |a| a.phase() == AgentPhase::Running && a.restarts == restarts).await
     };
     kill(agent.pid);
-    let second = told(agent.pid, 1).await;
+    let second = explained(agent.pid, 1).await;
     kill(second.pid);
-    told(second.pid, 2).await;
+    explained(second.pid, 2).await;
     assert_eq!(stack.get("other", "a").await.unwrap().pid, neighbour.pid);
 
     let agent = stack.create(once(idle("g", "once"))).await.unwrap();
@@ -50,7 +50,7 @@ async fn a_kill_that_no_one_here_sent_names_the_kernel_and_the_memory_last_seen_
     );
 }
 
-/// Why an agent is gone that ends itself at once: told to its caller, or in its record if it was ready by then.
+/// Why an agent is gone that ends itself at once: the caller's error says it, or the agent's record if the agent was ready by then.
 async fn reason_of(stack: &Stack, agent: &str, ends_itself: &str) -> String {
     match stack.create(once(script("g", agent, ends_itself))).await {
         Err(status) => status.message().to_owned(),

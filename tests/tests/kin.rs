@@ -269,7 +269,7 @@ async fn a_server_that_the_sdk_for_mcp_started_ends_with_its_agent_and_serves_it
     assert_eq!(with_word(&word), [0; 0]);
 }
 
-/// Starts a hundred daemons that end; then tells how a process ended that another thread had started.
+/// Starts a hundred daemons that end; then prints how a process ended that another thread had started.
 const DAEMONS: &str = "import subprocess, threading\nfrom rustic_ai.core.guild.agent import Agent\n\
     class Starter(Agent):\n    def __init__(self):\n\
     \x20       def start():\n            self.early = subprocess.Popen(['/bin/sh', '-c', 'exit 7'])\n\

@@ -1,4 +1,4 @@
-//! Launches that wait for nobody: what is certainly wrong is told at once, what may come right is accepted, and goes on by itself.
+//! Launches that wait for nobody: what is certainly wrong is refused at once, what may come right is accepted, and goes on by itself.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -55,7 +55,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn what_would_fail_anywhere_is_told_at_once_with_its_own_words() {
+async fn what_would_fail_anywhere_is_refused_at_once_with_its_own_words() {
     // However slow the machine is.
     let gate = Gate::start(2, &["--launch-patience", "10m"]).await;
     let refused = gate.launch(python("g", "a", "no_such_package.Agent")).await.unwrap_err();
@@ -73,7 +73,7 @@ async fn what_would_fail_anywhere_is_told_at_once_with_its_own_words() {
 async fn what_may_come_right_is_accepted_and_tried_again() {
     let gate = Gate::start(1, &[]).await;
     let agent = gate.launch(python("g", "a", "gated.Fragile")).await.unwrap();
-    // As its record tells it, which may be a moment behind.
+    // The answer is what the agent's record says, which may be a moment behind.
     assert!([AgentPhase::Starting, AgentPhase::Restarting].contains(&agent.phase()), "{agent:?}");
     let tried = |agent: &agent_pb::Agent| agent.message.contains("its database is not up") && agent.restarts > 0;
     gate.stack.agent_is("it to be tried again", "g", "a", tried).await;

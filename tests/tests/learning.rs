@@ -10,7 +10,7 @@ use rustic_tests::{Modules, Stack, launches::python, processes::lives, wait_unti
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
-/// Tells whether its agent has inherited it: what was shared is immortal.
+/// Prints whether its agent has inherited this module: what was shared is immortal.
 const HEAVY: &str = "import sys\nfrom rustic_ai.core.guild.agent import Agent\nMARK = object()\n\
     class Heavy(Agent):\n    def __init__(self):\n\
     \x20       print('INHERITED' if sys.getrefcount(MARK) > 1 << 30 else 'IMPORTED HERE', flush=True)\n";
@@ -33,7 +33,7 @@ fn packages(profile: &RuntimeProfile) -> Vec<Vec<String>> {
     profile.branches.iter().map(|branch| branch.packages.clone()).collect()
 }
 
-/// Waits until it is told that a module is not shared, and why.
+/// Waits until the host says that a module is not shared. Returns why.
 async fn not_shared(stack: &Stack, module: &str) -> String {
     wait_until("the refusal", async || {
         let profile = profile(stack, "default").await;
@@ -96,7 +96,7 @@ async fn a_branch_that_dies_is_grown_anew_and_agents_start_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_module_that_must_not_be_shared_is_told_and_spoils_nothing() {
+async fn a_module_that_must_not_be_shared_is_reported_and_spoils_nothing() {
     let threaded = format!(
         "{HEAVY}import threading, time\n\
          threading.Thread(target=time.sleep, args=(1000,), name='meddler', daemon=True).start()\n"
@@ -181,16 +181,16 @@ async fn how_much_is_shared_is_the_operators_choice() {
 
 fn in_profile(agent: &str, profile: &str) -> AgentLaunch {
     let kind = Kind::Python(PythonRuntime { profile: profile.to_owned() });
-    AgentLaunch { runtime: Some(Runtime { kind: Some(kind) }), ..python("g", agent, "teller.Teller") }
+    AgentLaunch { runtime: Some(Runtime { kind: Some(kind) }), ..python("g", agent, "printer.Printer") }
 }
 
 #[tokio::test]
 async fn every_profile_has_its_own_environment_and_zygote() {
-    let teller = "import os\nfrom rustic_ai.core.guild.agent import Agent\n\
-        class Teller(Agent):\n    def __init__(self):\n        print(os.environ.get('FLAVOUR'), flush=True)\n";
-    let modules = Modules::new(&[("teller", teller)]);
+    let printer = "import os\nfrom rustic_ai.core.guild.agent import Agent\n\
+        class Printer(Agent):\n    def __init__(self):\n        print(os.environ.get('FLAVOUR'), flush=True)\n";
+    let modules = Modules::new(&[("printer", printer)]);
     let file = std::path::Path::new(&modules.path()).join("profiles.toml");
-    std::fs::write(&file, "[sweet]\npreload = ['teller']\nenvironment = { FLAVOUR = 'honey' }\n").unwrap();
+    std::fs::write(&file, "[sweet]\npreload = ['printer']\nenvironment = { FLAVOUR = 'honey' }\n").unwrap();
     let stack = modules.stack(&["--runtime-profiles", file.to_str().unwrap()]).await;
     stack.create(in_profile("plain", "")).await.unwrap();
     stack.create(in_profile("sweet", "sweet")).await.unwrap();
@@ -211,7 +211,7 @@ async fn every_profile_has_its_own_environment_and_zygote() {
 }
 
 #[tokio::test]
-async fn a_host_tells_what_its_agents_use() {
+async fn a_host_reports_what_its_agents_use() {
     let modules = Modules::new(&[("heavy", HEAVY)]);
     let stack = modules.stack(&["--metrics-listen", "127.0.0.1:0", "--usage-every", "1s"]).await;
     let agent = stack.create(python("g", "a", "heavy.Heavy")).await.unwrap();

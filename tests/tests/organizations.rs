@@ -91,7 +91,7 @@ async fn guilds_of_one_name_are_two_in_every_life() {
     wait_until("all to run after a host was killed", whole).await;
     // And of the registry.
     stack.redis.admin().run("FLUSHALL");
-    wait_until("all to be told", async || match list(&stack, "", "").await {
+    wait_until("all to be reported", async || match list(&stack, "", "").await {
         Ok(names) if names.len() == 4 => Ok(()),
         other => Err(format!("{other:?}")),
     })

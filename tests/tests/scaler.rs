@@ -1,4 +1,4 @@
-//! What KEDA is told, asked as KEDA asks.
+//! What KEDA gets, asked as KEDA asks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -37,7 +37,7 @@ async fn becomes(client: &ExternalScalerClient<Channel>, what: &str, per_host: &
 }
 
 #[tokio::test]
-async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_find_no_room() {
+async fn keda_gets_what_runs_and_waits_and_is_never_asked_to_take_a_host_whose_agents_find_no_room() {
     let host_arguments = ["--max-agents", "2"].map(str::to_owned).to_vec();
     let stack = Stack::with(StackSettings { hosts: 2, host_arguments, ..StackSettings::default() }).await;
     let channel =
@@ -49,8 +49,8 @@ async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_
     let two = [("slotsPerHost", "2")];
     let spec = client.clone().get_metric_spec(object(&two)).await.unwrap().into_inner().metric_specs.remove(0);
     assert_eq!((spec.metric_name.as_str(), spec.target_size, spec.target_size_float), ("rustic-ai-slots", 2, 2.0));
-    let mut told = client.clone().stream_is_active(object(&[])).await.unwrap().into_inner();
-    assert!(told.message().await.unwrap().unwrap().result);
+    let mut activity = client.clone().stream_is_active(object(&[])).await.unwrap().into_inner();
+    assert!(activity.message().await.unwrap().unwrap().result);
     let mut specs = client.clone().stream_metric_spec(object(&two)).await.unwrap().into_inner();
     assert_eq!(specs.message().await.unwrap().unwrap().metric_specs, [spec]);
     let nonsense = client.clone().is_active(object(&[("warmHosts", "many")])).await.unwrap_err();
@@ -92,9 +92,9 @@ async fn keda_is_told_what_runs_and_waits_and_never_to_take_a_host_whose_agents_
     becomes(&client, "nothing to be wanted", "2", 0.0).await;
 }
 
-/// KEDA makes an autoscaler of what it is told first, and keeps it: the scale must not depend on a registry or a host.
+/// KEDA makes an autoscaler of its first answer, and keeps it: the scale must not depend on a registry or a host.
 #[tokio::test]
-async fn without_a_registry_the_scale_is_told_and_the_amount_is_not() {
+async fn without_a_registry_the_scale_is_answered_and_the_amount_is_not() {
     let engine = rustic_tests::program::Program::start(
         "engine-svc",
         &rustic_tests::stack::engine_arguments("redis://127.0.0.1:1/0", &[]),

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 /// What an agent says of itself when it is built: one line.
 const AGENT: &str = "from rustic_ai.core.guild.agent import Agent\n\
-    class Told(Agent):\n    def __init__(self):\n        print('SAYS', says(), flush=True)\n";
+    class Sayer(Agent):\n    def __init__(self):\n        print('SAYS', says(), flush=True)\n";
 
 /// Looks at everything that the modules below change.
 const NEIGHBOUR: &str = "import json, locale, logging, os, signal, socket, sys, warnings\n\
@@ -127,7 +127,7 @@ async fn tried(stack: &Stack, host: usize, modules: &[(&str, &str)]) {
 }
 
 async fn create(stack: &Stack, guild: &str, agent: &str, module: &str) {
-    let agent = stack.create(python(guild, agent, &format!("{module}.Told"))).await.unwrap();
+    let agent = stack.create(python(guild, agent, &format!("{module}.Sayer"))).await.unwrap();
     assert_eq!(agent.phase(), AgentPhase::Running);
 }
 
@@ -279,7 +279,7 @@ async fn a_variable_that_a_module_read_decides_whether_an_agent_shares_it_and_ot
             ("again", "OTHER", "(None, 'shared')"),
         ] {
             let agent = format!("{agent} in {life}");
-            let mut launch = python("odd", &agent, "odd_reader.Told");
+            let mut launch = python("odd", &agent, "odd_reader.Sayer");
             launch.environment.insert(name.to_owned(), "value".to_owned());
             stack.create(launch).await.unwrap();
             assert_eq!(said(&stack, &agent).await, [finds], "{agent}");
@@ -298,7 +298,7 @@ async fn a_variable_that_acts_only_when_a_program_starts_starts_it_cold_and_the_
     let modules = Modules::new(&[("odd_hash", &format!("{module}{AGENT}"))]);
     let stack = modules.stack(&[]).await;
     for (agent, name) in [("one", "PYTHONHASHSEED"), ("two", "PYTHONHASHSEED"), ("three", "MALLOC_ARENA_MAX")] {
-        let mut launch = python("odd", agent, "odd_hash.Told");
+        let mut launch = python("odd", agent, "odd_hash.Sayer");
         launch.environment.insert(name.to_owned(), "1".to_owned());
         let request = pb::CreateAgentRequest { launch: Some(launch.into()), ..Default::default() };
         let timings = stack.client.clone().create_agent(request).await.unwrap().into_inner().timings.unwrap();
@@ -307,7 +307,7 @@ async fn a_variable_that_acts_only_when_a_program_starts_starts_it_cold_and_the_
     assert_eq!(said(&stack, "one").await, said(&stack, "two").await, "it is heeded");
     assert_eq!(profile(&stack, 0).await.cold_starts, 3);
     let request =
-        pb::CreateAgentRequest { launch: Some(python("odd", "warm", "odd_hash.Told").into()), ..Default::default() };
+        pb::CreateAgentRequest { launch: Some(python("odd", "warm", "odd_hash.Sayer").into()), ..Default::default() };
     let timings = stack.client.clone().create_agent(request).await.unwrap().into_inner().timings.unwrap();
     assert_eq!(timings.cold_reason, "");
 }

@@ -102,7 +102,7 @@ async fn what_an_agent_has_registered_for_its_end_runs_also_after_a_restart_and_
 }
 
 #[tokio::test]
-async fn an_event_loop_of_the_agent_is_told_of_sigterm_and_what_never_ends_does_not_keep_the_process() {
+async fn an_event_loop_of_the_agent_is_notified_of_sigterm_and_what_never_ends_does_not_keep_the_process() {
     let modules = modules();
     let (stack, bus) = stack(&modules, 1, &[]).await;
     stack.create(bus.agent("g", "looper", "doer.Looper")).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_event_loop_of_the_agent_is_told_of_sigterm_and_what_never_ends_does_
     for agent in ["looper", "slow"] {
         assert_eq!(stop(&stack, agent, 600).await.status, Some(last_exit::Status::Code(0)), "{agent}");
     }
-    stack.hosts[0].logged("the loop's word", |line: &Value| line["message"] == "LOOP WAS TOLD").await;
+    stack.hosts[0].logged("the loop's word", |line: &Value| line["message"] == "LOOP GOT SIGTERM").await;
 }
 
 #[tokio::test]

@@ -14,9 +14,9 @@ async fn a_host_one_of_whose_tasks_panics_ends_in_order_and_says_which() {
     let mut host = Program::start("agent-host", &arguments);
     assert_eq!(host.ended().await.code(), Some(1), "{}", host.text());
     let log = host.log();
-    let told =
+    let failure =
         log.iter().find(|line| line["task"] == "the look at memory").unwrap_or_else(|| panic!("{}", host.text()));
-    assert!(told["cause"].as_str().unwrap().starts_with("panicked: "), "{told}");
+    assert!(failure["cause"].as_str().unwrap().starts_with("panicked: "), "{failure}");
     // Its other tasks have taken their last steps: it has left the registry, or never was in it.
     assert_eq!(stack.registry().hosts().await.unwrap().hosts, []);
 }

@@ -153,7 +153,7 @@ async fn a_new_watchdog_knows_more_agents_than_a_socket_holds() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_told_to_stop_gives_its_agents_away_first() {
+async fn a_host_that_is_asked_to_stop_gives_its_agents_away_first() {
     let mut stack = Stack::with(Modules::new(&[]).settings(&[])).await;
     let other = Program::start("agent-host", &stack.host_arguments(1));
     other.address().await;
@@ -252,7 +252,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
 }
 
 #[tokio::test]
-async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
+async fn every_agent_is_restored_to_a_wiped_registry_and_none_is_touched() {
     let stack = stack(2).await;
     let mut agents = vec![];
     for n in 0..4 {
@@ -261,8 +261,8 @@ async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
     let registry = stack.registry();
     stack.redis.wipe();
     for agent in &agents {
-        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
-        let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
+        let runs = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
+        let now = stack.agent_is("the agent to be restored", "g", &agent.agent_id, runs).await;
         assert_eq!((now.pid, now.epoch, &now.host_id), (agent.pid, agent.epoch, &agent.host_id));
         assert_eq!(now.machine_id, agent.machine_id);
         assert!(lives(agent.pid));
@@ -279,7 +279,7 @@ async fn a_wiped_registry_is_told_again_of_every_agent_and_none_is_touched() {
 }
 
 #[tokio::test]
-async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
+async fn who_waits_and_who_has_failed_is_restored_to_a_wiped_registry() {
     let mut host_arguments = short_lease();
     host_arguments.extend(["--max-agents", "1"].map(str::to_owned));
     let engine_arguments = ["--lease-grace", "300ms", "--metrics-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
@@ -322,8 +322,8 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
     assert_eq!(whole.last_lines, ["last words"]);
     let now = stack.agent_is("the one that waits to be known again", "g", "second", known(second.epoch)).await;
     assert_eq!((now.phase(), now.message), (AgentPhase::Pending, second.message));
-    let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
-    stack.agent_is("the one that runs to be told again", "g", "first", told).await;
+    let runs = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running && a.epoch == first.epoch;
+    stack.agent_is("the one that runs to be restored", "g", "first", runs).await;
 
     // It still waits for what it waited for.
     wait_until("stops to be taken again", async || stack.stop("g", "first").await).await;
@@ -340,7 +340,7 @@ async fn a_wiped_registry_is_told_again_who_waits_and_who_has_failed() {
 async fn a_registry_that_was_wiped_is_no_empty_one_for_an_engine_that_knew_it() {
     let stack = Stack::start().await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
-    // Frozen, the host cannot tell yet; its lease lasts.
+    // The host is frozen and cannot report yet; its lease lasts.
     stack.hosts[0].signal(Signal::STOP);
     stack.redis.wipe();
     // To answer this, the engine looks at the registry, and sees no life of it.
@@ -352,16 +352,16 @@ async fn a_registry_that_was_wiped_is_no_empty_one_for_an_engine_that_knew_it() 
     });
     create.set_timeout(std::time::Duration::from_secs(1));
     let refused = stack.client.clone().create_agent(create).await.unwrap_err();
-    // It waits for hosts to tell, as long as its caller does; whose patience ends first is chance.
+    // The create waits for hosts to report, for as long as its caller does; whose patience ends first is chance.
     assert!(matches!(refused.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled), "{refused:?}");
     assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::Unavailable);
     stack.hosts[0].signal(Signal::CONT);
-    let told = stack.agent_is("the agent to be told again", "g", "a", |a| a.phase() == AgentPhase::Running).await;
-    assert_eq!((told.pid, told.epoch), (agent.pid, agent.epoch));
+    let restored = stack.agent_is("the agent to be restored", "g", "a", |a| a.phase() == AgentPhase::Running).await;
+    assert_eq!((restored.pid, restored.epoch), (agent.pid, agent.epoch));
 }
 
 #[tokio::test]
-async fn a_registry_that_is_wiped_while_it_is_told_is_told_again() {
+async fn a_registry_that_is_wiped_while_it_is_restored_is_restored_again() {
     let stack = stack(1).await;
     let mut agents = vec![];
     for n in 0..20 {
@@ -376,11 +376,11 @@ async fn a_registry_that_is_wiped_while_it_is_told_is_told_again() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, first).await.expect("the registry to be told of a first agent");
+        tokio::time::timeout(PATIENCE, first).await.expect("a first agent to be restored");
     }
     for agent in &agents {
-        let told = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
-        let now = stack.agent_is("the agent to be told again", "g", &agent.agent_id, told).await;
+        let runs = |a: &agent_pb::Agent| a.phase() == AgentPhase::Running;
+        let now = stack.agent_is("the agent to be restored", "g", &agent.agent_id, runs).await;
         assert_eq!((now.pid, now.epoch), (agent.pid, agent.epoch));
     }
     let next = wait_until("creates to be taken again", async || stack.create(idle("g", "next")).await).await;

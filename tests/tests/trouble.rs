@@ -1,4 +1,4 @@
-//! Redis that answers, but not as it should: agents go on, callers are told what is wrong, and nothing must be restarted.
+//! Redis that answers, but not as it should: agents go on, callers get an error that says what is wrong, and nothing must be restarted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -19,15 +19,15 @@ use std::{
 };
 use tonic::Code;
 
-/// Brings trouble, looks at what a caller is told, ends it, and looks at what is left of it.
-async fn survives(begin: &[&str], end: &[&str], told: &str) {
+/// Brings trouble, looks at whether a caller's error contains `why`, ends the trouble, and looks at what is left of it.
+async fn survives(begin: &[&str], end: &[&str], why: &str) {
     let stack = Stack::start().await;
     let agent = stack.create(idle("g", "a")).await.unwrap();
     let mut admin = stack.redis.admin();
     let mut run = |commands: &[&str]| commands.iter().for_each(|command| _ = answered(&mut admin, command));
     run(begin);
     let refused = wait_until("a create to be refused", async || match stack.create(idle("g", "b")).await {
-        Err(status) if status.message().contains(told) => Ok(status),
+        Err(status) if status.message().contains(why) => Ok(status),
         other => Err(format!("{other:?}")),
     })
     .await;
@@ -50,24 +50,24 @@ fn answered(admin: &mut Admin, command: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_full_is_told_of_and_survived() {
+async fn a_redis_that_is_full_is_reported_and_survived() {
     survives(&["CONFIG SET maxmemory 1"], &["CONFIG SET maxmemory 0"], "OOM").await;
 }
 
 #[tokio::test]
-async fn a_redis_that_became_a_replica_is_told_of_and_survived() {
+async fn a_redis_that_became_a_replica_is_reported_and_survived() {
     // Of nobody: port 1 answers no one.
     survives(&["REPLICAOF 127.0.0.1 1"], &["REPLICAOF NO ONE"], "READONLY").await;
 }
 
 #[tokio::test]
-async fn a_redis_that_wants_a_password_is_told_of_and_survived() {
+async fn a_redis_that_wants_a_password_is_reported_and_survived() {
     let begin = ["CONFIG SET requirepass secret", "CLIENT KILL TYPE normal SKIPME yes"];
     survives(&begin, &["CONFIG SET requirepass \"\""], "NOAUTH").await;
 }
 
 #[tokio::test]
-async fn a_redis_that_is_slower_than_its_callers_wait_is_told_of_and_survived() {
+async fn a_redis_that_is_slower_than_its_callers_wait_is_reported_and_survived() {
     survives(&["CLIENT PAUSE 5500 ALL"], &[], "the registry").await;
 }
 
@@ -83,8 +83,8 @@ async fn a_stop_is_the_last_word_over_what_a_frozen_redis_received_before() {
         stack.get("g", "before").await.map_err(|status| status.to_string())
     })
     .await;
-    // Whoever asked was told that it failed; whether it was carried out, as Redis had it when it went on, is seen now. After a stop it
-    // is not there, and nothing brings it.
+    // The create was answered with an error. Redis had received it, and may have carried it out when it went on: the stop shows whether.
+    // After the stop the agent is not there, and nothing brings it.
     match stack.stop("g", "late").await {
         Ok(_) => {}
         Err(status) => assert_eq!(status.code(), Code::NotFound, "{status:?}"),
@@ -99,7 +99,7 @@ async fn a_stop_is_the_last_word_over_what_a_frozen_redis_received_before() {
 }
 
 #[tokio::test]
-async fn a_redis_that_loads_is_told_of() {
+async fn a_redis_that_loads_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", listener.local_addr().unwrap());
     // Not a Redis: it says what one says that has just been started over a large file.
@@ -135,7 +135,7 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
             let launch = idle("g", &n.to_string());
             wait_until("a create to get through", async || {
                 stack.create(launch.clone()).await.map_err(|status| {
-                    // Whatever is cut off, a caller is told to try again.
+                    // Whatever is cut off, a caller gets an error that asks it to try again.
                     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
                     status.to_string()
                 })
@@ -154,7 +154,7 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_notices() {
+async fn a_redis_that_was_restarted_with_its_file_is_restored_and_no_agent_notices() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = DevServer::start(dir.path(), Durability::EveryWrite).unwrap();
     let engine = rustic_tests::program::Program::start(
@@ -194,7 +194,7 @@ async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_not
     becomes("waits", AgentPhase::Pending).await;
     redis.kill();
     redis.restart().unwrap();
-    // Nobody is placed until the host has told what it runs; then whoever waited before gets the room that there is.
+    // No agent is placed until the host has reported what it runs; then an agent that waited before gets the room that there is.
     let stop = pb::StopAgentRequest { guild_id: "g".to_owned(), agent_id: "b".to_owned(), ..Default::default() };
     let stopped = async || match stack.clone().stop_agent(stop.clone()).await {
         Err(status) if status.code() != Code::NotFound => Err(status),
@@ -202,10 +202,8 @@ async fn a_redis_that_was_restarted_with_its_file_is_told_again_and_no_agent_not
     };
     wait_until("an agent to make room", stopped).await;
     becomes("waits", AgentPhase::Running).await;
-    host.logged("the host to tell again", |l| {
-        l["message"].as_str().is_some_and(|m| m.contains("was lost or restarted"))
-    })
-    .await;
+    host.logged("the host to report", |l| l["message"].as_str().is_some_and(|m| m.contains("was lost or restarted")))
+        .await;
     assert!(lives(agent.pid));
     let same = create("a").await.unwrap();
     assert_eq!((same.pid, same.epoch), (agent.pid, agent.epoch));

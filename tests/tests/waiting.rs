@@ -65,7 +65,7 @@ async fn a_class_that_cannot_be_imported_fails_at_once_though_it_has_waited() {
     assert!(failed.message.contains("No module named 'no'"), "{}", failed.message);
     // Started anew it was never ready either.
     let again = pb::RestartAgentRequest { guild_id: "g".to_owned(), agent_id: "a".to_owned(), ..Default::default() };
-    // It is told so at once, or finds the agent waiting for a place, by a view of the hosts from before it failed.
+    // The call is refused at once, or answers that the agent waits for a place, by a view of the hosts from before it failed.
     if let Err(refused) = stack.client.clone().restart_agent(again).await {
         assert!(refused.message().contains("No module named 'no'"), "{}", refused.message());
     }

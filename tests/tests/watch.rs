@@ -16,15 +16,15 @@ use rustic_tests::{
 use rustix::process::Signal;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-/// What a watcher was told, in words.
+/// What a watcher has received, in words.
 #[derive(Debug, Default)]
 struct Watcher {
-    told: Vec<String>,
+    received: Vec<String>,
     revision: String,
 }
 
 impl Watcher {
-    /// Reads on until `enough` was told.
+    /// Reads on until `enough` was received.
     async fn read(&mut self, stream: &mut Streaming<pb::WatchAgentsResponse>, enough: &str) -> Result<(), Status> {
         loop {
             let answer = stream.message().await?.expect("a watch ends with an error only");
@@ -39,7 +39,7 @@ impl Watcher {
                 self.revision = answer.revision;
             }
             let done = word == enough;
-            self.told.push(word);
+            self.received.push(word);
             if done {
                 return Ok(());
             }
@@ -62,13 +62,13 @@ async fn watch(
 }
 
 #[tokio::test]
-async fn a_watcher_is_told_who_is_there_and_what_becomes_of_them() {
+async fn a_watcher_is_sent_who_is_there_and_what_becomes_of_them() {
     let stack = Stack::of(2).await;
     stack.create(idle("g", "before")).await.unwrap();
     stack.create(idle("other", "a")).await.unwrap();
     let (mut watcher, mut stream) = (Watcher::default(), watch(&stack.client, "g", "").await.unwrap());
     watcher.read(&mut stream, "bookmark").await.unwrap();
-    assert_eq!(watcher.told, [running("g/before"), "bookmark".to_owned()]);
+    assert_eq!(watcher.received, [running("g/before"), "bookmark".to_owned()]);
     stack.create(idle("other", "b")).await.unwrap();
     stack.create(idle("g", "after")).await.unwrap();
     watcher.read(&mut stream, &running("g/after")).await.unwrap();
@@ -76,8 +76,8 @@ async fn a_watcher_is_told_who_is_there_and_what_becomes_of_them() {
         stack.stop("g", agent).await.unwrap();
         watcher.read(&mut stream, &format!("g/{agent} removed")).await.unwrap();
     }
-    assert!(watcher.told.iter().all(|told| !told.starts_with("other/")), "{:?}", watcher.told);
-    // Its second life is told as well.
+    assert!(watcher.received.iter().all(|word| !word.starts_with("other/")), "{:?}", watcher.received);
+    // Its second life is sent as well.
     stack.create(idle("g", "before")).await.unwrap();
     watcher.read(&mut stream, &running("g/before")).await.unwrap();
 }
@@ -95,19 +95,19 @@ async fn any_engine_goes_on_where_another_one_ended() {
     drop(stream);
     stack.create(idle("g", "second")).await.unwrap();
     stack.stop("g", "first").await.unwrap();
-    watcher.told.clear();
+    watcher.received.clear();
     let mut stream = watch(&at_second, "g", &watcher.revision).await.unwrap();
-    while watcher.told.len() < 2 || !watcher.told.contains(&"g/first removed".to_owned()) {
+    while watcher.received.len() < 2 || !watcher.received.contains(&"g/first removed".to_owned()) {
         let any = running("g/second");
-        let enough = if watcher.told.contains(&any) { "g/first removed".to_owned() } else { any };
+        let enough = if watcher.received.contains(&any) { "g/first removed".to_owned() } else { any };
         watcher.read(&mut stream, &enough).await.unwrap();
     }
     assert!(
-        !watcher.told.contains(&"bookmark".to_owned()),
-        "what was told before is not told again: {:?}",
-        watcher.told
+        !watcher.received.contains(&"bookmark".to_owned()),
+        "what was sent before is not sent again: {:?}",
+        watcher.received
     );
-    // The first engine ends: its watchers are told so, and go on with the one that comes.
+    // The first engine ends: its watchers get an error, and go on with the engine that comes.
     let mut stream = watch(&stack.client, "g", &watcher.revision).await.unwrap();
     stack.engine.signal(Signal::TERM);
     let ended = loop {
@@ -124,10 +124,10 @@ async fn any_engine_goes_on_where_another_one_ended() {
         watch(&stack.client, "g", &watcher.revision).await.map_err(|status| status.to_string())
     })
     .await;
-    watcher.told.clear();
+    watcher.received.clear();
     stack.create(idle("g", "third")).await.unwrap();
     watcher.read(&mut stream, &running("g/third")).await.unwrap();
-    assert!(watcher.told.iter().all(|told| told.starts_with("g/third")), "{:?}", watcher.told);
+    assert!(watcher.received.iter().all(|word| word.starts_with("g/third")), "{:?}", watcher.received);
 }
 
 #[tokio::test]
@@ -141,10 +141,10 @@ async fn a_lost_registry_has_everybody_watch_anew() {
     let (mut watcher, mut stream) = (Watcher::default(), watch(&stack.client, "g", "").await.unwrap());
     watcher.read(&mut stream, "bookmark").await.unwrap();
     stack.redis.wipe();
-    let ended = watcher.read(&mut stream, "never told").await.unwrap_err();
+    let ended = watcher.read(&mut stream, "never sent").await.unwrap_err();
     assert_eq!(ended.code(), Code::OutOfRange, "{ended:?}");
-    assert!(!watcher.told.contains(&"g/a removed".to_owned()), "it runs: {:?}", watcher.told);
-    // While the registry is told again there is nothing to tell; then what was before is of another life.
+    assert!(!watcher.received.contains(&"g/a removed".to_owned()), "it runs: {:?}", watcher.received);
+    // While the registry is being restored a watch is refused; then the revision is of another store life.
     let expired = wait_until("the registry to settle", async || {
         match watch(&stack.client, "g", &watcher.revision).await.map(drop) {
             Err(status) if status.code() == Code::Unavailable => Err(status),
@@ -155,7 +155,7 @@ async fn a_lost_registry_has_everybody_watch_anew() {
     assert_eq!(expired.unwrap_err().code(), Code::OutOfRange);
     let (mut watcher, mut stream) = (Watcher::default(), watch(&stack.client, "g", "").await.unwrap());
     watcher.read(&mut stream, "bookmark").await.unwrap();
-    assert_eq!(watcher.told, [running("g/a"), "bookmark".to_owned()]);
+    assert_eq!(watcher.received, [running("g/a"), "bookmark".to_owned()]);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ async fn health(stack: &Stack) -> RuntimeProfile {
     profile(stack, "default").await
 }
 
-/// Waits until the zygote forks, and tells its process id.
+/// Waits until the zygote forks. Returns its process id.
 async fn ready(stack: &Stack) -> u32 {
     let ready = |l: &serde_json::Value| l["message"].as_str().is_some_and(|m| m.starts_with("the zygote is ready"));
     let last = wait_until("the zygote to be ready", async || match health(stack).await {
@@ -192,15 +192,16 @@ async fn a_zygote_that_hangs_is_replaced_and_the_agent_starts_cold() {
 }
 
 #[tokio::test]
-async fn a_preload_that_is_not_safe_to_share_is_left_out_and_told() {
+async fn a_preload_that_is_not_safe_to_share_is_left_out_and_logged() {
     let threads = "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), name='meddler', daemon=True).start()\n";
     for (text, why) in [(threads, "meddler"), ("raise ValueError('not today')\n", "ValueError: not today")] {
         let (stack, _dir) = with_odd_module(text).await;
         ready(&stack).await;
         stack.create(python("g", "a", RESPONDER)).await.unwrap();
         assert_eq!(health(&stack).await.cold_starts, 0, "{why}");
-        let told = |l: &serde_json::Value| l["module"] == "odd" && l["why"].as_str().is_some_and(|w| w.contains(why));
-        stack.hosts[0].logged("the module that is to blame", told).await;
+        let blamed =
+            |l: &serde_json::Value| l["module"] == "odd" && l["why"].as_str().is_some_and(|w| w.contains(why));
+        stack.hosts[0].logged("the module that is to blame", blamed).await;
     }
 }
 
@@ -234,13 +235,13 @@ async fn warm_agents_die_with_their_host() {
 
 #[tokio::test]
 async fn an_agent_logs_from_the_level_that_its_launch_asks_for_warm_and_cold() {
-    let teller = "import logging\nfrom rustic_ai.core.guild.agent import Agent\nLOG = logging.getLogger('mine')\n\
-        class Teller(Agent):\n    def __init__(self):\n        LOG.info('in detail')\n        LOG.warning('in short')\n";
-    let modules = Modules::new(&[("teller", teller)]);
+    let talker = "import logging\nfrom rustic_ai.core.guild.agent import Agent\nLOG = logging.getLogger('mine')\n\
+        class Talker(Agent):\n    def __init__(self):\n        LOG.info('in detail')\n        LOG.warning('in short')\n";
+    let modules = Modules::new(&[("talker", talker)]);
     for zygote in [Zygote::On, Zygote::Off] {
         let stack = Stack::with(StackSettings { zygote, ..modules.settings(&[]) }).await;
         let level = |level: &str| BTreeMap::from([("RUSTIC_AGENT_LOG_LEVEL".to_owned(), level.to_owned())]);
-        let launch = |agent: &str| python("g", agent, "teller.Teller");
+        let launch = |agent: &str| python("g", agent, "talker.Talker");
         stack.create(launch("plain")).await.unwrap();
         stack
             .create(AgentLaunch { environment: level("info").into_iter().collect(), ..launch("loud") })
@@ -251,7 +252,7 @@ async fn an_agent_logs_from_the_level_that_its_launch_asks_for_warm_and_cold() {
                 l["agent_id"] == agent && l["message"].as_str().is_some_and(|m| m.contains(what))
             }
         };
-        stack.hosts[0].logged("what is always told", said("plain", "WARNING mine: in short")).await;
+        stack.hosts[0].logged("what is always logged", said("plain", "WARNING mine: in short")).await;
         stack.hosts[0].logged("what was asked for", said("loud", "INFO mine: in detail")).await;
         assert!(!stack.hosts[0].log().iter().any(said("plain", "in detail")), "nobody asked for it");
 

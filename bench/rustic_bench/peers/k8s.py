@@ -93,7 +93,7 @@ def calls(count: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-    # Not measured: the first agents tell the zygote what to preload.
+    # Not measured: from the first agents the zygote learns what to preload.
     for _ in range(3):
         one_by_one(2)
         time.sleep(1)

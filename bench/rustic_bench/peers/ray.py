@@ -1,6 +1,6 @@
 """RayExecutionEngine of rusticai-ray, on a Ray of this machine with its own defaults.
 
-An agent is ready when `run()` of its actor has returned, as `ray.get` tells.
+An agent is ready when `run()` of its actor has returned, which `ray.get` waits for.
 """
 
 import logging
@@ -24,7 +24,7 @@ class Guilds:
         self._launched: list[workload.Launch] = []
 
     def launch(self, launch: workload.Launch) -> ray.ObjectRef:
-        """Starts an agent; returns what tells when it is ready."""
+        """Starts an agent. Returns the future result of its actor's `run()`."""
         if launch.guild_id not in self._engines:
             self._engines[launch.guild_id] = RayExecutionEngine(launch.guild_id, workload.ORGANIZATION)
         engine = self._engines[launch.guild_id]

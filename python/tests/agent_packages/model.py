@@ -13,8 +13,8 @@ _DIMENSION = 64
 class Model(ThreadingHTTPServer):
     """Answers chats and embeds texts.
 
-    A chat that offers the tool named `tool` gets a call of it, with `arguments`; once that has answered, the answer is
-    told. Any other chat gets its last question back.
+    A chat that offers the tool named `tool` gets a call of it, with `arguments`; once that has answered, its answer is
+    passed on. Any other chat gets its last question back.
 
     Attributes:
         tool: Which tool is called.
@@ -32,7 +32,7 @@ class Model(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens, as clients of OpenAI's protocol are told."""
+        """Where it listens, as clients of OpenAI's protocol take it."""
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def reply(self, chat: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404, f"no {self.path} here")
 
     def log_message(self, *_: object) -> None:
-        """Says nothing: the tests tell what went wrong."""
+        """Says nothing: the tests show what went wrong."""
 
     def _answer(self, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()

@@ -87,10 +87,10 @@ def lives_twice(stage: Stage, class_name: str, properties: dict[str, Any], talk:
     """
     cold = stage.cold_starts
     with stage.life(class_name, properties) as first:
-        told = talk(first)
+        said = talk(first)
         stage.learn(class_name)
     with stage.life(class_name, properties) as second:
-        assert talk(second) == told
+        assert talk(second) == said
     assert stage.cold_starts == cold, "both were forked"
 
 
@@ -172,8 +172,8 @@ def test_mcp_tools_of_a_program_that_the_agent_starts(stage: Stage) -> None:
     servers: list[tuple[int, str]] = []
 
     def talk(agent: Conversation) -> list[dict[str, Any]]:
-        (told,) = agent.ask(call, {"tool_name": "process"}, answer)["results"]
-        pid, folder = told["content"].split(" ", 1)
+        (result,) = agent.ask(call, {"tool_name": "process"}, answer)["results"]
+        pid, folder = result["content"].split(" ", 1)
         servers.append((int(pid), folder))
         sums = agent.ask(call, {"tool_name": "add", "arguments": {"a": 2, "b": 3}}, answer)["results"]
         assert sums == [{"type": "text", "content": "5"}]

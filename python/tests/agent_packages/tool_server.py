@@ -20,7 +20,7 @@ def add(a: int, b: int) -> str:
 
 @server.tool()
 def process() -> str:
-    """Tells the id of this process and where it works."""
+    """Returns the id of this process and its working directory."""
     return f"{os.getpid()} {os.getcwd()}"
 
 

@@ -35,16 +35,16 @@ end
 
 local function guild_of(member) return string.match(member, '^[^:]*:[^:]*') end
 
--- What has changed: an agent, a host, or the store itself.
-local function tell(...) redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*', ...) end
+-- Adds to the stream what has changed: an agent, a host, or the store itself.
+local function emit(...) redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*', ...) end
 
 local function event(member, phase, epoch, host)
-  tell('agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
+  emit('agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
 end
 
-local function host_changed(host) tell('host', host) end
+local function host_changed(host) emit('host', host) end
 
-local function store_changed() tell('store', 'changed') end
+local function store_changed() emit('store', 'changed') end
 
 -- The leases, in one hash, so that one command reads them all: host → `life renewals`, and under a name that no host has the store's life.
 local STORE = ':store'

@@ -196,7 +196,7 @@ impl Protocol {
             Stop::Unknown => self.bury(s),
             Stop::Reaped(_) | Stop::Unaccepted | Stop::Unassigned | Stop::Ended => self.remove(s),
         }
-        // Whoever is told that nobody knows it, by a store that lost something, was not told that it was stopped.
+        // If a store that lost something answers that it does not know the agent, that does not say that the agent was stopped.
         let vague = how == Stop::Unknown && (s.store.life.wipes > 0 || s.store.life.runs > 0);
         s.wish = if vague { Wish::Forgotten } else { Wish::Stopped };
         s.engines[engine].stopped = Some(epoch);

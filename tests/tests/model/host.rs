@@ -1,4 +1,4 @@
-//! What hosts do: they hold leases, run the agent, and tell a store in another life of it.
+//! What hosts do: they hold leases, run the agent, and report it to a store in another life.
 
 use super::{
     protocol::{Mutation, Protocol, Step},
@@ -159,7 +159,7 @@ impl Protocol {
             Answer::Held => p.age = age,
             Answer::Announced { store, life } => {
                 (p.age, p.lease) = (age, Some(life));
-                // Who knew of no other life has nothing to tell.
+                // A host that knew no other store life has nothing to report.
                 if p.store_life.is_none() {
                     p.reported = Some(store);
                 }
@@ -240,12 +240,12 @@ impl Protocol {
             }
             return;
         }
-        if !self.tell_of_agent(s, process) || s.processes[process].here == Here::No {
+        if !self.report_agent(s, process) || s.processes[process].here == Here::No {
             return;
         }
         s.processes[process].acknowledged = p.store_life;
         // Whether its claim was given away before the loss nobody knows: it gets a new one.
-        if fenced && self.mutation != Mutation::TrustsWhatItTold {
+        if fenced && self.mutation != Mutation::TrustsItsReport {
             s.processes[process].here = Here::No;
             self.unassign(s);
         } else {
@@ -259,14 +259,14 @@ impl Protocol {
         if ours { p.here } else { Here::No }
     }
 
-    /// The host tells a store in another life of one thing more, until that was told all.
+    /// The host reports one more thing to a store in another life, until it has reported everything.
     fn report(&self, s: &mut State, process: usize) {
         let p = s.processes[process];
         if p.here != Here::No && p.acknowledged != p.store_life {
-            // Of one that was killed with the lease the store learns when it is to be started again, and is told first here.
-            if self.tell_of_agent(s, process) && s.processes[process].here != Here::No {
+            // An agent that was killed with the lease is reported when it is to be started again; if it was not yet, it is reported here.
+            if self.report_agent(s, process) && s.processes[process].here != Here::No {
                 let fenced = matches!(p.here, Here::Between { fenced: true, .. });
-                if fenced && self.mutation != Mutation::TrustsWhatItTold {
+                if fenced && self.mutation != Mutation::TrustsItsReport {
                     s.processes[process].here = Here::No;
                     self.unassign(s);
                 } else {
@@ -286,8 +286,8 @@ impl Protocol {
         }
     }
 
-    /// The script `restore`; what is another's by now, or was stopped, is ended. Tells whether the store has answered.
-    fn tell_of_agent(&self, s: &mut State, process: usize) -> bool {
+    /// The script `restore`; what is another's by now, or was stopped, is ended. Returns whether the store has answered.
+    fn report_agent(&self, s: &mut State, process: usize) -> bool {
         let Some(epoch) = s.processes[process].here.epoch() else { return false };
         match self.restore(s, process, epoch) {
             Some(true) => {}

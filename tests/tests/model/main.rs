@@ -45,7 +45,7 @@ const NEVER_STUCK: &str = "P2, P4: once faults end, every agent runs, or is gone
 const NEVER_TAKEN: &str = "an agent that outlives its lease is not taken while its host lives";
 const TAKEN_OVER: &str = "an agent was taken over";
 const GIVEN_BACK: &str = "a returning host got its agent back";
-const RESTORED: &str = "a lost store was told again";
+const RESTORED: &str = "a lost store was restored";
 
 impl Model for Protocol {
     type State = State;
@@ -78,7 +78,7 @@ impl Model for Protocol {
             Property::always(NEVER_TAKEN, |_, s: &State| !s.taken_while_alive),
             Property::sometimes(TAKEN_OVER, |_, s: &State| s.was_taken_over()),
             Property::sometimes(GIVEN_BACK, |_, s: &State| s.was_given_back()),
-            Property::sometimes(RESTORED, |_, s: &State| s.was_told_again()),
+            Property::sometimes(RESTORED, |_, s: &State| s.was_restored()),
         ]
     }
 }
@@ -218,14 +218,14 @@ mutants! {
     without_bringing_and_watching_two_processes_are_found: NoBringNorWatching breaks NEVER_TWO in WIPED;
     without_watching_a_new_store_two_processes_are_found:
         NewSettlesAtOnce breaks NEVER_TWO in World { crashes: 1, ..WIPED };
-    without_waiting_for_hosts_that_tell_two_processes_are_found:
+    without_waiting_for_hosts_that_report_two_processes_are_found:
         NoAwait breaks NEVER_TWO in WIPED;
-    with_trust_in_what_was_told_of_a_killed_agent_two_processes_are_found:
-        TrustsWhatItTold breaks NEVER_TWO in ROLLED_BACK;
+    with_trust_in_what_was_reported_of_a_killed_agent_two_processes_are_found:
+        TrustsItsReport breaks NEVER_TWO in ROLLED_BACK;
     a_claim_that_comes_late_undoes_a_stop: TakesLateClaims breaks STOP_MEANS_STOPPED in STOPPED;
     a_stop_that_is_brought_and_ends_nothing_is_undone: BringsNoStops breaks STOP_MEANS_STOPPED in STOPPED;
     a_call_of_another_life_of_the_store_makes_two_processes:
         CallsOfAnyLife breaks NEVER_TWO in World { begin: Begin::Claimed, calls: 2, ..ROLLED_BACK };
     a_late_host_that_displaces_a_claim_leaves_a_process_without_a_record:
-        ToldLateDisplaces breaks NEVER_STUCK in World { begin: Begin::Claimed, epochs: 3, ..WIPED };
+        LateReportDisplaces breaks NEVER_STUCK in World { begin: Begin::Claimed, epochs: 3, ..WIPED };
 }

@@ -85,20 +85,20 @@ pub(crate) enum Mutation {
     NoSecondCall,
     /// A store in another life is one like any other: agents are placed at once.
     NoSettling,
-    /// Hosts that have something to tell are not waited for.
+    /// Hosts that have something to report are not waited for.
     NoAwait,
     /// Engines neither bring the hosts that they saw nor watch before the store is settled.
     NoBringNorWatching,
-    /// An agent that was killed with the lease is started again by the claim that it told a lost store of.
-    TrustsWhatItTold,
+    /// An agent that was killed with the lease is started again under the claim that its host reported to a lost store.
+    TrustsItsReport,
     /// A claim that comes after a stop is taken.
     TakesLateClaims,
     /// A store that is new is settled at once, as long as nobody has come from another life.
     NewSettlesAtOnce,
     /// What is brought of a stop does not end the record that a rolled back store has.
     BringsNoStops,
-    /// A host that tells a store which is settled displaces a claim that was made since, if that has a lower epoch.
-    ToldLateDisplaces,
+    /// A report to a store that has settled displaces a claim that was made since, if that has a lower epoch.
+    LateReportDisplaces,
     /// A host takes a call whatever life of the store the claim was made in.
     CallsOfAnyLife,
 }
@@ -218,7 +218,7 @@ impl Protocol {
         s
     }
 
-    /// States that nobody can tell apart become one.
+    /// States that nobody can distinguish become one.
     pub(crate) fn normalise(&self, s: &mut State) {
         let notes = [Mutation::NoComparison, Mutation::NotAtomic, Mutation::CarriesOver];
         if !notes.contains(&self.mutation) {
@@ -314,7 +314,7 @@ impl Protocol {
         self.forget_stop(s);
     }
 
-    /// What nobody remembers cannot be held to: a stop is known to the store, or to an engine that still can tell it.
+    /// A stop that nobody remembers binds nobody: it is known to the store, or to an engine that can still bring it to the store.
     fn forget_stop(&self, s: &mut State) {
         use super::state::Wish;
         let reported = s.store.stopped.is_some();

@@ -35,7 +35,7 @@ impl Protocol {
         })
     }
 
-    /// Everybody acts once, nothing is lost. Tells whether the store is settled and nothing is on its way.
+    /// Everybody acts once, nothing is lost. Returns whether the store is settled and nothing is on its way.
     fn round(&self, s: &mut State) -> bool {
         for process in 0..SLOTS {
             self.renew(s, process);

@@ -140,7 +140,7 @@ pub(crate) struct Process {
     pub(crate) asked: Option<Asked>,
     /// A question whose answer nobody waits for any more.
     pub(crate) stray: Option<Question>,
-    /// The store's life that it knows, and the one that was told of everything here.
+    /// The store life that it knows, and the one to which it has reported everything here.
     pub(crate) store_life: Option<StoreLife>,
     pub(crate) reported: Option<StoreLife>,
     pub(crate) here: Here,
@@ -190,7 +190,7 @@ pub(crate) struct Claim {
     pub(crate) asked: u8,
 }
 
-/// What those who use the agent want, and were told.
+/// What those who use the agent want, and what they were answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wish {
     Runs,
@@ -314,7 +314,7 @@ impl State {
         self.processes.iter().any(|p| p.succeeds && matches!(p.here, Here::Process { epoch: 2 }))
     }
 
-    pub(crate) fn was_told_again(&self) -> bool {
+    pub(crate) fn was_restored(&self) -> bool {
         // While a store settles nothing else is acknowledged.
         let settles = self.store.settling.is_some();
         settles && self.processes.iter().any(|p| p.acknowledged == Some(self.store.life))
@@ -327,7 +327,7 @@ impl State {
         }
     }
 
-    /// States that differ only in what nobody can tell are one: in the numbers of leases and renewals, of which only equality
+    /// States that differ only in what nobody can observe are one: in the numbers of leases and renewals, of which only equality
     /// counts, in which engine is which, and in what was noted and is of no use. So time needs no bound.
     pub(crate) fn normalise(&mut self, engines: usize) {
         for process in 0..SLOTS {

@@ -208,7 +208,7 @@ impl Protocol {
         }
     }
 
-    /// Whether `settle` would end the time in which hosts tell.
+    /// Whether `settle` would end the time in which hosts report.
     pub(super) fn may_settle(&self, s: &State, watched: bool) -> bool {
         let at_once = s.store.settling == Some(Settling::New) && self.mutation == Mutation::NewSettlesAtOnce;
         let watched = watched || at_once || self.mutation == Mutation::NoBringNorWatching;
@@ -223,7 +223,7 @@ impl Protocol {
         }
     }
 
-    /// `advance`, of a host that wants to start the agent; tells whether it may.
+    /// `advance`, of a host that wants to start the agent. Returns whether it may.
     pub(super) fn advance(&self, s: &mut State, epoch: u8, store_life: Option<StoreLife>) -> bool {
         if self.mutation == Mutation::NoEpochs {
             return s.store.record != Record::Nothing;
@@ -248,7 +248,7 @@ impl Protocol {
         let another = old == epoch && !matches!(store.record, Record::Claimed { process: by, .. } if by == process);
         // What was claimed since the store is settled is right, whatever epoch it has: epochs may have begun anew.
         let by_us = matches!(store.record, Record::Claimed { process: by, .. } if by == process);
-        let since = store.settling.is_none() && !by_us && self.mutation != Mutation::ToldLateDisplaces;
+        let since = store.settling.is_none() && !by_us && self.mutation != Mutation::LateReportDisplaces;
         if store.record != Record::Nothing && (old > epoch || another || since) {
             return Some(false);
         }

@@ -74,7 +74,7 @@ pub(crate) fn unsettled(world: &World) -> Option<(&'static str, String)> {
     let records = world.records();
     accepted_agents(world, &records)
         .or_else(|| records.iter().find_map(condition_is_documented))
-        .or_else(|| records.iter().find_map(|record| record_tells_the_truth(world, record)))
+        .or_else(|| records.iter().find_map(|record| record_is_true(world, record)))
         .or_else(|| no_process_without_record(world, &records))
         .or_else(|| rooms_add_up(world, &records))
 }
@@ -103,14 +103,14 @@ fn condition_is_documented(record: &AgentRecord) -> Option<(&'static str, String
     (!fits).then(|| ("documented reasons", format!("{} is {}: {word}", record.key, record.phase())))
 }
 
-fn record_tells_the_truth(world: &World, record: &AgentRecord) -> Option<(&'static str, String)> {
+fn record_is_true(world: &World, record: &AgentRecord) -> Option<(&'static str, String)> {
     let key = &record.key;
     let alive: Vec<_> = world.processes().filter(|(_, p)| p.key == *key).map(|(pid, p)| (pid, p.epoch)).collect();
     let stuck = |what: &str| Some(("P4 nothing sticks", format!("{key} is {}: {what}; {alive:?}", record.phase())));
     match record.phase() {
         Phase::Running => match (record.pid(), alive.as_slice()) {
             (Some(pid), [(lives, epoch)]) if pid == *lives && record.epoch == *epoch => None,
-            _ => stuck("its record tells another process"),
+            _ => stuck("its record names another process"),
         },
         Phase::Pending if record.condition.is_none() => stuck("without a reason"),
         Phase::Pending => {

@@ -1,4 +1,4 @@
-//! A caller who wants one agent to run, or not to run, and asks until it is told so.
+//! A caller who wants one agent to run, or not to run, and asks until an answer says that it is so.
 
 use crate::lives::Wish;
 use engine_svc::engine::PendingPolicy;
@@ -93,7 +93,7 @@ impl Client {
         self.pending = PendingPolicy::WaitForAnyHost;
     }
 
-    /// What the store forgot with no host to tell it again is asked for anew.
+    /// What the store forgot, and no host can report, is asked for anew.
     pub(crate) fn forgotten(&mut self) {
         if self.has == Some(Want::Run) {
             self.has = None;
@@ -114,7 +114,7 @@ impl Client {
         self.want == Want::Run
     }
 
-    /// Whether it was told that it has what it wants.
+    /// Whether an answer said that it has what it wants.
     pub(crate) fn is_settled(&self) -> bool {
         self.has == Some(self.want)
     }
@@ -155,7 +155,7 @@ impl Client {
         self.asked.as_ref().is_some_and(|asked| asked.call == call)
     }
 
-    /// An answer; tells when a stop that was answered OK was asked for.
+    /// Takes an answer. If it is the OK to a stop, returns when that stop was asked for.
     pub(crate) fn answered(&mut self, now: u64, call: u64, answer: Result<(), String>) -> Option<u64> {
         let asked = self.asked.take_if(|asked| asked.call == call)?;
         match answer {

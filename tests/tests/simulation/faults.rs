@@ -39,7 +39,7 @@ impl World {
             Fault::EndHost { host, .. } => {
                 let life = self.machines[self.machine_of[host]].life;
                 if let Some(life) = life.and_then(|life| self.slots[life].life.as_ref()) {
-                    life.tell(crate::lives::Inbound::Terminate);
+                    life.hand(crate::lives::Inbound::Terminate);
                 }
             }
             Fault::StopHost { host, lasts } => {
@@ -128,15 +128,15 @@ impl World {
         done.expect("it never waits").expect("it never fails");
     }
 
-    /// The store is not what it was. Agents that run are told again by their hosts, those that an engine remembers by the engine;
-    /// others are asked for anew by whoever wanted them, and what was stopped may be back.
+    /// The store has lost data. Hosts report the agents that run, and engines restore those that they remember; others are asked for anew
+    /// by whoever wanted them, and what was stopped may be back.
     fn store_forgot(&mut self, remembered: &[AgentKey]) {
         self.forgot_with_silent_hosts |= self.plan.silences();
         for n in 0..self.clients.len() {
             let key = self.clients[n].key.clone();
             let life = self.processes().find(|(_, p)| p.key == key).map(|(_, p)| p.life);
             match life.filter(|life| self.slots[*life].life.is_some()) {
-                Some(life) => _ = self.untold.insert(key, life),
+                Some(life) => _ = self.unreported.insert(key, life),
                 None if remembered.contains(&key) => self.remembered += 1,
                 None => self.clients[n].forgotten(),
             }
@@ -180,7 +180,7 @@ impl World {
     }
 
     /// The watchdog wakes with the agents, and looks before they are looked at: what it kills in the same instant is the
-    /// limit that `docs/guarantees.md` tells of.
+    /// limit that `docs/guarantees.md` describes.
     fn thaw(&mut self, machine: usize) {
         self.machines[machine].frozen = false;
         self.watchdogs_look();

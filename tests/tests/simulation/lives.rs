@@ -41,7 +41,7 @@ use tonic::{Request, Response, Status};
 /// Time between an engine's looks at the renewals, as `--hosts-refresh`.
 const LOOK_EVERY: Duration = Duration::from_millis(600);
 
-/// What the world tells a life.
+/// What the world hands to a life.
 pub(crate) enum Inbound {
     /// A call of a host.
     Call { id: u64, call: HostCall, left: Duration },
@@ -95,7 +95,7 @@ impl Life {
     }
 
     /// Hands it something, now or when it runs again.
-    pub(crate) fn tell(&self, inbound: Inbound) {
+    pub(crate) fn hand(&self, inbound: Inbound) {
         // Fails only when its main task has ended.
         let _ = self.inbox.send(inbound);
     }

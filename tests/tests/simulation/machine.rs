@@ -17,7 +17,7 @@ pub(crate) struct Process {
     pub(crate) born: u64,
     /// Heeds no SIGTERM.
     pub(crate) stubborn: bool,
-    pub(crate) tells: mpsc::UnboundedSender<ProcessEvent>,
+    pub(crate) events: mpsc::UnboundedSender<ProcessEvent>,
 }
 
 /// A machine.
@@ -55,8 +55,8 @@ impl Machine {
         pid: u32,
         process: impl FnOnce(mpsc::UnboundedSender<ProcessEvent>) -> Process,
     ) -> Born {
-        let (tells, heard) = mpsc::unbounded_channel();
-        self.processes.insert(pid, process(tells));
+        let (events, heard) = mpsc::unbounded_channel();
+        self.processes.insert(pid, process(events));
         (pid, heard)
     }
 

@@ -2,9 +2,9 @@
 //! clocks, machines and network. A seed is a run.
 //!
 //! Every commit runs seeds of its own, ten thousand, chosen by its hash and printed, beside those that once broke a promise.
-//! `RUSTIC_SIM_SEEDS=0..1000000` runs others, as `make sim` does; `RUSTIC_SIM_SEEDS=4711` runs one and tells what happened.
+//! `RUSTIC_SIM_SEEDS=0..1000000` runs others, as `make sim` does; `RUSTIC_SIM_SEEDS=4711` runs one and prints what happened.
 
-#![allow(clippy::print_stderr, reason = "a failing seed tells its story")]
+#![allow(clippy::print_stderr, reason = "a failing seed prints what happened")]
 
 mod ambient;
 mod checker;
@@ -83,7 +83,7 @@ fn seeds() -> Range<u64> {
     }
 }
 
-/// Runs all seeds on all processors; tells the first that breaks a promise, and what all came to.
+/// Runs all seeds on all processors. Returns the first that breaks a promise, and what all came to.
 fn run_all(seeds: Range<u64>) -> (Option<(u64, Broken)>, Tally) {
     let next = AtomicU64::new(seeds.start);
     let found: Mutex<(Option<(u64, Broken)>, Tally)> = Mutex::default();

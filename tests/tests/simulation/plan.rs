@@ -142,8 +142,8 @@ impl Plan {
             grace: GRACE,
             left_out: None,
         };
-        // A store that is wiped, is told again and then loses that too knows nothing of a host that is silent meanwhile, as if
-        // that host had died before it told. `docs/guarantees.md` says so.
+        // A store that is wiped, is restored, and then loses what was restored knows nothing of a host that is silent meanwhile, as if
+        // that host had died before it had reported. `docs/guarantees.md` says so.
         if plan.any(|f| matches!(f, Fault::Wipe)) && plan.silences() {
             plan.faults.retain(|(_, fault)| !matches!(fault, Fault::RollBack { .. }));
         }
@@ -166,7 +166,7 @@ impl Plan {
         self.any(|f| matches!(f, Fault::Wipe | Fault::RollBack { .. }))
     }
 
-    /// Whether every engine hears of all that happens a moment later, and is there to tell a store that is wiped, once.
+    /// Whether the store is wiped once, and every engine hears of all that happens a moment later and is there to restore the store.
     pub(crate) fn engines_remember(&self) -> bool {
         let wipes = self.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Wipe)).count();
         let in_the_way = self.any(|f| {

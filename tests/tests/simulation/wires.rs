@@ -64,7 +64,7 @@ pub(crate) enum HostReply {
     Stopped(pb::StopAgentResponse),
 }
 
-/// A process was made: its id, and what it tells.
+/// A process that was made: its id, and its events.
 pub(crate) type Born = (u32, mpsc::UnboundedReceiver<ProcessEvent>);
 
 /// What a life does to the world.
@@ -295,8 +295,8 @@ impl Runtime for FarRuntime {
     async fn start(&self, order: &Order, _tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         let (reply, born) = oneshot::channel();
         self.0.put(Outgoing::Spawn { order: order.clone(), reply });
-        let (pid, tells) = born.await.map_err(|_| std::io::Error::other("no process came to be"))?;
-        Ok(Box::new(FarProcess { pid, tells, outbox: self.0.clone() }))
+        let (pid, events) = born.await.map_err(|_| std::io::Error::other("no process came to be"))?;
+        Ok(Box::new(FarProcess { pid, events, outbox: self.0.clone() }))
     }
 
     fn learn(&self, _order: &Order, _imports: Imports) {}
@@ -320,7 +320,7 @@ impl Runtime for FarRuntime {
 
 struct FarProcess {
     pid: u32,
-    tells: mpsc::UnboundedReceiver<ProcessEvent>,
+    events: mpsc::UnboundedReceiver<ProcessEvent>,
     outbox: Outbox,
 }
 
@@ -339,9 +339,9 @@ impl Process for FarProcess {
     }
 
     async fn next_event(&mut self) -> ProcessEvent {
-        match self.tells.recv().await {
-            Some(told) => told,
-            // The exit was told already.
+        match self.events.recv().await {
+            Some(event) => event,
+            // The exit was reported already.
             None => std::future::pending().await,
         }
     }

@@ -43,8 +43,8 @@ use tonic::Status;
 pub(crate) const TICK: u64 = 20;
 /// What the store's clock shows when a world begins, ms.
 const STORE_BEGINS: u64 = ambient::WALL_BEGINS;
-/// Time in which hosts tell what they run when all is mended, ms.
-const TELLS: u64 = 15_000;
+/// Time in which hosts report what they run when all is mended, ms.
+const REPORTS: u64 = 15_000;
 /// Time between two looks at who waits, and after which every engine has a copy, ms.
 const SEES_EVERY: u64 = 200;
 const COPIED: u64 = 2_500;
@@ -115,13 +115,13 @@ pub(crate) struct World {
     next_pid: u32,
     pub(crate) clients: Vec<Client>,
     pub(crate) checker: Checker,
-    /// Agents that the store does not know as they are, and the life that will tell it.
-    pub(crate) untold: BTreeMap<AgentKey, LifeId>,
+    /// Agents that the store does not know as they are, and the host's life that will report each.
+    pub(crate) unreported: BTreeMap<AgentKey, LifeId>,
     /// A host that said nothing when the store forgot may bring back what was stopped behind its back.
     pub(crate) forgot_with_silent_hosts: bool,
     /// Agents that no host runs, and since when they are as they are.
     pub(crate) unassigned: BTreeMap<AgentKey, (Epoch, u64)>,
-    /// Agents that an engine alone could tell a wiped store of.
+    /// Agents that only an engine could restore to a wiped store.
     pub(crate) remembered: usize,
     pub(crate) healed: bool,
     pub(crate) operations: usize,
@@ -164,7 +164,7 @@ impl World {
             next_pid: 100,
             clients,
             checker: Checker::default(),
-            untold: BTreeMap::new(),
+            unreported: BTreeMap::new(),
             forgot_with_silent_hosts: false,
             unassigned: BTreeMap::new(),
             remembered: 0,
@@ -229,7 +229,7 @@ impl World {
             }
             self.take_up();
         }
-        self.forget_told();
+        self.forget_reported();
     }
 
     /// The store's wall clock steps by so many ms.
@@ -256,16 +256,16 @@ impl World {
                 let life = self.engines[engine];
                 match &self.slots[life].life {
                     Some(engine) => {
-                        engine.tell(Inbound::Client { id, wish, within });
+                        engine.hand(Inbound::Client { id, wish, within });
                         self.client_calls.insert(id, life);
                     }
                     None => self.at(self.now + 20, Event::ClientAnswer(id, Err("nobody listens".to_owned()))),
                 }
             }
             Event::ClientAnswer(id, answer) => self.client_hears(id, answer),
-            Event::Ready(machine, pid) => self.process_tells(machine, pid, None),
-            Event::Exit(machine, pid, status) => self.process_tells(machine, pid, Some(status)),
-            Event::Reaped(tells, status) => _ = tells.send(ProcessEvent::Exit(status)),
+            Event::Ready(machine, pid) => self.process_acts(machine, pid, None),
+            Event::Exit(machine, pid, status) => self.process_acts(machine, pid, Some(status)),
+            Event::Reaped(events, status) => _ = events.send(ProcessEvent::Exit(status)),
             Event::Fault(fault) => self.strike(fault),
             Event::Heal(healing) => self.heal(healing),
         }
@@ -339,9 +339,10 @@ impl World {
             self.client_calls.remove(&call);
             self.at(self.now + 20, Event::ClientAnswer(call, Err("the engine is gone".to_owned())));
         }
-        let untold: Vec<_> = self.untold.iter().filter(|(_, life)| **life == id).map(|(k, _)| k.clone()).collect();
-        for key in untold {
-            self.untold.remove(&key);
+        let unreported: Vec<_> =
+            self.unreported.iter().filter(|(_, life)| **life == id).map(|(k, _)| k.clone()).collect();
+        for key in unreported {
+            self.unreported.remove(&key);
             self.client(&key).forgotten();
         }
     }
@@ -371,8 +372,8 @@ impl World {
                 let text = format!("client of a{n} hears {answer:?}");
                 self.note(|| text);
             }
-            // What the store does not know its host may tell it later.
-            if self.forgot_with_silent_hosts || self.untold.contains_key(&self.clients[n].key) {
+            // What the store does not know, a host may report later.
+            if self.forgot_with_silent_hosts || self.unreported.contains_key(&self.clients[n].key) {
                 self.clients[n].doubts(self.now);
             }
             if let Some(asked) = self.clients[n].answered(self.now, id, answer.clone()) {
@@ -402,18 +403,18 @@ impl World {
     }
 
     /// Agents that the store knows again as they are.
-    fn forget_told(&mut self) {
-        // When all is mended every host has told what it had to tell.
-        if self.healed && self.now > MENDED + TELLS {
-            self.untold.clear();
+    fn forget_reported(&mut self) {
+        // Some time after all is mended, every host has reported what it had to report.
+        if self.healed && self.now > MENDED + REPORTS {
+            self.unreported.clear();
             self.forgot_with_silent_hosts = false;
         }
-        if self.untold.is_empty() {
+        if self.unreported.is_empty() {
             return;
         }
         let records = self.records();
         let machines = &self.machines;
-        self.untold.retain(|key, _| {
+        self.unreported.retain(|key, _| {
             let process = machines.iter().flat_map(|m| m.processes.values()).find(|p| p.key == *key);
             let record = records.iter().find(|r| r.key == *key);
             record.is_none_or(|r| process.is_some_and(|p| r.epoch < p.epoch))

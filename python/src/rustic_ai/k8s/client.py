@@ -77,7 +77,7 @@ class Connection:
         self.reached = True
 
     def _obstacle(self) -> str:
-        """What gRPC says of a channel that does not connect: it tells only a call."""
+        """What gRPC says of a channel that does not connect: only a call gets that answer."""
         try:
             self.stub.GetAgent(pb.GetAgentRequest(), timeout=_OBSTACLE_PATIENCE)
         except grpc.RpcError as error:
@@ -156,7 +156,7 @@ def watch(stub: EngineServiceStub, request: pb.WatchAgentsRequest, timeout: floa
         timeout: Seconds to follow them.
 
     Yields:
-        What the engine tells, as it comes.
+        The engine's answers, as they come.
 
     Raises:
         grpc.RpcError: The last error; DEADLINE_EXCEEDED when the time is over.

@@ -1,4 +1,4 @@
-"""What K8sExecutionEngine tells of agents and hosts."""
+"""What K8sExecutionEngine says of agents and hosts."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -134,7 +134,7 @@ class K8sExecutionEngine(ExecutionEngine):
         """Launches an agent. Returns when it runs, or has been accepted and takes longer than two seconds.
 
         Idempotent: an agent that is there with the same launch is left alone. One for which no host has room is accepted, waits, and
-        starts as soon as there is some. What can be known to be wrong is told at once: a class that cannot be imported, a spec
+        starts as soon as there is some. What can be known to be wrong is refused at once: a class that cannot be imported, a spec
         that Rustic AI refuses, an agent that no host could ever hold. Where this process is an agent itself, such as a guild's
         manager, which launches one agent after the other, that is logged and reported to the guild as the agent's health instead
         of raised, and so is a launch that fails later (`RUSTIC_LAUNCH_ERRORS`).
@@ -163,7 +163,7 @@ class K8sExecutionEngine(ExecutionEngine):
         except _OF_THIS_AGENT as error:
             if not self._settings.reports:
                 raise
-            self._launches.tell(launch, str(error))
+            self._launches.report(launch, str(error))
             return None
         subject = f"{agent.guild_id}/{agent.agent_id}"
         if agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
@@ -258,7 +258,7 @@ class K8sExecutionEngine(ExecutionEngine):
             logger.info("agent %s/%s was gone already", guild_id, agent_id)
 
     def shutdown(self) -> None:
-        """Stops the guild's agents and waits for them, unless the engine was told to detach. Idempotent."""
+        """Stops the guild's agents and waits for them, unless the engine is set to detach. Idempotent."""
         self._launches.end()
         if self._settings.detach:
             logger.info("guild %s goes on without us", self.guild_id)

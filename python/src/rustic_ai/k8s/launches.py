@@ -1,11 +1,11 @@
-"""Follows agents that were accepted and do not run yet, logs what becomes of them, and tells their guild.
+"""Follows agents that were accepted and do not run yet, logs what becomes of them, and reports failures to their guild.
 
 ```
  accepted ──▶ followed ──RUNNING, or gone──▶ forgotten
                  │  ▲
           FAILED │  │ runs again
                  ▼  │
-               told: an error in the log, and a heartbeat with the reason where Rustic AI looks for the guild's health
+               reported: an error in the log, and a heartbeat with the reason where Rustic AI looks for the guild's health
 ```
 """
 
@@ -56,23 +56,23 @@ class Launch:
 class Launches:
     """The launches of one guild that are not settled. A thread follows them, as long as there are any."""
 
-    def __init__(self, organization_id: str, guild_id: str, connect: Callable[[], client.Connection], tells: bool) -> None:
+    def __init__(self, organization_id: str, guild_id: str, connect: Callable[[], client.Connection], reports: bool) -> None:
         """Follows nobody yet.
 
         Args:
             organization_id: The guild's organization.
             guild_id: The guild.
             connect: Gives the connection to the engine.
-            tells: Whether the guild is told of agents that have failed.
+            reports: Whether agents that have failed are reported to the guild.
         """
         self._organization_id = organization_id
         self._guild_id = guild_id
         self._connect = connect
-        self._tells = tells
+        self._reports = reports
         self._lock = threading.Lock()
         self._followed: dict[str, Launch] = {}
-        # All of the guild, as the watch that goes on has told of them.
-        self._told: dict[str, agent_pb2.Agent] = {}
+        # All agents of the guild, as the watch that goes on has sent them.
+        self._watched: dict[str, agent_pb2.Agent] = {}
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
@@ -80,19 +80,19 @@ class Launches:
         """Follows an agent, from the claim that its launch was answered with, until it runs, has failed, or is gone."""
         with self._lock:
             self._followed[launch.agent_id] = launch
-            told = self._told.get(launch.agent_id)
+            watched = self._watched.get(launch.agent_id)
             if self._thread is None and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._work, name="launches", daemon=True)
                 self._thread.start()
         # The watch may have been faster than the answer.
-        if told is not None and told.epoch >= epoch:
-            self._changed(told)
+        if watched is not None and watched.epoch >= epoch:
+            self._changed(watched)
 
     def forget(self, agent_id: str) -> None:
         """Follows an agent no longer."""
         with self._lock:
             self._followed.pop(agent_id, None)
-            self._told.pop(agent_id, None)
+            self._watched.pop(agent_id, None)
 
     def end(self) -> None:
         """Follows nobody any more."""
@@ -100,16 +100,16 @@ class Launches:
             self._followed.clear()
         self._ended.set()
 
-    def tell(self, launch: Launch, reason: str) -> None:
-        """Logs that an agent has failed, and tells its guild if it is to be told."""
+    def report(self, launch: Launch, reason: str) -> None:
+        """Logs that an agent has failed, and reports it to its guild if that is wanted."""
         logger.error("agent %s/%s has failed: %s", self._guild_id, launch.agent_id, reason)
-        if not self._tells:
+        if not self._reports:
             return
         try:
             self._publish(launch, HeartbeatStatus.ERROR, reason)
         except Exception:
             # The log has it; whoever launches goes on.
-            logger.exception("the guild %s cannot be told that agent %s has failed", self._guild_id, launch.agent_id)
+            logger.exception("it cannot be reported to guild %s that agent %s has failed", self._guild_id, launch.agent_id)
 
     def _work(self) -> None:
         while not self._ended.is_set():
@@ -144,18 +144,18 @@ class Launches:
         finally:
             changes.close()
             with self._lock:
-                self._told.clear()
+                self._watched.clear()
 
     def _changed(self, agent: agent_pb2.Agent) -> None:
         with self._lock:
-            self._told[agent.agent_id] = agent
+            self._watched[agent.agent_id] = agent
             launch = self._followed.get(agent.agent_id)
             if launch is None:
                 return
             if agent.phase in _SETTLED:
                 del self._followed[agent.agent_id]
         if agent.phase == agent_pb2.AGENT_PHASE_FAILED:
-            self.tell(launch, agent.message)
+            self.report(launch, agent.message)
         elif agent.phase == agent_pb2.AGENT_PHASE_RUNNING:
             logger.info("agent %s/%s runs on %s", self._guild_id, agent.agent_id, agent.host_id)
 

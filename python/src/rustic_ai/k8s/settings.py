@@ -8,7 +8,7 @@ import socket
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s.inheritance import inherited
 
-# Where Kubernetes tells a pod its namespace.
+# The file in which Kubernetes gives a pod its namespace.
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Namespace of our manifests.
 _NAMESPACE = "rustic-ai"

@@ -135,7 +135,7 @@ impl World {
         }
         let life = self.slots.iter().find(|slot| slot.address == address).and_then(|slot| slot.life.as_ref());
         match life {
-            Some(life) => life.tell(Inbound::Call { id, call, left }),
+            Some(life) => life.hand(Inbound::Call { id, call, left }),
             None => self.at(self.now + 2, Event::Answer(id, Err(Status::unavailable("connection refused")))),
         }
     }

@@ -27,7 +27,7 @@ impl World {
         self.checker.born(self.now, &self.machines, &key, order.epoch);
         let (stubborn, now) = (self.rng.random_bool(0.1), self.now);
         let (epoch, on_disconnect) = (order.epoch, order.launch.on_disconnect);
-        let make = |tells| Process { key, epoch, life: from, on_disconnect, born: now, stubborn, tells };
+        let make = |events| Process { key, epoch, life: from, on_disconnect, born: now, stubborn, events };
         let born = self.machines[machine].make(pid, make);
         self.born += 1;
         self.note(|| format!("process {pid} of {} epoch {epoch} on machine {machine}", order.launch.key));
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    pub(crate) fn process_tells(&mut self, machine: usize, pid: u32, exit: Option<ExitStatus>) {
+    pub(crate) fn process_acts(&mut self, machine: usize, pid: u32, exit: Option<ExitStatus>) {
         let there = &mut self.machines[machine];
         if there.frozen {
             let again = match exit {
@@ -51,7 +51,7 @@ impl World {
         }
         let Some(status) = exit else {
             if let Some(process) = there.processes.get(&pid) {
-                let _ = process.tells.send(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
+                let _ = process.events.send(ProcessEvent::Report(Report::Ready(StartTimes::default(), None)));
             }
             return;
         };
@@ -59,7 +59,7 @@ impl World {
             // A process may take long to be reaped, as when it waits for a disk: nothing of it runs any more, and its host does not know.
             let reaped =
                 if self.healed || !self.rng.random_bool(0.03) { 0 } else { self.rng.random_range(20..3_000) };
-            self.at(self.now + reaped, Event::Reaped(process.tells, status));
+            self.at(self.now + reaped, Event::Reaped(process.events, status));
             self.note(|| format!("process {pid} of {} ends: {status}", process.key));
         }
     }
@@ -81,7 +81,7 @@ impl World {
         for machine in 0..self.machines.len() {
             for pid in self.machines[machine].doomed(self.now) {
                 self.note(|| format!("the watchdog of machine {machine} kills {pid}"));
-                self.process_tells(machine, pid, Some(ExitStatus::Signal(9)));
+                self.process_acts(machine, pid, Some(ExitStatus::Signal(9)));
             }
         }
     }

@@ -61,7 +61,7 @@ class K8sAgentWrapper(AgentWrapper):
         """Builds the agent and subscribes it; returns when it handles messages.
 
         Args:
-            fail: Told why the message bus cannot be reached while this waits for it, in another thread; ends the process. None: the
+            fail: Takes why the message bus cannot be reached while this waits for it, in another thread; ends the process. None: the
                 bus is known to be there.
 
         Raises:
@@ -78,7 +78,7 @@ class K8sAgentWrapper(AgentWrapper):
             if self.is_connected:
                 raise
             if not reach.end():
-                # Told by the other thread just now.
+                # The other thread reports it just now.
                 park()
             raise StartFailure("initialize", reach.explain(error)) from error
         finally:
@@ -167,7 +167,7 @@ def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> 
 
 
 def _import_dependencies(document: LaunchDocument, agent_class: type[Agent]) -> None:
-    """Imports what resolves the agent's dependencies. One that cannot be imported is told when the agent is built."""
+    """Imports what resolves the agent's dependencies. One that cannot be imported fails when the agent is built."""
     agent_spec, guild_spec = json.loads(document.agent_spec), json.loads(document.guild_spec)
     specs = {**(guild_spec.get("dependency_map") or {}), **(agent_spec.get("dependency_map") or {})}
     keys = {dependency.dependency_key for dependency in agent_class.list_all_dependencies()}

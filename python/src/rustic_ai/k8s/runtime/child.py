@@ -86,8 +86,8 @@ def _die_with(host_pid: int) -> None:
     """Ends this process when the host ends.
 
     The signal is tied to the parent at hand, so it is asked for only when the host is the parent; before that it would
-    be the middle process's end that kills us. The host sends the first message after it was told our process id, and it
-    is told after the middle process is gone: so when there is something to read, the host is the parent.
+    be the middle process's end that kills us. The host sends the first message after it got our process id, which it
+    gets after the middle process is gone: so when there is something to read, the host is the parent.
     """
     select.select([CONTROL], [], [])
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

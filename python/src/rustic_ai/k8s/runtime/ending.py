@@ -25,7 +25,7 @@ class Ending:
     """Ends this process on its own account, once."""
 
     def __init__(self, host: HostSocket) -> None:
-        """Remembers whom to tell."""
+        """Remembers to whom to report."""
         self._host = host
         self._begun = threading.Lock()
         self._pid = os.getpid()
@@ -36,7 +36,7 @@ class Ending:
         return os.getpid() == self._pid
 
     def die(self, what: str, error: BaseException | None = None) -> NoReturn:
-        """Tells the host why, and ends the process.
+        """Reports to the host why, and ends the process.
 
         Args:
             what: What happened, in words that the error's description may follow.

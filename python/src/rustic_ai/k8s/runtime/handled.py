@@ -22,7 +22,7 @@ from rustic_ai.core.utils import GemstoneID
 _REMEMBERED, RECORDED = 4096, 96
 # One of so many that might be handled again is recorded all the same.
 _LEFT_OUT = 32
-# Ids whose time tells when the latest messages came; more than one, as clocks of senders differ.
+# Ids whose time says when the latest messages came; more than one, as clocks of senders differ.
 _LATEST = 8
 
 

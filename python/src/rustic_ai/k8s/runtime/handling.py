@@ -72,7 +72,7 @@ class Guard:
         Args:
             state: Where the host reads what is at work.
             skip: Messages that are set aside instead of being handled.
-            host: Who is told of those.
+            host: Gets notice of those.
             ending: Ends the process.
         """
         self._state, self._host, self._ending = state, host, ending
@@ -171,7 +171,7 @@ class Guard:
         return handle
 
     def watch(self, loops: frozenset[threading.Thread]) -> None:
-        """Tells which threads take one message after the other, and wait for the next one in a queue."""
+        """Takes note of the threads that take one message after the other, and wait for the next one in a queue."""
         self._loops = loops
 
     def settle(self) -> None:
@@ -210,7 +210,7 @@ class Guard:
         return threading.current_thread() is not threading.main_thread()
 
     def wait(self, seconds: float) -> None:
-        """Waits for a message bus that is away. The host is told of no work meanwhile.
+        """Waits for a message bus that is away. The host sees no work meanwhile.
 
         When the agent is stopped, a handler does not wait any longer: its message is for the next life.
         """

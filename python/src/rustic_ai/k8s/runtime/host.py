@@ -1,14 +1,14 @@
 """The socket to agent-host."""
 
 import contextlib
-# By name: what an agent's module does to `json` later must not garble what the host is told.
+# By name: what an agent's module does to `json` later must not garble what the host gets.
 from json import dumps
 import os
 import socket
 import threading
 from typing import Any
 
-# A traceback longer than this loses its middle: the ends tell what and where.
+# A traceback longer than this loses its middle: the ends say what and where.
 _MAX_TRACEBACK = 64 * 1024
 # Characters of the reason of an end.
 _MAX_REASON = 1000

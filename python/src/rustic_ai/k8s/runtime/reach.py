@@ -1,4 +1,4 @@
-"""Whether the message bus can be reached when an agent starts: who waits for it in vain is told where it is and why not.
+"""Whether the message bus can be reached when an agent starts: whoever waits for it in vain learns where it is and why not.
 
 The clients of Redis and NATS try for up to two minutes, and some say nothing then. So a thread watches the moment in which the
 first connection is made. It costs nothing more unless that takes long; then it tries for itself, step by step, and what it
@@ -8,7 +8,7 @@ finds is the reason for which the agent does not start.
 messaging is built ──▶ the bus has answered within a second ──▶ over
         │                             │
         │                             └▶ tried anew: it answers ──▶ over: whoever is slow, it is not the bus
-        └▶ raises: told with the address       └▶ it refuses, or has not answered in all the time there is: told
+        └▶ raises: reported with the address   └▶ it refuses, or has not answered in all the time there is: reported
 ```
 """
 
@@ -49,7 +49,7 @@ class Bus(Protocol):
         """Connects, says who we are, and waits for an answer.
 
         Args:
-            step: Told what is done, in words that "takes too long" may follow.
+            step: Takes what is done, in words that "takes too long" may follow.
 
         Raises:
             Exception: What is in the way.
@@ -183,7 +183,7 @@ class Reach:
 
         Args:
             config: Of the agent's messaging.
-            fail: Told why the bus cannot be reached, in a thread of its own, while the main thread may wait for it; ends the process.
+            fail: Takes why the bus cannot be reached, in a thread of its own, while the main thread may wait for it; ends the process.
         """
         self._bus, self._fail = bus_of(config), fail
         self._over = threading.Event()

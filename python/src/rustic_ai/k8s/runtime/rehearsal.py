@@ -45,7 +45,7 @@ def _player() -> type[Agent]:
     offer in the source of all that is installed, and what is in the registry is offered."""
 
     class Player(Agent):
-        """Answers a question, notes an answer, and leaves when it is told to."""
+        """Answers a question, notes an answer, and leaves when it is asked to."""
 
         __qualname__ = "Player"
 

@@ -55,7 +55,7 @@ class Service:
         """Ends the agent in order: what is at work finishes, what comes stays for the next life.
 
         Args:
-            pass_on: Tells the agent that SIGTERM came.
+            pass_on: Notifies the agent that SIGTERM came.
             seconds: For unsubscribing.
         """
         self._guard.stop()

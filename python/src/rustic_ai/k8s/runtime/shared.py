@@ -146,7 +146,7 @@ def _make_immortal() -> None:
         level: list[Any] = []
         for things in itertools.batched(met, _BATCH):
             referents = gc.get_referents(*things)
-            # Of these the collector is told nothing; to run them is to count them.
+            # The collector does not know of these; to run them is to count them.
             referents += [thing.co_consts for thing in things if type(thing) is CodeType]
             for thing in referents:
                 if getrefcount(thing) != _IMMORTAL:
@@ -156,9 +156,9 @@ def _make_immortal() -> None:
 
 
 def _has_pools() -> bool:
-    """Whether small objects are where CPython puts them unless it is told otherwise."""
-    told = os.environ.get("PYTHONMALLOC", "pymalloc") != "pymalloc" or sys.flags.dev_mode
-    return is_known() and bool(sysconfig.get_config_var("WITH_PYMALLOC")) and not told
+    """Whether small objects are where CPython puts them by default."""
+    replaced = os.environ.get("PYTHONMALLOC", "pymalloc") != "pymalloc" or sys.flags.dev_mode
+    return is_known() and bool(sysconfig.get_config_var("WITH_PYMALLOC")) and not replaced
 
 
 def _fill_pools() -> None:

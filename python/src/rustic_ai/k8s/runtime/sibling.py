@@ -120,17 +120,17 @@ def _fork_twice(work: Callable[[], NoReturn]) -> int:
         _be_the_middle(work, reader, writer)
     os.close(writer)
     with open(reader, "rb") as stream:
-        told = stream.read()
+        text = stream.read()
     # When the middle process is gone, the subreaper is the parent.
     os.waitpid(middle, 0)
-    pid = int(told or 0)
+    pid = int(text or 0)
     if pid <= 0:
         raise OSError(-pid or errno.ECHILD, os.strerror(-pid) if pid else "the process in the middle ended early")
     return pid
 
 
 def _be_the_middle(work: Callable[[], NoReturn], reader: int, writer: int) -> NoReturn:
-    """Forks, tells the process id or, as a negative number, why not, and ends."""
+    """Forks, sends the process id or, as a negative number, why not, and ends."""
     os.setsid()
     try:
         pid = os.fork()

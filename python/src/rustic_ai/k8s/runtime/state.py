@@ -1,7 +1,7 @@
 """What an agent is at work on, in a page that it shares with agent-host: written with plain stores, so that it costs no
 system call and outlives whatever ends the process.
 
-The layout is told in `agent-host/src/runtime/state.rs`, which reads it.
+The layout is described in `agent-host/src/runtime/state.rs`, which reads it.
 """
 
 from enum import IntEnum

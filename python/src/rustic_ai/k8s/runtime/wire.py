@@ -17,7 +17,7 @@ big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands 
 
     host -> zygote  {"op": "fork", "id": 7, "title": "...", "directory": "...", "environment": {...}, "learn": true}
                     with three descriptors: the child's socket to the host, its standard output, its standard error; learn:
-                    the child shall tell what its class imports
+                    the child shall report what its class imports
     host -> zygote  {"op": "branch", "id": 8}
                     with the same three descriptors; the child is a zygote too and waits for its own "preload"
     zygote -> host  {"event": "forked", "id": 7, "pid": 4711}

@@ -113,7 +113,7 @@ class Zygote:
             self._begin_anew(Then.SERVE)
 
     def run(self) -> None:
-        """Imports what may be shared of what the host names, says hello and does what it is told, until the socket closes."""
+        """Imports what may be shared of what the host names, says hello and does what the host asks for, until the socket closes."""
         first = self._wire.receive()
         if first is None:
             return
@@ -193,7 +193,7 @@ class Zygote:
                 os.close(descriptor)
 
     def _preload(self, modules: list[str]) -> None:
-        """Imports everything; one that fails is told and does not stop the rest."""
+        """Imports everything; one that fails is reported and does not stop the rest."""
         for module in modules:
             try:
                 importlib.import_module(module)

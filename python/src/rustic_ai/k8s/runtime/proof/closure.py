@@ -1,6 +1,6 @@
 """What the class of an agent imports: modules in groups that are shared, or not, as a whole.
 
-Told by an agent that was forked from a base zygote, in which nothing of anybody's is loaded: only there can be seen what its class
+Reported by an agent that was forked from a base zygote, in which nothing of anybody's is loaded: only there can be seen what its class
 would import by itself.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rustic_ai.k8s.runtime.proof.watch import code_places
 
-# Modules told; an agent that imports more is not learned from.
+# Most modules that are reported; an agent that imports more is not learned from.
 _MOST = 8192
 
 

@@ -1,6 +1,6 @@
 """The state of a process and its interpreter, fact by fact: what an import may change and a fork would hand on.
 
-Looks only. Every fact is compared for equality; one that is a mapping is told entry by entry.
+Looks only. Every fact is compared for equality; one that is a mapping is compared entry by entry.
 """
 
 import atexit
@@ -74,7 +74,7 @@ def _shared_memory() -> set[str]:
 
 
 def _status() -> dict[str, str]:
-    """Identities, capabilities, processors and signal masks, as the kernel tells them."""
+    """Identities, capabilities, processors and signal masks, as the kernel shows them."""
     with open("/proc/self/status") as status:
         fields = [line.rstrip("\n").partition(":\t") for line in status]
     return {name: value for name, _, value in fields if not name.startswith(_RESTLESS)}
@@ -95,7 +95,7 @@ def _timers() -> tuple[Any, ...]:
         with open("/proc/self/timers") as timers:
             posix = timers.read()
     except OSError:
-        # Kernels without checkpoint and restore do not tell.
+        # Kernels without checkpoint and restore do not show them.
         posix = ""
     return posix, *(signal.getitimer(which) for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
 

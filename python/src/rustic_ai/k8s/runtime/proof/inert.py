@@ -1,6 +1,6 @@
 """What an import leaves behind besides its own modules: the process and the interpreter, before and after.
 
-Whatever differs is told in words that name it. Memory of the new modules is no difference: that is what a zygote shares. Two things
+Whatever differs is reported in words that name it. Memory of the new modules is no difference: that is what a zygote shares. Two things
 may be added to what was there, as every import adds them and only those see them who import the same: submodules of a
 package, and filters for warnings.
 """

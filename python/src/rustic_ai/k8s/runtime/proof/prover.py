@@ -28,8 +28,8 @@ from rustic_ai.k8s.runtime.proof.inert import Snapshot, settle
 from rustic_ai.k8s.runtime.proof.trial import Report, TrialFailed
 from rustic_ai.k8s.runtime.proof.watch import Environment, Finding, names_in_libraries
 
-# Findings told of one unit, and letters of each.
-_TOLD, _LONGEST = 3, 300
+# Most findings that are named of one unit, and letters of each.
+_NAMED, _LONGEST = 3, 300
 # Seconds for all proofs of one branch.
 _PATIENCE = 120.0
 
@@ -210,7 +210,7 @@ class Prover:
         settle()
         changes = [error] if error else [] if snapshot is None else list(snapshot.changes())
         if changes and not vouched:
-            self.outcome.spoilt = f"{', '.join(unit.name for unit in units)}: {'; '.join(changes[:_TOLD])}"
+            self.outcome.spoilt = f"{', '.join(unit.name for unit in units)}: {'; '.join(changes[:_NAMED])}"
         new = [getattr(module, "__file__", None) or "" for name, module in modules() if name not in names]
         reads = {*environment.reads, *names_in_libraries([file for file in new if ".so" in file])}
         # What differs from agent to agent anyway is what was vouched for.
@@ -255,8 +255,8 @@ def _is_loaded(unit: Unit) -> bool:
 
 
 def _words(findings: list[Finding]) -> str:
-    told = "; ".join(finding.text[:_LONGEST] for finding in findings[:_TOLD])
-    return f"{told}; {len(findings) - _TOLD} more" if len(findings) > _TOLD else told
+    named = "; ".join(finding.text[:_LONGEST] for finding in findings[:_NAMED])
+    return f"{named}; {len(findings) - _NAMED} more" if len(findings) > _NAMED else named
 
 
 def _module_of(name: str, modules: list[str]) -> str:

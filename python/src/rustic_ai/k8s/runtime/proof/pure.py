@@ -102,7 +102,7 @@ class Walker:
         return hasher.hexdigest()
 
     def _look(self, thing: Any) -> tuple[str, list[Any]]:
-        """How a thing is told from others, and what it consists of."""
+        """How a thing is distinguished from others, and what it consists of."""
         kind = type(thing)
         if kind in _PLAIN:
             self._heed_time(thing)
@@ -200,7 +200,7 @@ def _content(cell: CellType) -> object:
 
 
 def _in_order(members: Any) -> list[Any]:
-    """Members of a set, whose own order follows addresses. Of those that have a name in common only the name is told."""
+    """Members of a set, whose own order follows addresses. Of those that have a name in common only the name counts."""
     named: dict[str, list[Any]] = {}
     for member in members:
         named.setdefault(_name(member), []).append(member)

@@ -1,4 +1,4 @@
-"""One trial: a throwaway fork imports modules and tells what it saw.
+"""One trial: a throwaway fork imports modules and reports what it saw.
 
     prover ──fork──▶ trial with identity A ─┐
        └─────fork──▶ trial with identity B ─┴─▶ a report each, over a pipe; nothing else of them stays
@@ -145,9 +145,9 @@ class _Fork:
             data += self._read()
         if not data:
             raise TrialFailed(f"its import ends the process ({self._how_it_ended()})")
-        told = json.loads(data)
-        told["findings"] = [Finding(**finding) for finding in told["findings"]]
-        return Report(**told)
+        fields = json.loads(data)
+        fields["findings"] = [Finding(**finding) for finding in fields["findings"]]
+        return Report(**fields)
 
     def _read(self) -> bytes:
         """What is there to be read now."""

@@ -23,6 +23,7 @@ use rustic_registry::{
 };
 use rustic_telemetry::{
     metrics,
+    outage::Outage,
     pulse::{self, Pulse},
 };
 use std::{
@@ -285,7 +286,7 @@ impl LeaseRenewer {
     async fn keep(&mut self) {
         let mut known = false;
         let mut fence_at: Option<Instant> = None;
-        let mut failures: u32 = 0;
+        let mut outage = Outage::of("renewing the lease");
         let pulse = Pulse::of("the renewer of the lease", pulse::TURN);
         loop {
             pulse.beat();
@@ -296,7 +297,7 @@ impl LeaseRenewer {
             match answer {
                 Some(Ok(Answer::Held)) => {
                     known = true;
-                    failures = 0;
+                    outage.over();
                     let lasts = self.times.ttl - self.times.margin;
                     fence_at = Some(sent + lasts);
                     self.deadline.send_replace(Some(sent_boot + lasts));
@@ -320,12 +321,10 @@ impl LeaseRenewer {
                     return;
                 }
                 Some(Err(error)) => {
-                    failures += 1;
-                    warn!(%error, failures, "the lease could not be renewed; trying again");
+                    outage.failed(&error);
                 }
                 None => {
-                    failures += 1;
-                    warn!(failures, "the lease could not be renewed in time");
+                    outage.failed(&"no answer before the lease had to end");
                     // The registry may be about to answer: it is asked again at once, and from now on as long as it takes.
                     self.lose_lease();
                     continue;
@@ -334,7 +333,7 @@ impl LeaseRenewer {
             if fence_at.is_some_and(|at| at <= Instant::now()) && self.lease.borrow().state == Lease::Held {
                 self.lose_lease();
             }
-            pulse.waits(self.pause(sent, failures, fence_at)).await;
+            pulse.waits(self.pause(sent, outage.failures(), fence_at)).await;
         }
     }
 

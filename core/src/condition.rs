@@ -65,7 +65,7 @@ reasons! {
         "Nothing; the agent starts as soon as another host has room.";
     /// The agent's host does not renew its lease. The agent may run on there, as its `on_disconnect` = KEEP asks for.
     HostSilent, [Starting Running Restarting Stopping],
-        "See whether the host, or its way to the registry, is down. If its machine is gone for good, RetireHost moves the agent.";
+        "See whether the host, or its way to the registry, is down. If its machine is gone for good, DrainHost with `force` moves the agent.";
     /// RestartAgent was called.
     RestartRequested, [Pending],
         "Nothing; the agent starts as soon as a host has room.";

@@ -22,7 +22,7 @@
 //!     │ └────────────┼─ STOPPING ◀────────────────┴─────────────────┘ ┌─────────────────┘
 //!     │ ▲            │                            │                   │  (room already given back)
 //!     │ └────────────┼────────────────────────────┼───────────────────┘
-//!     │ claim, full  │ place                      │ unplace: its host is gone, or it moves
+//!     │ claim, full  │ assign                     │ unassign: its host is gone, or it moves
 //!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 

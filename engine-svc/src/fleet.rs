@@ -26,7 +26,10 @@ use rustic_registry::{
     AgentKey, AgentRecord, Bring, Epoch, Events, HostId, HostRecord, HostsView, Incarnation, Index, Queue, Registry,
     RegistryError, Resources, Retire, Stops, StoreLife, View,
 };
-use rustic_telemetry::pulse::{self, Pulse};
+use rustic_telemetry::{
+    outage::Outage,
+    pulse::{self, Pulse},
+};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -163,7 +166,7 @@ impl Fleet {
         chance: Chance,
         stop: CancellationToken,
     ) {
-        let mut failures = 0;
+        let mut outage = Outage::of("reading the hosts from the registry");
         let mut pause = Duration::ZERO;
         let pulse = Pulse::of("the view of the hosts", pulse::TURN);
         // Cancel-safe: a reading that is cut off has changed nothing.
@@ -171,16 +174,13 @@ impl Fleet {
             let behind = self.known().is_behind(self.changes.moved());
             let seen = if behind { self.refresh().await } else { self.look().await };
             match seen {
-                Ok(()) => failures = 0,
-                Err(error) => {
-                    failures += 1;
-                    tracing::debug!(%error, failures, "the hosts could not be read");
-                }
+                Ok(()) => _ = outage.over(),
+                Err(error) => _ = outage.failed(&error),
             }
             if !self.silent(slack).is_empty() {
                 wake.silent();
             }
-            pause = match failures {
+            pause = match outage.failures() {
                 0 => self.next_look(every, slack),
                 n => backoff::delay(n, chance()),
             };

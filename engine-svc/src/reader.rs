@@ -11,11 +11,13 @@
 
 use crate::{backoff, changes::Changes, fleet::Fleet, rounds::Chance};
 use rustic_registry::{EventId, Registry};
-use rustic_telemetry::pulse::{self, Pulse};
+use rustic_telemetry::{
+    outage::Outage,
+    pulse::{self, Pulse},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 /// Changes read at once.
 const BATCH: usize = 1_000;
@@ -48,12 +50,12 @@ pub async fn run(
 }
 
 async fn follow(registry: &dyn Registry, fleet: &Fleet, changes: &Changes, chance: Chance, pulse: &Pulse) {
-    let (mut after, mut failures) = (EventId::default(), 0);
+    let (mut after, mut outage) = (EventId::default(), Outage::of("reading the registry's changes"));
     loop {
         pulse.beat();
         match registry.events(after, BATCH, WAIT).await {
             Ok(events) => {
-                if std::mem::take(&mut failures) > 0 {
+                if outage.over() {
                     changes.nudge();
                 }
                 after = events.last;
@@ -61,12 +63,7 @@ async fn follow(registry: &dyn Registry, fleet: &Fleet, changes: &Changes, chanc
                 changes.push(events);
             }
             Err(error) => {
-                failures += 1;
-                if failures == 1 {
-                    warn!(%error, "changes could not be read; trying again");
-                } else {
-                    debug!(%error, failures, "changes could not be read");
-                }
+                let failures = outage.failed(&error);
                 sleep(backoff::delay(failures, chance())).await;
             }
         }

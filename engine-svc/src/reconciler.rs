@@ -1,10 +1,10 @@
 //! Sees to the agents that nobody else sees to, until this engine stops.
 //!
 //! ```text
-//!  host silent: retired ──unplace──▶ PENDING ──place──▶ STARTING ──call host──▶ RUNNING
-//!                                                 ▲                    │
-//!         no room when it was created ────────────┤                    │ the host did not take it
-//!                                                 └────────unplace─────┘
+//!  host silent: retired ──unassign──▶ PENDING ──assign──▶ STARTING ──call host──▶ RUNNING
+//!                                                   ▲                    │
+//!           no room when it was created ────────────┤                    │ the host did not take it
+//!                                                   └───────unassign─────┘
 //!  claimed and never accepted: its engine died ──call host again──▶ as above
 //! ```
 //!

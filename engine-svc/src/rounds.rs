@@ -13,7 +13,7 @@
 //! fault, and does not last.
 
 use crate::{backoff, changes::Changes, error::EngineError, metrics};
-use rustic_telemetry::pulse::Pulse;
+use rustic_telemetry::{outage::Outage, pulse::Pulse};
 use std::{
     sync::{
         Arc,
@@ -25,7 +25,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// Least time between two passes, and by how much chance stretches it.
 pub(crate) const PAUSE: Duration = Duration::from_millis(150);
@@ -120,7 +120,7 @@ pub struct Rounds {
     moves: watch::Receiver<u64>,
     chance: Chance,
     pulse: Pulse,
-    failures: u32,
+    outage: Outage,
     /// Why the pass runs that runs now, and since when.
     cause: Cause,
     began: Instant,
@@ -130,7 +130,8 @@ impl Rounds {
     /// The first pass begins. `pulse` says that the loop comes round.
     pub fn begin(name: &'static str, changes: &Changes, wake: Wake, chance: Chance, pulse: Pulse) -> Self {
         let (moves, began) = (changes.moves(), Instant::now());
-        Self { name, wake, moves, chance, pulse, failures: 0, cause: Cause::Started, began }
+        let outage = Outage::of(format!("reconciling {name}"));
+        Self { name, wake, moves, chance, pulse, outage, cause: Cause::Started, began }
     }
 
     /// Waits within a pass for what may take any time: the loop comes round all the same.
@@ -142,8 +143,10 @@ impl Rounds {
     pub async fn over(&mut self, outcome: Result<Again, EngineError>) {
         metrics::pass(self.name, self.cause, outcome.is_ok(), self.began.elapsed());
         self.log(&outcome);
-        self.cause =
-            self.pulse.waits(next(&self.wake, &mut self.moves, outcome.ok(), self.failures, (self.chance)())).await;
+        self.cause = self
+            .pulse
+            .waits(next(&self.wake, &mut self.moves, outcome.ok(), self.outage.failures(), (self.chance)()))
+            .await;
         // What changes from now on is a cause for the pass after the next.
         self.moves.borrow_and_update();
         self.began = Instant::now();
@@ -155,16 +158,9 @@ impl Rounds {
         match outcome {
             Ok(again) => {
                 debug!(name, ?cause, ?again, "a pass is over");
-                self.failures = 0;
+                self.outage.over();
             }
-            Err(error) => {
-                self.failures += 1;
-                if self.failures == 1 {
-                    warn!(name, ?cause, %error, "agents could not be seen to; trying again");
-                } else {
-                    debug!(name, %error, failures = self.failures, "agents could not be seen to");
-                }
-            }
+            Err(error) => _ = self.outage.failed(error),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`metrics`] | Prometheus, served over HTTP; off without an address |
 //! | [`traces`] | OpenTelemetry over OTLP, W3C context in and out; off and free without an endpoint |
 //! | [`signals`] | stop requests from outside |
+//! | [`outage`] | failures in a row, summarised in the log |
 //! | [`pulse`] | whether the loops of a program still come round |
 //! | [`tasks`] | the supervision tree: what becomes of a program when one of its tasks fails |
 //! | [`grpc`] | tower layers: span, panics, load limit, deadline, message size |
@@ -17,6 +18,7 @@
 pub mod grpc;
 pub mod logs;
 pub mod metrics;
+pub mod outage;
 pub mod pulse;
 pub mod settings;
 pub mod signals;

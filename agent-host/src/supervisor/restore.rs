@@ -5,7 +5,10 @@ use super::{Creation, GivenClaim, PAGE, Supervisor};
 use crate::{agent::FirstStart, error::HostError};
 use rustic_proto::launch::Launch;
 use rustic_registry::{AgentReason, AgentRecord, Condition, Index, ReleaseGuard, Scope, StoreLife, Unassign, View};
-use rustic_telemetry::pulse::{self, Pulse};
+use rustic_telemetry::{
+    outage::Outage,
+    pulse::{self, Pulse},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{error, warn};
@@ -43,18 +46,18 @@ impl Supervisor {
 
     async fn restore_always(&self) {
         let mut lease = self.context.lease.clone();
+        let mut outage = Outage::of("comparing the registry's records of this host");
         loop {
             lease.store_changed().await;
             while let Some(store) = self.context.lease.store() {
                 match self.restore_all(&store).await {
                     Ok(()) if self.context.lease.store().as_ref() != Some(&store) => continue,
                     Ok(()) => {
+                        outage.over();
                         self.context.lease.has_reported(store).await;
                         break;
                     }
-                    Err(error) => {
-                        warn!(%error, "what the registry has of this host could not be compared; trying again")
-                    }
+                    Err(error) => _ = outage.failed(&error),
                 }
                 sleep(COMPARE_AGAIN).await;
             }

@@ -47,9 +47,9 @@ impl Troubles {
             logged.clear();
         }
         if logged.insert(format!("{step} {whom}")) {
-            warn!(%whom, step, %error, "could not be seen to; trying again");
+            warn!(%whom, step, %error, "a step of the reconciliation failed; trying again");
         } else {
-            debug!(%whom, step, %error, "could not be seen to");
+            debug!(%whom, step, %error, "a step of the reconciliation failed again");
         }
         Ok(None)
     }

@@ -1,4 +1,4 @@
--- Those that wait for room, after the prelude in the scripts that change records; `memory/store/line.rs` says the same.
+-- Those that wait for room, after the prelude in the scripts that change records; `core/src/rules/line.rs` says the same.
 --
 -- Agents with the same demand stand in one line, in the order in which they were created, by numbers of the store's and no
 -- clock. `lines` has each line's demand, by its first. A claim may overtake a line, which `overtaken` counts, but not if

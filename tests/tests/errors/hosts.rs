@@ -1,10 +1,7 @@
 //! Hosts that cannot do what they are asked.
 
 use crate::provoked::{Provoked, agent, e, h, launch, words};
-use rustic_proto::{
-    agent::v1::{AgentLaunch, OnDisconnect},
-    reason::Reason,
-};
+use rustic_proto::reason::Reason;
 use rustic_tests::{
     Stack, StackSettings,
     launches::{idle, script},
@@ -14,15 +11,16 @@ use serde_json::json;
 
 pub(crate) async fn provoke() -> Provoked {
     let mut seen = Provoked::default();
-    let stack = Stack::start().await;
+    // Long enough that no call here outlasts the lease.
+    let host_arguments = words("--lease-ttl 120s");
+    let stack = Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await;
     let engine = stack.engine_address();
     seen.refused(Reason::HostUnknown, engine, &e("DrainHost"), json!({"host_id": "nobody"})).await;
     let force = json!({"host_id": "agent-host-0", "force": "FORCE_MODE_RETIRED_HOST"});
     seen.refused(Reason::HostLives, engine, &e("DrainHost"), force).await;
 
-    // A host that hangs: it is retired in a while, and its agent may outlive that.
-    let keep = AgentLaunch { on_disconnect: OnDisconnect::Keep.into(), ..idle("g", "a") };
-    stack.create(keep).await.unwrap();
+    // A host that hangs, and holds its lease.
+    stack.create(idle("g", "a")).await.unwrap();
     stack.hosts[0].signal(Signal::STOP);
     let force = agent("a", &json!({"timeout": "0s", "force": "FORCE_MODE_RETIRED_HOST"}));
     seen.refused(Reason::HostNotRetired, engine, &e("StopAgent"), force).await;

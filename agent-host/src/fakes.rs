@@ -127,7 +127,7 @@ impl FakeHost {
             demand: launch.demand.clone(),
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
-            candidates: vec![self.context.host.clone()],
+            candidates: vec![self.context.host.clone()].into(),
             if_full: IfFull::Refuse,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: rustic_registry::FirstStart::FollowsPolicy,

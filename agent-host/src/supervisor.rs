@@ -241,7 +241,7 @@ impl Supervisor {
             demand: launch.demand.clone(),
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
-            candidates: vec![self.host().clone()],
+            candidates: vec![self.host().clone()].into(),
             if_full: IfFull::Refuse,
             first_start: match creation.first_start {
                 FirstStart::MustSucceed | FirstStart::FailsAtOnce => rustic_registry::FirstStart::MustSucceed,

@@ -48,6 +48,7 @@ pub use ops::{
     Cordon, Event, EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, Queue, ReleaseGuard,
     ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unassign, UnreadableAgent,
 };
+pub use placement::Candidates;
 pub use record::{
     AgentRecord, Assignment, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord, HostState,
     LastExit, OnDisconnect, Phase, SpecDigest, State, View,

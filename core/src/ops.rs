@@ -8,6 +8,7 @@ use crate::{
         AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, OrganizationId, RequestId, Scope, Stops,
         StoreLife, UnixMillis,
     },
+    placement::Candidates,
     record::{
         AgentRecord, Assignment, Documents, ExitStatus, FirstStart, FormerProcess, FormerState, HostRecord,
         HostState, OnDisconnect, Phase, SpecDigest,
@@ -133,8 +134,8 @@ pub struct Claim {
     pub on_disconnect: OnDisconnect,
     /// Its texts.
     pub documents: Documents,
-    /// Hosts in order of preference.
-    pub candidates: Vec<HostId>,
+    /// Hosts to try.
+    pub candidates: Candidates,
     /// What happens when none of them has room.
     pub if_full: IfFull,
     /// What happens when another organization has a guild with the same id.

@@ -34,6 +34,32 @@ pub struct Request<'a> {
     pub limit: usize,
 }
 
+/// Hosts to try for an agent, best first.
+///
+/// Callers choose at the same time and by what they read some time ago, so that all of them choose the same host. Whoever makes the claim
+/// knows better: of the first [`Candidates::spread`] hosts it takes the least loaded one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Candidates {
+    /// The hosts.
+    pub hosts: Vec<HostId>,
+    /// Of the first so many the least loaded one is tried first; the others follow in their order.
+    pub spread: usize,
+}
+
+impl Candidates {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+}
+
+impl From<Vec<HostId>> for Candidates {
+    /// To be tried in this order.
+    fn from(hosts: Vec<HostId>) -> Self {
+        Self { hosts, spread: 0 }
+    }
+}
+
 /// How good a host is; smaller is better. The order of the fields is the policy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
@@ -45,12 +71,12 @@ struct Score {
 }
 
 /// Those of the hosts, which all live, that take agents and seem to have room, best first.
-pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, request: &Request<'_>) -> Vec<HostId> {
+pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, request: &Request<'_>) -> Candidates {
     let open = |h: &&HostRecord| {
         h.takes_agents() && !request.excluded.contains(&h.host) && h.capacity.fits(&h.used, request.demand)
     };
     let load = |h: &HostRecord| match policy {
-        Policy::LeastLoaded => load(h, request.demand),
+        Policy::LeastLoaded => load(&h.capacity, &h.used, request.demand),
         Policy::RoundRobin | Policy::Packed => 0,
     };
     let avoided = |h: &HostRecord| request.avoided.contains(&h.host);
@@ -67,14 +93,26 @@ pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, re
         scores[..preferred].rotate_left(request.turn % preferred);
     }
     scores.truncate(request.limit);
-    scores.into_iter().map(|score| score.host).collect()
+    let spread = match policy {
+        Policy::LeastLoaded => preferred.min(request.limit),
+        Policy::RoundRobin | Policy::Packed => 0,
+    };
+    Candidates { hosts: scores.into_iter().map(|score| score.host).collect(), spread }
 }
 
-fn load(host: &HostRecord, demand: &Resources) -> u64 {
+/// Largest share of any resource in use with the demand, in millionths. `load` in `lua/records.lua` says the same, to the bit.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "as Lua counts"
+)]
+pub fn load(capacity: &Resources, used: &Resources, demand: &Resources) -> u64 {
     let share = |(name, capacity): (&str, u64)| {
-        (host.used.milli(name) + demand.milli(name)).saturating_mul(1_000_000) / capacity.max(1)
+        let wanted = used.milli(name).saturating_add(demand.milli(name));
+        (wanted as f64 / capacity.max(1) as f64 * 1_000_000.0).floor() as u64
     };
-    host.capacity.iter().map(share).max().unwrap_or(0)
+    capacity.iter().map(share).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -112,7 +150,7 @@ mod tests {
         let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
         let avoided = avoided.iter().map(|host| host.parse().expect("valid")).collect();
         let request = Request { demand: &demand, excluded: &excluded, avoided: &avoided, turn, limit: 10 };
-        place(policy, hosts.iter(), &request).into_iter().map(|h| h.to_string()).collect()
+        place(policy, hosts.iter(), &request).hosts.into_iter().map(|h| h.to_string()).collect()
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
     condition::Condition,
     ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
+    placement::{self, Candidates},
     record::{AgentRecord, Assignment, Documents, FormerState, HostRecord, Phase, State, View},
     resources::Resources,
 };
@@ -186,11 +187,14 @@ impl Store {
     fn pick(
         &mut self,
         demand: &Resources,
-        candidates: &[HostId],
+        candidates: &Candidates,
         order: Option<u64>,
     ) -> Option<(HostId, Incarnation)> {
         let mut found = BTreeMap::new();
-        for id in candidates {
+        let mut hosts: Vec<_> = candidates.hosts.iter().collect();
+        let spread = candidates.spread.min(hosts.len());
+        hosts[..spread].sort_by_key(|id| self.hosts.get(*id).map(|h| placement::load(&h.capacity, &h.used, demand)));
+        for id in hosts {
             let has_room = |h: &&HostRecord| h.takes_agents() && h.capacity.fits(&h.used, demand);
             let Some(host) = self.hosts.get(id).filter(has_room) else { continue };
             let picked = (host.host.clone(), host.incarnation.clone());

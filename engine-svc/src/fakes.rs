@@ -7,10 +7,10 @@ use crate::{
 use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
-    Cordon, Epoch, EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation, Index, Look,
-    MemoryRegistry, Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-    Renewal, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Candidates, Claim,
+    ClaimOutcome, Cordon, Epoch, EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation,
+    Index, Look, MemoryRegistry, Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember,
+    Remembered, Renew, Renewal, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -108,7 +108,7 @@ forward! {
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unassign(request: &Unassign) -> ReleaseOutcome;
-    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;

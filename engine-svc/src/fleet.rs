@@ -23,8 +23,8 @@ use avoided::Avoided;
 use known::Known;
 use rustic_core::placement::{self, Policy};
 use rustic_registry::{
-    AgentKey, AgentRecord, Bring, Epoch, Events, HostId, HostRecord, HostsView, Incarnation, Index, Queue, Registry,
-    RegistryError, Resources, Retire, Stops, StoreLife, View,
+    AgentKey, AgentRecord, Bring, Candidates, Epoch, Events, HostId, HostRecord, HostsView, Incarnation, Index,
+    Queue, Registry, RegistryError, Resources, Retire, Stops, StoreLife, View,
 };
 use rustic_telemetry::{
     outage::Outage,
@@ -64,6 +64,29 @@ pub struct Fleet {
     changes: Arc<Changes>,
     store: watch::Sender<Option<StoreLife>>,
     reach: watch::Sender<Option<Result<(), String>>>,
+}
+
+/// Hosts that are offered to a claim. The view counts the claim on the first of them until this is dropped or taken.
+pub struct Offer<'a> {
+    fleet: &'a Fleet,
+    /// The hosts.
+    pub candidates: Candidates,
+    number: Option<u64>,
+}
+
+impl Offer<'_> {
+    /// A host was claimed: the view counts the claim there from now on.
+    pub fn taken(mut self, epoch: Epoch, host: &HostId, demand: &Resources) {
+        let mut known = self.fleet.known();
+        known.withdraw(self.number.take());
+        known.reserve(epoch, host, demand);
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.fleet.known().withdraw(self.number.take());
+    }
 }
 
 /// The hosts at one moment.
@@ -244,24 +267,45 @@ impl Fleet {
         self.known().view.stops
     }
 
-    /// Hosts to offer a claim, best first; those that lacked something a moment ago come last.
-    pub fn candidates(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
-        self.place(demand, excluded, &self.avoided().now())
+    /// Hosts to offer a claim, best first; those that lacked something a moment ago come last. Until the claim is answered, the view counts
+    /// it on the first of them.
+    pub fn offer(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Offer<'_> {
+        let avoided = self.avoided().now();
+        let mut known = self.known();
+        let candidates = self.place(&known, demand, excluded, &avoided);
+        self.count(&mut known, candidates, demand)
     }
 
     /// The same without those that lacked something a moment ago: for an agent that can wait.
-    pub fn willing(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Vec<HostId> {
+    pub fn offer_willing(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Offer<'_> {
         let avoided = self.avoided().now();
-        let mut hosts = self.place(demand, excluded, &avoided);
-        hosts.retain(|host| !avoided.contains(host));
-        hosts
+        let mut known = self.known();
+        let mut candidates = self.place(&known, demand, excluded, &avoided);
+        candidates.hosts.retain(|host| !avoided.contains(host));
+        self.count(&mut known, candidates, demand)
     }
 
-    fn place(&self, demand: &Resources, excluded: &BTreeSet<HostId>, avoided: &BTreeSet<HostId>) -> Vec<HostId> {
+    /// Whether an agent that can wait would find room.
+    pub fn has_room(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> bool {
+        !self.offer_willing(demand, excluded).candidates.is_empty()
+    }
+
+    fn place(
+        &self,
+        known: &Known,
+        demand: &Resources,
+        excluded: &BTreeSet<HostId>,
+        avoided: &BTreeSet<HostId>,
+    ) -> Candidates {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let request = placement::Request { demand, excluded, avoided, turn, limit: CANDIDATES };
-        let (known, now) = (self.known(), Instant::now());
+        let now = Instant::now();
         placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request)
+    }
+
+    fn count(&self, known: &mut Known, candidates: Candidates, demand: &Resources) -> Offer<'_> {
+        let number = candidates.hosts.first().map(|first| known.expect(first, demand));
+        Offer { fleet: self, candidates, number }
     }
 
     /// What an agent asks for that no host could ever give, by what is known.
@@ -325,11 +369,6 @@ impl Fleet {
             }
         }
         Ok(demands)
-    }
-
-    /// A claim of our own, which the view is to show before the next reading does.
-    pub fn reserve(&self, epoch: Epoch, host: &HostId, demand: &Resources) {
-        self.known().reserve(epoch, host, demand);
     }
 
     /// What is known of one host. `None` too when the view is too old to say.

@@ -39,8 +39,9 @@ def test_the_address_comes_from_arguments_then_environment_then_defaults(
 
 
 @pytest.mark.parametrize("name", ["redis_url", "agent_host_service_name"])
-def test_what_has_no_effect_warns(name: str) -> None:
+def test_what_has_no_effect_warns(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Nothing is accepted and ignored in silence."""
+    monkeypatch.delenv("RUSTIC_ENGINE_ADDRESS", raising=False)
     with pytest.warns(UserWarning, match=f"{name} has no effect"):
         assert K8sExecutionEngine("g", "o", **{name: "x"}).engine_address == "engine-svc.rustic-ai:50051"
 

@@ -12,6 +12,7 @@ use crate::{
         Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
         Renewal, Restore, Retire, StoreLost, Unassign,
     },
+    placement::Candidates,
     record::{AgentRecord, View},
     rules::Store,
 };
@@ -147,7 +148,7 @@ impl Registry for MemoryRegistry {
         &self,
         key: &AgentKey,
         epoch: Epoch,
-        candidates: &[HostId],
+        candidates: &Candidates,
     ) -> Result<AssignOutcome, RegistryError> {
         Ok(self.written().assign(key, epoch, candidates, self.now()))
     }

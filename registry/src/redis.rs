@@ -22,6 +22,7 @@ use crate::{
         Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
         Renewal, Restore, Retire, Unassign,
     },
+    placement::Candidates,
     record::{AgentRecord, View},
 };
 use ask::Ask;
@@ -194,7 +195,7 @@ impl Registry for RedisRegistry {
         &self,
         key: &AgentKey,
         epoch: Epoch,
-        candidates: &[HostId],
+        candidates: &Candidates,
     ) -> Result<AssignOutcome, RegistryError> {
         let answer: Vec<String> = self.run(&self.scripts.assign, &ask::assign(key, epoch, candidates)).await?;
         read::assigned(&answer)

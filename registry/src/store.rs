@@ -1,6 +1,6 @@
 //! The operations as a trait: the store in Redis and its twin in memory.
 
-use crate::error::RegistryError;
+use crate::{error::RegistryError, placement::Candidates};
 use async_trait::async_trait;
 use rustic_core::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
@@ -46,7 +46,7 @@ pub trait Registry: Send + Sync + 'static {
         &self,
         key: &AgentKey,
         epoch: Epoch,
-        candidates: &[HostId],
+        candidates: &Candidates,
     ) -> Result<AssignOutcome, RegistryError>;
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
     /// Returns whether the host is known.

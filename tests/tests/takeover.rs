@@ -237,7 +237,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         demand: Resources::one_slot(),
         on_disconnect: OnDisconnect::Stop,
         documents: launch.documents(),
-        candidates: vec!["agent-host-0".parse().unwrap()],
+        candidates: vec!["agent-host-0".parse().unwrap()].into(),
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,

@@ -166,7 +166,7 @@ async fn crowd(registry: &rustic_registry::RedisRegistry, size: usize) {
             demand,
             on_disconnect: OnDisconnect::Stop,
             documents: Documents::default(),
-            candidates: vec![],
+            candidates: vec![].into(),
             if_full: IfFull::Wait,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::MustSucceed,

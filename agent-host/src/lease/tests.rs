@@ -3,8 +3,8 @@
 use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon,
-    EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue, ReleaseGuard,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, AssignOutcome, Bring, Candidates, Claim, ClaimOutcome,
+    Cordon, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue, ReleaseGuard,
     ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
@@ -68,7 +68,7 @@ forward! {
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unassign(request: &Unassign) -> ReleaseOutcome;
-    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;

@@ -4,11 +4,12 @@ use super::{Store, project};
 use crate::{
     condition::{AgentReason, Condition},
     encoded,
-    ids::{AgentKey, Epoch, GuildKey, HostId, OrganizationId, Stops, UnixMillis},
+    ids::{AgentKey, Epoch, GuildKey, OrganizationId, Stops, UnixMillis},
     ops::{
         Advance, AdvanceOutcome, AssignOutcome, Claim, ClaimOutcome, Claimed, IfFull, IfNamesakes, ReleaseGuard,
         ReleaseOutcome, Remember, Remembered, Restore, StoreLost,
     },
+    placement::Candidates,
     record::{AgentRecord, Assignment, FirstStart, LastExit, OnDisconnect, Phase, State, View},
 };
 
@@ -90,7 +91,13 @@ impl Store {
     }
 
     /// Claims a host for an agent that is PENDING under `epoch`.
-    pub fn assign(&mut self, key: &AgentKey, epoch: Epoch, candidates: &[HostId], now: UnixMillis) -> AssignOutcome {
+    pub fn assign(
+        &mut self,
+        key: &AgentKey,
+        epoch: Epoch,
+        candidates: &Candidates,
+        now: UnixMillis,
+    ) -> AssignOutcome {
         let member = encoded::member(key);
         let waits = |r: &&AgentRecord| r.phase() == Phase::Pending && r.epoch == epoch;
         let Some(record) = self.agents.get(&member).filter(waits) else { return AssignOutcome::Changed };

@@ -162,6 +162,7 @@ impl Engine {
     async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<ClaimResult, EngineError> {
         let began = Instant::now();
         let launch = &creation.launch;
+        let mut offer = self.fleet.offer(&launch.demand, excluded);
         let mut request = Claim {
             key: launch.key.clone(),
             name: launch.name.clone(),
@@ -170,7 +171,7 @@ impl Engine {
             demand: launch.demand.clone(),
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
-            candidates: self.fleet.candidates(&launch.demand, excluded),
+            candidates: offer.candidates.clone(),
             // First like everybody: whom the view of the hosts has no room for may find some when it is read again.
             if_full: IfFull::Refuse,
             if_namesakes: self.if_namesakes,
@@ -196,13 +197,14 @@ impl Engine {
             if let (IfFull::Refuse, Some(lack)) = (request.if_full, too_large) {
                 return Err(EngineError::TooLarge { key: launch.key.clone(), lack });
             }
-            request.candidates = self.fleet.candidates(&launch.demand, excluded);
+            offer = self.fleet.offer(&launch.demand, excluded);
+            request.candidates = offer.candidates.clone();
             outcome = self.claim_as(&mut request, launch).await?;
         }
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 metrics::step("claim", began.elapsed());
-                self.fleet.reserve(claimed.epoch, &claimed.host, &launch.demand);
+                offer.taken(claimed.epoch, &claimed.host, &launch.demand);
                 self.fleet.saw(claimed.epoch);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 Ok(ClaimResult::Claimed(claimed, Some(began.elapsed())))

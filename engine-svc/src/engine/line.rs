@@ -82,14 +82,14 @@ impl Engine {
 
     async fn find_room(&self, record: &AgentRecord, not_on: &BTreeSet<HostId>) -> Result<Found, EngineError> {
         // It waits rather than go from one exhausted host to the next.
-        let candidates = self.fleet.willing(&record.demand, not_on);
-        if candidates.is_empty() {
+        let offer = self.fleet.offer_willing(&record.demand, not_on);
+        if offer.candidates.is_empty() {
             return Ok(Found::NoRoom);
         }
-        match self.registry.assign(&record.key, record.epoch, &candidates).await? {
+        match self.registry.assign(&record.key, record.epoch, &offer.candidates).await? {
             AssignOutcome::Assigned(claimed) => {
                 let (host, epoch) = (&claimed.host, claimed.epoch);
-                self.fleet.reserve(epoch, host, &record.demand);
+                offer.taken(epoch, host, &record.demand);
                 self.fleet.saw(epoch);
                 info!(agent = %record.key, %host, %epoch, "assigned");
                 Ok(Found::Claimed(claimed))

@@ -131,7 +131,7 @@ impl Engine {
         let not_below: BTreeSet<_> = not_below.map(|h| h.host.clone()).collect();
         let moves = |r: &&AgentRecord| {
             let runs = r.phase() == Phase::Running && r.accepted().is_some();
-            runs && !self.fleet.willing(&r.demand, &not_below).is_empty()
+            runs && self.fleet.has_room(&r.demand, &not_below)
         };
         let moving = agents.iter().find(moves).and_then(|record| Some((record, record.assignment()?)));
         if let Some((record, assignment)) = moving {
@@ -146,10 +146,7 @@ impl Engine {
         let Some(assignment) = record.assignment() else { return Ok(()) };
         // Its host may take agents again by now: others were moved before this one.
         let drains = self.fleet.host(&assignment.host).is_some_and(|host| !host.takes_agents());
-        if !drains
-            || record.phase() == Phase::Stopping
-            || self.fleet.willing(&record.demand, &BTreeSet::new()).is_empty()
-        {
+        if !drains || record.phase() == Phase::Stopping || !self.fleet.has_room(&record.demand, &BTreeSet::new()) {
             return Ok(());
         }
         self.relocate(record, assignment, &BTreeSet::new()).await

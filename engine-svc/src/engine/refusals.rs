@@ -138,7 +138,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
         demand: Resources::one_slot(),
         on_disconnect,
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
-        candidates: vec!["h-0".parse().expect("an id")],
+        candidates: vec!["h-0".parse().expect("an id")].into(),
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,

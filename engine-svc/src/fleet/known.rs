@@ -32,6 +32,9 @@ pub(super) struct Known {
     taken_in: Reading,
     /// What this engine claimed and the view does not hold yet, by epoch.
     reserved: Vec<(Epoch, HostId, Resources)>,
+    /// Claims that are under way, by number: the host that each asks for first, and its demand.
+    expected: BTreeMap<u64, (HostId, Resources)>,
+    numbers: u64,
     /// The store life to which this engine has restored what it remembers; to the first one that it saw there is nothing to restore. If
     /// the store has no life any more, it was lost.
     pub(super) restored: Option<StoreLife>,
@@ -107,7 +110,9 @@ impl Known {
         self.log_changes(&view);
         self.observer.look(&view, now);
         self.reserved.retain(|(epoch, _, _)| *epoch > view.highest_epoch);
-        self.reserved.iter().for_each(|(_, host, demand)| add(&mut view, host, demand));
+        let expected = self.expected.values().map(|(host, demand)| (host, demand));
+        let reserved = self.reserved.iter().map(|(_, host, demand)| (host, demand));
+        reserved.chain(expected).for_each(|(host, demand)| add(&mut view, host, demand));
         self.restored = self.restored.take().or_else(|| view.store_life.clone());
         if self.restored == view.store_life {
             let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
@@ -138,6 +143,23 @@ impl Known {
             self.taken_in.number = reading.number;
         }
         known
+    }
+
+    /// A claim is under way, and asks for this host first: the view counts it there. Returns its number.
+    pub(super) fn expect(&mut self, host: &HostId, demand: &Resources) -> u64 {
+        self.numbers += 1;
+        self.expected.insert(self.numbers, (host.clone(), demand.clone()));
+        add(&mut self.view, host, demand);
+        self.numbers
+    }
+
+    /// A claim was answered, whatever the answer.
+    pub(super) fn withdraw(&mut self, number: Option<u64>) {
+        if let Some((host, demand)) = number.and_then(|number| self.expected.remove(&number))
+            && let Some(record) = self.view.hosts.iter_mut().find(|h| h.host == host)
+        {
+            record.used.take(&demand);
+        }
     }
 
     /// A claim of our own, which the view is to show before the next reading does.
@@ -227,6 +249,28 @@ mod tests {
         known.reserve(Epoch(3), &host, &one);
         known.take_in(fourth, view(2), now);
         assert_eq!(used(&known), 3000);
+    }
+
+    #[test]
+    fn a_claim_under_way_counts_on_the_host_that_it_asks_for_until_it_is_answered() {
+        let slots = |count: u64| Resources::parse(&format!("slots={count}000"));
+        let (host, one): (HostId, _) = ("h-0".parse().expect("an id"), slots(1));
+        let view = || HostsView { hosts: vec![fakes::host("h-0", slots(9), slots(4))], ..HostsView::default() };
+        let used = |known: &Known| known.view.hosts[0].used.milli("slots");
+        let mut known = Known::default();
+        let reading = known.begin(0);
+        known.take_in(reading, view(), Instant::now());
+        let (first, second) = (known.expect(&host, &one), known.expect(&host, &one));
+        assert_eq!(used(&known), 6000);
+        let reading = known.begin(0);
+        known.take_in(reading, view(), Instant::now());
+        assert_eq!(used(&known), 6000, "whatever is read meanwhile");
+        known.withdraw(Some(first));
+        known.withdraw(Some(first));
+        known.withdraw(None);
+        assert_eq!(used(&known), 5000);
+        known.withdraw(Some(second));
+        assert_eq!(used(&known), 4000);
     }
 
     #[test]

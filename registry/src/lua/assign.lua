@@ -1,4 +1,4 @@
--- Takes member, epoch, candidates (hosts in order of preference).
+-- Takes member, epoch, candidates (as `claim` does).
 notice_another_run()
 local member = ask.member
 local akey = key('agent', member)

@@ -1,5 +1,5 @@
 -- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), if_namesakes ("report" or "ignore"), store_life?,
--- asked (stops that the store had counted when the caller asked), candidates (hosts in order of preference).
+-- asked (stops that the store had counted when the caller asked), candidates (hosts, and spread: of the first so many the least loaded is tried first).
 
 -- Organizations that have agents in a guild with the same id.
 local function namesakes(member)

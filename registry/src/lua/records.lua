@@ -29,15 +29,49 @@ local function was_stopped(member, epoch)
   return stopped and tonumber(stopped) >= tonumber(epoch)
 end
 
--- The first of `ask.candidates` that holds a lease, takes agents and has room: host, its process, what is used there. With an `order`,
+-- Largest share of any resource of a host in use with the demand, in millionths. `core/src/placement.rs` says the same, to the bit.
+local function load(capacity, used, demand)
+  local most = 0
+  for name, all in pairs(capacity) do
+    local wanted = (used[name] or 0) + (demand[name] or 0)
+    most = math.max(most, math.floor(wanted / math.max(all, 1) * 1000000))
+  end
+  return most
+end
+
+-- A host that may be picked: its name, its process, whether it takes agents, what it has and what is used there.
+local function candidate(host, demand)
+  local h = redis.call('HMGET', key('host', host), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
+  return {host = host, incarnation = h[1], open = h[1] and h[2] == 'READY' and h[5] ~= '1',
+    capacity = parse_room(h[3]), used = parse_room(h[4])}
+end
+
+-- The candidates in the order in which they are tried: of the first `spread` the least loaded one first, those that are gone before all.
+local function candidates(demand)
+  local all = {}
+  for at, host in ipairs(ask.candidates.hosts) do
+    local c = {host = host, at = at}
+    if at <= ask.candidates.spread then
+      c = candidate(host, demand)
+      c.at, c.load = at, c.incarnation and load(c.capacity, c.used, demand) or -1
+    end
+    all[at] = c
+  end
+  table.sort(all, function(a, b)
+    if a.load and b.load and a.load ~= b.load then return a.load < b.load end
+    return a.at < b.at
+  end)
+  return all
+end
+
+-- The first candidate that holds a lease, takes agents and has room: host, its process, what is used there. With an `order`,
 -- those that wait and came before it must let it pass.
 local function pick(demand, order)
-  for _, host in ipairs(ask.candidates) do
-    local h = redis.call('HMGET', key('host', host), 'incarnation', 'state', 'capacity', 'used', 'cordoned')
-    local capacity, used = parse_room(h[3]), parse_room(h[4])
-    if h[1] and h[2] == 'READY' and h[5] ~= '1' and fits(capacity, used, demand)
-      and (not order or is_let_pass(host, capacity, used, demand, order)) then
-      return host, h[1], used
+  for _, c in ipairs(candidates(demand)) do
+    if not c.load then c = candidate(c.host, demand) end
+    if c.open and fits(c.capacity, c.used, demand)
+      and (not order or is_let_pass(c.host, c.capacity, c.used, demand, order)) then
+      return c.host, c.incarnation, c.used
     end
   end
 end

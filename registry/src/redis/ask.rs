@@ -21,7 +21,7 @@ pub(super) use reads::{list, nothing, oldest};
 
 use crate::{
     ids::{HostId, StoreLife},
-    keys,
+    keys, placement,
 };
 use serde::{Serialize, Serializer};
 use std::fmt::Display;
@@ -71,8 +71,17 @@ fn host(id: &HostId) -> String {
     keys::encode(id.as_str())
 }
 
-fn candidates(hosts: &[HostId]) -> Vec<String> {
-    hosts.iter().map(host).collect()
+/// Hosts to try.
+#[derive(Serialize)]
+struct Candidates {
+    hosts: Vec<String>,
+    spread: usize,
+}
+
+impl From<&placement::Candidates> for Candidates {
+    fn from(candidates: &placement::Candidates) -> Self {
+        Self { hosts: candidates.hosts.iter().map(host).collect(), spread: candidates.spread }
+    }
 }
 
 /// The life of the store that a caller names; [`StoreLife::NONE`] names none.

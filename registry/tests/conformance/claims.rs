@@ -2,13 +2,15 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Announce, AssignOutcome, Bring, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull, IfNamesakes, MachineId,
-    Phase, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal, Resources, Stops, View,
+    Announce, AssignOutcome, Bring, Candidates, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull,
+    IfNamesakes, MachineId, Phase, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
+    Resources, Stops, View,
 };
 use std::sync::Arc;
 
 promises!(
     a_claim_takes_the_first_candidate_with_room,
+    of_the_hosts_to_spread_over_the_least_loaded_takes_a_claim_and_the_others_come_after,
     a_host_that_was_retired_gets_no_claims_until_it_announces_itself,
     a_draining_host_gets_no_claims,
     the_same_claim_again_answers_with_what_exists,
@@ -40,6 +42,21 @@ async fn a_claim_takes_the_first_candidate_with_room(store: Store) {
     assert_eq!((record.phase(), record.name.as_str()), (Phase::Starting, "name of a"));
     assert_eq!(record.incarnation(), Some(&life("i")));
     assert_eq!(record.accepted(), None);
+}
+
+async fn of_the_hosts_to_spread_over_the_least_loaded_takes_a_claim_and_the_others_come_after(store: Store) {
+    for (id, slots) in [("h-0", 2.0), ("h-1", 4.0), ("h-2", 9.0)] {
+        arrive(&store, &announce(id, "i", slots)).await;
+    }
+    let candidates = Candidates { hosts: ["gone", "h-0", "h-1", "h-2"].map(host).to_vec(), spread: 3 };
+    let mut hosts = vec![];
+    for n in 0..8 {
+        let request = Claim { candidates: candidates.clone(), ..claim(&key("g", &n.to_string()), "r", "d", &[]) };
+        let ClaimOutcome::Claimed(claimed) = store.claim(&request).await.unwrap() else { panic!("there is room") };
+        hosts.push(claimed.host.to_string());
+    }
+    // By share: 1/2, 1/4; a tie goes to the first. The last one is not spread over: it is empty, and comes last all the same.
+    assert_eq!(hosts, ["h-1", "h-0", "h-1", "h-1", "h-0", "h-1", "h-2", "h-2"]);
 }
 
 async fn a_host_that_was_retired_gets_no_claims_until_it_announces_itself(store: Store) {
@@ -131,11 +148,17 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, machine(1), machine(2)));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 
-    let placed = store.assign(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap();
+    let placed = store.assign(&queue[0].key, queue[0].epoch, &vec![host("h-0")].into()).await.unwrap();
     let AssignOutcome::Assigned(placed) = placed else { panic!("{placed:?}") };
     assert!(placed.epoch > queue[0].epoch && placed.machine_id == machine(1));
-    assert_eq!(store.assign(&queue[0].key, queue[0].epoch, &[host("h-0")]).await.unwrap(), AssignOutcome::Changed);
-    assert_eq!(store.assign(&queue[1].key, queue[1].epoch, &[host("h-0")]).await.unwrap(), AssignOutcome::NoRoom);
+    assert_eq!(
+        store.assign(&queue[0].key, queue[0].epoch, &vec![host("h-0")].into()).await.unwrap(),
+        AssignOutcome::Changed
+    );
+    assert_eq!(
+        store.assign(&queue[1].key, queue[1].epoch, &vec![host("h-0")].into()).await.unwrap(),
+        AssignOutcome::NoRoom
+    );
     let stopped = store.release(&queue[1].key, queue[1].epoch, ReleaseGuard::Unassigned).await.unwrap();
     assert_eq!(stopped, ReleaseOutcome::Released);
     assert_eq!(store.oldest(Queue::Pending, 0, 10, View::Basic).await.unwrap(), []);

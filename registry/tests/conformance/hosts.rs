@@ -124,7 +124,7 @@ async fn a_retired_process_is_heard_no_more_until_it_announces_itself(store: Sto
     let wait = rustic_registry::Claim { if_full: IfFull::Wait, ..claim(&waits, "r", "d", &["h-0"]) };
     assert_eq!(store.claim(&wait).await.unwrap(), ClaimOutcome::Waits);
     let waiting = store.oldest(Queue::Pending, 0, 1, View::Basic).await.unwrap().remove(0);
-    let placed = store.assign(&waits, waiting.epoch, &[host("h-0")]).await.unwrap();
+    let placed = store.assign(&waits, waiting.epoch, &vec![host("h-0")].into()).await.unwrap();
     assert_eq!(placed, AssignOutcome::NoRoom);
     assert!(!store.cordon(&host("h-0"), Cordon::On).await.unwrap());
 }

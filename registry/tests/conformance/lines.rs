@@ -54,7 +54,7 @@ async fn stop(store: &Store, agent: &str) {
 async fn placed(store: &Store, agent: &str, on: &[&str]) -> bool {
     let epoch = store.get(&key("g", agent), View::Basic).await.unwrap().unwrap().epoch;
     let hosts: Vec<_> = on.iter().map(|id| host(id)).collect();
-    match store.assign(&key("g", agent), epoch, &hosts).await.unwrap() {
+    match store.assign(&key("g", agent), epoch, &hosts.into()).await.unwrap() {
         AssignOutcome::Assigned(_) => true,
         AssignOutcome::NoRoom => false,
         other => panic!("{agent}: {other:?}"),
@@ -252,14 +252,14 @@ async fn take(store: &dyn Registry, step: &Step) -> String {
                 n => room(1.0, f64::from(n % 2)),
             };
             let wants = wanting(&agent.to_string(), demand, &[]);
-            match store.claim(&Claim { candidates: names(hosts), ..wants }).await.unwrap() {
+            match store.claim(&Claim { candidates: names(hosts).into(), ..wants }).await.unwrap() {
                 ClaimOutcome::Exists(_) => "exists".to_owned(),
                 other => format!("{other:?}"),
             }
         }
         Step::Place { agent, hosts } => {
             let (key, epoch) = epoch(agent).await;
-            format!("{:?}", store.assign(&key, epoch, &names(hosts)).await.unwrap())
+            format!("{:?}", store.assign(&key, epoch, &names(hosts).into()).await.unwrap())
         }
         Step::Stop { agent } => {
             let (key, epoch) = epoch(agent).await;

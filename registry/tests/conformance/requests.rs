@@ -202,7 +202,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         demand: Resources::one_slot(),
         on_disconnect: OnDisconnect::Stop,
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
-        candidates: candidates.iter().map(|h| host(h)).collect(),
+        candidates: candidates.iter().map(|h| host(h)).collect::<Vec<_>>().into(),
         if_full: IfFull::Refuse,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,

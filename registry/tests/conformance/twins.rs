@@ -7,9 +7,9 @@ use crate::requests::*;
 use op::{Known, Op, op};
 use proptest::prelude::*;
 use rustic_registry::{
-    Advance, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Bring, Claim, ClaimOutcome, Condition, Cordon,
-    Epoch, EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit, OnDisconnect, Phase,
-    Queue, Registry, Remember, Renew, Resources, Restore, Scope, State, Stops, UnixMillis, View,
+    Advance, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Bring, Candidates, Claim, ClaimOutcome,
+    Condition, Cordon, Epoch, EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit,
+    OnDisconnect, Phase, Queue, Registry, Remember, Renew, Resources, Restore, Scope, State, Stops, UnixMillis, View,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -182,14 +182,16 @@ impl Subject<'_> {
                 let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
                 let mut demand = Resources::one_slot();
                 demand.set("cpus", f64::from(*half_cpus) / 2.0).unwrap();
+                let plain = claim(&agent_key(*agent), &format!("r{request}"), &format!("d{digest}"), &hosts);
                 let request = Claim {
+                    candidates: Candidates { spread: usize::from(*request) * 2, ..plain.candidates.clone() },
                     demand,
                     if_full: *if_full,
                     if_namesakes: if *keep { IfNamesakes::Report } else { IfNamesakes::Ignore },
                     on_disconnect: on_disconnect(*keep),
                     asked: if *asked < 2 { Stops(u64::from(*asked)) } else { JUST_NOW },
                     store_life: life(store_life),
-                    ..claim(&agent_key(*agent), &format!("r{request}"), &format!("d{digest}"), &hosts)
+                    ..plain
                 };
                 match store.claim(&request).await.unwrap() {
                     ClaimOutcome::Exists(record) => format!("{:?}", timeless(*record)),
@@ -222,7 +224,8 @@ impl Subject<'_> {
             Op::Place { agent, epoch_back, hosts } => {
                 let epoch = epoch_of(store, *agent, *epoch_back).await;
                 let hosts: Vec<_> = hosts.iter().map(|h| host(&host_id(*h))).collect();
-                format!("{:?}", store.assign(&agent_key(*agent), epoch, &hosts).await.unwrap())
+                let candidates = Candidates { hosts, spread: usize::from(*epoch_back) * 2 };
+                format!("{:?}", store.assign(&agent_key(*agent), epoch, &candidates).await.unwrap())
             }
             Op::Bury { agent } => format!("{:?}", store.bury(&agent_key(*agent)).await),
             _ => unreachable!("not of an agent: {op:?}"),

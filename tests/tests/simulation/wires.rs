@@ -16,10 +16,10 @@ use engine_svc::{
 use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
-    Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue,
-    Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire,
-    StoreLife, Unassign, View,
+    Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Candidates, Claim,
+    ClaimOutcome, Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page,
+    Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore,
+    Retire, StoreLife, Unassign, View,
 };
 use std::{
     collections::BTreeSet,
@@ -227,7 +227,7 @@ far! {
     remember(request: &Remember) -> Remembered;
     release(key: &AgentKey, epoch: Epoch, guard: ReleaseGuard) -> ReleaseOutcome;
     unassign(request: &Unassign) -> ReleaseOutcome;
-    assign(key: &AgentKey, epoch: Epoch, candidates: &[HostId]) -> AssignOutcome;
+    assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
     claim(request: &Claim) -> ClaimOutcome;
     hosts() -> HostsView;

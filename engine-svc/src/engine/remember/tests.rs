@@ -86,7 +86,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         demand: Resources::one_slot(),
         on_disconnect: OnDisconnect::Stop,
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
-        candidates: vec![],
+        candidates: vec![].into(),
         if_full: IfFull::Wait,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,

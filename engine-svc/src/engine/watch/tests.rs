@@ -56,7 +56,7 @@ impl Rig {
             demand: Resources::one_slot(),
             on_disconnect: OnDisconnect::Stop,
             documents: Documents::default(),
-            candidates: vec![],
+            candidates: vec![].into(),
             if_full: IfFull::Wait,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::FollowsPolicy,

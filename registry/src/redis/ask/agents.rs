@@ -3,12 +3,13 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Ask, Text, candidates, host, life};
+use super::{Ask, Candidates, Text, host, life};
 use crate::{
     condition::Condition,
-    ids::{AgentKey, Epoch, HostId, MachineId},
+    ids::{AgentKey, Epoch, MachineId},
     keys,
     ops::{self, IfFull, IfNamesakes, ReleaseGuard},
+    placement,
     record::ExitStatus,
     resources::Resources,
 };
@@ -40,7 +41,7 @@ struct Claim<'a> {
     if_namesakes: &'static str,
     store_life: Option<&'a str>,
     asked: Text<u64>,
-    candidates: Vec<String>,
+    candidates: Candidates,
 }
 
 impl<'a> From<&'a ops::Claim> for Claim<'a> {
@@ -69,7 +70,7 @@ impl<'a> From<&'a ops::Claim> for Claim<'a> {
             },
             store_life: r.store_life.as_ref().and_then(life),
             asked: Text(r.asked.0),
-            candidates: candidates(&r.candidates),
+            candidates: Candidates::from(&r.candidates),
         }
     }
 }
@@ -257,12 +258,12 @@ fn guard_word(guard: ReleaseGuard) -> &'static str {
 struct Assign {
     member: String,
     epoch: Text<Epoch>,
-    candidates: Vec<String>,
+    candidates: Candidates,
 }
 
 /// For `assign.lua`.
-pub(in crate::redis) fn assign(key: &AgentKey, epoch: Epoch, hosts: &[HostId]) -> Ask {
-    Ask::of(&Assign { member: keys::member(key), epoch: Text(epoch), candidates: candidates(hosts) })
+pub(in crate::redis) fn assign(key: &AgentKey, epoch: Epoch, candidates: &placement::Candidates) -> Ask {
+    Ask::of(&Assign { member: keys::member(key), epoch: Text(epoch), candidates: candidates.into() })
 }
 
 #[derive(Serialize)]

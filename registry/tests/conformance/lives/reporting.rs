@@ -174,7 +174,7 @@ async fn what_no_host_runs_is_remembered_while_hosts_report_and_not_later(Run { 
     store.release(&failed.key, failed.epoch, ReleaseGuard::Unassigned).await.unwrap();
     let late = store.remember(&remember(&failed, &first)).await.unwrap();
     assert_eq!(late, Remembered::Void, "it was stopped since");
-    let placed = store.assign(&waits.key, waits.epoch, &[host("h-0")]).await.unwrap();
+    let placed = store.assign(&waits.key, waits.epoch, &vec![host("h-0")].into()).await.unwrap();
     assert!(
         matches!(placed, AssignOutcome::Assigned(c) if c.epoch > waits.epoch && c.machine_id == waits.machine_id)
     );
@@ -261,7 +261,9 @@ async fn an_older_claim_that_no_host_has_accepted_gives_way_even_after_hosts_hav
     assert_eq!(accepts, AdvanceOutcome::Stale(later.epoch), "its host is too late");
 
     // One that a host has accepted may run: it stays.
-    let AssignOutcome::Assigned(placed) = store.assign(&waits.key, later.epoch, &[host("h-0")]).await.unwrap() else {
+    let AssignOutcome::Assigned(placed) =
+        store.assign(&waits.key, later.epoch, &vec![host("h-0")].into()).await.unwrap()
+    else {
         panic!("there is room")
     };
     store.advance(&advance(&waits.key, placed.epoch, Phase::Starting)).await.unwrap();

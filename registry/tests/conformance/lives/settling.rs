@@ -41,7 +41,7 @@ async fn nothing_is_decided_until_hosts_have_reported(Run { store, restart, _red
         let released = store.release(&a, claimed.epoch, guard).await;
         assert!(matches!(released, Err(RegistryError::Lost(_))), "{guard:?} {released:?}");
     }
-    assert_eq!(store.assign(&waits, waiting, &[host("h-0")]).await.unwrap(), AssignOutcome::Held);
+    assert_eq!(store.assign(&waits, waiting, &vec![host("h-0")].into()).await.unwrap(), AssignOutcome::Held);
     assert!(matches!(store.bury(&key("g", "c")).await, Err(RegistryError::Lost(_))));
     let stale = Advance { store_life: Some(lease.store_life.clone()), ..advance(&a, claimed.epoch, Phase::Running) };
     assert_eq!(store.advance(&stale).await.unwrap(), AdvanceOutcome::StoreLost);

@@ -21,7 +21,7 @@ fn first_claim(key: &AgentKey, store_life: &StoreLife) -> ops::Claim {
         demand: Resources::one_slot(),
         on_disconnect: OnDisconnect::Stop,
         documents: Documents { spec: "{}".to_owned(), launch: (0..=255).collect::<Vec<u8>>().into() },
-        candidates: vec!["h-0".parse().expect("valid")],
+        candidates: vec!["h-0".parse().expect("valid")].into(),
         if_full: IfFull::Refuse,
         if_namesakes: IfNamesakes::Ignore,
         first_start: FirstStart::FollowsPolicy,

@@ -18,7 +18,7 @@ from servers import NatsServer, RedisServer
 from rustic_ai.core.messaging import AgentTag, Message, MessageConstants, MessagingConfig, Priority
 from rustic_ai.core.utils import GemstoneGenerator, GemstoneID
 from rustic_ai.k8s.runtime.ending import Ending
-from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
+from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Entry, Handled, made
 from rustic_ai.k8s.runtime.handling import Guard
 from rustic_ai.k8s.runtime.host import HostSocket
 from rustic_ai.k8s.runtime.state import State
@@ -332,7 +332,8 @@ def test_what_is_remembered_of_a_topic_is_bounded_and_what_is_forgotten_counts_a
     assert ids[-1] in handled and ids[0] not in handled
     assert not handled.lacks(ids[0]) and not handled.lacks(late)
     # So is what the record of earlier lives has no room for.
-    handled = Handled(lambda: Earlier(ids[199], ids[200 - RECORDED : 200]))
+    floor = made(ids[200 - RECORDED]) - 1
+    handled = Handled(lambda: Earlier(ids[199], ids[200 - RECORDED : 200], floor))
     urgent = GemstoneID(Priority.URGENT, 1_700_000_000_300, 1, 0).to_int()
     now = 1_700_000_001_000
     assert [handled.is_left_out(number, now) for number in (ids[50], ids[150], ids[300], urgent)] == [False] * 3 + [True]
@@ -342,11 +343,55 @@ def test_what_is_remembered_of_a_topic_is_bounded_and_what_is_forgotten_counts_a
     assert not handled.is_left_out(urgent, now) and not handled.is_left_out(ids[100], 0)
 
 
+def _recorded(handled: Handled, number: int) -> Entry:
+    entry = handled.record(number)
+    assert entry is not None
+    return entry
+
+
+def test_what_waits_to_be_handled_keeps_in_the_record_what_was_handled_before_its_turn() -> None:
+    now = 1_700_000_000_000
+    early, late = ([GemstoneID(Priority.NORMAL, now + begin + n, 1, 0).to_int() for n in range(300)] for begin in (0, 1000))
+    handled = Handled()
+    for number in [*late, *early]:
+        handled.delivered(number)
+    kept: list[int] = []
+    floor = 0
+    for number in [*late, *early[:-1]]:
+        entry = _recorded(handled, number)
+        kept = [each for each in [*kept, number] if each not in entry.gone]
+        floor = entry.floor if entry.gone else floor
+        # The life could end here: what was handled is known to be, and what waits is known not to be.
+        left = {each for each in [*late, *early] if each not in kept and made(each) > floor}
+        assert number in kept and early[-1] in left
+    assert set(late) <= set(kept) and left == {early[-1]}
+    handled.record(early[-1])
+    more = [GemstoneID(Priority.NORMAL, now + 2000 + n, 1, 0).to_int() for n in range(200)]
+    for number in more:
+        entry = _recorded(handled, number)
+        kept = [each for each in [*kept, number] if each not in entry.gone]
+    assert len(kept) < 2 * RECORDED, "as soon as nothing waits, the record is short"
+
+
+def test_a_life_that_ends_amid_a_replay_loses_nothing_and_answers_nothing_twice(server: RedisServer) -> None:
+    """A replay takes the urgent ones first, however late they came."""
+    asker = Asker(server)
+    for number in range(600):
+        asker.store(question(number, Priority.NORMAL if number < 400 else Priority.URGENT), publish=False)
+    for count in (150, 330, 480):
+        with Life(_CLASS, redis_messaging(server.port)) as life:
+            wait_until("some answers", lambda count=count: len(asker.answers()) >= count)
+            assert life.stop() == 0
+            assert len(asker.answers()) < 600, "it ended amid it"
+    with Life(_CLASS, redis_messaging(server.port)):
+        asker.expect_one_answer_each()
+
+
 def test_a_position_goes_back_for_no_late_message_but_for_one_of_the_future() -> None:
     now = time.time_ns() // 1_000_000
     early, late, future = (GemstoneID(Priority.NORMAL, now + ms, 1, 0).to_int() for ms in (-2000, -1000, 3_600_000))
     handled = Handled()
-    assert [handled.record(number) for number in (late, early, future)] == [late, late, future]
+    assert [_recorded(handled, number).position for number in (late, early, future)] == [late, late, future]
     again = GemstoneID(Priority.NORMAL, now, 2, 0).to_int()
-    assert handled.record(again) == again, "a sender whose clock is an hour fast holds up nobody"
+    assert _recorded(handled, again).position == again, "a sender whose clock is an hour fast holds up nobody"
     assert handled.record(again) is None, "once is enough"

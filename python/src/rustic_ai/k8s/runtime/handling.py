@@ -176,8 +176,12 @@ class Guard:
 
     def settle(self) -> None:
         """Whatever is to be subscribed is."""
-        if self._bus is not None and self._bus.must_settle():
+        if self._bus is None:
+            return
+        if self._bus.must_settle():
             threading.Thread(target=self._bus.settle, name="bus-settle", daemon=True).start()
+        else:
+            self._bus.settle()
 
     def look(self) -> None:
         """Notes in the page that Python runs, and that the loop which took the last message has come round."""

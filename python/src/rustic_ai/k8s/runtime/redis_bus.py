@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import redis
 
-from rustic_ai.k8s.runtime.handled import RECORDED, Earlier, Handled
+from rustic_ai.k8s.runtime.handled import Earlier, Entry, Handled
 from rustic_ai.k8s.runtime.handling import Concerns, Head
 from rustic_ai.redis.messaging.backend import RedisMessagingBackend
 from rustic_ai.redis.messaging.exceptions import RedisConnectionFailureError
@@ -53,14 +53,12 @@ _LATE, _LATE_AT_START = 120_000, 1_000
 _CONFIRMED = 1.0
 # Seconds until redis-py certainly knows who handles a topic that it has subscribed to.
 _KNOWN = 0.1
-# The record is cut when so many ids were added to it: what Redis keeps as a compact list has 128.
-_CUT = 32
-# In a record that is not kept any longer.
-_ENDED = "ended"
+# In a record that is not kept any longer; and in one that was cut, with the time in milliseconds, negative, in the place of a turn.
+_ENDED, _FLOOR = "ended", "floor"
 # What handlers call.
 _CALLS = ("store_message", "get_messages_for_topic", "get_messages_for_topic_since", "get_messages_by_id")
 # What is needed of the backend's manager, beside what is public in redis-py.
-_NEEDED = ("config", "pubsub", "redis_thread", "_load_position", "_save_position")
+_NEEDED = ("config", "pubsub", "redis_thread", "_load_position", "_save_position", "_enqueue_for_client")
 
 
 class Waits(Protocol):
@@ -121,6 +119,8 @@ class RedisBus:
         self._confirmed: set[str] = set()
         self._caught_up: dict[str, set[int]] = {}
         self._catching_up = threading.Lock()
+        # All topics were looked through for what earlier lives have left.
+        self._settled = False
         # Topics that were replayed though Redis had not confirmed them.
         self._uncertain: set[str] = set()
         self._confirms = threading.Condition()
@@ -134,6 +134,7 @@ class RedisBus:
             setattr(backend, name, self._patient(getattr(backend, name)))
         manager._load_position = self._load
         manager._save_position = self._save
+        manager._enqueue_for_client = self._noting(manager._enqueue_for_client)
         pubsub = self._client.pubsub
         self._client.pubsub = lambda **options: self._listens(pubsub(**options))
         self._listens(manager.pubsub)
@@ -146,7 +147,7 @@ class RedisBus:
             What it has handled of it.
         """
         record = _Record(self, self._client, client_id, topic)
-        handled = Handled(record.load)
+        handled = Handled(record.load, settled=self._settled)
         self._records[client_id, topic] = record
         self._joined.setdefault(topic, time.time_ns() // 1_000_000)
         self._clients.setdefault(topic, {})[client_id] = handled
@@ -200,9 +201,18 @@ class RedisBus:
 
     def _save(self, client_id: str, topic: str, message_id: int) -> None:
         """Notes on the bus that a client has handled a message, or that its handler failed."""
-        position = self._clients[topic][client_id].record(message_id)
-        if position is not None:
-            self._records[client_id, topic].add(message_id, position)
+        entry = self._clients[topic][client_id].record(message_id)
+        if entry is not None:
+            self._records[client_id, topic].add(entry)
+
+    def _noting(self, enqueue: Callable[..., None]) -> Callable[..., None]:
+        """Notes what waits to be handled before the thread that handles can come to it."""
+
+        def noting(client_id: str, namespace: str | None, topic: str, handler: Any, message: Any) -> None:
+            self._clients[topic][client_id].delivered(message.id)
+            enqueue(client_id, namespace, topic, handler, message)
+
+        return noting
 
     def _listens(self, pubsub: Any) -> Any:
         """Sees what a subscription hears, and whether its connection breaks."""
@@ -292,8 +302,12 @@ class RedisBus:
                         pipe.zrangebyscore(topic, since, "+inf")
                     return pipe.execute()
 
-            for topic, kept in zip(reach, self.patiently(read), strict=True):
+            for topic, kept in zip(reach, self.patiently(read) if reach else [], strict=True):
                 self._deliver(topic, kept, again=False)
+            self._settled = True
+            for clients in list(self._clients.values()):
+                for handled in list(clients.values()):
+                    handled.settled = True
 
     def _catch_up(self, topic: str) -> None:
         """Delivers what a topic has kept and its clients missed. Redis has just confirmed the subscription."""
@@ -313,6 +327,9 @@ class RedisBus:
         for client in self._clients[topic].values():
             if again or client.earlier.ids:
                 since.append(min(client.since() or joined, joined) - _LATE)
+            if client.earlier.floor:
+                # What waited when the life before ended was made after it.
+                since.append(client.earlier.floor)
         return min(since)
 
     def _deliver(self, topic: str, kept: list[str], *, again: bool) -> None:
@@ -362,21 +379,26 @@ class _Record:
             ids = []
         if ids and ids[-1][0] == _ENDED:
             self._allowed, ids = False, []
+        floor = 0
+        if ids and ids[0][0] == _FLOOR:
+            floor = -int(ids[0][1])
+            del ids[0]
         if ids:
             self._turn = int(ids[-1][1])
-        return Earlier(int(position), [int(number) for number, _ in ids])
+        return Earlier(int(position), [int(number) for number, _ in ids], floor)
 
-    def add(self, message_id: int, position: int) -> None:
+    def add(self, entry: Entry) -> None:
         """Notes an id, and the position."""
         self._turn += 1
 
         def write() -> None:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.set(self._position, position)
+                pipe.set(self._position, entry.position)
                 if self._allowed:
-                    pipe.zadd(self._ids, {str(message_id): self._turn})
-                    if self._turn % _CUT == 0:
-                        pipe.zremrangebyrank(self._ids, 0, -RECORDED - 1)
+                    pipe.zadd(self._ids, {str(entry.message_id): self._turn})
+                    if entry.gone:
+                        pipe.zadd(self._ids, {_FLOOR: -entry.floor})
+                        pipe.zrem(self._ids, *map(str, entry.gone))
                 self._answers(pipe)
 
         try:

@@ -129,6 +129,7 @@ impl FakeHost {
             documents: launch.documents(),
             candidates: vec![self.context.host.clone()].into(),
             if_full: IfFull::Refuse,
+            waits: None,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: rustic_registry::FirstStart::FollowsPolicy,
             store_life: self.context.lease.store(),
@@ -138,7 +139,7 @@ impl FakeHost {
             panic!("there is room");
         };
         let (epoch, machine_id) = (claimed.epoch, claimed.machine_id);
-        let order = Order { launch: Arc::new(launch), epoch, machine_id, skip: vec![], state: None };
+        let order = Order { launch: Arc::new(launch), epoch, machine_id, skip: vec![], state: None, memory: None };
         Launching { order, request_id, first_start, start_timeout: Duration::from_secs(10), claim: None }
     }
 

@@ -35,6 +35,7 @@ pub mod error;
 mod fakes;
 mod former;
 pub mod grpc;
+pub mod guards;
 pub mod health;
 pub mod host_lock;
 pub mod lease;
@@ -294,6 +295,7 @@ fn supervisor(
         engine_address: settings.engine_address.clone(),
         host: host.clone(),
         output_limit: settings.output_limit(),
+        agent_memory: settings.agent_memory,
         memory_kills: memory_kills.clone(),
         runs: AtomicU64::new(0),
     };
@@ -316,6 +318,15 @@ fn supervisor(
         drain_timeout: settings.drain_timeout,
     };
     let supervisor = Supervisor::new(host, context);
+    if let Some(limit) = settings.agent_scratch {
+        tasks.spawn(
+            "the guard of scratch space",
+            guards::watch_scratch(supervisor.clone(), limit, settings.usage_every),
+        );
+    }
+    if let Some(pressure) = settings.pressure()? {
+        tasks.spawn("the guard of memory", guards::watch_memory(supervisor.clone(), pressure));
+    }
     tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every));
     Ok(supervisor)
 }

@@ -15,6 +15,10 @@ pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_host_start_step_seconds", "Duration of each step of an agent's start"),
     Metric::Seconds("rustic_host_start_seconds", "From a create call reaching the host to the agent being RUNNING"),
     Metric::Count("rustic_host_restarts_total", "Processes that were started again because they had ended unasked"),
+    Metric::Count(
+        "rustic_host_evicted_total",
+        "Agents that were ended because they used more than they may, by reason",
+    ),
     Metric::Count("rustic_host_dead_letters_total", "Messages that were set aside because agents died over them"),
     Metric::Count("rustic_host_lease_losses_total", "Times that the lease was lost"),
     Metric::Gauge("rustic_host_lease_age_seconds", "Time since the last good renewal of the lease was sent"),

@@ -3,6 +3,7 @@
 //! Every process is the leader of its own session, dies with this host (PDEATHSIG), and is watched through a pidfd, so
 //! that a reused process id is never mistaken for it. This module knows nothing of agents.
 
+pub mod bounds;
 mod child;
 mod inherited;
 pub mod kin;

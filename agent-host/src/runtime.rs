@@ -28,7 +28,7 @@ use crate::{
     agent::poison::Skip,
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
-    process::{Kin, Orphans, Spawner, Started, memory::MemoryKills},
+    process::{Kin, Orphans, Spawner, Started, bounds::Bounds, memory::MemoryKills},
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
     zygote::Imports,
@@ -40,7 +40,7 @@ use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::{Epoch, HostId, MachineId, OnDisconnect};
+use rustic_registry::{Epoch, HostId, MachineId, OnDisconnect, Resources, resources::MEMORY};
 use state::StateFile;
 use std::{
     collections::BTreeMap,
@@ -69,6 +69,8 @@ pub struct Order {
     pub skip: Vec<Skip>,
     /// The file in which it writes what it is at work on, once it has one.
     pub state: Option<PathBuf>,
+    /// Memory that it may use beyond what its process begins with, in bytes, once that is known.
+    pub memory: Option<u64>,
 }
 
 /// What runs the agents of a host. Real processes here; a simulation has its own.
@@ -106,6 +108,8 @@ pub struct Runtimes {
     pub host: HostId,
     /// How much of their output is logged.
     pub output_limit: OutputLimit,
+    /// Memory limit of agents that name none, in bytes.
+    pub agent_memory: Option<u64>,
     /// What the kernel killed.
     pub memory_kills: Arc<MemoryKills>,
     /// Numbers the runs.
@@ -156,13 +160,18 @@ impl Runtimes {
     /// Makes the process of a run.
     async fn make(&self, order: &Order, tail: &Tail, run: Run) -> Result<Box<dyn Process>, StartError> {
         let state = self.state_file(order, &run)?;
-        let order = &Order { state: state.as_ref().map(|state| state.path().to_owned()), ..order.clone() };
+        let order = &Order {
+            state: state.as_ref().map(|state| state.path().to_owned()),
+            memory: memory_limit(&order.launch.demand).or(self.agent_memory),
+            ..order.clone()
+        };
         let (Started { mut child, stdout, stderr }, feed, cold_reason) = self.spawn(order, &run).await?;
         child.watch().map_err(StartError::Unwatched)?;
         if let Some(mark) = run.kin.mark() {
             // Once more for one that was executed with it; one that was forked for us has not run a line of the agent's yet.
             child.mark(mark).map_err(StartError::Unwatched)?;
         }
+        child.bound(self.bounds(order)).map_err(StartError::Unbound)?;
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
@@ -196,6 +205,14 @@ impl Runtimes {
             _watched: watched,
             run,
         }))
+    }
+
+    /// What the process may use. A Python agent bounds its memory itself, once its interpreter is warm.
+    fn bounds(&self, order: &Order) -> Bounds {
+        match order.launch.runtime {
+            RuntimeKind::Python(_) => Bounds::default(),
+            RuntimeKind::Command(_) => Bounds { memory: order.memory },
+        }
     }
 
     /// The page in which an agent says what it is at work on; a command has none.
@@ -282,4 +299,9 @@ pub fn profile_environment(profile: Option<&Profile>) -> BTreeMap<OsString, OsSt
     let inherited = env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(HOST_VARIABLES));
     let added = profile.into_iter().flat_map(|profile| &profile.environment);
     inherited.chain(added.map(|(name, value)| (name.into(), value.into()))).collect()
+}
+
+/// The memory that an agent asks for is what it may use, in bytes.
+fn memory_limit(demand: &Resources) -> Option<u64> {
+    Some(demand.milli(MEMORY) / 1000).filter(|bytes| *bytes > 0)
 }

@@ -3,7 +3,7 @@
 use crate::{
     lease::LeaseTimes,
     output::OutputLimit,
-    process::Life,
+    process::{Life, memory::Pressure},
     profiles::{self, Profile},
     runtime::Workdirs,
     starts::Starts,
@@ -113,6 +113,19 @@ pub struct Settings {
     /// Memory that these may use beyond what all agents share
     #[arg(long, default_value_t = 512 << 20, value_name = "BYTES")]
     pub share_memory: u64,
+    /// Memory that an agent may use which asks for none in its spec (custom_resources.memory), beyond what its process begins with; an
+    /// allocation beyond it fails. Default: no limit
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub agent_memory: Option<u64>,
+    /// Bytes that the working directory and TMPDIR of an agent may take on disk together; an agent that takes more is ended. Default: no limit
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub agent_scratch: Option<u64>,
+    /// Do not end the agent that has the most beyond what it asked for when the memory of the control group is nearly used up
+    #[arg(long, conflicts_with = "memory_cgroup")]
+    pub no_memory_guard: bool,
+    /// Directory of the control group whose memory limit all agents share; default: this program's own, if it has such a limit
+    #[arg(long, value_name = "DIRECTORY")]
+    pub memory_cgroup: Option<PathBuf>,
     /// Start every Python agent in a fresh interpreter
     #[arg(long)]
     pub no_zygote: bool,
@@ -237,6 +250,24 @@ impl Settings {
             memory: self.share_memory,
             vouched: self.share_unproven.clone(),
             directory,
+        }
+    }
+
+    /// The memory that is guarded; `None`: it has no limit, or nobody guards it. Errors: the group that was named has none.
+    pub fn pressure(&self) -> anyhow::Result<Option<Pressure>> {
+        match &self.memory_cgroup {
+            _ if self.no_memory_guard => Ok(None),
+            None => Ok(Pressure::own()),
+            Some(group) => {
+                let limited = Pressure::of(group);
+                anyhow::ensure!(
+                    limited.is_some(),
+                    "--memory-cgroup {}: there is no control group with a limit of memory; name its directory, such as \
+                     /sys/fs/cgroup, or leave the flag out",
+                    group.display()
+                );
+                Ok(limited)
+            }
         }
     }
 

@@ -249,6 +249,7 @@ impl Supervisor {
                 FirstStart::FollowsPolicy => rustic_registry::FirstStart::FollowsPolicy,
             },
             // Who calls a host directly knows what it does.
+            waits: None,
             if_namesakes: IfNamesakes::Ignore,
             store_life: self.context.lease.store(),
             asked: self.context.lease.stops(),
@@ -300,7 +301,8 @@ impl Supervisor {
     ) -> Result<Attached, HostError> {
         let key = creation.launch.key.clone();
         let GivenClaim { epoch, machine_id } = claim;
-        let order = Order { launch: Arc::new(creation.launch), epoch, machine_id, skip: vec![], state: None };
+        let order =
+            Order { launch: Arc::new(creation.launch), epoch, machine_id, skip: vec![], state: None, memory: None };
         let launching = Launching {
             order,
             request_id: creation.request_id,

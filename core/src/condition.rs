@@ -96,6 +96,12 @@ reasons! {
     /// The agent's handling loop did not come round within `liveness_timeout`, and its process was killed.
     LivenessTimeout, [Restarting Failed],
         "The message names what was handled: mend that handler, or raise `liveness_timeout`.";
+    /// The agent's directories took more on disk than `--agent-scratch` of its host allows, and its process was ended.
+    ScratchExceeded, [Restarting Failed],
+        "Have the agent remove what it does not need, write elsewhere, or raise `--agent-scratch`.";
+    /// The memory of all agents of the host was nearly used up, and this one had the most beyond what it asked for; its process was ended.
+    MemoryPressure, [Restarting Failed],
+        "Ask for the memory that the agent needs (`custom_resources.memory`), give hosts more, or fewer agents.";
     /// The agent's host lost its lease, and ended the process in time.
     LeaseLost, [Restarting],
         "Nothing for the agent; find out why the host could not reach the registry.";

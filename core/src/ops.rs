@@ -138,6 +138,8 @@ pub struct Claim {
     pub candidates: Candidates,
     /// What happens when none of them has room.
     pub if_full: IfFull,
+    /// Why it waits then; `None`: the registry says that no host has room.
+    pub waits: Option<Condition>,
     /// What happens when another organization has a guild with the same id.
     pub if_namesakes: IfNamesakes,
     /// What becomes of it if it fails before it was ever ready.

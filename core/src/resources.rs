@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, fmt};
 
 /// Name of the resource that every agent takes one of.
 pub const SLOTS: &str = "slots";
+/// The resource whose amount is also the limit of what an agent may use, in bytes.
+pub const MEMORY: &str = "memory";
 
 /// Largest amount of one resource: what doubles, and so Lua, count exactly.
 pub const MAX_AMOUNT: f64 = 9.0e12;

@@ -4,7 +4,7 @@
 
 use crate::{
     answer::{HostRefusal, Refused},
-    too_large::TooLarge,
+    shortage::Shortage,
 };
 use rustic_proto::{
     bus::Bus,
@@ -71,10 +71,13 @@ pub enum EngineError {
     #[error("the registry was lost and is being restored; retry in some seconds")]
     Restoring,
     /// No host has room.
-    #[error(
-        "no host has room for agent {0} beside those that wait; stop agents or add hosts, ListHosts shows what they hold"
-    )]
-    NoRoom(AgentKey),
+    #[error("no host has room for agent {key}{}; stop agents or add hosts, ListHosts shows what they hold", why_full(shortage.as_ref()))]
+    NoRoom {
+        /// The agent.
+        key: AgentKey,
+        /// What there is too little of; `None`: what is free is for agents that wait.
+        shortage: Option<Shortage>,
+    },
     /// No host could ever hold it.
     #[error(
         "no host could ever hold agent {key}, which asks for {lack}; ask for less, add larger hosts, or have it wait for them \
@@ -84,7 +87,7 @@ pub enum EngineError {
         /// The agent.
         key: AgentKey,
         /// What is lacking.
-        lack: TooLarge,
+        lack: Shortage,
     },
     /// It has as many agents as there are machine ids.
     #[error("guild {0} has {max} agents, as many as there can be in one; stop some, or begin another guild", max = MachineId::LAST)]
@@ -191,7 +194,7 @@ impl EngineError {
             Self::TooLate(_) => Reason::TooLate,
             Self::NotReady(_) => Reason::NotReady,
             Self::Held(_) | Self::Restoring => Reason::RegistryLost,
-            Self::NoRoom(_) => Reason::NoRoom,
+            Self::NoRoom { .. } => Reason::NoRoom,
             Self::TooLarge { .. } => Reason::AgentTooLarge,
             Self::GuildTooLarge(_) => Reason::GuildTooLarge,
             Self::GuildIdShared { .. } => Reason::GuildIdShared,
@@ -211,7 +214,7 @@ impl EngineError {
     fn about(&self) -> Vec<(String, String)> {
         let one = |name: &str, what: &str| vec![(name.to_owned(), what.to_owned())];
         let host = |host: &str| one("host_id", host);
-        if let Self::TooLarge { lack, .. } = self {
+        if let Self::TooLarge { lack, .. } | Self::NoRoom { shortage: Some(lack), .. } = self {
             lack.metadata()
         } else if let Self::HostSilent { host: silent, .. } = self {
             host(silent)
@@ -244,7 +247,7 @@ impl EngineError {
         match self {
             Self::TooLate(_)
             | Self::NotReady(_)
-            | Self::NoRoom(_)
+            | Self::NoRoom { .. }
             | Self::Held(_)
             | Self::Restoring
             | Self::NoHost(_)
@@ -267,6 +270,14 @@ impl EngineError {
             | Self::Failed { .. }
             | Self::AgentStopping(_) => false,
         }
+    }
+}
+
+/// What stands between "no host has room" and what to do.
+pub(crate) fn why_full(shortage: Option<&Shortage>) -> String {
+    match shortage {
+        Some(shortage) => format!(": it asks for {shortage}"),
+        None => " beside those that wait".to_owned(),
     }
 }
 

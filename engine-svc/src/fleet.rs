@@ -17,7 +17,7 @@ use crate::{
     backoff,
     changes::Changes,
     rounds::{Chance, Wake},
-    too_large::{self, TooLarge},
+    shortage::{self, Shortage},
 };
 use avoided::Avoided;
 use known::Known;
@@ -309,8 +309,13 @@ impl Fleet {
     }
 
     /// What an agent asks for that no host could ever give, by what is known.
-    pub fn too_large(&self, demand: &Resources) -> Option<TooLarge> {
-        too_large::too_large(&self.view(), demand)
+    pub fn too_large(&self, demand: &Resources) -> Option<Shortage> {
+        shortage::ever(&self.view(), demand)
+    }
+
+    /// What an agent asks for that no host has free now, by what is known.
+    pub fn shortage(&self, demand: &Resources) -> Option<Shortage> {
+        shortage::now(&self.view(), demand)
     }
 
     /// A host said that it lacks what every process needs: others are preferred for a while.

@@ -10,7 +10,7 @@
 //!              │           └────▶ engine::remember ─▶ unassigned (pure)
 //!              │   reader ─▶ changes ─▶ reconciler (rounds), engine::watch, engine::follow
 //!   KEDA ─▶ scaler ─▶ scale (pure)
-//!              └─▶ fleet (view of the hosts) ─▶ too_large, rustic_core::placement (pure)
+//!              └─▶ fleet (view of the hosts) ─▶ shortage, rustic_core::placement (pure)
 //! ```
 //!
 //! The supervision tree ([`rustic_telemetry::tasks`]): a panic, an error or an end of one of these ends the program, in order. Other
@@ -42,7 +42,8 @@ pub mod rounds;
 pub mod scale;
 pub mod scaler;
 pub mod settings;
-pub mod too_large;
+pub mod shortage;
+
 pub mod unassigned;
 
 #[cfg(test)]

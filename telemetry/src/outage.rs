@@ -38,21 +38,21 @@ impl Outage {
     }
 
     /// It failed. Returns how often in a row.
-    pub fn failed(&mut self, cause: &impl fmt::Display) -> u32 {
+    pub fn failed(&mut self, error: &impl fmt::Display) -> u32 {
         let now = Instant::now();
         let what = &self.what;
         let Some(run) = &mut self.run else {
             self.run = Some(Run { began: now, logged: now, failures: 1 });
-            warn!(%cause, "{what} failed; trying again");
+            warn!(%error, "{what} failed; trying again");
             return 1;
         };
         run.failures += 1;
         let (failures, lasts) = (run.failures, now.saturating_duration_since(run.began));
         if now.saturating_duration_since(run.logged) >= EVERY {
             run.logged = now;
-            warn!(%cause, failures, ?lasts, "{what} still fails");
+            warn!(%error, failures, ?lasts, "{what} still fails");
         } else {
-            debug!(%cause, failures, "{what} failed again");
+            debug!(%error, failures, "{what} failed again");
         }
         failures
     }
@@ -112,9 +112,9 @@ mod tests {
         assert!(outage.over() && !outage.over());
         let logged = lines.0.lock().expect("not poisoned").clone();
         let expected = [
-            "renewing the lease failed; trying again cause=no route",
-            "renewing the lease still fails cause=no route failures=61 lasts=60s",
-            "renewing the lease still fails cause=no route failures=121 lasts=120s",
+            "renewing the lease failed; trying again error=no route",
+            "renewing the lease still fails error=no route failures=61 lasts=60s",
+            "renewing the lease still fails error=no route failures=121 lasts=120s",
             "renewing the lease works again failures=130 lasted=130s",
         ];
         assert_eq!(logged, expected);

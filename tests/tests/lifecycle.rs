@@ -120,6 +120,7 @@ async fn a_host_that_is_gone_is_passed_over_and_the_claim_on_it_is_moved() {
         documents: Documents::default(),
         candidates: vec!["agent-host-0".parse().unwrap()].into(),
         if_full: IfFull::Refuse,
+        waits: None,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         store_life: None,

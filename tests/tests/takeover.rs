@@ -203,10 +203,12 @@ async fn agents_without_room_wait_in_line_and_start_when_there_is_some() {
     stack.create(idle("g", "first")).await.unwrap();
     let refused = stack.create(idle("g", "impatient")).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("1 slots (most that is free on one host: 0)"), "{refused:?}");
     for agent in ["second", "third", "given up"] {
         let waits = create_or_wait(&stack, agent).await;
         assert_eq!((waits.phase(), waits.host_id.as_str()), (AgentPhase::Pending, ""));
-        assert!(waits.reason == "NoRoom" && waits.message.contains("no host has room"), "{waits:?}");
+        let why = "no host has room for it: it asks for 1 slots (most that is free on one host: 0); it starts as soon as one has";
+        assert_eq!((waits.reason.as_str(), waits.message.as_str()), ("NoRoom", why));
     }
     stack.stop("g", "given up").await.unwrap();
     assert_eq!(stack.get("g", "given up").await.unwrap_err().code(), Code::NotFound);
@@ -239,6 +241,7 @@ async fn a_claim_whose_engine_died_is_delivered_by_another() {
         documents: launch.documents(),
         candidates: vec!["agent-host-0".parse().unwrap()].into(),
         if_full: IfFull::Refuse,
+        waits: None,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         store_life: None,

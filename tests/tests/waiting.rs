@@ -168,6 +168,7 @@ async fn crowd(registry: &rustic_registry::RedisRegistry, size: usize) {
             documents: Documents::default(),
             candidates: vec![].into(),
             if_full: IfFull::Wait,
+            waits: None,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::MustSucceed,
             store_life: view.store_life.clone(),

@@ -14,7 +14,7 @@ use crate::{
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{Condition, Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
+use rustic_registry::{AgentReason, Condition, Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
 use std::{
     path::Path,
     sync::{
@@ -229,10 +229,20 @@ impl AgentHandle {
         (self.status().pid == Some(pid)).then_some(usage)
     }
 
+    /// Bytes that its directories take on disk, at least; `None` while it has no process.
+    pub async fn scratch(&self) -> Option<u64> {
+        usage::scratch_of(self.status().directory?).await
+    }
+
     /// Asks the agent to end.
     pub async fn stop(&self, kind: StopPurpose, grace: Duration) {
         // Fails only when the task has ended, which is what was asked for.
         let _ = self.commands.send(Event::Stop(kind, grace)).await;
+    }
+
+    /// Ends the agent's process, if it runs: it uses more than it may. Its restart policy decides what follows.
+    pub async fn kill(&self, reason: AgentReason, why: String) {
+        let _ = self.commands.send(Event::Kill(reason, why)).await;
     }
 
     /// Notifies the agent that its claim is not this host's any more.
@@ -256,7 +266,8 @@ mod tests {
             ..AgentLaunch::default()
         };
         let launch = Arc::new(Launch::check(Some(message.into())).expect("a valid launch"));
-        let order = Order { launch, epoch: Epoch(1), machine_id: MachineId::FIRST, skip: vec![], state: None };
+        let order =
+            Order { launch, epoch: Epoch(1), machine_id: MachineId::FIRST, skip: vec![], state: None, memory: None };
         let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
         (handle, inbox)
     }

@@ -12,15 +12,15 @@
 //!      │    │              ▼          ▼      Recorded
 //!      └────┼─────────BackingOff    Failing ──────────▶ Ended(Failed)
 //!   Timer   │
-//!           │           Exited, by what the kill was for (Stuck: as a crash)
+//!           │           Exited, by what the kill was for (Killed: as a crash)
 //!        Stopping ───────────────────────────────────────▶ Releasing ──▶ Ended(Stopped | Moved | StartFailed)
 //!           ▲                                              ▲  Released
 //!           │                 Queued, and nobody waits ────┘
-//!           └── Stop, Fence, Lost, InitFailed, Stuck or a start that takes too long: TERM, then KILL
+//!           └── Stop, Fence, Lost, InitFailed, Kill or a start that takes too long: TERM, then KILL
 //! ```
 //!
 //! An end that nobody asked for, while a message was handled, is counted against that message ([`Poison`]): in Starting, in
-//! Running, and after Stuck. Then the restart policy decides even where a first start must succeed, as long as it allows a
+//! Running, and after Kill. Then the restart policy decides even where a first start must succeed, as long as it allows a
 //! restart: the agent itself may be well, and a later start is asked to skip the message.
 //!
 //! Restored instead of Recorded, by a store that lost the record, leads from Admitting to Ended(Moved) if the lease was lost
@@ -161,7 +161,7 @@ impl Machine {
             | State::Starting { .. }
             | State::Running { recorded: false, .. }
             | State::Stopping { after: After::StartFailed(_) | After::Fenced, .. } => starting,
-            State::Stopping { after: After::Stuck(_), .. } => Phase::Restarting,
+            State::Stopping { after: After::Killed(..), .. } => Phase::Restarting,
         }
     }
 
@@ -209,11 +209,11 @@ impl Machine {
                 _ => vec![],
             },
             Event::Exited(exit) => self.exited(exit, now, chance),
-            Event::Stuck(why) => match self.state {
+            Event::Kill(reason, why) => match self.state {
                 State::Running { since, .. } => {
                     self.renew_budget(since, now);
-                    self.condition = Some(Condition::new(AgentReason::LivenessTimeout, &*why));
-                    self.kill(After::Stuck(why))
+                    self.condition = Some(Condition::new(reason, &*why));
+                    self.kill(After::Killed(reason, why))
                 }
                 _ => vec![],
             },
@@ -356,7 +356,7 @@ impl Machine {
             }
             State::Stopping { after, .. } => {
                 let after = after.clone();
-                if let After::Stuck(why) = &after {
+                if let After::Killed(_, why) = &after {
                     self.died(&exit, why);
                 }
                 self.without_process(after, now, chance)
@@ -410,9 +410,9 @@ impl Machine {
                 vec![]
             }
             After::StartFailed(failure) => self.start_failed(failure, now, chance),
-            After::Stuck(why) => {
+            After::Killed(reason, why) => {
                 let status = self.last_exit.unwrap_or(ExitStatus::Signal(9));
-                self.crashed(AgentReason::LivenessTimeout, why, status, now, chance)
+                self.crashed(reason, why, status, now, chance)
             }
             After::Fenced if self.tenure != Tenure::Lost => self.admit_again(),
             After::Fenced => {

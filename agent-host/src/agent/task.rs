@@ -35,7 +35,7 @@ use crate::{
 use body::{Body, Happens};
 use futures_util::future::{FutureExt as _, pending};
 use panicked::Broken;
-use rustic_registry::{HostId, Incarnation, OnDisconnect, Registry, RequestId};
+use rustic_registry::{AgentReason, HostId, Incarnation, OnDisconnect, Registry, RequestId};
 use rustic_telemetry::metrics;
 use show::Before;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -256,7 +256,7 @@ impl AgentTask {
             Happened::Body(Happens::ProcessEvent(ProcessEvent::Report(report))) => self.reported(report),
             Happened::Body(Happens::ProcessEvent(ProcessEvent::Stuck(why))) => {
                 warn!(why, "the agent hangs and is killed");
-                self.inbox.push_back(Event::Stuck(why));
+                self.inbox.push_back(Event::Kill(AgentReason::LivenessTimeout, why));
             }
             Happened::Body(Happens::ProcessEvent(ProcessEvent::Exit(status))) => self.exited(status).await,
             Happened::Timer => self.inbox.push_back(Event::Timer),

@@ -1,6 +1,6 @@
 //! One process: its signals and its end.
 
-use super::{mark::Mark, orphans::Orphans};
+use super::{bounds::Bounds, mark::Mark, orphans::Orphans};
 use rustic_registry::ExitStatus;
 use rustix::process::{self, Pid, WaitId, WaitIdOptions};
 use std::{
@@ -46,6 +46,11 @@ impl Child {
     /// Marks it, and with it whatever it starts from now on. Errors: the kernel does not let us.
     pub fn mark(&self, mark: Mark) -> io::Result<()> {
         Ok(mark.put_on(self.pid)?)
+    }
+
+    /// Bounds what it may use, and with it whatever it starts from now on. Errors: the kernel does not let us.
+    pub fn bound(&self, bounds: Bounds) -> io::Result<()> {
+        bounds.put_on(self.pid)
     }
 
     /// Signals its whole process group. The group keeps its id until we reap the leader, so this cannot hit another.

@@ -22,6 +22,67 @@ pub fn resident(pid: u32) -> Option<u64> {
     Some(pages * page_size() as u64).filter(|bytes| *bytes > 0)
 }
 
+/// The memory of a control group, and its limit.
+#[derive(Debug, Clone)]
+pub struct Pressure {
+    group: PathBuf,
+    files: &'static Files,
+}
+
+/// The files of one version of control groups.
+#[derive(Debug)]
+struct Files {
+    used: &'static str,
+    limit: &'static str,
+    /// In `memory.stat`: what is only kept because there is room, and goes before anything is killed.
+    spare: &'static str,
+}
+
+const VERSIONS: [Files; 2] = [
+    Files { used: "memory.current", limit: "memory.max", spare: "inactive_file " },
+    Files { used: "memory.usage_in_bytes", limit: "memory.limit_in_bytes", spare: "total_inactive_file " },
+];
+
+/// A limit from which on there is none: version 1 says so by a number near the largest.
+const NO_LIMIT: u64 = 1 << 60;
+
+impl Pressure {
+    /// That of a group; `None` if it has no limit of memory.
+    pub fn of(group: &Path) -> Option<Self> {
+        let files = VERSIONS.iter().find(|files| group.join(files.limit).is_file())?;
+        let pressure = Self { group: group.to_owned(), files };
+        pressure.limit().map(|_| pressure)
+    }
+
+    /// That of the group of this process.
+    pub fn own() -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        counters(&groups).iter().filter_map(|counter| counter.parent()).find_map(Self::of)
+    }
+
+    fn number(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.group.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// `max` is no number.
+    fn limit(&self) -> Option<u64> {
+        self.number(self.files.limit).filter(|limit| (1..NO_LIMIT).contains(limit))
+    }
+
+    /// What is used, and the limit, if less than a twentieth of it is left.
+    pub fn critical(&self) -> Option<(u64, u64)> {
+        let (used, limit) = (self.number(self.files.used)?, self.limit()?);
+        let is_critical = |used: u64| used > limit - limit / 20;
+        if !is_critical(used) {
+            return None;
+        }
+        let stat = fs::read_to_string(self.group.join("memory.stat")).unwrap_or_default();
+        let spare = stat.lines().find_map(|line| line.strip_prefix(self.files.spare)?.parse().ok()).unwrap_or(0);
+        let used = used.saturating_sub(spare);
+        is_critical(used).then_some((used, limit))
+    }
+}
+
 /// Counts the processes that the kernel killed in this host's control group, that of its container, because memory ran out.
 #[derive(Debug)]
 pub struct MemoryKills {

@@ -50,6 +50,11 @@ pub async fn private_memory(pid: u32) -> Option<u64> {
     of(pid, None).await.map(|usage| usage.private)
 }
 
+/// Bytes that a directory takes on disk, at least.
+pub async fn scratch_of(directory: Arc<Path>) -> Option<u64> {
+    spawn_blocking(move || scratch::bytes(&directory)).await.ok()
+}
+
 /// What a process and its directory use, read where waiting for the kernel holds up nobody; `None` when it has ended.
 pub async fn of(pid: u32, directory: Option<Arc<Path>>) -> Option<Usage> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;

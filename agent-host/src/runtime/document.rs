@@ -30,6 +30,9 @@ struct Document<'a> {
     /// Its host watches whether it comes round.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     watched: bool,
+    /// Memory that the process may use beyond what its interpreter takes, in bytes; a command's is bounded already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_limit: Option<u64>,
     /// Messages that are set aside instead of being handled.
     #[serde(skip_serializing_if = "<[Skip]>::is_empty")]
     skip: &'a [Skip],
@@ -53,6 +56,7 @@ pub(super) fn document(order: &Order) -> Vec<u8> {
         client_properties: &message.client_properties,
         state: order.state.as_deref(),
         watched: order.launch.liveness_timeout.is_some(),
+        memory_limit: order.memory,
         skip: &order.skip,
     };
     let mut text = serde_json::to_vec(&document)

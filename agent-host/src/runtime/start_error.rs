@@ -29,6 +29,9 @@ pub enum StartError {
     /// It cannot be watched; it was killed.
     #[error("the agent cannot be watched: {0}")]
     Unwatched(#[source] io::Error),
+    /// What it may use cannot be bounded; it was killed.
+    #[error("the agent cannot be held to its limits: {0}")]
+    Unbound(#[source] io::Error),
     /// The zygote could not fork, for lack of what a cold start needs as well.
     #[error("the zygote cannot fork: {0}")]
     Exhausted(String),
@@ -77,7 +80,8 @@ impl StartError {
         match self {
             Self::Spawn(SpawnError::Exec { source, .. } | SpawnError::Watch(source))
             | Self::Pipe(source)
-            | Self::Unwatched(source) => Lack::of(source),
+            | Self::Unwatched(source)
+            | Self::Unbound(source) => Lack::of(source),
             Self::Workdir { source, .. } => Lack::of_disk(source),
             Self::Descriptors(_) => Some(Lack::Descriptors),
             Self::Exhausted(_) => Some(Lack::Fork),
@@ -98,6 +102,7 @@ impl StartError {
             | Self::Pipe(_)
             | Self::Workdir { .. }
             | Self::Unwatched(_)
+            | Self::Unbound(_)
             | Self::Interpreter { .. }
             | Self::Panicked(_)
             | Self::Exhausted(_) => Blame::Host,

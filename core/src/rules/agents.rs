@@ -71,8 +71,9 @@ impl Store {
         self.lines.forget_order(&member);
         self.agents.insert(member.clone(), record);
         let Some((host, incarnation)) = picked else {
-            let full = Condition::new(AgentReason::NoRoom, "no host has room for it; it starts as soon as one has");
-            self.wait_for_room(&member, &full, now);
+            let full =
+                || Condition::new(AgentReason::NoRoom, "no host has room for it; it starts as soon as one has");
+            self.wait_for_room(&member, &r.waits.clone().unwrap_or_else(full), now);
             return ClaimOutcome::Waits;
         };
         self.reserve(&host, &r.demand);

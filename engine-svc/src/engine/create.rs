@@ -16,7 +16,7 @@ use super::{Engine, PendingPolicy};
 use crate::{
     answer::{HostAnswer, HostRefusal, Refused},
     channels::Callee,
-    error::EngineError,
+    error::{EngineError, why_full},
     metrics,
 };
 use rustic_proto::{
@@ -27,8 +27,8 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentRecord, Claim, ClaimOutcome, Claimed, FirstStart, GuildKey, HostId, IfFull, IfNamesakes, Incarnation, Index,
-    OrganizationId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope, View,
+    AgentReason, AgentRecord, Claim, ClaimOutcome, Claimed, Condition, FirstStart, GuildKey, HostId, IfFull,
+    IfNamesakes, Incarnation, Index, OrganizationId, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope, View,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -119,10 +119,7 @@ impl Engine {
                     continue;
                 }
                 ClaimResult::NoRoom => {
-                    let key = creation.launch.key.clone();
-                    let why =
-                        if self.fleet.has_hosts() { EngineError::NoRoom(key) } else { EngineError::NoHost(key) };
-                    return Err(trouble.unwrap_or(why));
+                    return Err(trouble.unwrap_or_else(|| self.no_room(creation)));
                 }
             };
             let calling = Instant::now();
@@ -156,7 +153,16 @@ impl Engine {
                 }
             }
         }
-        Err(trouble.unwrap_or_else(|| EngineError::NoRoom(creation.launch.key.clone())))
+        Err(trouble.unwrap_or_else(|| self.no_room(creation)))
+    }
+
+    /// Why there is no room for an agent, by what is known.
+    fn no_room(&self, creation: &Creation) -> EngineError {
+        let key = creation.launch.key.clone();
+        if !self.fleet.has_hosts() {
+            return EngineError::NoHost(key);
+        }
+        EngineError::NoRoom { key, shortage: self.fleet.shortage(&creation.launch.demand) }
     }
 
     async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<ClaimResult, EngineError> {
@@ -174,6 +180,7 @@ impl Engine {
             candidates: offer.candidates.clone(),
             // First like everybody: whom the view of the hosts has no room for may find some when it is read again.
             if_full: IfFull::Refuse,
+            waits: None,
             if_namesakes: self.if_namesakes,
             first_start: match creation.wait {
                 agent_pb::WaitMode::Accepted => FirstStart::FollowsPolicy,
@@ -197,6 +204,9 @@ impl Engine {
             if let (IfFull::Refuse, Some(lack)) = (request.if_full, too_large) {
                 return Err(EngineError::TooLarge { key: launch.key.clone(), lack });
             }
+            let why = why_full(self.fleet.shortage(&launch.demand).as_ref());
+            let waits = format!("no host has room for it{why}; it starts as soon as one has");
+            request.waits = Some(Condition::new(AgentReason::NoRoom, waits));
             offer = self.fleet.offer(&launch.demand, excluded);
             request.candidates = offer.candidates.clone();
             outcome = self.claim_as(&mut request, launch).await?;

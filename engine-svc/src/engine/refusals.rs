@@ -140,6 +140,7 @@ async fn runs(registry: &MemoryRegistry, on_disconnect: OnDisconnect) {
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
         candidates: vec!["h-0".parse().expect("an id")].into(),
         if_full: IfFull::Refuse,
+        waits: None,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         store_life: None,

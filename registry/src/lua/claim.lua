@@ -1,4 +1,4 @@
--- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), if_namesakes ("report" or "ignore"), store_life?,
+-- Takes member, agent (without created and machine_id), launch, if_full ("refuse" or "wait"), waits? (why it waits then), if_namesakes ("report" or "ignore"), store_life?,
 -- asked (stops that the store had counted when the caller asked), candidates (hosts, and spread: of the first so many the least loaded is tried first).
 
 -- Organizations that have agents in a guild with the same id.
@@ -44,7 +44,7 @@ agent.created = int(now_ms())
 if phase then clear(akey) end
 write_agent(member)
 if not host then
-  wait_for_room(member, 'NoRoom: no host has room for it; it starts as soon as one has')
+  wait_for_room(member, ask.waits or 'NoRoom: no host has room for it; it starts as soon as one has')
   return {'waits'}
 end
 reserve(host, used, demand)

@@ -2,9 +2,9 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Announce, AssignOutcome, Bring, Candidates, Claim, ClaimOutcome, Condition, Epoch, HostState, IfFull,
-    IfNamesakes, MachineId, Phase, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew, Renewal,
-    Resources, Stops, View,
+    AgentReason, Announce, AssignOutcome, Bring, Candidates, Claim, ClaimOutcome, Condition, Epoch, HostState,
+    IfFull, IfNamesakes, MachineId, Phase, Queue, RedisRegistry, RedisSettings, ReleaseGuard, ReleaseOutcome, Renew,
+    Renewal, Resources, Stops, View,
 };
 use std::sync::Arc;
 
@@ -130,6 +130,7 @@ async fn concurrent_claims_of_one_agent_make_one_claim(store: Store) {
 async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     let waiting =
         |agent: &str, hosts: &[&str]| Claim { if_full: IfFull::Wait, ..claim(&key("g", agent), "r", "d", hosts) };
+    let why = Some(Condition::new(AgentReason::NoRoom, "as the caller says"));
     assert_eq!(
         store.claim(&waiting("a", &["h-0"])).await.unwrap(),
         ClaimOutcome::Held,
@@ -138,13 +139,15 @@ async fn an_agent_that_finds_no_room_waits_for_its_turn(store: Store) {
     arrive(&store, &announce("h-1", "i", 1.0)).await;
     assert_eq!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Waits);
     arrive(&store, &announce("h-0", "i", 1.0)).await;
-    assert_eq!(store.claim(&waiting("b", &["h-0"])).await.unwrap(), ClaimOutcome::Waits, "behind the first");
+    let second = Claim { waits: why.clone(), ..waiting("b", &["h-0"]) };
+    assert_eq!(store.claim(&second).await.unwrap(), ClaimOutcome::Waits, "behind the first");
     assert!(matches!(store.claim(&waiting("a", &["h-0"])).await.unwrap(), ClaimOutcome::Exists(_)));
     let queue = store.oldest(Queue::Pending, 0, 10, View::Launch).await.unwrap();
     let names: Vec<_> = queue.iter().map(|r| r.key.agent.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
     let (reason, message) = Condition::parts(queue[0].condition.as_ref());
     assert!(reason == "NoRoom" && message.contains("no host has room"), "{reason}: {message}");
+    assert_eq!(queue[1].condition, why);
     assert_eq!((queue[0].host(), queue[0].machine_id, queue[1].machine_id), (None, machine(1), machine(2)));
     assert_eq!(store.oldest(Queue::Pending, 1, 10, View::Basic).await.unwrap().len(), 1);
 

@@ -204,6 +204,7 @@ pub(crate) fn claim(key: &AgentKey, request: &str, digest: &str, candidates: &[&
         documents: Documents { spec: "{ \"id\": 1.50 }".to_owned(), launch: vec![0, 255, 10].into() },
         candidates: candidates.iter().map(|h| host(h)).collect::<Vec<_>>().into(),
         if_full: IfFull::Refuse,
+        waits: None,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         store_life: None,

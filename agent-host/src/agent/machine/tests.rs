@@ -391,14 +391,14 @@ fn a_first_start_that_a_message_kills_follows_the_policy_as_long_as_it_restarts(
 fn an_agent_that_hangs_is_killed_and_restarted_and_its_message_counted() {
     let mut run = Run::running(Rules { restart: RestartPolicy::default(), ..rules() });
     for deaths in 1..=3 {
-        assert_eq!(run.on(Event::Stuck("it hangs".to_owned())), [Action::Kill]);
+        assert_eq!(run.on(Event::Kill(AgentReason::LivenessTimeout, "it hangs".to_owned())), [Action::Kill]);
         let killed = Exit { status: ExitStatus::Signal(9), ..over(7) };
         assert_eq!(run.on(Event::Exited(killed)), [Action::Record(Phase::Restarting)]);
         assert_eq!(said(&run), ("LivenessTimeout", "it hangs"));
         assert_eq!(run.machine.skips().len(), usize::from(deaths == 3));
         come_back(&mut run);
     }
-    run.on(Event::Stuck("it hangs".to_owned()));
+    run.on(Event::Kill(AgentReason::LivenessTimeout, "it hangs".to_owned()));
     run.on(Event::Stop(StopPurpose::Asked, GRACE));
     assert_eq!(run.on(Event::Exited(over(7))), [Action::Release(Becomes::Gone)], "stop wins");
 }
@@ -428,7 +428,7 @@ fn event() -> impl Strategy<Value = Event> {
         Event::Exited(over(1)),
         Event::Exited(over(2)),
         Event::SetAside(over(1).at_work.expect("a message")),
-        Event::Stuck("it hangs".to_owned()),
+        Event::Kill(AgentReason::LivenessTimeout, "it hangs".to_owned()),
         Event::Stop(StopPurpose::Asked, GRACE),
         Event::Stop(StopPurpose::Asked, Duration::ZERO),
         Event::Stop(StopPurpose::Moves, GRACE),
@@ -455,7 +455,7 @@ impl World {
             Event::Recorded | Event::Restored | Event::Lost | Event::Released => self.writing,
             Event::Turn => self.queued,
             Event::Spawned | Event::SpawnFailed(_) => self.spawning,
-            Event::Ready | Event::InitFailed(_) | Event::Exited(_) | Event::Stuck(_) | Event::SetAside(_) => {
+            Event::Ready | Event::InitFailed(_) | Event::Exited(_) | Event::Kill(..) | Event::SetAside(_) => {
                 self.process
             }
             Event::Timer => machine.wake_at().is_some(),

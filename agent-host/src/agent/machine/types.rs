@@ -130,8 +130,8 @@ pub enum After {
     StartFailed(StartFailure),
     /// Wait for the lease, then start again.
     Fenced,
-    /// Treat it as a crash: it did not come round any more, in these words.
-    Stuck(String),
+    /// Treat it as a crash, for this reason and in these words.
+    Killed(AgentReason, String),
 }
 
 /// What the machine knows of its host's right to run the agent: the lease, and the claim under it.
@@ -239,8 +239,8 @@ pub enum Event {
     InitFailed(InitFailure),
     /// The process was reaped.
     Exited(Exit),
-    /// The process lives and does not come round any more, in these words.
-    Stuck(String),
+    /// The process lives and must end, for this reason and in these words: it hangs, or uses more than it may.
+    Kill(AgentReason, String),
     /// The process has set a message aside, as its start was asked to.
     SetAside(Delivery),
     /// End it, with this much time between TERM and KILL.
@@ -289,7 +289,7 @@ pub enum Becomes {
 /// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
 pub(super) fn rank(after: &After) -> u8 {
     match after {
-        After::StartFailed(_) | After::Fenced | After::Stuck(_) => 0,
+        After::StartFailed(_) | After::Fenced | After::Killed(..) => 0,
         After::Move => 1,
         After::Release => 2,
         After::Superseded => 3,

@@ -88,6 +88,7 @@ async fn waits(registry: &Unreliable) -> AgentRecord {
         documents: Documents { spec: "{}".to_owned(), launch: vec![1].into() },
         candidates: vec![].into(),
         if_full: IfFull::Wait,
+        waits: None,
         if_namesakes: rustic_registry::IfNamesakes::Ignore,
         first_start: FirstStart::MustSucceed,
         store_life: None,

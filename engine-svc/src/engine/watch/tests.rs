@@ -58,6 +58,7 @@ impl Rig {
             documents: Documents::default(),
             candidates: vec![].into(),
             if_full: IfFull::Wait,
+            waits: None,
             if_namesakes: rustic_registry::IfNamesakes::Ignore,
             first_start: FirstStart::FollowsPolicy,
             store_life: None,

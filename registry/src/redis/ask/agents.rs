@@ -38,6 +38,7 @@ struct Claim<'a> {
     member: String,
     agent: Agent<'a>,
     if_full: &'static str,
+    waits: Option<String>,
     if_namesakes: &'static str,
     store_life: Option<&'a str>,
     asked: Text<u64>,
@@ -64,6 +65,7 @@ impl<'a> From<&'a ops::Claim> for Claim<'a> {
                 IfFull::Refuse => "refuse",
                 IfFull::Wait => "wait",
             },
+            waits: r.waits.as_ref().map(Condition::stored),
             if_namesakes: match r.if_namesakes {
                 IfNamesakes::Report => "report",
                 IfNamesakes::Ignore => "ignore",

@@ -43,6 +43,7 @@ class LaunchDocument:
         state: File in which the process says what it is at work on; empty: nobody reads it.
         watched: The host watches whether the handling loop comes round.
         skip: Messages that are set aside instead of being handled.
+        memory_limit: Memory that the process may use beyond what its interpreter takes, in bytes; 0: no limit.
         share: Which of those agents of the guild this is that have the same machine id, from 0 to 62.
     """
 
@@ -60,6 +61,7 @@ class LaunchDocument:
     state: str = ""
     watched: bool = False
     skip: tuple[Skip, ...] = ()
+    memory_limit: int = 0
     share: int = 0
 
     @classmethod

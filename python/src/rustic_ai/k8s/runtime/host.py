@@ -8,6 +8,8 @@ import socket
 import threading
 from typing import Any
 
+from rustic_ai.k8s.runtime import bounds
+
 # A traceback longer than this loses its middle: the ends say what and where.
 _MAX_TRACEBACK = 64 * 1024
 # Characters of the reason of an end.
@@ -22,7 +24,9 @@ def null_stdin() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, with its type."""
+    """An error in one line, with its type; of an allocation that failed, with the limit that it met."""
+    if isinstance(error, MemoryError) and (why := bounds.explanation()):
+        return f"MemoryError: {why}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import NoReturn
 
-from rustic_ai.k8s.runtime import ending
+from rustic_ai.k8s.runtime import bounds, ending
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.host import HostSocket, describe
 from rustic_ai.k8s.runtime.sigterm import Sigterm, StoppedEarly
@@ -70,6 +70,7 @@ def _live(host: HostSocket, began: float, inherited: frozenset[str] | None) -> i
         host.failed("import", describe(error), traceback.format_exc())
         return 1
     try:
+        bounds.limit(document.memory_limit)
         tracing.begin(document.guild_id, document.agent_id)
         ids.install(document.machine_id, document.share)
         imports = agent.import_class(document, inherited)

@@ -23,6 +23,7 @@ fn first_claim(key: &AgentKey, store_life: &StoreLife) -> ops::Claim {
         documents: Documents { spec: "{}".to_owned(), launch: (0..=255).collect::<Vec<u8>>().into() },
         candidates: vec!["h-0".parse().expect("valid")].into(),
         if_full: IfFull::Refuse,
+        waits: None,
         if_namesakes: IfNamesakes::Ignore,
         first_start: FirstStart::FollowsPolicy,
         store_life: Some(store_life.clone()),

@@ -1,4 +1,4 @@
-//! Agents that no host could ever hold: what they ask for, and what there is. Pure.
+//! What an agent asks for that no host could ever give, or that none has free now, and the most that there is. Pure.
 
 use crate::fleet::FleetView;
 use rustic_registry::{HostRecord, Resources};
@@ -10,10 +10,20 @@ const NAME: usize = 48;
 
 /// What an agent asks for that no host has.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TooLarge {
+pub struct Shortage {
+    of: Of,
     lacking: Vec<Lacking>,
     /// Each of them is on some host, but not all on one.
     scattered: bool,
+}
+
+/// Of what there is too little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Of what hosts have at all.
+    Capacity,
+    /// Of what is free on them.
+    Free,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -26,28 +36,42 @@ struct Lacking {
 
 /// Looks whether any host could hold `demand` if it held nothing else; one that is silent, or that drains, may be back. Where no
 /// host lives nobody knows.
-pub fn too_large(view: &FleetView, demand: &Resources) -> Option<TooLarge> {
+pub fn ever(view: &FleetView, demand: &Resources) -> Option<Shortage> {
     let hosts = &view.registry.hosts;
     let could = |h: &HostRecord| h.capacity.fits(&Resources::default(), demand);
     if view.alive().next().is_none() || hosts.iter().any(could) {
         return None;
     }
-    let units = |milli: u64| milli as f64 / 1000.0;
-    let mut asked: Vec<_> = demand
-        .iter()
-        .map(|(name, milli)| (name, milli, hosts.iter().map(|h| h.capacity.milli(name)).max().unwrap_or(0)))
-        .collect();
-    let scattered = asked.iter().all(|(_, asked, largest)| asked <= largest);
-    asked.retain(|(_, asked, largest)| scattered || asked > largest);
-    let lacking = asked.into_iter().take(NAMED).map(|(name, asked, largest)| Lacking {
-        name: name[..name.floor_char_boundary(NAME)].to_owned(),
-        asked: units(asked),
-        largest: units(largest),
-    });
-    Some(TooLarge { lacking: lacking.collect(), scattered })
+    Some(Shortage::between(Of::Capacity, demand, |name| {
+        hosts.iter().map(|h| h.capacity.milli(name)).max().unwrap_or(0)
+    }))
 }
 
-impl TooLarge {
+/// Looks whether any host that lives and takes agents has room for `demand` now. `None`: one has, as far as is known; or there is none.
+pub fn now(view: &FleetView, demand: &Resources) -> Option<Shortage> {
+    let hosts: Vec<_> = view.alive().filter(|h| h.takes_agents()).collect();
+    if hosts.is_empty() || hosts.iter().any(|h| h.capacity.fits(&h.used, demand)) {
+        return None;
+    }
+    let free = |h: &HostRecord, name: &str| h.capacity.milli(name).saturating_sub(h.used.milli(name));
+    Some(Shortage::between(Of::Free, demand, |name| hosts.iter().map(|h| free(h, name)).max().unwrap_or(0)))
+}
+
+impl Shortage {
+    /// What of a demand is more than the most that there is of each resource; all of it if no host has it together.
+    fn between(of: Of, demand: &Resources, most: impl Fn(&str) -> u64) -> Self {
+        let mut asked: Vec<_> = demand.iter().map(|(name, milli)| (name, milli, most(name))).collect();
+        let scattered = asked.iter().all(|(_, asked, largest)| asked <= largest);
+        asked.retain(|(_, asked, largest)| scattered || asked > largest);
+        let units = |milli: u64| milli as f64 / 1000.0;
+        let lacking = asked.into_iter().take(NAMED).map(|(name, asked, largest)| Lacking {
+            name: name[..name.floor_char_boundary(NAME)].to_owned(),
+            asked: units(asked),
+            largest: units(largest),
+        });
+        Self { of, lacking: lacking.collect(), scattered }
+    }
+
     /// For programs: `asked_` and `largest_` of each resource.
     pub fn metadata(&self) -> Vec<(String, String)> {
         let both = |l: &Lacking| {
@@ -60,11 +84,15 @@ impl TooLarge {
     }
 }
 
-impl fmt::Display for TooLarge {
+impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = match self.of {
+            Of::Capacity => "most on one host",
+            Of::Free => "most that is free on one host",
+        };
         for (n, Lacking { name, asked, largest }) in self.lacking.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{asked} {name} (most on one host: {largest})")?;
+            write!(f, "{comma}{asked} {name} ({most}: {largest})")?;
         }
         if self.scattered { f.write_str(", which no single host has together") } else { Ok(()) }
     }
@@ -91,7 +119,7 @@ mod tests {
     }
 
     fn lack_of(view: &FleetView, demand: &str) -> Option<String> {
-        too_large(view, &Resources::parse(demand)).map(|lack| lack.to_string())
+        ever(view, &Resources::parse(demand)).map(|lack| lack.to_string())
     }
 
     #[test]
@@ -108,6 +136,27 @@ mod tests {
     }
 
     #[test]
+    fn what_no_host_has_free_is_named_with_the_most_that_is() {
+        let host = |id: &str, capacity: &str, used: &str| {
+            fakes::host(id, Resources::parse(capacity), Resources::parse(used))
+        };
+        let drains = HostRecord { state: HostState::Draining, ..host("h-2", "slots=9000;gpus=9000", "") };
+        let hosts = vec![
+            host("h-0", "slots=4000;gpus=2000", "slots=1000;gpus=1500"),
+            host("h-1", "slots=4000;gpus=1000", "slots=4000"),
+            drains,
+        ];
+        let view = FleetView { registry: HostsView { hosts, ..HostsView::default() }, ..FleetView::default() };
+        let short = |demand: &str| now(&view, &Resources::parse(demand)).map(|lack| lack.to_string());
+        assert_eq!(short("slots=1000;gpus=500"), None, "h-0 has it");
+        assert_eq!(short("slots=1000;gpus=1500").as_deref(), Some("1.5 gpus (most that is free on one host: 1)"));
+        let scattered = "1 gpus (most that is free on one host: 1), 1 slots (most that is free on one host: 3), \
+                         which no single host has together";
+        assert_eq!(short("slots=1000;gpus=1000").as_deref(), Some(scattered));
+        assert_eq!(now(&FleetView::default(), &Resources::one_slot()), None, "where no host lives nobody knows");
+    }
+
+    #[test]
     fn where_no_host_lives_nobody_knows() {
         assert_eq!(lack_of(&view(&[], &[]), "gpus=1000"), None);
         assert_eq!(lack_of(&view(&[], &["slots=1000"]), "gpus=1000"), None);
@@ -118,7 +167,7 @@ mod tests {
     fn the_error_fits_into_headers_whatever_is_asked_for() {
         let demand: Vec<_> = (0..500).map(|n| format!("{n}{}=1000", "%C3%A9".repeat(200))).collect();
         let demand = Resources::parse(&demand.join(";"));
-        let lack = too_large(&view(&["slots=1000"], &[]), &demand).expect("too large");
+        let lack = ever(&view(&["slots=1000"], &[]), &demand).expect("too large");
         let key = rustic_registry::AgentKey::parse("default", "g", "a").expect("an id");
         let status = tonic::Status::from(crate::error::EngineError::TooLarge { key, lack });
         let response = status.into_http::<()>();

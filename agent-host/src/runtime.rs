@@ -176,8 +176,8 @@ impl Runtimes {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
         };
-        let watched = child.pidfd().and_then(|pidfd| self.watchdog.watch(child.pid(), pidfd, outlives));
-        let watched = watched.map_err(StartError::Unwatched)?;
+        let pidfd = child.pidfd().map_err(StartError::Unwatched)?;
+        let watched = self.watchdog.watch(child.pid(), pidfd, outlives).await.map_err(StartError::Unwatched)?;
         // Only now does it learn what it is: nobody touches the message bus unwatched.
         let reports = feed.start()?;
         let source = Source {

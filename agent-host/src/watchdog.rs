@@ -124,6 +124,9 @@ pub struct Watchdog {
     alive: watch::Sender<bool>,
 }
 
+/// Watchdogs that may end, one after the other, while one process is to be watched.
+const TRIES: usize = 3;
+
 /// An agent that is watched until this is dropped.
 pub struct Watched {
     watchdog: Arc<Watchdog>,
@@ -158,9 +161,28 @@ impl Watchdog {
         let _ = self.alive.subscribe().wait_for(|alive| *alive).await;
     }
 
-    /// Has a process watched. Errors: there is no watchdog just now; or the lease is over, as for a host that was frozen
-    /// between the store's word and this.
-    pub fn watch(self: &Arc<Self>, pid: u32, pidfd: OwnedFd, outlives: Outlives) -> io::Result<Watched> {
+    /// Has a process watched, by the next watchdog if this one ends meanwhile. Errors: none can be had; or the lease is over, as for a
+    /// host that was frozen between the store's word and this.
+    ///
+    /// Cancel-safe: a process that is not watched yet is watched by nobody.
+    pub async fn watch(self: &Arc<Self>, pid: u32, pidfd: OwnedFd, outlives: Outlives) -> io::Result<Watched> {
+        let mut pidfd = Some(pidfd);
+        for _ in 0..TRIES {
+            self.alive().await;
+            if let Some(watched) = self.try_watch(pid, &mut pidfd, outlives)? {
+                return Ok(watched);
+            }
+        }
+        Err(io::Error::other("one watchdog after the other ended"))
+    }
+
+    /// Sends a process to the watchdog there is. `None`: it is being replaced.
+    fn try_watch(
+        self: &Arc<Self>,
+        pid: u32,
+        pidfd: &mut Option<OwnedFd>,
+        outlives: Outlives,
+    ) -> io::Result<Option<Watched>> {
         let mut known = self.known();
         let over = known.deadline.is_some_and(|deadline| deadline <= BootTime::now());
         if over && outlives == Outlives::Nothing {
@@ -168,11 +190,14 @@ impl Watchdog {
         }
         known.last += 1;
         let number = known.last;
-        if !self.send(&mut known, &Message::Watch { number, pid, outlives }, Some(&pidfd)) {
-            return Err(io::Error::other("the watchdog is being replaced"));
-        }
+        let Some(pidfd) =
+            pidfd.take_if(|pidfd| self.send(&mut known, &Message::Watch { number, pid, outlives }, Some(pidfd)))
+        else {
+            return Ok(None);
+        };
+        // Under the same lock: a watchdog that takes this one's place is sent all that is known.
         known.agents.insert(number, Watchee { pid, pidfd, outlives });
-        Ok(Watched { watchdog: self.clone(), number })
+        Ok(Some(Watched { watchdog: self.clone(), number }))
     }
 
     /// Moves the moment at which agents that must not outlive the lease are killed.

@@ -51,7 +51,7 @@ async fn an_allocation_beyond_the_memory_limit_fails_in_the_agent_alone_in_every
             Signal::KILL,
         )
         .unwrap();
-        let again = |a: &agent_pb::Agent| a.restarts == 1 && a.phase() == agent_pb::AgentPhase::Running;
+        let again = |a: &agent_pb::Agent| a.restarts >= 1 && a.phase() == agent_pb::AgentPhase::Running;
         let second = stack.agent_is("its second life", "g", "greedy", again).await;
         stack.hosts[0].logged("it to fail again", said(second.pid, "MEMORY ERROR")).await;
 
@@ -117,19 +117,22 @@ async fn when_memory_runs_out_the_agent_that_has_most_beyond_what_it_asked_for_i
     let modules = Modules::new(&[("greedy", GREEDY)]);
     let group_path = group.path().display().to_string();
     let stack = modules.stack(&["--memory-cgroup", &group_path, "--resource", "memory=8e9"]).await;
-    let small = stack.create(script("g", "small", "exec sleep 1000")).await.unwrap();
+    stack.create(script("g", "small", "exec sleep 1000")).await.unwrap();
     // The one that has the most has asked for it.
-    let entitled = stack.create(agent("entitled", "Modest", Some(500e6))).await.unwrap();
+    stack.create(agent("entitled", "Modest", Some(500e6))).await.unwrap();
     let greedy = stack.create(agent("greedy", "Modest", None)).await.unwrap();
     used(1_060_000_000);
-    let ended = |a: &agent_pb::Agent| a.restarts == 1 && a.reason == "MemoryPressure";
+    // It may be back and be ended again before anybody looks, as long as memory is used up.
+    let ended = |a: &agent_pb::Agent| a.restarts >= 1 && a.reason == "MemoryPressure";
     let ended = stack.agent_is("the greedy one to be ended", "g", "greedy", ended).await;
     used(500_000_000);
     assert!(ended.message.contains("of 1000000000 bytes of memory"), "{ended:?}");
-    assert!(!lives(greedy.pid) && entitled.pid != small.pid);
+    assert!(!lives(greedy.pid));
     let evicted = |line: &Value| line["message"] == "memory is nearly used up; the agent is ended";
     let first = stack.hosts[0].logged("the first one that was ended", evicted).await;
     assert_eq!(first["agent"], "default/g/greedy");
-    let back = |a: &agent_pb::Agent| a.restarts >= 1 && a.phase() == agent_pb::AgentPhase::Running;
-    stack.agent_is("its second life", "g", "greedy", back).await;
+    for agent in ["greedy", "entitled", "small"] {
+        let runs = |a: &agent_pb::Agent| a.phase() == agent_pb::AgentPhase::Running;
+        stack.agent_is("it to run, in whatever life", "g", agent, runs).await;
+    }
 }

@@ -91,7 +91,11 @@ impl Record {
                     if let Some(restore) = &restore {
                         acknowledged(registry.restore(restore).await?, Event::Restored, &key)?;
                     }
-                    Ok(Some(released(registry.unassign(&unassign).await?)))
+                    match registry.unassign(&unassign).await {
+                        // The store lost a claim that this host had not accepted yet: there is nothing to give back.
+                        Err(RegistryError::Lost(_)) if void => Ok(Some(Event::Lost)),
+                        outcome => Ok(Some(released(outcome?))),
+                    }
                 }
                 Write::Asked(_) => {
                     let done = match &restore {

@@ -180,6 +180,35 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_critical_when_less_than_a_twentieth_is_left_beside_what_is_only_kept() {
+        for (current, max, spare) in [
+            ("memory.current", "memory.max", "inactive_file"),
+            ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file"),
+        ] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("written");
+            assert!(Pressure::of(dir.path()).is_none(), "nothing is there");
+            write(max, "max\n");
+            assert!(Pressure::of(dir.path()).is_none(), "no limit");
+            write(max, "9223372036854771712\n");
+            assert!(Pressure::of(dir.path()).is_none(), "what version 1 says of no limit");
+            write(max, "1000\n");
+            let pressure = Pressure::of(dir.path()).expect("a limit");
+            assert_eq!(pressure.critical(), None, "what is used is not known");
+            write(current, "950\n");
+            assert_eq!(pressure.critical(), None);
+            write(current, "980\n");
+            assert_eq!(pressure.critical(), Some((980, 1000)));
+            write("memory.stat", &format!("anon 1\n{spare} 20\n"));
+            assert_eq!(pressure.critical(), Some((960, 1000)));
+            write("memory.stat", &format!("anon 1\n{spare} 30\n"));
+            assert_eq!(pressure.critical(), None, "the rest goes before anything is killed");
+            write(max, "900\n");
+            assert_eq!(pressure.critical(), Some((950, 900)), "a limit may change");
+        }
+    }
+
+    #[test]
     fn the_count_is_looked_for_where_each_version_keeps_it() {
         let paths = |groups| counters(groups).into_iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! The handle and the program of the watchdog, one talking to the other, over real processes.
 
 use super::*;
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::{
     os::{fd::AsFd as _, unix::process::CommandExt as _},
@@ -37,8 +38,16 @@ fn an_agent_that_got_the_process_id_of_one_that_was_just_reaped_stays_watched() 
     let (watchdog, program) = pair();
     let ((mut former, former_pidfd), (mut agent, pidfd)) = (sleeper(), sleeper());
     // The former agent had this id, as far as the watchdog knows.
-    let watched = watchdog.watch(agent.id(), former_pidfd, Outlives::Nothing).expect("watched");
-    let _stays = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
+    let watched = watchdog
+        .watch(agent.id(), former_pidfd, Outlives::Nothing)
+        .now_or_never()
+        .expect("there is a watchdog")
+        .expect("watched");
+    let _stays = watchdog
+        .watch(agent.id(), pidfd, Outlives::Nothing)
+        .now_or_never()
+        .expect("there is a watchdog")
+        .expect("watched");
     former.kill().expect("it lives");
     former.wait().expect("it ended");
     drop(watched);
@@ -51,7 +60,13 @@ fn an_agent_that_got_the_process_id_of_one_that_was_just_reaped_stays_watched() 
 fn an_agent_that_is_not_watched_any_more_outlives_the_watchdog() {
     let (watchdog, program) = pair();
     let (mut agent, pidfd) = sleeper();
-    drop(watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched"));
+    drop(
+        watchdog
+            .watch(agent.id(), pidfd, Outlives::Nothing)
+            .now_or_never()
+            .expect("there is a watchdog")
+            .expect("watched"),
+    );
     close(&watchdog);
     program.join().expect("no panic").expect("it ended in order");
     assert!(agent.try_wait().expect("it is ours").is_none());
@@ -63,7 +78,11 @@ fn an_agent_that_is_not_watched_any_more_outlives_the_watchdog() {
 fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_sent_everything() {
     let (watchdog, program) = pair();
     let (mut agent, pidfd) = sleeper();
-    let _watched = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
+    let _watched = watchdog
+        .watch(agent.id(), pidfd, Outlives::Nothing)
+        .now_or_never()
+        .expect("there is a watchdog")
+        .expect("watched");
     let lost = Message::Watch { number: 99, pid: 99, outlives: Outlives::Nothing };
     assert!(watchdog.send(&mut watchdog.known(), &lost, None));
     let error = program.join().expect("no panic").expect_err("it has to be replaced");
@@ -82,7 +101,11 @@ fn a_watchdog_that_lacks_a_descriptor_ends_and_harms_nobody_and_the_next_one_is_
 fn what_is_no_packet_of_ours_costs_no_agent_its_life() {
     let (watchdog, program) = pair();
     let (mut agent, pidfd) = sleeper();
-    let _watched = watchdog.watch(agent.id(), pidfd, Outlives::Nothing).expect("watched");
+    let _watched = watchdog
+        .watch(agent.id(), pidfd, Outlives::Nothing)
+        .now_or_never()
+        .expect("there is a watchdog")
+        .expect("watched");
     {
         let known = watchdog.known();
         rustix::io::write(known.socket.as_ref().expect("there is one"), b"nonsense").expect("sent");

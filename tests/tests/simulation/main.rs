@@ -35,8 +35,21 @@ use world::World;
 const SEEDS: u64 = 10_000;
 const ALL_SEEDS: u64 = 1 << 40;
 /// Seeds beyond those in which `make sim` found a promise broken, before it was mended.
-const ONCE_BROKEN: [u64; 12] =
-    [10678, 23437, 23906, 28674, 35274, 45861, 56946, 72820, 146_209, 176_278, 640_671_865_105, 909_804_402_902];
+const ONCE_BROKEN: [u64; 13] = [
+    10678,
+    23437,
+    23906,
+    28674,
+    35274,
+    45861,
+    56946,
+    72820,
+    146_209,
+    176_278,
+    288_144_384_601,
+    640_671_865_105,
+    909_804_402_902,
+];
 /// Time in which everything must have settled then, ms: lease, grace and hold, and deadlines of calls.
 const SETTLES: u64 = 45_000;
 

@@ -12,7 +12,7 @@ use crate::{
     process::memory::{Pressure, resident},
     supervisor::Supervisor,
 };
-use rustic_registry::{AgentReason, Scope, resources::MEMORY};
+use rustic_registry::{AgentReason, Phase, Scope, resources::MEMORY};
 use rustic_telemetry::{
     metrics,
     pulse::{self, Pulse},
@@ -38,7 +38,7 @@ pub async fn watch_scratch(supervisor: Arc<Supervisor>, limit: u64, every: Durat
     loop {
         pulse.waits(rounds.tick()).await;
         let mut still = BTreeSet::new();
-        for agent in supervisor.list(&Scope::All, None, usize::MAX) {
+        for agent in running(&supervisor) {
             let Some(bytes) = pulse.waits(agent.scratch()).await else { continue };
             if bytes > limit {
                 let why = format!(
@@ -67,7 +67,7 @@ pub async fn watch_memory(supervisor: Arc<Supervisor>, pressure: Pressure) {
     loop {
         pulse.waits(rounds.tick()).await;
         let Some((used, limit)) = pressure.critical() else { continue };
-        let agents = supervisor.list(&Scope::All, None, usize::MAX);
+        let agents = running(&supervisor);
         let Some((agent, has, asked)) = offender(&agents) else { continue };
         let why = format!(
             "the host had used {used} of {limit} bytes of memory, and this agent had {has}, having asked for {asked} \
@@ -78,6 +78,13 @@ pub async fn watch_memory(supervisor: Arc<Supervisor>, pressure: Pressure) {
         agent.kill(AgentReason::MemoryPressure, why).await;
         pulse.waits(sleep(FREED)).await;
     }
+}
+
+/// Agents that run: one that does not is ended by nobody, and must not stand in the place of one that can be.
+fn running(supervisor: &Supervisor) -> Vec<AgentHandle> {
+    let mut agents = supervisor.list(&Scope::All, None, usize::MAX);
+    agents.retain(|agent| agent.status().phase == Phase::Running);
+    agents
 }
 
 /// The agent that has the most memory beyond what it asked for: what it has, and what it asked for.

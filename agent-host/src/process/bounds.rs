@@ -50,7 +50,7 @@ fn set(pid: Pid, resource: Resource, limit: Rlimit) -> io::Result<()> {
 }
 
 /// Private memory that a process has, as `RLIMIT_DATA` counts it, in bytes; `None` when it has ended.
-pub fn data(pid: Pid) -> Option<u64> {
+fn data(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmData:"))?.trim().strip_suffix(" kB")?;
     kib.parse::<u64>().ok().map(|kib| kib << 10)

@@ -8,12 +8,15 @@ use rustic_proto::{
 };
 use rustic_tests::{
     Stack, StackSettings,
+    grpcurl::grpcurl,
     launches::idle,
     program::Program,
+    root,
     stack::{engine_arguments, host_arguments},
     wait_until,
 };
 use rustix::process::Signal;
+use serde_json::json;
 use tonic::Code;
 
 async fn stack(hosts: usize) -> Stack {
@@ -92,4 +95,54 @@ async fn a_registry_of_another_form_is_refused_with_what_to_do() {
     stack.redis.wipe();
     stack.restart_host(0);
     wait_until("an agent to be created", async || stack.create(idle("g", "a")).await).await;
+}
+
+/// A call by a client that knows the API as it was a version before, `proto/previous.binpb`.
+async fn call_as_before(address: &str, method: &str, request: &serde_json::Value) -> serde_json::Value {
+    let (image, request) = (root().join("proto/previous.binpb").display().to_string(), request.to_string());
+    let answer = grpcurl(&["-protoset", &image, "-d", &request, address, method]).await;
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_and_an_engine_of_the_version_before_are_served_by_this_one() {
+    let stack = Stack::of(1).await;
+    let (engine, host) = (stack.engine_address().to_owned(), stack.hosts[0].address().await);
+    let e = |method: &str| format!("rustic_ai.engine.v1.EngineService/{method}");
+    let h = |method: &str| format!("rustic_ai.agent_host.v1.AgentHostService/{method}");
+    let launch = |agent: &str| {
+        json!({
+            "agent_spec": json!({"id": agent, "name": agent}).to_string(),
+            "guild_spec": json!({"id": "g"}).to_string(),
+            "runtime": {"command": {"argv": ["sleep", "1000"]}},
+        })
+    };
+    let agent = |id: &str| json!({"guild_id": "g", "agent_id": id});
+
+    let created = call_as_before(&engine, &e("CreateAgent"), &json!({"launch": launch("a")})).await;
+    assert_eq!(created["agent"]["phase"], "AGENT_PHASE_RUNNING");
+    let found = call_as_before(&engine, &e("GetAgent"), &agent("a")).await;
+    assert_eq!(found["agent"]["pid"], created["agent"]["pid"]);
+    // The second life, and what a client of now sees of it.
+    let again = call_as_before(&engine, &e("RestartAgent"), &agent("a")).await;
+    assert_eq!(u64::from(stack.get("g", "a").await.unwrap().pid), again["agent"]["pid"].as_u64().unwrap());
+    let listed = call_as_before(&engine, &e("ListAgents"), &json!({"guild_id": "g"})).await;
+    assert_eq!(listed["agents"].as_array().unwrap().len(), 1);
+    let hosts = call_as_before(&engine, &e("ListHosts"), &json!({})).await;
+    assert_eq!(hosts["hosts"][0]["hostId"], "agent-host-0");
+
+    // As an engine of the version before calls this host.
+    let health = call_as_before(&host, &h("Health"), &json!({})).await;
+    assert_eq!((&health["healthy"], &health["agentCount"]), (&json!(true), &json!(1)));
+    let incarnation = &hosts["hosts"][0]["incarnation"];
+    let made = call_as_before(&host, &h("CreateAgent"), &json!({"launch": launch("b")})).await;
+    assert_eq!(made["agent"]["phase"], "AGENT_PHASE_RUNNING");
+    let claim = json!({"incarnation": incarnation, "epoch": made["agent"]["epoch"]});
+    let mut stop = agent("b");
+    stop["claim"] = claim;
+    call_as_before(&host, &h("StopAgent"), &stop).await;
+    assert_eq!(stack.get("g", "b").await.unwrap_err().code(), Code::NotFound);
+
+    call_as_before(&engine, &e("StopAgent"), &agent("a")).await;
+    stack.assert_nothing_left().await;
 }

@@ -17,7 +17,7 @@
 //!  run ─┬─ tasks ─┬─ the renewer of the lease · the follower of the lease
 //!       │         ├─ the gRPC server ── calls: a panic is answered INTERNAL
 //!       │         ├─ health · liveness · the metrics server · the look at usage · the look at memory
-//!       │         ├─ the renewer of the watchdog · the reaper of orphans · the spawner (a thread)
+//!       │         ├─ the supervisor of the watchdog · the reaper of orphans · the spawner (a thread)
 //!       │         └─ a zygote for each profile
 //!       └─ the supervisor ── a task for each agent ── its process, the readers of its output
 //!                 └─ broken: a process may be left that nobody looks after ──▶ as a task that failed

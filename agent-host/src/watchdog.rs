@@ -147,7 +147,7 @@ impl Watchdog {
     pub fn start(spawner: Spawner, life: Life, lock: OwnedFd, tasks: &Tasks) -> Arc<Self> {
         let watchdog = Arc::new(Self { life, known: Mutex::default(), alive: watch::Sender::new(false) });
         // On cancel the socket is closed with the last handle, which ends the watchdog.
-        tasks.spawn("the renewer of the watchdog", watchdog.clone().keep(spawner, lock));
+        tasks.spawn("the supervisor of the watchdog", watchdog.clone().keep(spawner, lock));
         watchdog
     }
 
@@ -230,7 +230,7 @@ impl Watchdog {
     }
 
     async fn keep(self: Arc<Self>, spawner: Spawner, lock: OwnedFd) {
-        let pulse = Pulse::of("the renewer of the watchdog", pulse::TURN);
+        let pulse = Pulse::of("the supervisor of the watchdog", pulse::TURN);
         loop {
             // As long as the watchdog lives.
             match pulse.waits(self.run_one(&spawner, &lock)).await {

@@ -271,6 +271,9 @@ fn liveness_timeout(
     Some(timeout)
 }
 
+/// The least memory that an agent may ask for, in bytes.
+const LEAST_MEMORY: f64 = 1_048_576.0;
+
 fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations) {
     const FIELD: &str = "launch.agent_spec.resources";
     let Some(wire) = wire.filter(|value| !value.is_null()) else { return };
@@ -283,6 +286,9 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
     for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
         if name.is_empty() || name == rustic_core::resources::SLOTS {
             v.add(FIELD, format!("must not name a custom resource {name:?}"));
+        } else if name == rustic_core::resources::MEMORY && amount > 0.0 && amount < LEAST_MEMORY {
+            // It is a limit too, and no process could begin below it.
+            v.add(FIELD, format!("asks for {amount} bytes of memory; the unit is bytes, and 1 MiB is the least"));
         } else if let Err(e) = demand.set(&name, amount) {
             v.add(FIELD, e.to_string());
         }
@@ -414,6 +420,25 @@ mod tests {
             .expect("good");
         let amounts: Vec<_> = launch.demand.iter().collect();
         assert_eq!(amounts, [("cpus", 500), ("slots", 1000), ("tpu", 2000)]);
+    }
+
+    #[test]
+    fn memory_in_another_unit_than_bytes_is_refused() {
+        let asking = |memory: &str| {
+            let spec = format!(
+                r#"{{"id":"a","name":"A","class_name":"m.C","resources":{{"custom_resources":{{"memory":{memory}}}}}}}"#
+            );
+            Launch::check(Some(agent_pb::AgentLaunch { agent_spec: spec, ..good() }.into()))
+        };
+        for memory in ["4", "512", "1048575"] {
+            let refused = asking(memory).expect_err("megabytes or gigabytes, it seems");
+            let (field, why) = refused.iter().next().expect("a violation");
+            assert_eq!(field, "launch.agent_spec.resources");
+            assert!(why.contains(memory) && why.contains("the unit is bytes"), "{why}");
+        }
+        for memory in ["0", "1048576", "8e9"] {
+            asking(memory).expect("it may be");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 use crate::{
     agent::StartFailure,
-    runtime::{Blame, InitFailure, Stage},
+    runtime::{Blame, InitFailure, Stage, StartError},
 };
 use rustic_proto::{
+    confinement::CONFINEMENT_FIELD,
     launch::PROFILE_FIELD,
     profile::ProfileName,
     reason::Reason,
@@ -213,7 +214,7 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
     };
     match failure {
         StartFailure::Spawn(error) => match error.blame() {
-            Blame::Launch => bad_field("launch.runtime", wrong(&text)),
+            Blame::Launch => bad_field(field_of(error), wrong(&text)),
             Blame::Exhausted => with_reason(Reason::HostExhausted, text, &[]),
             Blame::Host => with_reason(Reason::HostCannotStart, text, &[]),
         },
@@ -228,6 +229,11 @@ fn start_failed(text: String, failure: &StartFailure, last_lines: &[String]) -> 
         StartFailure::Queued(limit) => too_slow(&text, *limit),
         StartFailure::Abandoned => with_reason(Reason::AgentAbandoned, text, &[]),
     }
+}
+
+/// The field of a launch for which no process came to be.
+fn field_of(error: &StartError) -> &'static str {
+    if matches!(error, StartError::Denied(_)) { CONFINEMENT_FIELD } else { "launch.runtime" }
 }
 
 fn too_slow(text: &str, limit: Duration) -> Status {

@@ -11,12 +11,13 @@ use crate::{
 use rustic_proto::{
     agent::v1 as agent_pb,
     agent_host::v1::{self as pb, agent_host_service_server::AgentHostService},
+    confinement::level_on_wire,
     convert,
     launch::Launch,
     request,
     violation::Violations,
 };
-use rustic_registry::{Condition, Epoch, LastExit, MachineId, Phase};
+use rustic_registry::{Condition, ConfinementLevel, Epoch, LastExit, MachineId, Phase};
 use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -60,6 +61,11 @@ impl Service {
             agent_spec: String::new(),
             usage: None,
             last_lines: vec![],
+            confinement: status
+                .grant
+                .as_ref()
+                .filter(|_| status.pid.is_some())
+                .map(|g| confinement(g.level, &g.missing)),
         }
     }
 
@@ -223,6 +229,11 @@ fn profile(python: PythonStatus) -> pb::RuntimeProfile {
     }
 }
 
+fn confinement(level: ConfinementLevel, missing: &[&str]) -> agent_pb::ConfinementStatus {
+    let missing = missing.iter().map(|what| (*what).to_owned()).collect();
+    agent_pb::ConfinementStatus { level: level_on_wire(level).into(), missing }
+}
+
 fn branch(branch: &BranchStatus) -> pb::ZygoteBranch {
     pb::ZygoteBranch {
         packages: branch.packages.clone(),
@@ -312,6 +323,11 @@ impl AgentHostService for Service {
             host_id: self.supervisor.host().to_string(),
             reason: trouble.map(|r| r.to_string()).unwrap_or_default(),
             profiles: self.supervisor.runtime().profiles().into_iter().map(profile).collect(),
+            confinement: self
+                .supervisor
+                .runtime()
+                .confinement()
+                .map(|policy| confinement(policy.level, &policy.missing())),
         }))
     }
 }

@@ -3,13 +3,17 @@
 //! | of | looked at | the agent that ends |
 //! | --- | --- | --- |
 //! | disk: working directory and TMPDIR | every ten seconds, a file's size without reading it | each that takes more than `--agent-scratch` |
+//! | processes and threads | every quarter of a second, a list; every ten seconds, and when there are many, each of them | each that has more than `--agent-processes` |
 //! | memory of the control group | every quarter of a second, two small files | the one with the most beyond what it asked for, once 5 % are left |
 //!
 //! The kernel would end the process that it likes least, and in Kubernetes since 1.28 with it every process of the container.
 
 use crate::{
     agent::AgentHandle,
-    process::memory::{Pressure, resident},
+    process::{
+        crowd,
+        memory::{Pressure, resident},
+    },
     supervisor::Supervisor,
 };
 use rustic_registry::{AgentReason, Phase, Scope, resources::MEMORY};
@@ -21,8 +25,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
-/// Time between two looks at the disk, and at the memory.
+/// Time between two looks at the disk, at the processes, and at the memory.
 const DISK_EVERY: Duration = Duration::from_secs(10);
+const PROCESSES_EVERY: Duration = Duration::from_millis(250);
+/// Every so often all processes are looked at, however few there are: each may have many threads.
+const THOROUGH: u64 = 40;
 const MEMORY_EVERY: Duration = Duration::from_millis(250);
 /// Time that the memory of an agent which was ended gets to come free before another one is.
 const FREED: Duration = Duration::from_secs(1);
@@ -56,6 +63,31 @@ pub async fn watch_scratch(supervisor: Arc<Supervisor>, limit: u64, every: Durat
             }
         }
         named = still;
+    }
+}
+
+/// Looks at the processes and threads of every agent, without end.
+pub async fn watch_processes(supervisor: Arc<Supervisor>, limit: u32) {
+    let mut rounds = interval(PROCESSES_EVERY);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pulse = Pulse::of("the guard of processes", pulse::PASS);
+    for round in 0_u64.. {
+        pulse.waits(rounds.tick()).await;
+        let counts = pulse.waits(crowd::count(limit, round.is_multiple_of(THOROUGH))).await;
+        if counts.values().all(|count| *count <= limit.into()) {
+            continue;
+        }
+        for agent in running(&supervisor) {
+            let Some(count) = agent.status().mark.and_then(|mark| counts.get(&mark).copied()) else { continue };
+            if count <= limit.into() {
+                continue;
+            }
+            let why =
+                format!("it had {count} processes and threads, and its host allows {limit} (--agent-processes)");
+            warn!(agent = %agent.launch.key, count, limit, "the agent has more processes than it may, and is ended");
+            metrics::count("rustic_host_evicted_total", &[("reason", AgentReason::ProcessesExceeded.as_str())]);
+            agent.kill(AgentReason::ProcessesExceeded, why).await;
+        }
     }
 }
 

@@ -30,6 +30,7 @@
 
 pub mod agent;
 pub mod ambient;
+pub mod confinement;
 pub mod error;
 #[cfg(test)]
 mod fakes;
@@ -46,6 +47,7 @@ pub mod output;
 pub mod process;
 pub mod profiles;
 pub mod runtime;
+pub mod secrecy;
 pub mod settings;
 pub mod starts;
 pub mod supervisor;
@@ -57,6 +59,7 @@ pub use settings::Settings;
 use crate::{
     agent::{Deaths, HostContext},
     ambient::Ambient,
+    confinement::{Interpreter, Policy},
     host_lock::HostLock,
     lease::{Lease, LeaseHandle, LeaseRenewer},
     limits::Inherited,
@@ -266,8 +269,8 @@ impl Processes {
         orphans.start(tasks).context("cannot become the subreaper of agents")?;
         let spawner = Spawner::start(orphans.clone(), settings.agent_nice, limits, tasks)
             .context("cannot start the spawner thread")?;
-        let trials = settings.workdirs_root(host, life)?.join("trials");
-        let python = python_runtimes(settings, host, &trials, &spawner, &orphans, tasks)?;
+        let directories = settings.workdirs_root(host, life)?;
+        let python = python_runtimes(settings, host, &directories, &spawner, &orphans, tasks)?;
         Ok(Self { orphans, spawner, python })
     }
 }
@@ -296,6 +299,8 @@ fn supervisor(
         host: host.clone(),
         output_limit: settings.output_limit(),
         agent_memory: settings.agent_memory,
+        agent_descriptors: settings.agent_descriptors,
+        confinement: confinement(settings),
         memory_kills: memory_kills.clone(),
         runs: AtomicU64::new(0),
     };
@@ -324,6 +329,7 @@ fn supervisor(
             guards::watch_scratch(supervisor.clone(), limit, settings.usage_every),
         );
     }
+    tasks.spawn("the guard of processes", guards::watch_processes(supervisor.clone(), settings.agent_processes));
     if let Some(pressure) = settings.pressure()? {
         tasks.spawn("the guard of memory", guards::watch_memory(supervisor.clone(), pressure));
     }
@@ -331,27 +337,45 @@ fn supervisor(
     Ok(supervisor)
 }
 
+/// What agents may reach; what the kernel lacks for it is logged.
+fn confinement(settings: &Settings) -> Policy {
+    let policy = settings.confinement();
+    let (level, missing) = (policy.level, policy.missing());
+    match missing.is_empty() {
+        true => info!(%level, landlock = policy.kernel.landlock(), "agents are confined"),
+        false => warn!(%level, missing = missing.join("; "), "this kernel cannot confine agents as far as it should"),
+    }
+    policy
+}
+
 /// The Python environments, each with its zygote.
 fn python_runtimes(
     settings: &Settings,
     host: &HostId,
-    trials: &Path,
+    directories: &Path,
     spawner: &Spawner,
     orphans: &Arc<Orphans>,
     tasks: &Tasks,
 ) -> anyhow::Result<BTreeMap<ProfileName, PythonRuntime>> {
-    let zygote = |name: &ProfileName, profile: &Profile| {
-        let environment = profile_environment(Some(profile));
-        let (spawner, orphans) = (spawner.clone(), orphans.clone());
-        let spec =
-            ZygoteSpec { profile: name.to_string(), python: profile.python.clone(), environment, spawner, orphans };
+    let policy = settings.confinement();
+    let zygote = |name: &ProfileName, profile: &Profile, interpreter: &Arc<Interpreter>| {
+        let spec = ZygoteSpec {
+            profile: name.to_string(),
+            interpreter: interpreter.clone(),
+            grant: policy.of_zygotes(&profile.confinement),
+            directories: directories.to_owned(),
+            spawner: spawner.clone(),
+            orphans: orphans.clone(),
+        };
         let cache = settings.cache(host, name, &profile.python)?;
-        let sharing = settings.sharing(trials.to_owned());
+        let sharing = settings.sharing(directories.join("trials"));
         anyhow::Ok(ZygoteTask::new(spec, profile.preload.clone(), sharing, cache).start(tasks))
     };
     let runtime = |(name, profile): (ProfileName, Profile)| {
-        let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile)?) };
-        Ok((name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0) }))
+        let environment = profile_environment(Some(&profile));
+        let interpreter = Arc::new(Interpreter::new(profile.python.clone(), environment, spawner.clone()));
+        let zygote = if settings.no_zygote { None } else { Some(zygote(&name, &profile, &interpreter)?) };
+        Ok((name.clone(), PythonRuntime { name, profile, zygote, cold_starts: AtomicU64::new(0), interpreter }))
     };
     settings.profiles()?.into_iter().map(runtime).collect()
 }

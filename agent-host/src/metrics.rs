@@ -24,6 +24,10 @@ pub const ALL: &[Metric] = &[
     Metric::Gauge("rustic_host_lease_age_seconds", "Time since the last good renewal of the lease was sent"),
     CALLS,
     Metric::Count("rustic_host_cold_starts_total", "Python agents started in a fresh interpreter despite a zygote"),
+    Metric::Gauge(
+        "rustic_host_confinement_missing",
+        "Features of the kernel that the confinement of agents needs and does not have",
+    ),
     Metric::Gauge("rustic_host_agents", "Agents on this host by phase"),
     Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
     Metric::Gauge("rustic_host_zygote_generation", "Branches of zygotes that became ready, by runtime profile"),
@@ -47,6 +51,9 @@ pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
         }
         if let Some(age) = supervisor.lease_age() {
             gauge("rustic_host_lease_age_seconds", &[], age.as_secs_f64());
+        }
+        if let Some(policy) = supervisor.runtime().confinement() {
+            gauge("rustic_host_confinement_missing", &[], policy.missing().len() as f64);
         }
         gauge("rustic_host_starts_waiting", &[], supervisor.starts().waiting() as f64);
         for python in supervisor.runtime().profiles() {

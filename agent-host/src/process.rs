@@ -5,6 +5,7 @@
 
 pub mod bounds;
 mod child;
+pub mod crowd;
 mod inherited;
 pub mod kin;
 mod mark;
@@ -19,4 +20,4 @@ pub use child::{Child, Signal};
 pub use inherited::keep_from_children;
 pub use mark::{Life, Mark};
 pub use orphans::{Expected, Kin, Orphans};
-pub use spawner::{OnHostsEnd, SpawnError, Spawner, Started, output_pipe};
+pub use spawner::{OfAgent, OnHostsEnd, SpawnError, Spawner, Started, output_pipe};

@@ -6,10 +6,15 @@
 //! python = "/opt/vision/bin/python"      # has rusticai-k8s installed; default: --python
 //! preload = ["torch"]                    # default: none
 //! environment = { OMP_NUM_THREADS = "1" }
+//! confinement = "strict"                 # default: --confinement
+//! read = ["/models"]                     # beside what that leaves open; default: none
+//! write = ["/scratch"]
+//! connect = [443, 6379]
 //! ```
 
 use anyhow::{Context as _, ensure};
 use rustic_proto::profile::ProfileName;
+use rustic_registry::{ConfinementWish, Openings};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -26,6 +31,8 @@ pub struct Profile {
     pub preload: Vec<String>,
     /// Added to the environment of its zygote and its agents.
     pub environment: BTreeMap<String, String>,
+    /// What its agents may reach.
+    pub confinement: ConfinementWish,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +43,13 @@ struct Entry {
     preload: Vec<String>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
+    confinement: Option<String>,
+    #[serde(default)]
+    read: Vec<PathBuf>,
+    #[serde(default)]
+    write: Vec<PathBuf>,
+    #[serde(default)]
+    connect: Vec<u16>,
 }
 
 /// All profiles of the host: `default`, and those of the file. Errors: the file cannot be read, or breaks a rule.
@@ -48,12 +62,23 @@ pub fn read(default: Profile, file: Option<&Path>) -> anyhow::Result<BTreeMap<Pr
         None => BTreeMap::new(),
     };
     let mut profiles = BTreeMap::new();
-    for (name, Entry { python, preload, environment }) in entries {
+    for (name, entry) in entries {
+        let confinement = confinement(&name, &entry)?;
+        let Entry { python, preload, environment, .. } = entry;
         let python = python.unwrap_or_else(|| default.python.clone());
-        profiles.insert(name, Profile { python, preload, environment });
+        profiles.insert(name, Profile { python, preload, environment, confinement });
     }
     profiles.insert(ProfileName::default(), default);
     Ok(profiles)
+}
+
+fn confinement(name: &ProfileName, entry: &Entry) -> anyhow::Result<ConfinementWish> {
+    let level = entry.confinement.as_deref().map(str::parse).transpose();
+    let level = level.map_err(|why| anyhow::anyhow!("[{name}] confinement: {why}"))?;
+    let relative = entry.read.iter().chain(&entry.write).find(|path| !path.is_absolute());
+    ensure!(relative.is_none(), "[{name}]: {relative:?} is no absolute path");
+    let openings = Openings { read: entry.read.clone(), write: entry.write.clone(), ports: entry.connect.clone() };
+    Ok(ConfinementWish { level, openings })
 }
 
 fn parse(text: &str) -> anyhow::Result<BTreeMap<ProfileName, Entry>> {
@@ -73,7 +98,12 @@ mod tests {
     use super::*;
 
     fn default() -> Profile {
-        Profile { python: "python3".into(), preload: vec!["json".to_owned()], environment: BTreeMap::new() }
+        Profile {
+            python: "python3".into(),
+            preload: vec!["json".to_owned()],
+            environment: BTreeMap::new(),
+            confinement: ConfinementWish::default(),
+        }
     }
 
     fn read_text(text: &str) -> anyhow::Result<BTreeMap<ProfileName, Profile>> {
@@ -102,6 +132,8 @@ mod tests {
         assert!(why("[a]\npyhton = 'x'\n").contains("pyhton"));
         assert!(why("[default]\n").contains("--python"));
         assert!(why("['a b']\n").contains("a b"));
+        assert!(why("[a]\nconfinement = 'loose'\n").contains("standard"));
+        assert!(why("[a]\nread = ['data']\n").contains("data"));
         assert!(why("[a]\nenvironment = { 'A=B' = '1' }\n").contains("A=B"));
         let missing = read(default(), Some(Path::new("/no/such/file"))).expect_err("must be refused");
         assert!(format!("{missing:#}").contains("/no/such/file"));

@@ -26,9 +26,14 @@ pub use start_error::{Blame, StartError};
 
 use crate::{
     agent::poison::Skip,
+    confinement::{self, Confinement, Grant, Places, Policy},
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
-    process::{Kin, Orphans, Spawner, Started, bounds::Bounds, memory::MemoryKills},
+    process::{
+        Kin, OfAgent, Orphans, Spawner, Started,
+        bounds::{self, Bounds},
+        memory::MemoryKills,
+    },
     profiles::Profile,
     watchdog::{BootTime, Outlives, Watchdog},
     zygote::Imports,
@@ -40,12 +45,14 @@ use rustic_proto::{
     launch::{Launch, RuntimeKind},
     profile::ProfileName,
 };
-use rustic_registry::{Epoch, HostId, MachineId, OnDisconnect, Resources, resources::MEMORY};
+use rustic_registry::{
+    ConfinementLevel, ConfinementWish, Epoch, HostId, MachineId, OnDisconnect, Resources, resources::MEMORY,
+};
 use state::StateFile;
 use std::{
     collections::BTreeMap,
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -86,6 +93,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn killed_for_memory(&self) -> bool;
     /// The Python environments, in order of their names.
     fn profiles(&self) -> Vec<PythonStatus>;
+    /// What agents may reach; `None` where nothing is known of that.
+    fn confinement(&self) -> Option<&Policy> {
+        None
+    }
     /// Moves the moment at which processes that must not outlive the lease are killed, whatever becomes of this host.
     fn set_deadline(&self, deadline: BootTime);
 }
@@ -110,6 +121,10 @@ pub struct Runtimes {
     pub output_limit: OutputLimit,
     /// Memory limit of agents that name none, in bytes.
     pub agent_memory: Option<u64>,
+    /// Most descriptors of each process of an agent.
+    pub agent_descriptors: u64,
+    /// What agents may reach.
+    pub confinement: Policy,
     /// What the kernel killed.
     pub memory_kills: Arc<MemoryKills>,
     /// Numbers the runs.
@@ -120,7 +135,7 @@ pub struct Runtimes {
 impl Runtime for Runtimes {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         limits::descriptors_for(Purpose::Start)?;
-        self.watchdog.alive().await;
+        self.watchdog.alive().await.map_err(StartError::Unwatched)?;
         let (kin, workdir) = self.begin_run()?;
         let made = kin.contain(async |kin| self.make(order, tail, Run { kin, workdir }).await);
         made.await.unwrap_or_else(|panic| Err(StartError::Panicked(panic)))
@@ -145,6 +160,10 @@ impl Runtime for Runtimes {
         self.python.values().map(PythonRuntime::status).collect()
     }
 
+    fn confinement(&self) -> Option<&Policy> {
+        Some(&self.confinement)
+    }
+
     fn set_deadline(&self, deadline: BootTime) {
         self.watchdog.set_deadline(deadline);
     }
@@ -165,7 +184,8 @@ impl Runtimes {
             memory: memory_limit(&order.launch.demand).or(self.agent_memory),
             ..order.clone()
         };
-        let (Started { mut child, stdout, stderr }, feed, cold_reason) = self.spawn(order, &run).await?;
+        let grant = self.grant(&order.launch)?;
+        let (Started { mut child, stdout, stderr }, feed, cold_reason) = self.spawn(order, &run, &grant).await?;
         child.watch().map_err(StartError::Unwatched)?;
         if let Some(mark) = run.kin.mark() {
             // Once more for one that was executed with it; one that was forked for us has not run a line of the agent's yet.
@@ -201,6 +221,7 @@ impl Runtimes {
             liveness,
             hangs: None,
             cold_reason,
+            grant,
             output,
             _watched: watched,
             run,
@@ -209,10 +230,12 @@ impl Runtimes {
 
     /// What the process may use. A Python agent bounds its memory itself, once its interpreter is warm.
     fn bounds(&self, order: &Order) -> Bounds {
-        match order.launch.runtime {
-            RuntimeKind::Python(_) => Bounds::default(),
-            RuntimeKind::Command(_) => Bounds { memory: order.memory },
-        }
+        let memory = match order.launch.runtime {
+            RuntimeKind::Python(_) => None,
+            RuntimeKind::Command(_) => order.memory,
+        };
+        let nicer = bounds::nicer(order.launch.demand.milli("cpus"));
+        Bounds { memory, descriptors: Some(self.agent_descriptors), nicer }
     }
 
     /// The page in which an agent says what it is at work on; a command has none.
@@ -238,13 +261,38 @@ impl Runtimes {
         }
     }
 
+    /// What an agent may reach. Errors: it asks for what it does not get here.
+    fn grant(&self, launch: &Launch) -> Result<Grant, StartError> {
+        let none = ConfinementWish::default();
+        let profile = self.python_of(launch)?.map_or(&none, |python| &python.profile.confinement);
+        Ok(self.confinement.grant(profile, &launch.confinement)?)
+    }
+
     /// Makes the process. Returns also why it starts cold, if it was to be warm.
-    async fn spawn(&self, order: &Order, run: &Run) -> Result<(Started, Feed, String), StartError> {
+    async fn spawn(&self, order: &Order, run: &Run, grant: &Grant) -> Result<(Started, Feed, String), StartError> {
         let python = self.python_of(&order.launch)?;
         let environment = self.environment(order, run.workdir.temporary(), python);
         let directory = run.workdir.path();
+        let program = match &order.launch.runtime {
+            RuntimeKind::Command(argv) => {
+                let path = environment.get(OsStr::new("PATH")).map(|path| path.to_string_lossy()).unwrap_or_default();
+                argv.first().and_then(|name| confinement::program(name, &path))
+            }
+            RuntimeKind::Python(_) => None,
+        };
+        let confines = grant.level != ConfinementLevel::Off;
+        let places = Places {
+            own: &[&run.workdir.whole()],
+            environment: match python.filter(|_| confines) {
+                Some(python) => Some(python.places().await?),
+                None => None,
+            },
+            program: program.as_deref(),
+        };
+        // Made anew for every process: it is for one.
+        let confinement = || confines.then(|| Confinement::new(grant, places)).transpose();
         let cold_reason = match python {
-            Some(python) => match python.warm(order, &environment, directory).await? {
+            Some(python) => match python.warm(order, &environment, directory, &confinement).await? {
                 Ok((started, feed)) => return Ok((started, feed, String::new())),
                 Err(why) => why,
             },
@@ -256,7 +304,13 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        let spawned = self.spawner.spawn_marked(command, run.kin.mark()).await;
+        let spawned = self
+            .spawner
+            .spawn_agent(
+                command,
+                OfAgent { mark: run.kin.mark(), confinement: confinement().map_err(StartError::Unconfined)? },
+            )
+            .await;
         let started = spawned.map_err(|error| match &order.launch.runtime {
             RuntimeKind::Python(name) => StartError::of_interpreter(name, error),
             RuntimeKind::Command(_) => error.into(),

@@ -1,6 +1,7 @@
 //! Flags of agent-host, each with an environment twin `AGENT_HOST_…`.
 
 use crate::{
+    confinement::{Kernel, Policy},
     lease::LeaseTimes,
     output::OutputLimit,
     process::{Life, memory::Pressure},
@@ -12,7 +13,9 @@ use crate::{
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use rustic_proto::profile::ProfileName;
-use rustic_registry::{HostId, Incarnation, RedisSettings, Resources, resources::SLOTS};
+use rustic_registry::{
+    ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisSettings, Resources, resources::SLOTS,
+};
 use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
@@ -120,12 +123,45 @@ pub struct Settings {
     /// Bytes that the working directory and TMPDIR of an agent may take on disk together; an agent that takes more is ended. Default: no limit
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub agent_scratch: Option<u64>,
+    /// Processes and threads that an agent may have together; an agent that has more is ended
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    pub agent_processes: u32,
+    /// Descriptors that each process of an agent may open at most, if its hard limit is not lower
+    #[arg(long, default_value_t = 16384, value_name = "N", value_parser = clap::value_parser!(u64).range(64..))]
+    pub agent_descriptors: u64,
     /// Do not end the agent that has the most beyond what it asked for when the memory of the control group is nearly used up
     #[arg(long, conflicts_with = "memory_cgroup")]
     pub no_memory_guard: bool,
     /// Directory of the control group whose memory limit all agents share; default: this program's own, if it has such a limit
     #[arg(long, value_name = "DIRECTORY")]
     pub memory_cgroup: Option<PathBuf>,
+    /// How far agents are confined that ask for nothing else: off, standard or strict
+    #[arg(long, default_value = "standard", value_name = "LEVEL")]
+    pub confinement: ConfinementLevel,
+    /// The loosest level that a launch may ask for; default: that of --confinement, or of its runtime profile
+    #[arg(long, value_name = "LEVEL")]
+    pub confinement_max: Option<ConfinementLevel>,
+    /// Refuse agents if the kernel lacks something that their confinement needs
+    #[arg(long)]
+    pub confinement_required: bool,
+    /// File or directory that every agent may read and execute; may be given several times
+    #[arg(long, value_delimiter = ',', value_parser = absolute, value_name = "PATH")]
+    pub confinement_read: Vec<PathBuf>,
+    /// File or directory that every agent may write, too; may be given several times
+    #[arg(long, value_delimiter = ',', value_parser = absolute, value_name = "PATH")]
+    pub confinement_write: Vec<PathBuf>,
+    /// TCP port that every agent may connect to under strict; may be given several times
+    #[arg(long, value_delimiter = ',', value_name = "PORT")]
+    pub confinement_port: Vec<u16>,
+    /// File or directory below which a launch may ask to read and execute; may be given several times
+    #[arg(long, value_delimiter = ',', value_parser = absolute, value_name = "PATH")]
+    pub confinement_allow_read: Vec<PathBuf>,
+    /// File or directory below which a launch may ask to write, too; may be given several times
+    #[arg(long, value_delimiter = ',', value_parser = absolute, value_name = "PATH")]
+    pub confinement_allow_write: Vec<PathBuf>,
+    /// TCP port that a launch may ask for under strict; may be given several times
+    #[arg(long, value_delimiter = ',', value_name = "PORT")]
+    pub confinement_allow_port: Vec<u16>,
     /// Start every Python agent in a fresh interpreter
     #[arg(long)]
     pub no_zygote: bool,
@@ -172,7 +208,33 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("give an absolute path".to_owned()) }
+}
+
 impl Settings {
+    /// What agents may reach.
+    pub fn confinement(&self) -> Policy {
+        let engine = self.engine_address.as_deref().and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+        Policy {
+            level: self.confinement,
+            loosest: self.confinement_max,
+            given: Openings {
+                read: self.confinement_read.clone(),
+                write: self.confinement_write.clone(),
+                ports: self.confinement_port.iter().copied().chain(engine).collect(),
+            },
+            allowed: Openings {
+                read: self.confinement_allow_read.clone(),
+                write: self.confinement_allow_write.clone(),
+                ports: self.confinement_allow_port.clone(),
+            },
+            required: self.confinement_required,
+            kernel: Kernel::here(),
+        }
+    }
+
     /// Name of this host.
     pub fn host(&self) -> anyhow::Result<HostId> {
         let name = match &self.host_id {
@@ -238,7 +300,9 @@ impl Settings {
     /// The Python environments of this host. Errors: the file cannot be used.
     pub fn profiles(&self) -> anyhow::Result<BTreeMap<ProfileName, Profile>> {
         let environment = BTreeMap::new();
-        let default = Profile { python: self.python.clone(), preload: self.preload.clone(), environment };
+        let confinement = ConfinementWish::default();
+        let default =
+            Profile { python: self.python.clone(), preload: self.preload.clone(), environment, confinement };
         profiles::read(default, self.runtime_profiles.as_deref())
     }
 

@@ -39,7 +39,7 @@ use std::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{error, info};
 use wire::Message;
@@ -52,6 +52,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const READING: Duration = Duration::from_millis(1);
 /// Longest time in which a new watchdog is sent all agents.
 const BRIEFED: Duration = Duration::from_secs(5);
+/// Longest wait of a start for a watchdog: a host that cannot start one, for want of processes, can start no agent either.
+const AWAITED: Duration = Duration::from_secs(5);
 /// Time in which a watchdog confirms a deadline; one that does not is frozen or wedged.
 const CONFIRMS: Duration = Duration::from_secs(1);
 
@@ -155,10 +157,15 @@ impl Watchdog {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is a watchdog.
-    pub async fn alive(&self) {
+    /// Waits until there is a watchdog. Errors: there is none for too long.
+    pub async fn alive(&self) -> io::Result<()> {
+        if *self.alive.borrow() {
+            return Ok(());
+        }
         // The sender is `self`: it cannot be gone.
-        let _ = self.alive.subscribe().wait_for(|alive| *alive).await;
+        let mut alive = self.alive.subscribe();
+        let waited = timeout(AWAITED, alive.wait_for(|alive| *alive)).await;
+        waited.map(|_| ()).map_err(|_elapsed| io::Error::other("this host cannot start its watchdog"))
     }
 
     /// Has a process watched, by the next watchdog if this one ends meanwhile. Errors: none can be had; or the lease is over, as for a
@@ -168,7 +175,7 @@ impl Watchdog {
     pub async fn watch(self: &Arc<Self>, pid: u32, pidfd: OwnedFd, outlives: Outlives) -> io::Result<Watched> {
         let mut pidfd = Some(pidfd);
         for _ in 0..TRIES {
-            self.alive().await;
+            self.alive().await?;
             if let Some(watched) = self.try_watch(pid, &mut pidfd, outlives)? {
                 return Ok(watched);
             }

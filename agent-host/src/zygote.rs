@@ -34,7 +34,7 @@ pub use kind::Kind;
 pub use process::ZygoteSpec;
 pub use task::ZygoteTask;
 
-use crate::process::Child;
+use crate::{confinement::Confinement, process::Child};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
@@ -153,6 +153,8 @@ pub struct ForkRequest {
     pub environment: BTreeMap<String, String>,
     /// Its three descriptors.
     pub descriptors: Descriptors,
+    /// What it takes on; none: it is not confined.
+    pub confinement: Option<Confinement>,
 }
 
 /// What a forked process gets in place of standard input, output and error.

@@ -99,6 +99,9 @@ reasons! {
     /// The agent's directories took more on disk than `--agent-scratch` of its host allows, and its process was ended.
     ScratchExceeded, [Restarting Failed],
         "Have the agent remove what it does not need, write elsewhere, or raise `--agent-scratch`.";
+    /// The agent had more processes and threads than `--agent-processes` of its host allows, and its process was ended.
+    ProcessesExceeded, [Restarting Failed],
+        "Have the agent end what it starts, or raise `--agent-processes`.";
     /// The memory of all agents of the host was nearly used up, and this one had the most beyond what it asked for; its process was ended.
     MemoryPressure, [Restarting Failed],
         "Ask for the memory that the agent needs (`custom_resources.memory`), give hosts more, or fewer agents.";
@@ -108,6 +111,9 @@ reasons! {
     /// The agent runs. Messages over which it died again and again are not handed to it any more.
     MessagesSetAside, [Running],
         "The message names them; they are in the guild's topic `dead_letter_queue`. Mend the handler, then send them again.";
+    /// The agent runs, less confined than it should be: the kernel of its host lacks what the message names.
+    ConfinementIncomplete, [Running],
+        "Run hosts on a newer kernel, with Landlock among its security modules; `--confinement-required` has agents refused instead.";
     /// The host failed to look after the agent, which is a bug.
     HostFault, [Failed],
         "Report it, with the host's log; RestartAgent starts the agent anew.";

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`ids`] | names: guild, agent, host, incarnation, epoch |
 //! | [`condition`] | why an agent is in its phase |
+//! | [`confinement`] | what an agent may reach |
 //! | [`encoded`] | ids in keys, indexes and page tokens |
 //! | [`resources`] | room, as exact thousandths |
 //! | [`record`] | what is known of an agent and of a host |
@@ -27,6 +28,7 @@
 //! ```
 
 pub mod condition;
+pub mod confinement;
 pub mod encoded;
 pub mod ids;
 pub mod observe;
@@ -38,6 +40,7 @@ pub mod rules;
 pub mod signal;
 
 pub use condition::{AgentReason, Condition};
+pub use confinement::{ConfinementLevel, ConfinementWish, Openings};
 pub use ids::{
     AgentId, AgentKey, Epoch, GuildId, GuildKey, HostId, HostLife, IdError, Incarnation, MachineId, OrganizationId,
     RequestId, Scope, Stops, StoreLife, UnixMillis,
@@ -45,8 +48,9 @@ pub use ids::{
 pub use observe::Observer;
 pub use ops::{
     Advance, AdvanceOutcome, AgentEvent, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Claimed,
-    Cordon, Event, EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, Queue, ReleaseGuard,
-    ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unassign, UnreadableAgent,
+    Cordon, Drift, Event, EventId, Events, HostsView, IfFull, IfNamesakes, Index, LINES, Look, Page, Queue,
+    ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLost, Unassign,
+    UnreadableAgent,
 };
 pub use placement::Candidates;
 pub use record::{

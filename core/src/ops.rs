@@ -423,6 +423,15 @@ pub enum Cordon {
     Off,
 }
 
+/// What was reserved on a host was not what its agents take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// What was reserved.
+    pub reserved: Resources,
+    /// What its agents take, and what is reserved from now on.
+    pub claimed: Resources,
+}
+
 /// Agents that somebody must see to, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {

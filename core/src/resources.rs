@@ -67,6 +67,12 @@ impl Resources {
         self.0.iter().map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
     }
 
+    /// Whether both have the same amount of everything; none of something is as good as nothing said of it.
+    pub fn same_amounts(&self, other: &Self) -> bool {
+        let named = self.0.keys().chain(other.0.keys());
+        named.into_iter().all(|name| self.milli(name) == other.milli(name))
+    }
+
     /// Whether `demand` fits beside `used`.
     pub fn fits(&self, used: &Self, demand: &Self) -> bool {
         demand.iter().all(|(name, want)| used.milli(name) + want <= self.milli(name))

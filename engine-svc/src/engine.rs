@@ -1,8 +1,10 @@
 //! The engine: what it means to create, stop and list agents in a cluster. Knows the registry and the hosts; knows
 //! nothing of how callers reach it.
 
+mod audit;
 mod create;
 mod drain;
+mod explain;
 mod follow;
 mod line;
 mod list;
@@ -17,6 +19,7 @@ mod watch;
 
 pub use create::{Created, Creation};
 pub use drain::Drain;
+pub use explain::{Explained, Explanation};
 pub use list::{AgentsPage, AgentsQuery, Listed};
 pub use reconcile::Unaccepted;
 pub use rustic_proto::engine::v1::PendingPolicy;

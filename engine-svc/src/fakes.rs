@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Candidates, Claim,
-    ClaimOutcome, Cordon, Epoch, EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView, Incarnation,
-    Index, Look, MemoryRegistry, Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember,
-    Remembered, Renew, Renewal, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
+    ClaimOutcome, Cordon, Drift, Epoch, EventId, Events, HostId, HostLife, HostRecord, HostState, HostsView,
+    Incarnation, Index, Look, MemoryRegistry, Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome,
+    Remember, Remembered, Renew, Renewal, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,6 +110,7 @@ forward! {
     unassign(request: &Unassign) -> ReleaseOutcome;
     assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
+    audit(host: &HostId) -> Option<Drift>;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;
     bring(request: &Bring) -> ();

@@ -290,6 +290,26 @@ impl Fleet {
         !self.offer_willing(demand, excluded).candidates.is_empty()
     }
 
+    /// All hosts on which an agent could be placed, best first; no turn is taken.
+    pub fn order(&self, demand: &Resources) -> Vec<HostId> {
+        let (avoided, excluded) = (self.avoided_now(), BTreeSet::new());
+        let known = self.known();
+        let (turn, now) = (self.turn.load(Ordering::Relaxed), Instant::now());
+        let request = placement::Request {
+            demand,
+            excluded: &excluded,
+            avoided: &avoided,
+            turn,
+            limit: known.view.hosts.len(),
+        };
+        placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request).hosts
+    }
+
+    /// Hosts that lacked something a moment ago.
+    pub fn avoided_now(&self) -> BTreeSet<HostId> {
+        self.avoided().now()
+    }
+
     fn place(
         &self,
         known: &Known,

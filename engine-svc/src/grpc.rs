@@ -2,7 +2,7 @@
 
 use crate::{
     changes::Revision,
-    engine::{AgentsQuery, Creation, Drain, Engine, IfSilent, Listed, WatchEvent, Watched},
+    engine::{AgentsQuery, Creation, Drain, Engine, Explained, Explanation, IfSilent, Listed, WatchEvent, Watched},
     error::EngineError,
 };
 use futures_util::{
@@ -17,6 +17,7 @@ use rustic_proto::{
     launch::Launch,
     request,
 };
+use rustic_registry::HostId;
 use rustic_telemetry::grpc::{CallDeadline, CallPermit};
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -169,6 +170,29 @@ impl Service {
         Ok(one_by_one.map_err(Status::from).boxed())
     }
 
+    async fn explain(&self, r: pb::ExplainPlacementRequest) -> Result<pb::ExplainPlacementResponse, EngineError> {
+        let explanation = match r.launch {
+            Some(launch) => self.engine.explain_demand(&Launch::check(Some(launch))?.demand).await?,
+            None => {
+                let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
+                self.engine.explain(&key).await?
+            }
+        };
+        let Explanation { hosts, demand, message, host } = explanation;
+        let verdict = |Explained { host, verdict, message, load }| pb::HostVerdict {
+            host_id: HostId::to_string(&host),
+            verdict: verdict.into(),
+            message,
+            load,
+        };
+        Ok(pb::ExplainPlacementResponse {
+            hosts: hosts.into_iter().map(verdict).collect(),
+            demand: convert::amounts(&demand),
+            message,
+            host_id: host.map(|host| host.to_string()).unwrap_or_default(),
+        })
+    }
+
     async fn hosts(&self, r: pb::ListHostsRequest) -> Result<pb::ListHostsResponse, EngineError> {
         let after = request::read_host_token(&r.page_token)?;
         let (view, next) = self.engine.hosts(after.as_ref(), request::page_size(r.page_size)?).await?;
@@ -286,6 +310,13 @@ impl EngineService for Service {
         let r = request.into_inner();
         self.engine.undrain(&request::host_id(&r.host_id).map_err(EngineError::from)?).await?;
         Ok(Response::new(pb::UndrainHostResponse {}))
+    }
+
+    async fn explain_placement(
+        &self,
+        request: Request<pb::ExplainPlacementRequest>,
+    ) -> Result<Response<pb::ExplainPlacementResponse>, Status> {
+        Ok(Response::new(self.explain(request.into_inner()).await?))
     }
 
     async fn list_hosts(

@@ -32,6 +32,10 @@ pub const ALL: &[Metric] = &[
         "Steps of the reconciler that failed for one agent or host alone, by step",
     ),
     Metric::Count(
+        "rustic_engine_reservation_drift_total",
+        "Times that something else was reserved on a host than its agents take, and was put right",
+    ),
+    Metric::Count(
         "rustic_engine_unreadable_rows_total",
         "Rows of the registry left out as unreadable, by kind: agent, host, event",
     ),
@@ -44,6 +48,11 @@ pub const ALL: &[Metric] = &[
 ];
 
 const COPIES: &str = "rustic_engine_agent_copies";
+
+/// Something else was reserved on a host than its agents take.
+pub fn reservation_drifted() {
+    metrics::count("rustic_engine_reservation_drift_total", &[]);
+}
 
 /// Reads the gauges when somebody looks: what this engine knows of the hosts, at most a pass of its reconciler old.
 pub fn refresh(fleet: Arc<Fleet>) -> Refresh {

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// By how much chance stretches the time between two moves that compact.
 const SPREAD: f64 = 0.5;
+/// Time between two looks at what is reserved.
+const AUDIT_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
 pub async fn run(
@@ -70,8 +72,15 @@ pub async fn run(
             rounds.over(compacted.map(|()| again())).await;
         }
     };
-    let all = async { tokio::join!(keeping, draining, remembering, compacting) };
-    let _never: Option<((), (), (), ())> = stop.run_until_cancelled(all).await;
+    let auditing = async {
+        let mut rounds = rounds("reservations", Wake::default());
+        loop {
+            let audited = rounds.waits(engine.audit()).await;
+            rounds.over(audited.map(|()| Again::NotBefore(AUDIT_EVERY.mul_f64(1.0 + SPREAD * chance())))).await;
+        }
+    };
+    let all = async { tokio::join!(keeping, draining, remembering, compacting, auditing) };
+    let _never: Option<((), (), (), (), ())> = stop.run_until_cancelled(all).await;
 }
 
 #[cfg(test)]

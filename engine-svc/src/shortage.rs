@@ -24,6 +24,10 @@ enum Of {
     Capacity,
     /// Of what is free on them.
     Free,
+    /// Of what one host has at all.
+    CapacityHere,
+    /// Of what is free on it.
+    FreeHere,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +59,24 @@ pub fn now(view: &FleetView, demand: &Resources) -> Option<Shortage> {
     }
     let free = |h: &HostRecord, name: &str| h.capacity.milli(name).saturating_sub(h.used.milli(name));
     Some(Shortage::between(Of::Free, demand, |name| hosts.iter().map(|h| free(h, name)).max().unwrap_or(0)))
+}
+
+/// What a host has too little of for `demand`, at all or now; `None`: it has room.
+pub fn on(host: &HostRecord, demand: &Resources) -> Option<(Shortage, Lasts)> {
+    if !host.capacity.fits(&Resources::default(), demand) {
+        return Some((Shortage::between(Of::CapacityHere, demand, |name| host.capacity.milli(name)), Lasts::Always));
+    }
+    let free = |name: &str| host.capacity.milli(name).saturating_sub(host.used.milli(name));
+    (!host.capacity.fits(&host.used, demand)).then(|| (Shortage::between(Of::FreeHere, demand, free), Lasts::Now))
+}
+
+/// How long a host has too little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// Until something ends there.
+    Now,
+    /// It is too small.
+    Always,
 }
 
 impl Shortage {
@@ -89,6 +111,8 @@ impl fmt::Display for Shortage {
         let most = match self.of {
             Of::Capacity => "most on one host",
             Of::Free => "most that is free on one host",
+            Of::CapacityHere => "it has",
+            Of::FreeHere => "it has free",
         };
         for (n, Lacking { name, asked, largest }) in self.lacking.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };

@@ -131,6 +131,7 @@ pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
         machine_id: record.machine_id.into(),
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
+        confinement: None,
         last_lines: record.last_lines.clone(),
         message: message.to_owned(),
     }
@@ -149,7 +150,8 @@ pub fn unreadable_agent(agent: &UnreadableAgent) -> agent_pb::Agent {
     }
 }
 
-fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
+/// Amounts on the wire.
+pub fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
     resources.amounts().collect()
 }
 

@@ -10,7 +10,9 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
-use rustic_core::{AgentId, AgentKey, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest};
+use rustic_core::{
+    AgentId, AgentKey, ConfinementWish, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -62,6 +64,8 @@ pub struct Launch {
     pub start_timeout: Option<Duration>,
     /// Longest time for which its handling loop may not come round, if there is a limit.
     pub liveness_timeout: Option<Duration>,
+    /// What it may reach.
+    pub confinement: ConfinementWish,
     /// What runs it.
     pub runtime: RuntimeKind,
     /// What this version knows of the launch.
@@ -161,6 +165,7 @@ impl Launch {
         let timeout = message.start_timeout.as_ref();
         let start_timeout = crate::request::duration("launch.start_timeout", timeout, MAX_START_TIMEOUT, &mut v);
         let liveness_timeout = liveness_timeout(&message, runtime.as_ref(), &mut v);
+        let confinement = crate::confinement::read(message.confinement.as_ref(), &mut v);
         let digest = SpecDigest(hash(&raw.without(NO_IDENTITY).canonical()));
         let launch = guild.zip(agent).zip(name).zip(runtime).map(|(((guild, agent), name), runtime)| Self {
             key: AgentKey { guild, agent },
@@ -171,6 +176,7 @@ impl Launch {
             restart,
             start_timeout,
             liveness_timeout,
+            confinement,
             runtime,
             message,
             raw,

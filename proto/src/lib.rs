@@ -17,6 +17,7 @@
 //! | [`convert`] | registry records to messages |
 
 pub mod bus;
+pub mod confinement;
 pub mod convert;
 pub mod launch;
 pub mod profile;

@@ -8,9 +8,9 @@ use crate::{
     error::RegistryError,
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife, UnixMillis},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, EventId,
-        Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-        Renewal, Restore, Retire, StoreLost, Unassign,
+        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, Drift,
+        EventId, Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
+        Renew, Renewal, Restore, Retire, StoreLost, Unassign,
     },
     placement::Candidates,
     record::{AgentRecord, View},
@@ -155,6 +155,10 @@ impl Registry for MemoryRegistry {
 
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {
         Ok(self.written().cordon(host, cordon))
+    }
+
+    async fn audit(&self, host: &HostId) -> Result<Option<Drift>, RegistryError> {
+        Ok(self.written().audit(host))
     }
 
     async fn retire(&self, request: &Retire) -> Result<bool, RegistryError> {

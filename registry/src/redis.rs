@@ -18,9 +18,9 @@ use crate::{
     ids::{AgentKey, Epoch, HostId, Incarnation, StoreLife},
     keys::{self, Keys},
     ops::{
-        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, EventId,
-        Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew,
-        Renewal, Restore, Retire, Unassign,
+        Advance, AdvanceOutcome, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome, Cordon, Drift,
+        EventId, Events, HostsView, Index, Look, Page, Queue, ReleaseGuard, ReleaseOutcome, Remember, Remembered,
+        Renew, Renewal, Restore, Retire, Unassign,
     },
     placement::Candidates,
     record::{AgentRecord, View},
@@ -203,6 +203,11 @@ impl Registry for RedisRegistry {
 
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError> {
         self.did(&self.scripts.cordon, &ask::cordon(host, cordon)).await
+    }
+
+    async fn audit(&self, host: &HostId) -> Result<Option<Drift>, RegistryError> {
+        let answer: Vec<String> = self.run(&self.scripts.audit, &ask::audit(host)).await?;
+        Ok(read::drift(&answer))
     }
 
     async fn retire(&self, r: &Retire) -> Result<bool, RegistryError> {

@@ -4,7 +4,7 @@ use crate::{error::RegistryError, placement::Candidates};
 use async_trait::async_trait;
 use rustic_core::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Claim, ClaimOutcome,
-    Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, Page, Queue, ReleaseGuard,
+    Cordon, Drift, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, Page, Queue, ReleaseGuard,
     ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore, Retire, StoreLife, Unassign, View,
 };
 use std::time::Duration;
@@ -51,6 +51,9 @@ pub trait Registry: Send + Sync + 'static {
     /// Has a host give its agents away and take none, or take agents again, whatever it says itself; until its next life.
     /// Returns whether the host is known.
     async fn cordon(&self, host: &HostId, cordon: Cordon) -> Result<bool, RegistryError>;
+    /// Compares what is reserved on a host with the sum of what its agents take, and makes it that. Returns both if they differed, which
+    /// is a fault of somebody's; `None` too when the host is not known.
+    async fn audit(&self, host: &HostId) -> Result<Option<Drift>, RegistryError>;
     /// See [`Retire`]. Returns whether the process was retired.
     async fn retire(&self, request: &Retire) -> Result<bool, RegistryError>;
     /// Forgets a process that is over once nothing is left that it claimed. Returns whether it did.

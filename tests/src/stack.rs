@@ -26,6 +26,10 @@ pub struct StackSettings {
     pub host_arguments: Vec<String>,
     /// More environment of every agent-host.
     pub host_environment: Vec<(String, String)>,
+    /// What agents may reach, as arguments of every agent-host.
+    pub confinement: Vec<String>,
+    /// Password by which hosts reach the registry, which asks for none.
+    pub password: Option<String>,
     /// Program that becomes every agent-host, with its arguments; none: they are started as they are.
     pub host_starter: Vec<String>,
     /// More environment of the Redis.
@@ -50,6 +54,8 @@ impl Default for StackSettings {
             engine_arguments: vec![],
             host_arguments: vec![],
             host_environment: vec![],
+            confinement: open_to_tests(),
+            password: None,
             host_starter: vec![],
             redis_environment: vec![],
             zygote: Zygote::Off,
@@ -71,6 +77,7 @@ pub struct Stack {
     host_arguments: Vec<String>,
     host_environment: Vec<(String, String)>,
     host_starter: Vec<String>,
+    password: Option<String>,
     dir: TempDir,
 }
 
@@ -94,7 +101,17 @@ impl Stack {
         arguments.push("--new-registry".to_owned());
         let engine = Program::start("engine-svc", &arguments);
         let engine_address = engine.address().await;
-        let StackSettings { hosts, mut host_arguments, host_environment, host_starter, zygote, .. } = settings;
+        let StackSettings {
+            hosts,
+            mut host_arguments,
+            host_environment,
+            host_starter,
+            zygote,
+            password,
+            confinement,
+            ..
+        } = settings;
+        host_arguments.extend(confinement);
         host_arguments.extend((zygote == Zygote::Off).then(|| "--no-zygote".to_owned()));
         let client = client(&engine_address);
         let mut stack = Self {
@@ -106,6 +123,7 @@ impl Stack {
             host_arguments,
             host_environment,
             host_starter,
+            password,
             dir,
         };
         stack.hosts = (0..hosts).map(|n| stack.start_host(n)).collect();
@@ -140,7 +158,16 @@ impl Stack {
 
     /// Arguments of a host of this stack, with the settings that all of them have.
     pub fn host_arguments(&self, n: usize) -> Vec<String> {
-        host_arguments(n, self.dir.path(), &self.redis.url(), &self.engine_address, &self.host_arguments)
+        let mut url = self.redis.url();
+        if let Some(password) = &self.password {
+            url = url.replacen("://", &format!("://default:{password}@"), 1);
+        }
+        host_arguments(n, self.dir.path(), &url, &self.engine_address, &self.host_arguments)
+    }
+
+    /// The folder of this stack, where hosts have their working directories.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A client of one host.
@@ -225,7 +252,13 @@ pub fn client(address: &str) -> EngineServiceClient<Channel> {
     EngineServiceClient::new(channel).max_decoding_message_size(usize::MAX)
 }
 
-fn words(text: &str) -> Vec<String> {
+/// Lets agents leave marks where tests look for them, and nothing else: tests of confinement do without.
+fn open_to_tests() -> Vec<String> {
+    words(&format!("--confinement-write {}", std::env::temp_dir().display()))
+}
+
+/// Arguments, parted by spaces.
+pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 

@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use rustic_proto::engine::v1::{self as pb, engine_service_client::EngineServiceClient};
+use rustic_proto::{
+    agent::v1::AgentLaunch,
+    engine::v1::{self as pb, Verdict, engine_service_client::EngineServiceClient},
+};
 use rustic_tests::{
-    Stack,
+    Stack, StackSettings,
     launches::idle,
     program::Program,
-    stack::{client, engine_arguments},
+    stack::{client, engine_arguments, words},
 };
 use std::collections::BTreeMap;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 /// Agents that are created at once.
 const BURST: usize = 40;
@@ -61,4 +64,63 @@ async fn a_burst_through_three_engines_spreads_over_equal_hosts() {
         .await;
     }
     assert_even(&burst(&engines).await, 2);
+}
+
+#[tokio::test]
+async fn placement_is_explained_for_an_agent_that_runs_for_one_that_waits_and_for_a_launch() {
+    let settings = StackSettings { hosts: 2, host_arguments: words("--max-agents 1"), ..StackSettings::default() };
+    let stack = Stack::with(settings).await;
+    let explain = async |request: pb::ExplainPlacementRequest| {
+        stack.client.clone().explain_placement(request).await.map(tonic::Response::into_inner)
+    };
+    let named = |agent: &str| pb::ExplainPlacementRequest {
+        guild_id: "g".to_owned(),
+        agent_id: agent.to_owned(),
+        ..Default::default()
+    };
+    let verdicts = |answer: &pb::ExplainPlacementResponse| -> Vec<_> {
+        answer.hosts.iter().map(|host| (host.host_id.clone(), host.verdict())).collect()
+    };
+    let launch =
+        |launch: AgentLaunch| pb::ExplainPlacementRequest { launch: Some(launch.into()), ..Default::default() };
+
+    let free = explain(launch(idle("g", "a"))).await.unwrap();
+    assert_eq!((free.message.as_str(), free.host_id.as_str(), free.demand["slots"]), ("", "", 1.0));
+    assert!(
+        free.hosts.len() == 2 && free.hosts.iter().all(|h| h.verdict() == Verdict::Fits && h.load == 1.0),
+        "{free:?}"
+    );
+    let first = stack.create(idle("g", "a")).await.unwrap();
+    assert_eq!(first.host_id, free.hosts[0].host_id, "it is what placing does");
+    stack.create(idle("g", "b")).await.unwrap();
+
+    let request = pb::CreateAgentRequest {
+        launch: Some(idle("g", "waits").into()),
+        pending: pb::PendingPolicy::WaitForRoom.into(),
+        ..Default::default()
+    };
+    stack.client.clone().create_agent(request).await.unwrap();
+    let waits = explain(named("waits")).await.unwrap();
+    let both = |verdict| ["agent-host-0", "agent-host-1"].map(|host| (host.to_owned(), verdict)).to_vec();
+    assert_eq!(verdicts(&waits), both(Verdict::NoRoom));
+    let agent = stack.get("g", "waits").await.unwrap();
+    assert!(!waits.message.is_empty() && agent.message.contains(&waits.message), "{agent:?} {waits:?}");
+    assert_eq!(explain(named("a")).await.unwrap().host_id, first.host_id);
+
+    let mut large = idle("g", "large");
+    large.agent_spec = r#"{"id": "large", "name": "l", "resources": {"num_gpus": 2}}"#.to_owned();
+    let large = explain(launch(large)).await.unwrap();
+    assert_eq!(verdicts(&large), both(Verdict::TooSmall));
+    assert_eq!(large.message, "2 gpus (most on one host: 0)");
+    assert_eq!(large.hosts[0].message, "it is too small: 2 gpus (it has: 0)");
+
+    let host_id = "agent-host-1".to_owned();
+    stack.client.clone().drain_host(pb::DrainHostRequest { host_id, ..Default::default() }).await.unwrap();
+    let drained = explain(launch(idle("g", "c"))).await.unwrap();
+    assert_eq!(drained.hosts[1].verdict(), Verdict::Draining, "{drained:?}");
+
+    assert_eq!(explain(named("nobody")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(explain(pb::ExplainPlacementRequest::default()).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(explain(launch(AgentLaunch::default())).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(stack.get("g", "c").await.unwrap_err().code(), Code::NotFound, "nothing was created");
 }

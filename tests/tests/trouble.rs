@@ -149,7 +149,9 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
     assert_eq!(pids.len(), 21);
     assert!(pids.contains(&first.pid), "nobody was restarted");
     for n in 0..20 {
-        assert!(pids.contains(&stack.get("g", &n.to_string()).await.unwrap().pid));
+        // The engine may learn only now that its last connection was cut.
+        let agent = stack.agent_is("the agent to be read", "g", &n.to_string(), |_| true).await;
+        assert!(pids.contains(&agent.pid));
     }
 }
 
@@ -207,4 +209,30 @@ async fn a_redis_that_was_restarted_with_its_file_is_restored_and_no_agent_notic
     assert!(lives(agent.pid));
     let same = create("a").await.unwrap();
     assert_eq!((same.pid, same.epoch), (agent.pid, agent.epoch));
+}
+
+#[tokio::test]
+async fn what_somebody_has_changed_of_what_is_reserved_is_put_right_and_counted() {
+    let stack = Stack::start().await;
+    stack.create(idle("g", "a")).await.unwrap();
+    let used = async || {
+        let hosts =
+            stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts[0].used.clone()
+    };
+    let right = used().await;
+    for wrong in ["slots=99000", "", "slots=1000;gpus=500"] {
+        stack.redis.admin().run(&format!("HSET {{rustic}}:host:agent-host-0 used '{wrong}'"));
+        // An engine looks when it starts, and every minute.
+        let engine = rustic_tests::program::Program::start(
+            "engine-svc",
+            &rustic_tests::stack::engine_arguments(&stack.redis.url(), &[]),
+        );
+        engine.logged("what differs to be named", |l| l["reserved"] == wrong && l["claimed"] == "slots=1000").await;
+        wait_until("it to be put right", async || match used().await {
+            now if now == right => Ok(()),
+            now => Err(now),
+        })
+        .await;
+    }
 }

@@ -65,7 +65,7 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     for agent in [&one, &two] {
         assert_eq!(parent_and_session(agent.pid), Some((host, agent.pid)));
         assert_eq!(name(agent.pid), agent.agent_id);
-        assert_eq!(command_of(agent.pid), format!("rustic-agent default/g/{}", agent.agent_id));
+        assert_eq!(command_of(agent.pid), format!("rustic-agent {}", agent.epoch));
     }
     assert_eq!(health(&stack).await.cold_starts, 0);
     assert!(children(zygote).is_empty(), "no middle process stays");

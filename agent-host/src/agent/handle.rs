@@ -6,9 +6,10 @@ use super::{
     unwanted::MemorySeen,
 };
 use crate::{
+    confinement::Grant,
     output::Tail,
     process::{
-        memory,
+        Mark, memory,
         usage::{self, Usage},
     },
     runtime::Order,
@@ -39,6 +40,8 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// The directory that belongs to its process.
     pub directory: Option<Arc<Path>>,
+    /// By what the processes of its run are known.
+    pub mark: Option<Mark>,
     /// Restarts so far.
     pub restarts: u32,
     /// Why it is in this phase; `None` when all is well.
@@ -53,6 +56,8 @@ pub struct AgentStatus {
     pub times: StepTimes,
     /// Why the latest start was a cold one, though there is a zygote; empty: it was not.
     pub cold_reason: String,
+    /// What its latest process may reach, if that is known.
+    pub grant: Option<Grant>,
     /// The store life that has its record.
     pub written_to: Option<StoreLife>,
     /// The store cannot be written at the moment, and why.
@@ -72,6 +77,7 @@ impl AgentStatus {
             admitted: false,
             pid: None,
             directory: None,
+            mark: None,
             restarts: 0,
             condition: None,
             last_exit: None,
@@ -79,6 +85,7 @@ impl AgentStatus {
             times_running: 0,
             times: StepTimes { claim, ..StepTimes::default() },
             cold_reason: String::new(),
+            grant: None,
             written_to,
             trouble: None,
             wrong: None,

@@ -73,6 +73,8 @@ pub struct Machine {
     /// Restarts since the last long health: what the budget bounds.
     streak: u32,
     condition: Option<Condition>,
+    /// What its process lacks of its confinement.
+    unconfined: Option<String>,
     /// Why it failed without ever having been ready.
     wrong: Option<StartFailure>,
     last_exit: Option<ExitStatus>,
@@ -92,6 +94,7 @@ impl Machine {
             restarts: 0,
             streak: 0,
             condition: None,
+            unconfined: None,
             wrong: None,
             last_exit: None,
             poison,
@@ -334,7 +337,7 @@ impl Machine {
 
     fn ready(&mut self, now: Instant) -> Vec<Action> {
         let State::Starting { .. } = self.state else { return vec![] };
-        self.condition = self.set_aside_so_far();
+        self.condition = self.condition_of_running();
         // From here on the store may show others that it runs, even if its answer is lost: it is not taken back any more.
         self.was_ready = true;
         self.state = State::Running { since: now, recorded: false };
@@ -384,17 +387,26 @@ impl Machine {
         match self.state {
             _ if !self.poison.set_aside(message) => vec![],
             State::Running { .. } => {
-                self.condition = self.set_aside_so_far();
+                self.condition = self.condition_of_running();
                 vec![Action::Record(Phase::Running)]
             }
             _ => vec![],
         }
     }
 
+    /// A process came to be; `missing` says what it lacks of its confinement.
+    pub fn note_confinement(&mut self, missing: Option<String>) {
+        self.unconfined = missing;
+    }
+
     /// What is to be said of an agent that runs.
-    fn set_aside_so_far(&self) -> Option<Condition> {
+    fn condition_of_running(&self) -> Option<Condition> {
         let named = self.poison.summary();
-        (!named.is_empty()).then(|| Condition::new(AgentReason::MessagesSetAside, named))
+        if !named.is_empty() {
+            return Some(Condition::new(AgentReason::MessagesSetAside, named));
+        }
+        let missing = self.unconfined.as_ref()?;
+        Some(Condition::new(AgentReason::ConfinementIncomplete, format!("the kernel of its host lacks {missing}")))
     }
 
     /// What follows when there is no process any more, by what was wanted.

@@ -282,8 +282,12 @@ impl AgentTask {
         let event = match made {
             Ok(()) => {
                 let cold_reason = self.body.cold_reason().to_owned();
+                let grant = self.body.grant().cloned();
+                let missing =
+                    grant.as_ref().map(|grant| grant.missing.join("; ")).filter(|missing| !missing.is_empty());
+                self.machine.note_confinement(missing);
                 self.step("initialize", |s, took| s.spawn = Some(took));
-                self.status.send_modify(|s| s.cold_reason = cold_reason);
+                self.status.send_modify(|s| (s.cold_reason, s.grant) = (cold_reason, grant));
                 Event::Spawned
             }
             Err(error) => Event::SpawnFailed(Arc::new(error)),

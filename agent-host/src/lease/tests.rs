@@ -4,8 +4,9 @@ use super::*;
 use async_trait::async_trait;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announced, AssignOutcome, Bring, Candidates, Claim, ClaimOutcome,
-    Cordon, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue, ReleaseGuard,
-    ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis, View,
+    Cordon, Drift, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page, Queue,
+    ReleaseGuard, ReleaseOutcome, Remember, Remembered, Resources, Restore, Retire, StoreLife, Unassign, UnixMillis,
+    View,
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
@@ -70,6 +71,7 @@ forward! {
     unassign(request: &Unassign) -> ReleaseOutcome;
     assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
+    audit(host: &HostId) -> Option<Drift>;
     retire(request: &Retire) -> bool;
     forget(host: &HostId, incarnation: &Incarnation) -> bool;
     bring(request: &Bring) -> ();

@@ -5,13 +5,15 @@
 //! | private memory, in virtual bytes | `RLIMIT_DATA`: what the process has when it is bound, and its limit | an allocation fails: `MemoryError` in Python |
 //! | its turn to die | `oom_score_adj`: before this host | the kernel kills it first when memory runs out |
 //! | core dumps | `RLIMIT_CORE`: none; the agent may raise it | |
+//! | descriptors of each process | `RLIMIT_NOFILE`: the hard limit | no file, pipe or socket is opened |
+//! | the processor | niceness: the less it asks for of less than one, the nicer it is | others go first |
 //!
 //! A Python agent binds its memory itself, once Rustic AI is imported and before its class is (`runtime/bounds.py`): what its
 //! interpreter takes is not the agent's. Whatever an agent starts inherits all of it.
 
 use rustix::{
     io::Errno,
-    process::{Pid, Resource, Rlimit, getrlimit, prlimit},
+    process::{Pid, Resource, Rlimit, getpriority_process, getrlimit, prlimit, setpriority_process},
 };
 use std::{fs, io};
 
@@ -23,6 +25,24 @@ const SOONER: i32 = 500;
 pub struct Bounds {
     /// Private memory that it may have beyond what it has when it is bound, in bytes.
     pub memory: Option<u64>,
+    /// Most descriptors that it may open.
+    pub descriptors: Option<u64>,
+    /// By how much it is nicer than what this host starts usually is.
+    pub nicer: i32,
+}
+
+/// By how much nicer an agent is that asks for so many thousandths of a processor: the kernel gives 1.25 times as much for each step. Who
+/// asks for none, or for a whole one and more, is as all are: nobody without privilege can be made less nice.
+pub fn nicer(processor: u64) -> i32 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "thousandths of one, and a few steps"
+    )]
+    match processor {
+        0 | 1000.. => 0,
+        part => ((1000.0 / part as f64).ln() / 1.25_f64.ln()).round() as i32,
+    }
 }
 
 impl Bounds {
@@ -37,6 +57,14 @@ impl Bounds {
             let limit = Some(data.saturating_add(memory));
             set(pid, Resource::Data, Rlimit { current: limit, maximum: limit })?;
         }
+        if let Some(descriptors) = self.descriptors {
+            let own = getrlimit(Resource::Nofile);
+            let maximum = own.maximum.map_or(descriptors, |hard| hard.min(descriptors));
+            // A soft limit that is higher than the hard one is none; the lower stays as it is.
+            let current = current_descriptors(pid).map_or(maximum, |soft| soft.min(maximum));
+            set(pid, Resource::Nofile, Rlimit { current: Some(current), maximum: Some(maximum) })?;
+        }
+        be_nicer(pid, self.nicer);
         dies_sooner(pid);
         Ok(())
     }
@@ -46,6 +74,24 @@ fn set(pid: Pid, resource: Resource, limit: Rlimit) -> io::Result<()> {
     match prlimit(Some(pid), resource, limit) {
         Err(Errno::SRCH) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The soft limit of descriptors of a process; `None` when it has none, or has ended.
+fn current_descriptors(pid: Pid) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).ok()?;
+    limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// One that cannot be made nicer runs as it is.
+fn be_nicer(pid: Pid, by: i32) {
+    if by == 0 {
+        return;
+    }
+    let nice = getpriority_process(Some(pid)).map_or(by, |now| (now + by).min(19));
+    let session = fs::write(format!("/proc/{}/autogroup", pid.as_raw_nonzero()), nice.to_string());
+    if let (Err(error), _) = (setpriority_process(Some(pid), nice), session) {
+        tracing::debug!(%error, "the agent is no nicer than others");
     }
 }
 
@@ -74,7 +120,7 @@ mod tests {
     fn a_process_is_bound_and_one_that_has_ended_is_no_error() {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("it starts");
         let pid = Pid::from_child(&child);
-        Bounds { memory: Some(5 << 20) }.put_on(pid).expect("it is ours");
+        Bounds { memory: Some(5 << 20), descriptors: Some(99), nicer: 3 }.put_on(pid).expect("it is ours");
         let data = data(pid).expect("it lives");
         let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("it lives");
         let of = |name: &str| {
@@ -82,11 +128,19 @@ mod tests {
             line.split_whitespace().next().map(str::to_owned)
         };
         assert_eq!(of("Max core file size").as_deref(), Some("0"));
+        assert_eq!(of("Max open files").as_deref(), Some("99"));
+        assert_eq!(getpriority_process(Some(pid)), getpriority_process(None).map(|own| (own + 3).min(19)));
         assert_eq!(of("Max data size"), Some((data + (5 << 20)).to_string()));
         let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", child.id())).expect("it lives");
         assert!(score.trim().parse::<i32>().expect("a number") >= SOONER);
         child.kill().expect("it is ours");
         child.wait().expect("it ends");
-        Bounds { memory: Some(1) }.put_on(pid).expect("nothing to bind is no error");
+        let bounds = Bounds { memory: Some(1), descriptors: Some(9), nicer: 1 };
+        bounds.put_on(pid).expect("nothing to bind is no error");
+    }
+
+    #[test]
+    fn who_asks_for_less_of_a_processor_is_nicer() {
+        assert_eq!([0, 1000, 4000, 800, 500, 250, 1].map(nicer), [0, 0, 0, 1, 3, 6, 31]);
     }
 }

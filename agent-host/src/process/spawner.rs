@@ -4,14 +4,11 @@
 //! this one lives as long as the program.
 
 use super::{child::Child, mark::Mark, orphans::Orphans};
-use crate::limits::Inherited;
+use crate::{confinement::Confinement, limits::Inherited};
 use rustic_telemetry::tasks::Tasks;
-use rustix::{
-    fs::{Mode, OFlags},
-    process::Pid,
-};
+use rustix::process::Pid;
 use std::{
-    io,
+    fs, io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
@@ -50,8 +47,17 @@ pub struct Started {
 struct SpawnOrder {
     command: Command,
     end: OnHostsEnd,
-    mark: Option<Mark>,
+    agent: OfAgent,
     reply: oneshot::Sender<Result<(Child, Pipes), SpawnError>>,
+}
+
+/// What a process is given that belongs to an agent.
+#[derive(Default)]
+pub struct OfAgent {
+    /// A mark that it hands down to whatever it starts.
+    pub mark: Option<Mark>,
+    /// What it takes on before it is executed.
+    pub confinement: Option<Confinement>,
 }
 
 /// What becomes of a process when this host ends.
@@ -81,7 +87,7 @@ impl Spawner {
         tasks.spawn_thread("spawner", move || {
             for order in queue {
                 // A caller that is gone drops the child, which kills it.
-                let _ = order.reply.send(start(order.command, order.end, order.mark, &orphans, nice, limits));
+                let _ = order.reply.send(start(order.command, order.end, order.agent, &orphans, nice, limits));
             }
         })?;
         Ok(Self { orders })
@@ -89,13 +95,13 @@ impl Spawner {
 
     /// Starts `command` as the leader of a new session, with its output piped to us.
     pub async fn spawn(&self, command: Command) -> Result<Started, SpawnError> {
-        self.spawn_marked(command, None).await
+        self.spawn_agent(command, OfAgent::default()).await
     }
 
-    /// The same, with a mark that it hands down to whatever it starts.
-    pub async fn spawn_marked(&self, mut command: Command, mark: Option<Mark>) -> Result<Started, SpawnError> {
+    /// The same, for an agent.
+    pub async fn spawn_agent(&self, mut command: Command, agent: OfAgent) -> Result<Started, SpawnError> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (child, pipes) = self.order(command, OnHostsEnd::Dies, mark).await?;
+        let (child, pipes) = self.order(command, OnHostsEnd::Dies, agent).await?;
         match pipes {
             (Some(stdout), Some(stderr)) => Ok(Started { child, stdout, stderr }),
             // Dropping the child kills it.
@@ -111,17 +117,12 @@ impl Spawner {
         end: OnHostsEnd,
     ) -> Result<Child, SpawnError> {
         command.stdout(stdout).stderr(Stdio::null());
-        self.order(command, end, None).await.map(|(child, _)| child)
+        self.order(command, end, OfAgent::default()).await.map(|(child, _)| child)
     }
 
-    async fn order(
-        &self,
-        command: Command,
-        end: OnHostsEnd,
-        mark: Option<Mark>,
-    ) -> Result<(Child, Pipes), SpawnError> {
+    async fn order(&self, command: Command, end: OnHostsEnd, agent: OfAgent) -> Result<(Child, Pipes), SpawnError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(SpawnOrder { command, end, mark, reply }).map_err(|_| SpawnError::Stopping)?;
+        self.orders.try_send(SpawnOrder { command, end, agent, reply }).map_err(|_| SpawnError::Stopping)?;
         answer.await.map_err(|_| SpawnError::Stopping)?
     }
 }
@@ -129,16 +130,19 @@ impl Spawner {
 fn start(
     mut command: Command,
     end: OnHostsEnd,
-    mark: Option<Mark>,
+    agent: OfAgent,
     orphans: &Arc<Orphans>,
     nice: i32,
     limits: Inherited,
 ) -> Result<(Child, Pipes), SpawnError> {
-    prepare(&mut command, end, mark, nice, limits);
+    prepare(&mut command, end, agent, nice, limits);
     let program = command.get_program().to_string_lossy().into_owned();
     // Keeps the orphan reaper away until the new process is known to be ours.
     let expected = orphans.expect();
     let mut child = command.spawn().map_err(|source| SpawnError::Exec { program, source })?;
+    if end == OnHostsEnd::Dies {
+        yield_as_a_session(child.id(), nice);
+    }
     let pipes = (child.stdout.take().map(Into::into), child.stderr.take().map(Into::into));
     let adopted = expected.adopt(child.id()).map_err(|error| {
         // Fails only when it has ended already.
@@ -155,9 +159,9 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
-fn prepare(command: &mut Command, end: OnHostsEnd, mark: Option<Mark>, nice: i32, limits: Inherited) {
+fn prepare(command: &mut Command, end: OnHostsEnd, agent: OfAgent, nice: i32, limits: Inherited) {
     let host = rustix::process::getpid();
-    let session_nice = nice.to_string();
+    let OfAgent { mark, mut confinement } = agent;
     let before_exec = move || {
         // Only system calls here: async-signal-safe, no allocation, no lock.
         rustix::process::setsid()?;
@@ -166,7 +170,6 @@ fn prepare(command: &mut Command, end: OnHostsEnd, mark: Option<Mark>, nice: i32
         }
         limits.give_back()?;
         rustix::process::nice(nice)?;
-        yield_as_a_session(&session_nice);
         if let Some(mark) = mark {
             mark.put_on_self()?;
         }
@@ -175,19 +178,17 @@ fn prepare(command: &mut Command, end: OnHostsEnd, mark: Option<Mark>, nice: i32
             // The host died between fork and prctl; nobody will signal us any more.
             return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
-        Ok(())
+        // The last thing: what comes before may be denied to an agent.
+        confinement.take().map_or(Ok(()), Confinement::take_on)
     };
     // SAFETY: the closure calls nothing but the system calls above, on memory that was made before the fork.
     unsafe { command.pre_exec(before_exec) };
 }
 
-/// Applies the niceness to the new session. Outside a container's cgroup Linux may schedule by sessions, each with a
-/// niceness of its own (sched(7), "The autogroup feature"), and that of the process alone would count for nothing.
-/// Async-signal-safe.
-fn yield_as_a_session(nice: &str) {
+/// Applies the niceness to the new session of a process. Outside a container's cgroup Linux may schedule by sessions, each with a
+/// niceness of its own (sched(7), "The autogroup feature"), and that of the process alone would count for nothing. Done from outside:
+/// between fork and exec the process is this host to the kernel, which keeps its files in /proc from it.
+fn yield_as_a_session(pid: u32, nice: i32) {
     // Fails where it is not in use, or changed too often by somebody who is not root: then all have equal shares.
-    if let Ok(autogroup) = rustix::fs::open(c"/proc/self/autogroup", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-    {
-        let _ = rustix::io::write(autogroup, nice.as_bytes());
-    }
+    let _ = fs::write(format!("/proc/{pid}/autogroup"), nice.to_string());
 }

@@ -56,6 +56,12 @@ pub(super) fn everybody() -> io::Result<Vec<Pid>> {
     Ok(entries.filter_map(pid).collect())
 }
 
+/// Threads of a process, at least one; `None` when it is gone.
+pub(super) fn threads(pid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(17)?.parse().ok()
+}
+
 /// What became of a child that nobody else reaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {

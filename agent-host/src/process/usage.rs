@@ -45,11 +45,6 @@ fn parse(memory: &str, stat: &str) -> Option<Usage> {
     })
 }
 
-/// Memory of its own that a process uses, in bytes; `None` when it has ended.
-pub async fn private_memory(pid: u32) -> Option<u64> {
-    of(pid, None).await.map(|usage| usage.private)
-}
-
 /// Bytes that a directory takes on disk, at least.
 pub async fn scratch_of(directory: Arc<Path>) -> Option<u64> {
     spawn_blocking(move || scratch::bytes(&directory)).await.ok()

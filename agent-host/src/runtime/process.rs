@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     agent::poison::Delivery,
+    confinement::Grant,
     output::Output,
-    process::{Child, Kin, Signal, memory},
+    process::{Child, Kin, Mark, Signal, memory},
     watchdog::Watched,
 };
 use async_trait::async_trait;
@@ -46,6 +47,14 @@ pub trait Process: Send {
     fn at_work(&self) -> Option<Delivery> {
         None
     }
+    /// By what it and all that it starts are known; `None` where that is not possible.
+    fn mark(&self) -> Option<Mark> {
+        None
+    }
+    /// What it may reach; `None` where nothing is known of that.
+    fn grant(&self) -> Option<&Grant> {
+        None
+    }
     /// Why it was started in a fresh interpreter; empty: it was forked warm, or always starts so.
     fn cold_reason(&self) -> &str {
         ""
@@ -77,6 +86,7 @@ pub(super) struct OwnProcess {
     /// From when it is ready until it was found to hang.
     pub(super) hangs: Option<Liveness>,
     pub(super) cold_reason: String,
+    pub(super) grant: Grant,
     pub(super) output: Output,
     pub(super) _watched: Watched,
     pub(super) run: Run,
@@ -129,6 +139,14 @@ impl Process for OwnProcess {
                 ProcessEvent::Stuck(why)
             }
         }
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        self.run.kin.mark()
+    }
+
+    fn grant(&self) -> Option<&Grant> {
+        Some(&self.grant)
     }
 
     fn cold_reason(&self) -> &str {

@@ -3,6 +3,7 @@
 
 use super::{Feed, Order, StartError, document::document};
 use crate::{
+    confinement::{Confinement, Environment, Interpreter},
     process::{Started, output_pipe},
     profiles::Profile,
     zygote::{Descriptors, ForkRequest, Imports, Kind, ZygoteError, ZygoteHandle, ZygoteStatus},
@@ -16,7 +17,10 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tracing::warn;
 
@@ -37,6 +41,8 @@ pub struct PythonRuntime {
     pub zygote: Option<ZygoteHandle>,
     /// Agents that started cold although there is a zygote.
     pub cold_starts: AtomicU64,
+    /// Its interpreter.
+    pub interpreter: Arc<Interpreter>,
 }
 
 /// How a Python environment is.
@@ -61,6 +67,9 @@ enum ColdReason {
     Zygote(#[from] ZygoteError),
 }
 
+/// Makes what a process takes on; none: it is not confined.
+type Confines<'a> = &'a (dyn Fn() -> io::Result<Option<Confinement>> + Sync);
+
 /// A warm process and what to feed it, or why there is none.
 type Warm = Result<(Started, Feed), ColdReason>;
 
@@ -74,12 +83,21 @@ impl PythonRuntime {
         }
     }
 
+    /// Where its environment is. Errors: its interpreter cannot be asked.
+    pub(super) async fn places(&self) -> Result<&Environment, StartError> {
+        self.interpreter.places().await.map_err(|error| match error.downcast() {
+            Ok(error) => StartError::of_interpreter(&self.name, error),
+            Err(error) => StartError::Unconfined(io::Error::other(error)),
+        })
+    }
+
     /// A warm process and what to feed it, or why the agent must start cold; that is empty where every agent does.
     pub(super) async fn warm(
         &self,
         order: &Order,
         environment: &BTreeMap<OsString, OsString>,
         directory: &Path,
+        confinement: Confines<'_>,
     ) -> Result<Result<(Started, Feed), String>, StartError> {
         let Some(zygote) = &self.zygote else { return Ok(Err(String::new())) };
         let message = &order.launch.message;
@@ -87,7 +105,7 @@ impl PythonRuntime {
         let only_at_start = |name: &&String| START_ONLY.iter().any(|prefix| name.starts_with(prefix));
         let why = match asked.find(only_at_start) {
             Some(name) => ColdReason::Environment(name.clone()),
-            None => match fork(zygote, order, environment, directory).await? {
+            None => match fork(zygote, order, environment, directory, confinement).await? {
                 Ok(warm) => return Ok(Ok(warm)),
                 // A cold start needs a process as well.
                 Err(ColdReason::Zygote(ZygoteError::Exhausted(why))) => return Err(StartError::Exhausted(why)),
@@ -124,11 +142,12 @@ async fn fork(
     order: &Order,
     environment: &BTreeMap<OsString, OsString>,
     directory: &Path,
+    confinement: Confines<'_>,
 ) -> Result<Warm, StartError> {
-    let warm = fork_once(zygote, order, environment, directory).await?;
+    let warm = fork_once(zygote, order, environment, directory, confinement).await?;
     if let Err(ColdReason::Zygote(why @ ZygoteError::Failed(_))) = &warm {
         warn!(%why, "the agent is forked anew");
-        return fork_once(zygote, order, environment, directory).await;
+        return fork_once(zygote, order, environment, directory, confinement).await;
     }
     Ok(warm)
 }
@@ -139,16 +158,19 @@ async fn fork_once(
     order: &Order,
     environment: &BTreeMap<OsString, OsString>,
     directory: &Path,
+    confinement: Confines<'_>,
 ) -> Result<Warm, StartError> {
     let (ours, theirs) = UnixStream::pair()?;
     let (stdout, their_stdout) = output_pipe()?;
     let (stderr, their_stderr) = output_pipe()?;
     let request = ForkRequest {
         kind: Kind::of(&order.launch),
-        title: format!("rustic-agent {}", order.launch.key),
+        // Every process of the container can read it, so it says of whom the process is by a number.
+        title: format!("rustic-agent {}", order.epoch),
         directory: directory.to_owned(),
         environment: as_text(environment),
         descriptors: Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr },
+        confinement: confinement().map_err(StartError::Unconfined)?,
     };
     let child = zygote.fork(request).await;
     Ok(child

@@ -1,7 +1,7 @@
 //! Why no process came to be, and who is to blame.
 
 use super::lack::Lack;
-use crate::{limits::TooFew, process::SpawnError};
+use crate::{confinement::Denied, limits::TooFew, process::SpawnError};
 use rustic_proto::profile::ProfileName;
 use rustix::io::Errno;
 use std::{io, path::PathBuf};
@@ -32,6 +32,12 @@ pub enum StartError {
     /// What it may use cannot be bounded; it was killed.
     #[error("the agent cannot be held to its limits: {0}")]
     Unbound(#[source] io::Error),
+    /// It asks for a confinement that it does not get here.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It cannot be confined.
+    #[error("the agent cannot be confined: {0}")]
+    Unconfined(#[source] io::Error),
     /// The zygote could not fork, for lack of what a cold start needs as well.
     #[error("the zygote cannot fork: {0}")]
     Exhausted(String),
@@ -81,13 +87,16 @@ impl StartError {
             Self::Spawn(SpawnError::Exec { source, .. } | SpawnError::Watch(source))
             | Self::Pipe(source)
             | Self::Unwatched(source)
+            | Self::Unconfined(source)
             | Self::Unbound(source) => Lack::of(source),
             Self::Workdir { source, .. } => Lack::of_disk(source),
             Self::Descriptors(_) => Some(Lack::Descriptors),
             Self::Exhausted(_) => Some(Lack::Fork),
-            Self::Spawn(SpawnError::Stopping) | Self::Interpreter { .. } | Self::Panicked(_) | Self::Profile(_) => {
-                None
-            }
+            Self::Spawn(SpawnError::Stopping)
+            | Self::Interpreter { .. }
+            | Self::Panicked(_)
+            | Self::Denied(_)
+            | Self::Profile(_) => None,
         }
     }
 
@@ -96,13 +105,15 @@ impl StartError {
         match self {
             _ if self.lack().is_some() => Blame::Exhausted,
             Self::Spawn(SpawnError::Exec { source, .. }) if is_of_the_program(source) => Blame::Launch,
-            Self::Profile(_) => Blame::Launch,
+            Self::Profile(_) | Self::Denied(Denied::NotAllowed(_)) => Blame::Launch,
             Self::Spawn(_)
             | Self::Descriptors(_)
             | Self::Pipe(_)
             | Self::Workdir { .. }
             | Self::Unwatched(_)
             | Self::Unbound(_)
+            | Self::Denied(Denied::Lacking { .. })
+            | Self::Unconfined(_)
             | Self::Interpreter { .. }
             | Self::Panicked(_)
             | Self::Exhausted(_) => Blame::Host,

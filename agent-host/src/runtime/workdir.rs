@@ -2,9 +2,12 @@
 //! (TMPDIR). Both go when the process, and whatever it started, has ended.
 //!
 //! ```text
-//!  <--work-dir>/agent-host.<name>.<life>/<run>/work   where the process begins
-//!                                             /tmp    its TMPDIR
+//!  <--work-dir>/agent-host.<name>.<life>/<run>.<secret>/work   where the process begins
+//!                                                      /tmp    its TMPDIR
 //! ```
+//!
+//! Who knows the path of a file of another agent can change its mode and its times, or connect to it if it is a socket: Landlock does not
+//! look at these. So the path has a part that nobody can guess, and no agent can list what stands beside its own.
 
 use super::remove;
 use std::{
@@ -52,7 +55,7 @@ impl Workdirs {
 
     /// Makes the directories of a run. Errors: which it could not make, and what the system said.
     pub fn make(&self, run: u64) -> Result<Workdir, (PathBuf, io::Error)> {
-        let whole = self.root.0.join(run.to_string());
+        let whole = self.root.0.join(format!("{run}.{}", secret()));
         let made = |path: &Path| private_dir(path, false).map_err(|error| (path.to_owned(), error));
         made(&whole)?;
         let (work, temporary, root) = (whole.join("work"), whole.join("tmp"), self.root.clone());
@@ -68,6 +71,12 @@ impl Drop for Root {
         // Fails when a directory could not be removed, which was logged then.
         let _ = fs::remove_dir(&self.0);
     }
+}
+
+/// Twelve digits that nobody can guess: 48 bits.
+fn secret() -> String {
+    let (_, secret) = uuid::Uuid::new_v4().as_u64_pair();
+    format!("{:012x}", secret & ((1 << 48) - 1))
 }
 
 fn private_dir(path: &Path, with_parents: bool) -> io::Result<()> {
@@ -130,7 +139,9 @@ mod tests {
         }
         fs::write(run.path().join("file"), "text").expect("it can be written");
         fs::write(run.temporary().join("file"), "text").expect("it can be written");
-        assert!(workdirs.make(7).is_err(), "a run has its directories once");
+        let other = workdirs.make(7).expect("directories");
+        assert_ne!(other.whole(), run.whole(), "the number does not say where they are");
+        drop(other);
         drop(run);
         drop(workdirs);
         assert!(!root.exists());

@@ -2,16 +2,19 @@
 
 use super::{
     Descriptors, ForkRequest, ZygoteError,
-    wire::{self, Hello, Preload, Reply, Request, Wire},
+    wire::{self, Attached, Filters, Hello, Preload, Reply, Request, Wire},
 };
 use crate::{
+    confinement::{Confinement, Filter, Grant, Interpreter, Places},
     output::{Output, OutputLimit, Source, Tail},
     process::{Child, Orphans, Signal, SpawnError, Spawner, Started, output_pipe},
 };
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    fs::DirBuilder,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::DirBuilderExt as _, net::UnixStream},
+    },
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
@@ -32,10 +35,12 @@ const OUTPUT: OutputLimit = OutputLimit { bytes_per_second: 64 << 10, burst: 1 <
 pub struct ZygoteSpec {
     /// Profile, for log lines.
     pub profile: String,
-    /// Interpreter.
-    pub python: PathBuf,
-    /// Their environment.
-    pub environment: BTreeMap<OsString, OsString>,
+    /// Interpreter, and their environment.
+    pub interpreter: Arc<Interpreter>,
+    /// What branches may reach; none: they are not confined, and fork no agent that is.
+    pub grant: Option<Grant>,
+    /// Where agents have their directories, and trials.
+    pub directories: PathBuf,
     /// Starts them.
     pub spawner: Spawner,
     /// Adopts their children.
@@ -71,12 +76,21 @@ impl ZygoteSpec {
     pub(super) async fn start(&self) -> Result<Newborn, SpawnError> {
         let watch = SpawnError::Watch;
         let (ours, theirs) = UnixStream::pair().map_err(watch)?;
-        let mut command = Command::new(&self.python);
+        let mut command = Command::new(&self.interpreter.python);
         // -P: the working directory is no place to import from.
         command.args(["-P", "-m", MODULE]).stdin(Stdio::from(OwnedFd::from(theirs)));
-        command.env_clear().envs(&self.environment);
+        command.env_clear().envs(&self.interpreter.environment);
         let started = self.spawner.spawn(command).await?;
         self.newborn(started, ours).map_err(watch)
+    }
+
+    /// What a branch takes on: it has imported code of agents, and forks some of them.
+    async fn confinement(&self) -> anyhow::Result<Option<Confinement>> {
+        let Some(grant) = &self.grant else { return Ok(None) };
+        DirBuilder::new().mode(0o700).recursive(true).create(&self.directories)?;
+        let environment = Some(self.interpreter.places().await?);
+        let places = Places { own: &[&self.directories], environment, program: None };
+        Ok(Some(Confinement::new(grant, places)?))
     }
 
     fn newborn(&self, started: Started, socket: UnixStream) -> std::io::Result<Newborn> {
@@ -89,12 +103,16 @@ impl ZygoteSpec {
 
     /// Has a zygote fork another one.
     pub(super) async fn branch(&self, ancestor: &mut Live) -> Result<Newborn, ForkError> {
+        let confinement = self.confinement().await.map_err(|error| {
+            ForkError::Refused(ZygoteError::Refused(format!("a branch cannot be confined: {error:#}")))
+        })?;
         let broken = |e: std::io::Error| ForkError::Broken(e.to_string());
         let (ours, theirs) = UnixStream::pair().map_err(broken)?;
         let (stdout, their_stdout) = output_pipe().map_err(broken)?;
         let (stderr, their_stderr) = output_pipe().map_err(broken)?;
         let descriptors = Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr };
-        let child = ancestor.ask(|id| Request::Branch { id }, &descriptors).await?;
+        let child =
+            ancestor.ask(|id, confinement| Request::Branch { id, confinement }, &descriptors, confinement).await?;
         self.newborn(Started { child, stdout, stderr }, ours).map_err(broken)
     }
 }
@@ -120,19 +138,25 @@ impl Live {
     }
 
     /// Forks an agent. `learn`: it is to report what its class imports.
-    pub(super) async fn fork(&mut self, request: &ForkRequest, learn: bool) -> Result<Child, ForkError> {
-        let ForkRequest { title, directory, environment, .. } = request;
-        self.ask(|id| Request::Fork { id, title, directory, environment, learn }, &request.descriptors).await
+    pub(super) async fn fork(&mut self, request: ForkRequest, learn: bool) -> Result<Child, ForkError> {
+        let ForkRequest { kind: _, title, directory, environment, descriptors, confinement } = &mut { request };
+        let confinement = confinement.take();
+        let fork = |id, confinement| Request::Fork { id, title, directory, environment, learn, confinement };
+        self.ask(fork, descriptors, confinement).await
     }
 
     async fn ask<'a>(
         &mut self,
-        request: impl FnOnce(u64) -> Request<'a>,
+        request: impl FnOnce(u64, Option<Filters>) -> Request<'a>,
         descriptors: &Descriptors,
+        confinement: Option<Confinement>,
     ) -> Result<Child, ForkError> {
+        let (ruleset, filters) = confinement.map(Confinement::into_parts).unzip();
+        let filters = filters.map(|filters| Filters { filters: filters.iter().map(Filter::to_hex).collect() });
+        let attached = Attached { descriptors, ruleset: ruleset.flatten() };
         self.forks += 1;
         let (id, expected) = (self.forks, self.orphans.expect());
-        match timeout(FORK, self.wire.ask(&request(id), Some(descriptors))).await {
+        match timeout(FORK, self.wire.ask(&request(id, filters), Some(attached))).await {
             Ok(Ok(Reply::Forked { id: answered, pid })) if answered == id => {
                 expected.adopt(pid).map_err(|e| ForkError::Broken(format!("its child cannot be watched: {e}")))
             }

@@ -10,10 +10,7 @@ use super::{
     process::{ForkError, Live, ZygoteSpec},
     wire::{self, FailedPreload, Hello, Preload},
 };
-use crate::{
-    agent::backoff,
-    process::{Child, usage},
-};
+use crate::{agent::backoff, process::Child};
 use futures_util::future::{FutureExt as _, pending};
 use rustic_proto::restart::RestartPolicy;
 use rustic_telemetry::{
@@ -63,7 +60,7 @@ struct Work {
 impl ZygoteTask {
     /// Prepares the zygote of a profile.
     pub fn new(spec: ZygoteSpec, preload: Vec<String>, sharing: Sharing, cache: Cache) -> Self {
-        let environment = spec.environment.iter();
+        let environment = spec.interpreter.environment.iter();
         let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
         let environment = environment.map(|(name, value)| (text(name), text(value))).collect();
         let state = ZygoteState::Starting;
@@ -206,7 +203,7 @@ impl ZygoteTask {
                         work.held.push_front((request, reply));
                         return End::Outdated(file);
                     }
-                    let (answer, broken) = self.fork(family, &request, &mut work.knowledge).await;
+                    let (answer, broken) = self.fork(family, request, &mut work.knowledge).await;
                     // A caller that is gone drops the child, which kills it.
                     let _ = reply.send(answer);
                     if let Some(why) = broken {
@@ -251,7 +248,7 @@ impl ZygoteTask {
     async fn fork(
         &self,
         family: &mut Family,
-        request: &ForkRequest,
+        request: ForkRequest,
         knowledge: &mut Knowledge,
     ) -> (Result<Child, ZygoteError>, Option<String>) {
         let now = Instant::now();
@@ -260,10 +257,13 @@ impl ZygoteTask {
             return (Err(ZygoteError::Environment(name.to_owned())), None);
         }
         let known = request.kind.as_ref().and_then(|kind| knowledge.of(kind, now));
-        let member = family.best(known, &differing);
-        let learn = known.is_none() && request.kind.is_some() && self.sharing.share != Share::None;
+        // A branch hands its confinement down.
+        let as_branches = request.confinement.is_some() == self.spec.grant.is_some();
+        let member = if as_branches { family.best(known, &differing) } else { Member::Base };
+        let learn = as_branches && known.is_none() && request.kind.is_some() && self.sharing.share != Share::None;
         // Nothing is missed by an agent whose environment keeps it from the branch of its kind.
-        let missing = known.is_some_and(|known| known.shared.is_some() && !family.has_branch_of(known));
+        let missing =
+            as_branches && known.is_some_and(|known| known.shared.is_some() && !family.has_branch_of(known));
         if let Some(kind) = request.kind.as_ref().filter(|_| missing) {
             knowledge.miss(kind);
         }
@@ -403,7 +403,7 @@ impl ZygoteTask {
         if !hello.obstacle.is_empty() {
             return Err((hello.obstacle, hello.refused));
         }
-        let memory = usage::private_memory(live.pid()).await.unwrap_or(0);
+        let memory = hello.private;
         if memory > self.sharing.memory {
             let why = format!("it would use {memory} bytes; --share-memory is {}", self.sharing.memory);
             return Err((why, hello.refused));

@@ -9,7 +9,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, IoSlice},
     mem::MaybeUninit,
-    os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
     path::{Path, PathBuf},
 };
 use tokio::{
@@ -18,7 +21,7 @@ use tokio::{
 };
 
 /// Version of the messages.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// Longest reply.
 const MAX_REPLY: usize = 16 << 20;
 
@@ -46,6 +49,8 @@ pub(super) struct Hello {
     pub(super) files: Vec<PathBuf>,
     /// Variables of the environment that they asked for.
     pub(super) reads: BTreeSet<String>,
+    /// Memory of its own that it uses, in bytes.
+    pub(super) private: u64,
     pub(super) failed_preloads: Vec<FailedPreload>,
     /// Why it will refuse to fork; empty: it will not.
     pub(super) obstacle: String,
@@ -86,8 +91,31 @@ pub(super) struct Preload {
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(super) enum Request<'a> {
     Preload(&'a Preload),
-    Fork { id: u64, title: &'a str, directory: &'a Path, environment: &'a BTreeMap<String, String>, learn: bool },
-    Branch { id: u64 },
+    Fork {
+        id: u64,
+        title: &'a str,
+        directory: &'a Path,
+        environment: &'a BTreeMap<String, String>,
+        learn: bool,
+        confinement: Option<Filters>,
+    },
+    Branch {
+        id: u64,
+        confinement: Option<Filters>,
+    },
+}
+
+/// The filters of a process that is confined. Its ruleset is the fourth descriptor, if the kernel has any.
+#[derive(Serialize)]
+pub(super) struct Filters {
+    /// In hexadecimal digits.
+    pub(super) filters: Vec<String>,
+}
+
+/// What goes with a request.
+pub(super) struct Attached<'a> {
+    pub(super) descriptors: &'a Descriptors,
+    pub(super) ruleset: Option<OwnedFd>,
 }
 
 /// The socket to a zygote.
@@ -102,15 +130,11 @@ impl Wire {
     }
 
     /// Sends a request and waits for the answer. Not cancel-safe: after a cut the zygote must be replaced.
-    pub(super) async fn ask(
-        &mut self,
-        request: &Request<'_>,
-        descriptors: Option<&Descriptors>,
-    ) -> io::Result<Reply> {
+    pub(super) async fn ask(&mut self, request: &Request<'_>, attached: Option<Attached<'_>>) -> io::Result<Reply> {
         let body = serde_json::to_vec(request)?;
         let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();
-        match descriptors {
-            Some(descriptors) => self.send_with_descriptors(&length, descriptors).await?,
+        match attached {
+            Some(attached) => self.send_with_descriptors(&length, &attached).await?,
             None => self.socket.write_all(&length).await?,
         }
         self.socket.write_all(&body).await?;
@@ -118,12 +142,14 @@ impl Wire {
     }
 
     /// The length goes first and carries the descriptors; it is small enough to go as a whole.
-    async fn send_with_descriptors(&self, length: &[u8; 4], descriptors: &Descriptors) -> io::Result<()> {
-        let descriptors = [descriptors.control.as_fd(), descriptors.stdout.as_fd(), descriptors.stderr.as_fd()];
+    async fn send_with_descriptors(&self, length: &[u8; 4], attached: &Attached<'_>) -> io::Result<()> {
+        let Attached { descriptors: Descriptors { control, stdout, stderr }, ruleset } = attached;
+        let usual = [control.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let descriptors: Vec<_> = usual.into_iter().chain(ruleset.as_ref().map(|one| one.as_fd())).collect();
         let sent = self
             .socket
             .async_io(Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
                 let mut ancillary = SendAncillaryBuffer::new(&mut space);
                 ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
                 let data = [IoSlice::new(length)];

@@ -3,7 +3,7 @@
 use super::{Former, Store};
 use crate::{
     ids::{Epoch, HostId, HostLife, Incarnation, Stops, UnixMillis},
-    ops::{Announce, Announced, Cordon, HostsView, Renew, Renewal, Retire},
+    ops::{Announce, Announced, Cordon, Drift, HostsView, Renew, Renewal, Retire},
     record::{FormerProcess, FormerState, HostRecord, Phase},
     resources::Resources,
 };
@@ -200,6 +200,18 @@ impl Store {
             self.host_changed(id);
         }
         true
+    }
+
+    /// What is reserved on a host becomes what its agents take. Returns both if they differed.
+    pub fn audit(&mut self, id: &HostId) -> Option<Drift> {
+        let claimed = self.claimed_by(id, &self.hosts.get(id)?.incarnation);
+        let host = self.hosts.get_mut(id)?;
+        if host.used.same_amounts(&claimed) {
+            return None;
+        }
+        let reserved = std::mem::replace(&mut host.used, claimed.clone());
+        self.host_changed(id);
+        Some(Drift { reserved, claimed })
     }
 
     /// All hosts.

@@ -20,18 +20,6 @@ local function give_back(host, ended, incarnation)
   return returned
 end
 
--- What the claims of a process take.
-local function claimed_by(host, incarnation)
-  local used = {}
-  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
-    if agent[1] == incarnation then
-      for name, milli in pairs(parse_room(agent[2])) do used[name] = (used[name] or 0) + milli end
-    end
-  end
-  return format_room(used)
-end
-
 local host, incarnation, ended = ask.host, ask.incarnation, ask.succeeds
 notice_another_run()
 be_born(ask.new_life)

@@ -90,6 +90,18 @@ local function assign(member, host, incarnation)
   return epoch
 end
 
+-- What the claims of a process take.
+local function claimed_by(host, incarnation)
+  local used = {}
+  for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
+    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
+    if agent[1] == incarnation then
+      for name, milli in pairs(parse_room(agent[2])) do used[name] = (used[name] or 0) + milli end
+    end
+  end
+  return format_room(used)
+end
+
 local function reserve(host, used, demand)
   for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
   redis.call('HSET', key('host', host), 'used', format_room(used))

@@ -16,7 +16,7 @@ mod hosts;
 mod reads;
 
 pub(super) use agents::{advance, assign, bury, claim, release, remember, restore, unassign};
-pub(super) use hosts::{announce, bring, cordon, depart, forget, renew, retire, settle};
+pub(super) use hosts::{announce, audit, bring, cordon, depart, forget, renew, retire, settle};
 pub(super) use reads::{list, nothing, oldest};
 
 use crate::{

@@ -9,7 +9,7 @@ use crate::{
     ids::{AgentKey, Epoch, HostLife, MachineId, RequestId, Stops, StoreLife, UnixMillis},
     keys,
     ops::{
-        AdvanceOutcome, AgentEvent, Announced, AssignOutcome, ClaimOutcome, Claimed, Event, EventId, Events,
+        AdvanceOutcome, AgentEvent, Announced, AssignOutcome, ClaimOutcome, Claimed, Drift, Event, EventId, Events,
         HostsView, Look, Page, ReleaseOutcome, Remembered, Renewal,
     },
     record::{
@@ -195,6 +195,16 @@ pub(super) fn assigned(answer: &[String]) -> Result<AssignOutcome, RegistryError
         _ => None,
     };
     outcome.ok_or_else(|| unreadable("place", answer))
+}
+
+/// What was reserved and what is claimed, unless they were the same.
+pub(super) fn drift(answer: &[String]) -> Option<Drift> {
+    match words(answer)[..] {
+        [reserved, claimed] => {
+            Some(Drift { reserved: Resources::parse(reserved), claimed: Resources::parse(claimed) })
+        }
+        _ => None,
+    }
 }
 
 fn claimed(host: &str, incarnation: &str, at: &str, machine: &str) -> Option<Claimed> {

@@ -37,6 +37,7 @@ pub(super) struct Scripts {
     pub(super) restore: Script,
     pub(super) remember: Script,
     pub(super) cordon: Script,
+    pub(super) audit: Script,
 }
 
 impl Scripts {
@@ -63,6 +64,7 @@ impl Scripts {
             restore: script!(records, "restore.lua"),
             remember: script!(records, "remember.lua"),
             cordon: script!(plain, "cordon.lua"),
+            audit: script!(records, "audit.lua"),
         }
     }
 }

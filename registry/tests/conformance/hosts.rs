@@ -28,6 +28,7 @@ promises!(
     a_host_is_drained_from_outside_until_that_is_lifted_or_it_begins_anew,
     a_host_that_drains_itself_is_not_stopped_from_it,
     announcing_again_in_the_same_life_keeps_what_is_reserved,
+    what_is_reserved_is_what_agents_take_and_an_audit_changes_nothing,
 );
 
 async fn every_announcement_gives_a_later_lease(store: Store) {
@@ -385,4 +386,18 @@ async fn announcing_again_in_the_same_life_keeps_what_is_reserved(store: Store) 
     let again = store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
     assert_eq!((again.returned, again.store_life), (0, first.store_life));
     assert_eq!(used_slots(&store, "h-0").await, 1000);
+}
+
+async fn what_is_reserved_is_what_agents_take_and_an_audit_changes_nothing(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let host = "h-0".parse().unwrap();
+    assert_eq!(store.audit(&host).await.unwrap(), None);
+    for agent in ["a", "b"] {
+        claimed(&store, &key("g", agent), agent, &["h-0"]).await;
+        assert_eq!(store.audit(&host).await.unwrap(), None);
+    }
+    store.announce(&announce("h-0", "i", 5.0)).await.unwrap();
+    assert_eq!(store.audit(&host).await.unwrap(), None);
+    assert_eq!(used_slots(&store, "h-0").await, 2000);
+    assert_eq!(store.audit(&"nobody".parse().unwrap()).await.unwrap(), None);
 }

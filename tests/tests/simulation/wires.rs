@@ -17,9 +17,9 @@ use futures_util::FutureExt as _;
 use rustic_proto::agent_host::v1 as pb;
 use rustic_registry::{
     Advance, AdvanceOutcome, AgentKey, AgentRecord, Announce, Announced, AssignOutcome, Bring, Candidates, Claim,
-    ClaimOutcome, Cordon, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry, Page,
-    Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal, Restore,
-    Retire, StoreLife, Unassign, View,
+    ClaimOutcome, Cordon, Drift, Epoch, EventId, Events, HostId, HostsView, Incarnation, Index, Look, MemoryRegistry,
+    Page, Queue, Registry, RegistryError, ReleaseGuard, ReleaseOutcome, Remember, Remembered, Renew, Renewal,
+    Restore, Retire, StoreLife, Unassign, View,
 };
 use std::{
     collections::BTreeSet,
@@ -229,6 +229,7 @@ far! {
     unassign(request: &Unassign) -> ReleaseOutcome;
     assign(key: &AgentKey, epoch: Epoch, candidates: &Candidates) -> AssignOutcome;
     cordon(host: &HostId, cordon: Cordon) -> bool;
+    audit(host: &HostId) -> Option<Drift>;
     claim(request: &Claim) -> ClaimOutcome;
     hosts() -> HostsView;
     bring(request: &Bring) -> ();

@@ -16,7 +16,8 @@
 
 use crate::{
     agent::poison::Delivery,
-    process::Signal,
+    confinement::Grant,
+    process::{Mark, Signal},
     runtime::{Process, ProcessEvent, StartError},
     starts::Turn,
 };
@@ -151,6 +152,14 @@ impl Body {
     }
 
     /// Why the process was started in a fresh interpreter; empty: it was not.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.process().and_then(Process::mark)
+    }
+
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        self.process().and_then(Process::grant)
+    }
+
     pub(super) fn cold_reason(&self) -> &str {
         self.process().map_or("", Process::cold_reason)
     }

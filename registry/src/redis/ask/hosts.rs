@@ -95,6 +95,16 @@ pub(in crate::redis) fn forget(of: &HostId, incarnation: &Incarnation) -> Ask {
 }
 
 #[derive(Serialize)]
+struct Named {
+    host: String,
+}
+
+/// For `audit.lua`.
+pub(in crate::redis) fn audit(of: &HostId) -> Ask {
+    Ask::of(&Named { host: host(of) })
+}
+
+#[derive(Serialize)]
 struct Cordoned {
     host: String,
     cordoned: bool,

@@ -41,6 +41,13 @@ class RestartMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESTART_MODE_ON_FAILURE: _ClassVar[RestartMode]
     RESTART_MODE_ALWAYS: _ClassVar[RestartMode]
 
+class ConfinementLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONFINEMENT_LEVEL_UNSPECIFIED: _ClassVar[ConfinementLevel]
+    CONFINEMENT_LEVEL_OFF: _ClassVar[ConfinementLevel]
+    CONFINEMENT_LEVEL_STANDARD: _ClassVar[ConfinementLevel]
+    CONFINEMENT_LEVEL_STRICT: _ClassVar[ConfinementLevel]
+
 class AgentView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     AGENT_VIEW_UNSPECIFIED: _ClassVar[AgentView]
@@ -64,6 +71,10 @@ RESTART_MODE_UNSPECIFIED: RestartMode
 RESTART_MODE_NEVER: RestartMode
 RESTART_MODE_ON_FAILURE: RestartMode
 RESTART_MODE_ALWAYS: RestartMode
+CONFINEMENT_LEVEL_UNSPECIFIED: ConfinementLevel
+CONFINEMENT_LEVEL_OFF: ConfinementLevel
+CONFINEMENT_LEVEL_STANDARD: ConfinementLevel
+CONFINEMENT_LEVEL_STRICT: ConfinementLevel
 AGENT_VIEW_UNSPECIFIED: AgentView
 AGENT_VIEW_BASIC: AgentView
 AGENT_VIEW_FULL: AgentView
@@ -102,8 +113,28 @@ class Runtime(_message.Message):
     command: CommandRuntime
     def __init__(self, python: _Optional[_Union[PythonRuntime, _Mapping]] = ..., command: _Optional[_Union[CommandRuntime, _Mapping]] = ...) -> None: ...
 
+class Confinement(_message.Message):
+    __slots__ = ("level", "read_paths", "write_paths", "connect_ports")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    READ_PATHS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_PATHS_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_PORTS_FIELD_NUMBER: _ClassVar[int]
+    level: ConfinementLevel
+    read_paths: _containers.RepeatedScalarFieldContainer[str]
+    write_paths: _containers.RepeatedScalarFieldContainer[str]
+    connect_ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., read_paths: _Optional[_Iterable[str]] = ..., write_paths: _Optional[_Iterable[str]] = ..., connect_ports: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ConfinementStatus(_message.Message):
+    __slots__ = ("level", "missing")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    level: ConfinementLevel
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class AgentLaunch(_message.Message):
-    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout", "inherited_environment")
+    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout", "inherited_environment", "confinement")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +162,7 @@ class AgentLaunch(_message.Message):
     START_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     LIVENESS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     INHERITED_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     agent_spec: str
     guild_spec: str
     messaging_config: str
@@ -144,7 +176,8 @@ class AgentLaunch(_message.Message):
     start_timeout: _duration_pb2.Duration
     liveness_timeout: _duration_pb2.Duration
     inherited_environment: _containers.ScalarMap[str, str]
-    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    confinement: Confinement
+    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ...) -> None: ...
 
 class LastExit(_message.Message):
     __slots__ = ("code", "signal", "exit_time")
@@ -196,7 +229,7 @@ class AgentUsage(_message.Message):
     def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ..., scratch_bytes: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host_id", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "last_running_time", "machine_id", "agent_spec", "usage", "last_lines", "message")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host_id", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "last_running_time", "machine_id", "agent_spec", "usage", "last_lines", "message", "confinement")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +248,7 @@ class Agent(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LAST_LINES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     organization_id: str
     guild_id: str
     agent_id: str
@@ -233,4 +267,5 @@ class Agent(_message.Message):
     usage: AgentUsage
     last_lines: _containers.RepeatedScalarFieldContainer[str]
     message: str
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host_id: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ...) -> None: ...
+    confinement: ConfinementStatus
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host_id: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., confinement: _Optional[_Union[ConfinementStatus, _Mapping]] = ...) -> None: ...

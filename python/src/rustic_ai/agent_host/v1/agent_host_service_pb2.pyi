@@ -126,18 +126,20 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "agent_count", "host_id", "reason", "profiles")
+    __slots__ = ("healthy", "agent_count", "host_id", "reason", "profiles", "confinement")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
+    CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     agent_count: int
     host_id: str
     reason: str
     profiles: _containers.RepeatedCompositeFieldContainer[RuntimeProfile]
-    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., host_id: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ...) -> None: ...
+    confinement: _agent_pb2.ConfinementStatus
+    def __init__(self, healthy: bool = ..., agent_count: _Optional[int] = ..., host_id: _Optional[str] = ..., reason: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[RuntimeProfile, _Mapping]]] = ..., confinement: _Optional[_Union[_agent_pb2.ConfinementStatus, _Mapping]] = ...) -> None: ...
 
 class RuntimeProfile(_message.Message):
     __slots__ = ("name", "zygote", "cold_starts", "generation", "branches", "not_shared")

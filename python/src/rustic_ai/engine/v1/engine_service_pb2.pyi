@@ -25,6 +25,15 @@ class PendingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PENDING_POLICY_WAIT_FOR_ROOM: _ClassVar[PendingPolicy]
     PENDING_POLICY_WAIT_FOR_ANY_HOST: _ClassVar[PendingPolicy]
 
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_FITS: _ClassVar[Verdict]
+    VERDICT_NO_ROOM: _ClassVar[Verdict]
+    VERDICT_TOO_SMALL: _ClassVar[Verdict]
+    VERDICT_DRAINING: _ClassVar[Verdict]
+    VERDICT_SILENT: _ClassVar[Verdict]
+
 class HostState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     HOST_STATE_UNSPECIFIED: _ClassVar[HostState]
@@ -38,6 +47,12 @@ PENDING_POLICY_UNSPECIFIED: PendingPolicy
 PENDING_POLICY_REFUSE: PendingPolicy
 PENDING_POLICY_WAIT_FOR_ROOM: PendingPolicy
 PENDING_POLICY_WAIT_FOR_ANY_HOST: PendingPolicy
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_FITS: Verdict
+VERDICT_NO_ROOM: Verdict
+VERDICT_TOO_SMALL: Verdict
+VERDICT_DRAINING: Verdict
+VERDICT_SILENT: Verdict
 HOST_STATE_UNSPECIFIED: HostState
 HOST_STATE_READY: HostState
 HOST_STATE_DRAINING: HostState
@@ -222,6 +237,49 @@ class ListHostsResponse(_message.Message):
     hosts: _containers.RepeatedCompositeFieldContainer[Host]
     next_page_token: str
     def __init__(self, hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ExplainPlacementRequest(_message.Message):
+    __slots__ = ("organization_id", "guild_id", "agent_id", "launch")
+    ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
+    GUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_FIELD_NUMBER: _ClassVar[int]
+    organization_id: str
+    guild_id: str
+    agent_id: str
+    launch: _agent_pb2.AgentLaunch
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., launch: _Optional[_Union[_agent_pb2.AgentLaunch, _Mapping]] = ...) -> None: ...
+
+class ExplainPlacementResponse(_message.Message):
+    __slots__ = ("hosts", "demand", "message", "host_id")
+    class DemandEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    hosts: _containers.RepeatedCompositeFieldContainer[HostVerdict]
+    demand: _containers.ScalarMap[str, float]
+    message: str
+    host_id: str
+    def __init__(self, hosts: _Optional[_Iterable[_Union[HostVerdict, _Mapping]]] = ..., demand: _Optional[_Mapping[str, float]] = ..., message: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
+
+class HostVerdict(_message.Message):
+    __slots__ = ("host_id", "verdict", "message", "load")
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    verdict: Verdict
+    message: str
+    load: float
+    def __init__(self, host_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., message: _Optional[str] = ..., load: _Optional[float] = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("host_id", "address", "state", "incarnation", "lease_expiry_time", "capacity", "used", "labels", "version", "dns_name")

@@ -85,6 +85,11 @@ class EngineServiceStub(object):
                 request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsRequest.SerializeToString,
                 response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsResponse.FromString,
                 _registered_method=True)
+        self.ExplainPlacement = channel.unary_unary(
+                '/rustic_ai.engine.v1.EngineService/ExplainPlacement',
+                request_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementResponse.FromString,
+                _registered_method=True)
 
 
 class EngineServiceServicer(object):
@@ -183,6 +188,15 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPlacement(self, request, context):
+        """Says for every host whether an agent could be placed on it now, and why not: for one that is known, where it runs or what it waits
+        for, or for a launch that is not created. Changes nothing, and promises nothing: others may take the room.
+        Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE (registry unreachable).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +249,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.ListHosts,
                     request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsRequest.FromString,
                     response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsResponse.SerializeToString,
+            ),
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -508,6 +527,33 @@ class EngineService(object):
             '/rustic_ai.engine.v1.EngineService/ListHosts',
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsRequest.SerializeToString,
             rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ListHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustic_ai.engine.v1.EngineService/ExplainPlacement',
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementRequest.SerializeToString,
+            rustic__ai_dot_engine_dot_v1_dot_engine__service__pb2.ExplainPlacementResponse.FromString,
             options,
             channel_credentials,
             insecure,

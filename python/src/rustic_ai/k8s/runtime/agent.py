@@ -17,6 +17,7 @@ from rustic_ai.core.guild.dsl import GuildSpec, GuildTopics
 from rustic_ai.core.guild.execution.agent_wrapper import AgentWrapper
 from rustic_ai.core.messaging import Client, Message, MessagingConfig, MessagingInterface
 from rustic_ai.core.utils.class_utils import get_agent_class
+from rustic_ai.k8s.runtime import confinement
 from rustic_ai.k8s.runtime.document import LaunchDocument
 from rustic_ai.k8s.runtime.ending import park
 from rustic_ai.k8s.runtime.handling import Guard, Head
@@ -156,7 +157,7 @@ def import_class(document: LaunchDocument, inherited: frozenset[str] | None) -> 
         _import_dependencies(document, agent_class)
     except Exception as error:
         # Whatever a module raises while it is imported is its author's to read.
-        raise StartFailure("import", f"cannot import {class_name!r}: {describe(error)}") from error
+        raise StartFailure("import", f"cannot import {class_name!r}: {describe(error)}{confinement.hint(sys.path)}") from error
     finally:
         if environment is not None:
             environment.stop()

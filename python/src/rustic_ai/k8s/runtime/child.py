@@ -10,11 +10,14 @@ import time
 
 from setproctitle import setproctitle
 
+from rustic_ai.k8s.runtime.confinement import be_dumpable
 from rustic_ai.k8s.runtime.host import null_stdin
 
 # Where the child finds its socket to the host.
 CONTROL = 3
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+# By how much sooner than its host an agent is killed when memory runs out; the scale ends at 1000.
+_SOONER = 500
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -28,7 +31,10 @@ def detach(descriptors: list[int], host_pid: int) -> None:
         host_pid: Process id of the host.
     """
     os.setsid()
+    # Until now the files of this process in /proc were root's.
+    be_dumpable(True)
     _yield_as_a_session()
+    _die_sooner()
     for descriptor, place in zip(descriptors, (CONTROL, 1, 2), strict=True):
         if descriptor != place:
             os.dup2(descriptor, place)
@@ -79,6 +85,17 @@ def _yield_as_a_session() -> None:
             autogroup.write(str(os.nice(0)))
     except OSError:
         # Not in use, or changed too often by somebody who is not root: then all have equal shares.
+        pass
+
+
+def _die_sooner() -> None:
+    """Has the kernel kill this process before its host when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as adjustment:
+            score = min(int(adjustment.read()) + _SOONER, 1000)
+            adjustment.seek(0)
+            adjustment.write(str(score))
+    except OSError:
         pass
 
 

@@ -95,6 +95,13 @@ def memory() -> list[tuple[int, int]]:
     return found
 
 
+def private_bytes() -> int:
+    """Memory that this process shares with no other one."""
+    with open("/proc/self/smaps_rollup") as rollup:
+        lines = [line.split() for line in rollup]
+    return sum(int(line[1]) << 10 for line in lines if line[0] in ("Private_Clean:", "Private_Dirty:"))
+
+
 def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Parts of ranges that are in none of the others; both in order."""
     for start, end in ranges:

@@ -23,7 +23,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from rustic_ai.k8s.runtime import child, shared, tracing
+from rustic_ai.k8s.runtime import child, confinement, shared, tracing
 from rustic_ai.k8s.runtime.host import HostSocket, describe, null_stdin
 from rustic_ai.k8s.runtime.layout import Layout
 from rustic_ai.k8s.runtime.proof import facts
@@ -32,7 +32,7 @@ from rustic_ai.k8s.runtime.proof.inert import settle
 from rustic_ai.k8s.runtime.proof.prover import Outcome, Prover, Share, Wish
 from rustic_ai.k8s.runtime.proof.watch import Environment
 from rustic_ai.k8s.runtime.sibling import fork_sibling
-from rustic_ai.k8s.runtime.wire import VERSION, Wire
+from rustic_ai.k8s.runtime.wire import DESCRIPTORS, VERSION, Wire
 
 # Everything an agent on the usual backends touches, imported once: modules, and what they import within functions.
 _PRELOAD = ("rustic_ai.k8s.runtime.life", "rustic_ai.k8s.runtime.service", "rustic_ai.k8s.runtime.ids")
@@ -69,6 +69,7 @@ class Zygote:
             host_pid: Process id of the host.
             ancestor: What it was forked from; None: it is the first.
         """
+        confinement.be_dumpable(False)
         self._wire = wire
         self._host_pid = host_pid
         self._culprit = ""
@@ -167,6 +168,7 @@ class Zygote:
             "postponed": outcome.postponed,
             "files": sorted(code | outcome.data),
             "reads": sorted(self._reads),
+            "private": shared.private_bytes(),
             "failed_preloads": self._failed,
             "obstacle": obstacle,
             "culprit": self._culprit if obstacle else "",
@@ -216,12 +218,19 @@ class Zygote:
     def _become(self, message: dict[str, Any], descriptors: list[int]) -> int:
         """Lives the life of a forked child; returns its exit code."""
         began = time.monotonic()
-        child.detach(descriptors, self._host_pid)
+        # Numbers are given in order, so that none of the first three takes the place of the fourth.
+        *own, ruleset = descriptors if len(descriptors) == DESCRIPTORS else [*descriptors, None]
+        child.detach(own, self._host_pid)
         self._wire.leave(child.CONTROL)
+        confines = message["confinement"]
         if message["op"] == "branch":
+            if confines:
+                confinement.take_on(ruleset, confines["filters"])
             Zygote(Wire(child.CONTROL), self._host_pid, self).run()
             return 0
         child.become(message["title"], message["directory"], message["environment"], self._sets)
+        if confines:
+            confinement.take_on(ruleset, confines["filters"])
         from rustic_ai.k8s.runtime import life
 
         inherited = frozenset(sys.modules) if message["learn"] else None

@@ -14,7 +14,8 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use rustic_proto::profile::ProfileName;
 use rustic_registry::{
-    ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisSettings, Resources, resources::SLOTS,
+    ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisSettings, Resources,
+    resources::{SLOTS, label_of},
 };
 use rustic_telemetry::{
     TelemetrySettings,
@@ -258,9 +259,11 @@ impl Settings {
         for (name, amount) in &self.resource {
             let number: f64 = amount.parse().with_context(|| format!("--resource {name}={amount}: no number"))?;
             ensure!(name != SLOTS, "--resource {name}: use --max-agents");
+            ensure!(label_of(name).is_none(), "--resource {name}: use --label");
             capacity.set(name, number)?;
         }
         capacity.set(SLOTS, self.max_agents.into())?;
+        self.label.iter().for_each(|(name, value)| capacity.add_label(name, value));
         Ok(capacity)
     }
 

@@ -5,7 +5,7 @@ use crate::{
     record::{HostRecord, text_enum},
     resources::Resources,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 text_enum! {
     /// How hosts are ordered.
@@ -28,6 +28,8 @@ pub struct Request<'a> {
     pub excluded: &'a BTreeSet<HostId>,
     /// Hosts to try after all others.
     pub avoided: &'a BTreeSet<HostId>,
+    /// Labels of hosts to try before others, the more of them the better.
+    pub preferred: &'a BTreeMap<String, String>,
     /// Number of this placement, for round robin.
     pub turn: usize,
     /// Most hosts to return.
@@ -64,6 +66,8 @@ impl From<Vec<HostId>> for Candidates {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
     avoided: bool,
+    /// Preferred labels that it does not have.
+    lacking: usize,
     /// Largest share of any resource in use with the agent on it, in millionths.
     load: u64,
     ordinal: u32,
@@ -80,15 +84,20 @@ pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, re
         Policy::RoundRobin | Policy::Packed => 0,
     };
     let avoided = |h: &HostRecord| request.avoided.contains(&h.host);
+    let lacking =
+        |h: &HostRecord| request.preferred.iter().filter(|(name, value)| h.labels.get(*name) != Some(*value)).count();
     let score = |h: &HostRecord| Score {
         avoided: avoided(h),
+        lacking: lacking(h),
         load: load(h),
         ordinal: h.host.ordinal(),
         host: h.host.clone(),
     };
     let mut scores: Vec<_> = hosts.filter(open).map(score).collect();
     scores.sort_unstable();
-    let preferred = scores.partition_point(|score| !score.avoided);
+    // Those that are as good as the best but for their load.
+    let best = scores.first().map_or(0, |best| best.lacking);
+    let preferred = scores.partition_point(|score| !score.avoided && score.lacking == best);
     if policy == Policy::RoundRobin && preferred > 0 {
         scores[..preferred].rotate_left(request.turn % preferred);
     }
@@ -120,7 +129,7 @@ mod tests {
     use super::*;
     use crate::{HostLife, HostState, UnixMillis};
     use proptest::prelude::*;
-    use std::{collections::BTreeMap, time::Duration};
+    use std::time::Duration;
 
     fn host(id: &str, slots: u64, used: u64) -> HostRecord {
         HostRecord {
@@ -149,7 +158,15 @@ mod tests {
     fn order_without(avoided: &[&str], policy: Policy, hosts: &[HostRecord], turn: usize) -> Vec<String> {
         let (demand, excluded) = (Resources::one_slot(), BTreeSet::new());
         let avoided = avoided.iter().map(|host| host.parse().expect("valid")).collect();
-        let request = Request { demand: &demand, excluded: &excluded, avoided: &avoided, turn, limit: 10 };
+        let preferred = BTreeMap::new();
+        let request = Request {
+            demand: &demand,
+            excluded: &excluded,
+            avoided: &avoided,
+            preferred: &preferred,
+            turn,
+            limit: 10,
+        };
         place(policy, hosts.iter(), &request).hosts.into_iter().map(|h| h.to_string()).collect()
     }
 
@@ -191,6 +208,27 @@ mod tests {
         assert_eq!(order_without(&["h-0"], Policy::LeastLoaded, &hosts, 0), ["h-1", "h-2", "h-0"]);
         assert_eq!(order_without(&["h-0"], Policy::RoundRobin, &hosts, 1), ["h-2", "h-1", "h-0"]);
         assert_eq!(order_without(&["h-0", "h-1", "h-2"], Policy::Packed, &hosts, 1), ["h-0", "h-1", "h-2"]);
+    }
+
+    #[test]
+    fn hosts_with_more_of_the_preferred_labels_come_first_and_the_least_loaded_of_these() {
+        let labelled = |id: &str, used: u64, labels: &[(&str, &str)]| HostRecord {
+            labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..host(id, 10, used)
+        };
+        let hosts = [
+            labelled("h-0", 0, &[]),
+            labelled("h-1", 5, &[("zone", "a"), ("disk", "fast")]),
+            labelled("h-2", 3, &[("zone", "a"), ("disk", "fast")]),
+            labelled("h-3", 0, &[("zone", "a"), ("disk", "slow")]),
+        ];
+        let (demand, none) = (Resources::one_slot(), BTreeSet::new());
+        let preferred = BTreeMap::from([("zone".to_owned(), "a".to_owned()), ("disk".to_owned(), "fast".to_owned())]);
+        let request =
+            Request { demand: &demand, excluded: &none, avoided: &none, preferred: &preferred, turn: 0, limit: 10 };
+        let found = place(Policy::LeastLoaded, hosts.iter(), &request);
+        let names: Vec<_> = found.hosts.iter().map(HostId::as_str).collect();
+        assert_eq!((&names[..], found.spread), (&["h-2", "h-1", "h-3", "h-0"][..], 2));
     }
 
     proptest! {

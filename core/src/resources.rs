@@ -11,12 +11,24 @@ pub const SLOTS: &str = "slots";
 /// The resource whose amount is also the limit of what an agent may use, in bytes.
 pub const MEMORY: &str = "memory";
 
+/// How names of resources begin that stand for labels of hosts. A label is a resource of which a host has far more than all agents together
+/// can take: so whatever holds for room, in claims, in the line of those that wait and in what is said of them, holds for labels.
+const LABEL: &str = "label:";
+/// What a host has of each of its labels, and what an agent takes that needs one, in thousandths.
+const LABEL_CAPACITY: u64 = 1_000_000_000;
+const LABEL_DEMAND: u64 = 1;
+
 /// Largest amount of one resource: what doubles, and so Lua, count exactly.
 pub const MAX_AMOUNT: f64 = 9.0e12;
 
 /// Amounts by resource name. A resource that is absent is zero.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resources(BTreeMap<String, u64>);
+
+/// The label `name=value` that a resource stands for, if it stands for one.
+pub fn label_of(resource: &str) -> Option<&str> {
+    resource.strip_prefix(LABEL)
+}
 
 /// Why an amount is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -52,6 +64,16 @@ impl Resources {
         Ok(())
     }
 
+    /// A host has this label.
+    pub fn add_label(&mut self, name: &str, value: &str) {
+        self.0.insert(format!("{LABEL}{name}={value}"), LABEL_CAPACITY);
+    }
+
+    /// An agent needs a host with this label.
+    pub fn need_label(&mut self, name: &str, value: &str) {
+        self.0.insert(format!("{LABEL}{name}={value}"), LABEL_DEMAND);
+    }
+
     /// Amount of one resource in thousandths.
     pub fn milli(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
@@ -62,9 +84,12 @@ impl Resources {
         self.0.iter().map(|(name, milli)| (name.as_str(), *milli))
     }
 
-    /// Names and amounts in whole units, for people and for the wire.
+    /// Names and amounts in whole units, for people and for the wire; labels are left out.
     pub fn amounts(&self) -> impl Iterator<Item = (String, f64)> {
-        self.0.iter().map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
+        self.0
+            .iter()
+            .filter(|(name, _)| label_of(name).is_none())
+            .map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
     }
 
     /// Whether both have the same amount of everything; none of something is as good as nothing said of it.
@@ -123,6 +148,25 @@ impl fmt::Display for Resources {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_label_is_room_that_does_not_run_out_and_is_not_shown_as_room() {
+        let mut host = Resources::one_slot();
+        host.add_label("zone", "a=b");
+        let demand = |value: &str| {
+            let mut demand = Resources::one_slot();
+            demand.need_label("zone", value);
+            demand
+        };
+        let mut used = Resources::default();
+        (0..100_000)
+            .for_each(|_| used.add(&Resources(BTreeMap::from([("label:zone=a=b".to_owned(), LABEL_DEMAND)]))));
+        assert!(host.fits(&used, &demand("a=b")));
+        assert!(!host.fits(&used, &demand("a")));
+        assert_eq!(host.amounts().map(|(name, _)| name).collect::<Vec<_>>(), [SLOTS]);
+        assert_eq!(Resources::parse(&host.to_string()), host);
+        assert_eq!((label_of("label:zone=a"), label_of("gpus")), (Some("zone=a"), None));
+    }
 
     proptest! {
         #[test]

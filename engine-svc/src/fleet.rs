@@ -31,7 +31,7 @@ use rustic_telemetry::{
     pulse::{self, Pulse},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -269,10 +269,15 @@ impl Fleet {
 
     /// Hosts to offer a claim, best first; those that lacked something a moment ago come last. Until the claim is answered, the view counts
     /// it on the first of them.
-    pub fn offer(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Offer<'_> {
+    pub fn offer(
+        &self,
+        demand: &Resources,
+        preferred: &BTreeMap<String, String>,
+        excluded: &BTreeSet<HostId>,
+    ) -> Offer<'_> {
         let avoided = self.avoided().now();
         let mut known = self.known();
-        let candidates = self.place(&known, demand, excluded, &avoided);
+        let candidates = self.place(&known, demand, preferred, excluded, &avoided);
         self.count(&mut known, candidates, demand)
     }
 
@@ -280,7 +285,7 @@ impl Fleet {
     pub fn offer_willing(&self, demand: &Resources, excluded: &BTreeSet<HostId>) -> Offer<'_> {
         let avoided = self.avoided().now();
         let mut known = self.known();
-        let mut candidates = self.place(&known, demand, excluded, &avoided);
+        let mut candidates = self.place(&known, demand, &BTreeMap::new(), excluded, &avoided);
         candidates.hosts.retain(|host| !avoided.contains(host));
         self.count(&mut known, candidates, demand)
     }
@@ -291,7 +296,7 @@ impl Fleet {
     }
 
     /// All hosts on which an agent could be placed, best first; no turn is taken.
-    pub fn order(&self, demand: &Resources) -> Vec<HostId> {
+    pub fn order(&self, demand: &Resources, preferred: &BTreeMap<String, String>) -> Vec<HostId> {
         let (avoided, excluded) = (self.avoided_now(), BTreeSet::new());
         let known = self.known();
         let (turn, now) = (self.turn.load(Ordering::Relaxed), Instant::now());
@@ -299,6 +304,7 @@ impl Fleet {
             demand,
             excluded: &excluded,
             avoided: &avoided,
+            preferred,
             turn,
             limit: known.view.hosts.len(),
         };
@@ -314,11 +320,12 @@ impl Fleet {
         &self,
         known: &Known,
         demand: &Resources,
+        preferred: &BTreeMap<String, String>,
         excluded: &BTreeSet<HostId>,
         avoided: &BTreeSet<HostId>,
     ) -> Candidates {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let request = placement::Request { demand, excluded, avoided, turn, limit: CANDIDATES };
+        let request = placement::Request { demand, excluded, avoided, preferred, turn, limit: CANDIDATES };
         let now = Instant::now();
         placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request)
     }

@@ -172,7 +172,10 @@ impl Service {
 
     async fn explain(&self, r: pb::ExplainPlacementRequest) -> Result<pb::ExplainPlacementResponse, EngineError> {
         let explanation = match r.launch {
-            Some(launch) => self.engine.explain_demand(&Launch::check(Some(launch))?.demand).await?,
+            Some(launch) => {
+                let launch = Launch::check(Some(launch))?;
+                self.engine.explain_demand(&launch.demand, &launch.preferred_labels).await?
+            }
             None => {
                 let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
                 self.engine.explain(&key).await?

@@ -1,7 +1,7 @@
 //! What an agent asks for that no host could ever give, or that none has free now, and the most that there is. Pure.
 
 use crate::fleet::FleetView;
-use rustic_registry::{HostRecord, Resources};
+use rustic_registry::{HostRecord, Resources, resources};
 use std::fmt;
 
 /// Most resources that an error names, and most bytes of a name: a status travels in headers.
@@ -94,6 +94,10 @@ impl Shortage {
         Self { of, lacking: lacking.collect(), scattered }
     }
 
+    fn is_of_one_host(&self) -> bool {
+        matches!(self.of, Of::CapacityHere | Of::FreeHere)
+    }
+
     /// For programs: `asked_` and `largest_` of each resource.
     pub fn metadata(&self) -> Vec<(String, String)> {
         let both = |l: &Lacking| {
@@ -116,7 +120,14 @@ impl fmt::Display for Shortage {
         };
         for (n, Lacking { name, asked, largest }) in self.lacking.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{asked} {name} ({most}: {largest})")?;
+            match resources::label_of(name) {
+                Some(label) if *largest > 0.0 => write!(f, "{comma}the label {label}")?,
+                Some(label) if self.is_of_one_host() => {
+                    write!(f, "{comma}the label {label}, which it does not have")?
+                }
+                Some(label) => write!(f, "{comma}the label {label}, which no host has")?,
+                None => write!(f, "{comma}{asked} {name} ({most}: {largest})")?,
+            }
         }
         if self.scattered { f.write_str(", which no single host has together") } else { Ok(()) }
     }
@@ -178,6 +189,28 @@ mod tests {
                          which no single host has together";
         assert_eq!(short("slots=1000;gpus=1000").as_deref(), Some(scattered));
         assert_eq!(now(&FleetView::default(), &Resources::one_slot()), None, "where no host lives nobody knows");
+    }
+
+    #[test]
+    fn a_label_that_no_host_has_is_named_as_one() {
+        let mut demand = Resources::one_slot();
+        demand.need_label("zone", "a");
+        let plain = host("h-0", "slots=1000");
+        let mut zone = host("h-1", "");
+        zone.capacity.add_label("zone", "a");
+        let of = |hosts: Vec<HostRecord>| FleetView {
+            registry: HostsView { hosts, ..HostsView::default() },
+            ..FleetView::default()
+        };
+        let lack = ever(&of(vec![plain.clone()]), &demand).expect("none has it");
+        assert_eq!(lack.to_string(), "the label zone=a, which no host has");
+        let lack = ever(&of(vec![plain.clone(), zone]), &demand).expect("none has both");
+        assert_eq!(
+            lack.to_string(),
+            "the label zone=a, 1 slots (most on one host: 1), which no single host has together"
+        );
+        let (lack, _) = on(&plain, &demand).expect("it has not");
+        assert_eq!(lack.to_string(), "the label zone=a, which it does not have");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
+use rustic_core::resources::{SLOTS, label_of};
 use rustic_core::{
     AgentId, AgentKey, ConfinementWish, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest,
 };
@@ -64,6 +65,8 @@ pub struct Launch {
     pub start_timeout: Option<Duration>,
     /// Longest time for which its handling loop may not come round, if there is a limit.
     pub liveness_timeout: Option<Duration>,
+    /// Labels of hosts on which it would rather be.
+    pub preferred_labels: BTreeMap<String, String>,
     /// What it may reach.
     pub confinement: ConfinementWish,
     /// What runs it.
@@ -165,6 +168,11 @@ impl Launch {
         let timeout = message.start_timeout.as_ref();
         let start_timeout = crate::request::duration("launch.start_timeout", timeout, MAX_START_TIMEOUT, &mut v);
         let liveness_timeout = liveness_timeout(&message, runtime.as_ref(), &mut v);
+        let placement = message.placement.clone().unwrap_or_default();
+        check_labels("required_labels", &placement.required_labels, &mut v);
+        check_labels("preferred_labels", &placement.preferred_labels, &mut v);
+        placement.required_labels.iter().for_each(|(name, value)| demand.need_label(name, value));
+        let preferred_labels = placement.preferred_labels;
         let confinement = crate::confinement::read(message.confinement.as_ref(), &mut v);
         let digest = SpecDigest(hash(&raw.without(NO_IDENTITY).canonical()));
         let launch = guild.zip(agent).zip(name).zip(runtime).map(|(((guild, agent), name), runtime)| Self {
@@ -176,6 +184,7 @@ impl Launch {
             restart,
             start_timeout,
             liveness_timeout,
+            preferred_labels,
             confinement,
             runtime,
             message,
@@ -290,13 +299,33 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
     let named = [("cpus", head.num_cpus), ("gpus", head.num_gpus)];
     let named = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
     for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
-        if name.is_empty() || name == rustic_core::resources::SLOTS {
+        if name.is_empty() || name == SLOTS || label_of(&name).is_some() {
             v.add(FIELD, format!("must not name a custom resource {name:?}"));
         } else if name == rustic_core::resources::MEMORY && amount > 0.0 && amount < LEAST_MEMORY {
             // It is a limit too, and no process could begin below it.
             v.add(FIELD, format!("asks for {amount} bytes of memory; the unit is bytes, and 1 MiB is the least"));
         } else if let Err(e) = demand.set(&name, amount) {
             v.add(FIELD, e.to_string());
+        }
+    }
+}
+
+/// Most labels of a launch, and most bytes of a name or a value, as in Kubernetes.
+const MOST_LABELS: usize = 16;
+const LONGEST_LABEL: usize = 253;
+
+fn check_labels(of: &str, labels: &BTreeMap<String, String>, v: &mut Violations) {
+    let field = format!("launch.placement.{of}");
+    if labels.len() > MOST_LABELS {
+        v.add(&field, format!("has {} labels; {MOST_LABELS} are the most", labels.len()));
+    }
+    let is_one = |text: &str| text.len() <= LONGEST_LABEL && !text.contains(|c: char| c.is_control() || c == '=');
+    for (name, value) in labels {
+        if name.is_empty() || !is_one(name) || !is_one(value) {
+            v.add(
+                &field,
+                format!("has {name:?}: {value:?}, which no host can have; give name and value without '='"),
+            );
         }
     }
 }

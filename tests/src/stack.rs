@@ -135,7 +135,8 @@ impl Stack {
         stack
     }
 
-    async fn wait_for_hosts(&self) {
+    /// Waits until every host takes agents.
+    pub async fn wait_for_hosts(&self) {
         wait_until("every host to take agents", async || {
             let seen = self.client.clone().list_hosts(pb::ListHostsRequest::default()).await;
             let seen = seen.map(|r| r.into_inner().hosts).map_err(|s| s.to_string())?;

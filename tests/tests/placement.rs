@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent::v1::AgentLaunch,
+    agent::v1::{Agent, AgentLaunch, AgentPhase, Placement},
     engine::v1::{self as pb, Verdict, engine_service_client::EngineServiceClient},
 };
 use rustic_tests::{
@@ -123,4 +123,55 @@ async fn placement_is_explained_for_an_agent_that_runs_for_one_that_waits_and_fo
     assert_eq!(explain(pb::ExplainPlacementRequest::default()).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(explain(launch(AgentLaunch::default())).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(stack.get("g", "c").await.unwrap_err().code(), Code::NotFound, "nothing was created");
+}
+
+#[tokio::test]
+async fn an_agent_is_on_a_host_with_its_labels_in_every_life_or_waits_for_one() {
+    let mut stack = Stack::with(StackSettings { hosts: 0, ..StackSettings::default() }).await;
+    let start = |stack: &Stack, n: usize, labels: &str| {
+        let mut arguments = stack.host_arguments(n);
+        arguments.extend(words(labels));
+        Program::start("agent-host", &arguments)
+    };
+    stack.hosts = vec![start(&stack, 0, "--label zone=a"), start(&stack, 1, "--label zone=b,disk=fast")];
+    stack.wait_for_hosts().await;
+    let placed = |agent: &str, required: &[(&str, &str)], preferred: &[(&str, &str)]| {
+        let map = |labels: &[(&str, &str)]| labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let mut launch = idle("g", agent);
+        launch.placement = Some(Placement { required_labels: map(required), preferred_labels: map(preferred) });
+        launch
+    };
+    for n in 0..4 {
+        let agent = stack.create(placed(&format!("b{n}"), &[("zone", "b")], &[])).await.unwrap();
+        assert_eq!(agent.host_id, "agent-host-1");
+        let agent = stack.create(placed(&format!("fast{n}"), &[], &[("disk", "fast")])).await.unwrap();
+        assert_eq!(agent.host_id, "agent-host-1", "though it has more agents");
+    }
+    assert_eq!(stack.create(idle("g", "any")).await.unwrap().host_id, "agent-host-0");
+    let hosts = stack.client.clone().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+    assert!(hosts.iter().all(|host| host.capacity.keys().all(|name| !name.contains("zone"))), "{hosts:?}");
+
+    let refused = stack.create(placed("none", &[("zone", "c")], &[])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("the label zone=c, which no host has"), "{refused:?}");
+    let wrong = stack.create(placed("wrong", &[("", "x"), ("a", "b=c")], &[])).await.unwrap_err();
+    assert!(wrong.code() == Code::InvalidArgument && wrong.message().contains("required_labels"), "{wrong:?}");
+    let mut spec = idle("g", "spec");
+    spec.agent_spec =
+        r#"{"id": "s", "name": "s", "resources": {"custom_resources": {"label:zone=b": 1}}}"#.to_owned();
+    assert_eq!(stack.create(spec).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // Its host is gone: it waits, and holds up nobody else, until a host with its labels comes.
+    stack.hosts[1].signal(rustix::process::Signal::TERM);
+    stack.hosts[1].ended().await;
+    let waits = |agent: &Agent| agent.phase() == AgentPhase::Pending;
+    stack.agent_is("it to wait for its zone", "g", "b0", waits).await;
+    let moved = |agent: &Agent| agent.phase() == AgentPhase::Running && agent.host_id == "agent-host-0";
+    stack.agent_is("who may be anywhere to move", "g", "fast0", moved).await;
+    let other = start(&stack, 2, "--label zone=b");
+    stack.hosts[1] = other;
+    let back = |agent: &Agent| agent.phase() == AgentPhase::Running && agent.host_id == "agent-host-2";
+    for n in 0..4 {
+        stack.agent_is("it to return to its zone", "g", &format!("b{n}"), back).await;
+    }
 }

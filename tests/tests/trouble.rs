@@ -221,7 +221,7 @@ async fn what_somebody_has_changed_of_what_is_reserved_is_put_right_and_counted(
         hosts[0].used.clone()
     };
     let right = used().await;
-    for wrong in ["slots=99000", "", "slots=1000;gpus=500"] {
+    for wrong in ["slots=99000", "", "gpus=500;slots=1000"] {
         stack.redis.admin().run(&format!("HSET {{rustic}}:host:agent-host-0 used '{wrong}'"));
         // An engine looks when it starts, and every minute.
         let engine = rustic_tests::program::Program::start(

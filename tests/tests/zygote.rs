@@ -64,7 +64,7 @@ async fn a_warm_agent_is_the_hosts_own_child_in_a_session_of_its_own() {
     let host = stack.hosts[0].pid();
     for agent in [&one, &two] {
         assert_eq!(parent_and_session(agent.pid), Some((host, agent.pid)));
-        assert_eq!(name(agent.pid), agent.agent_id);
+        assert_eq!(name(agent.pid), "rustic-agent");
         assert_eq!(command_of(agent.pid), format!("rustic-agent {}", agent.epoch));
     }
     assert_eq!(health(&stack).await.cold_starts, 0);

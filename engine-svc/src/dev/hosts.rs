@@ -5,6 +5,7 @@ use crate::settings::DevSettings;
 use anyhow::Context as _;
 use futures_util::future::{pending, select_all};
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -19,6 +20,9 @@ use tokio::{
 /// Longest wait for a host to end.
 const END: Duration = Duration::from_secs(20);
 
+/// Setting of a host that says where its agents may write.
+const CONFINEMENT_WRITE: &str = "AGENT_HOST_CONFINEMENT_WRITE";
+
 /// The hosts.
 pub(super) struct Hosts(Vec<(String, Child)>);
 
@@ -32,6 +36,8 @@ impl Hosts {
     ) -> anyhow::Result<Self> {
         let program = dev.agent_host.clone().map_or_else(beside_this_program, Ok)?;
         let python = dev.python.clone().unwrap_or_else(default_python);
+        // Databases and certificates of somebody who tries things out lie where they work, or among what is temporary.
+        let open = std::env::var_os(CONFINEMENT_WRITE).map_or_else(own_places, Ok)?;
         let start = |ordinal| -> anyhow::Result<(String, Child)> {
             let id = format!("agent-host-{ordinal}");
             let log = logs.join(format!("{id}.log"));
@@ -43,6 +49,7 @@ impl Hosts {
                 .arg(&python)
                 .arg("--work-dir")
                 .arg(scratch)
+                .env(CONFINEMENT_WRITE, &open)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
@@ -99,6 +106,12 @@ impl Hosts {
             }
         }
     }
+}
+
+/// The directory of whoever started this program, and that for what is temporary.
+fn own_places() -> anyhow::Result<OsString> {
+    let here = std::env::current_dir().context("this program has no working directory")?;
+    Ok([here.into_os_string(), std::env::temp_dir().into_os_string()].join(OsStr::new(",")))
 }
 
 /// SIGTERM to a child that has not been reaped.

@@ -9,6 +9,7 @@ use tracing::error;
 impl Engine {
     /// Compares, and repairs what differs.
     pub async fn audit(&self) -> Result<(), EngineError> {
+        self.fleet.refresh().await?;
         for host in self.fleet.alive() {
             if let Some(drift) = self.registry.audit(&host).await? {
                 let (reserved, claimed) = (drift.reserved.to_string(), drift.claimed.to_string());

@@ -168,7 +168,7 @@ impl Engine {
     async fn claim(&self, creation: &Creation, excluded: &BTreeSet<HostId>) -> Result<ClaimResult, EngineError> {
         let began = Instant::now();
         let launch = &creation.launch;
-        let mut offer = self.fleet.offer(&launch.demand, excluded);
+        let mut offer = self.fleet.offer(&launch.demand, &launch.preferred_labels, excluded);
         let mut request = Claim {
             key: launch.key.clone(),
             name: launch.name.clone(),
@@ -207,7 +207,7 @@ impl Engine {
             let why = why_full(self.fleet.shortage(&launch.demand).as_ref());
             let waits = format!("no host has room for it{why}; it starts as soon as one has");
             request.waits = Some(Condition::new(AgentReason::NoRoom, waits));
-            offer = self.fleet.offer(&launch.demand, excluded);
+            offer = self.fleet.offer(&launch.demand, &launch.preferred_labels, excluded);
             request.candidates = offer.candidates.clone();
             outcome = self.claim_as(&mut request, launch).await?;
         }

@@ -8,7 +8,7 @@ use crate::{
 use rustic_core::placement;
 use rustic_proto::engine::v1::Verdict;
 use rustic_registry::{AgentKey, HostId, HostRecord, Resources, View};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What every host is to an agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,14 +40,18 @@ impl Engine {
     /// Explains an agent that is known.
     pub async fn explain(&self, key: &AgentKey) -> Result<Explanation, EngineError> {
         let record = self.read(key, View::Basic).await?;
-        let explanation = self.explain_demand(&record.demand).await?;
+        let explanation = self.explain_demand(&record.demand, &BTreeMap::new()).await?;
         Ok(Explanation { host: record.host().cloned(), ..explanation })
     }
 
     /// Explains an agent that would need so much.
-    pub async fn explain_demand(&self, demand: &Resources) -> Result<Explanation, EngineError> {
+    pub async fn explain_demand(
+        &self,
+        demand: &Resources,
+        preferred: &BTreeMap<String, String>,
+    ) -> Result<Explanation, EngineError> {
         self.fleet.refresh().await?;
-        let order = self.fleet.order(demand);
+        let order = self.fleet.order(demand, preferred);
         let view = self.fleet.view();
         let message = match (shortage::ever(&view, demand), shortage::now(&view, demand)) {
             _ if !order.is_empty() => String::new(),

@@ -26,29 +26,33 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erustic_ai/agent/v1/agent.proto\x12\x12rustic_ai.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\rRestartPolicy\x12-\n\x04mode\x18\x01 \x01(\x0e\x32\x1f.rustic_ai.agent.v1.RestartMode\x12\x19\n\x0cmax_restarts\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0breset_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_max_restarts\" \n\rPythonRuntime\x12\x0f\n\x07profile\x18\x01 \x01(\t\"\x1e\n\x0e\x43ommandRuntime\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\"}\n\x07Runtime\x12\x33\n\x06python\x18\x01 \x01(\x0b\x32!.rustic_ai.agent.v1.PythonRuntimeH\x00\x12\x35\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\".rustic_ai.agent.v1.CommandRuntimeH\x00\x42\x06\n\x04kind\"\x82\x01\n\x0b\x43onfinement\x12\x33\n\x05level\x18\x01 \x01(\x0e\x32$.rustic_ai.agent.v1.ConfinementLevel\x12\x12\n\nread_paths\x18\x02 \x03(\t\x12\x13\n\x0bwrite_paths\x18\x03 \x03(\t\x12\x15\n\rconnect_ports\x18\x04 \x03(\r\"Y\n\x11\x43onfinementStatus\x12\x33\n\x05level\x18\x01 \x01(\x0e\x32$.rustic_ai.agent.v1.ConfinementLevel\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\xe9\x05\n\x0b\x41gentLaunch\x12\x12\n\nagent_spec\x18\x01 \x01(\t\x12\x12\n\nguild_spec\x18\x02 \x01(\t\x12\x18\n\x10messaging_config\x18\x03 \x01(\t\x12\x13\n\x0b\x63lient_type\x18\x04 \x01(\t\x12\x19\n\x11\x63lient_properties\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12,\n\x07runtime\x18\x07 \x01(\x0b\x32\x1b.rustic_ai.agent.v1.Runtime\x12\x45\n\x0b\x65nvironment\x18\x08 \x03(\x0b\x32\x30.rustic_ai.agent.v1.AgentLaunch.EnvironmentEntry\x12\x39\n\x0erestart_policy\x18\t \x01(\x0b\x32!.rustic_ai.agent.v1.RestartPolicy\x12\x37\n\ron_disconnect\x18\n \x01(\x0e\x32 .rustic_ai.agent.v1.OnDisconnect\x12\x30\n\rstart_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10liveness_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12X\n\x15inherited_environment\x18\r \x03(\x0b\x32\x39.rustic_ai.agent.v1.AgentLaunch.InheritedEnvironmentEntry\x12\x34\n\x0b\x63onfinement\x18\x0e \x01(\x0b\x32\x1f.rustic_ai.agent.v1.Confinement\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a;\n\x19InheritedEnvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x08LastExit\x12\x0e\n\x04\x63ode\x18\x01 \x01(\x05H\x00\x12\x10\n\x06signal\x18\x02 \x01(\x05H\x00\x12-\n\texit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06status\"\xd8\x03\n\x0cStartTimings\x12(\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x61\x64mit\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05spawn\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06import\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ninitialize\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nhost_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x61\x64vance\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\thost_call\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63old_reason\x18\x0b \x01(\t\"\x8b\x01\n\nAgentUsage\x12\x11\n\tpss_bytes\x18\x01 \x01(\x04\x12\x15\n\rprivate_bytes\x18\x02 \x01(\x04\x12+\n\x08\x63pu_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07threads\x18\x04 \x01(\r\x12\x15\n\rscratch_bytes\x18\x05 \x01(\x04\"\xa1\x04\n\x05\x41gent\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12-\n\x05phase\x18\x05 \x01(\x0e\x32\x1e.rustic_ai.agent.v1.AgentPhase\x12\x0f\n\x07host_id\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0e\n\x06reason\x18\n \x01(\t\x12/\n\tlast_exit\x18\x0b \x01(\x0b\x32\x1c.rustic_ai.agent.v1.LastExit\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_running_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmachine_id\x18\x0e \x01(\r\x12\x12\n\nagent_spec\x18\x0f \x01(\t\x12-\n\x05usage\x18\x10 \x01(\x0b\x32\x1e.rustic_ai.agent.v1.AgentUsage\x12\x12\n\nlast_lines\x18\x11 \x03(\t\x12\x0f\n\x07message\x18\x12 \x01(\t\x12:\n\x0b\x63onfinement\x18\x13 \x01(\x0b\x32%.rustic_ai.agent.v1.ConfinementStatus*\xc3\x01\n\nAgentPhase\x12\x1b\n\x17\x41GENT_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_PHASE_PENDING\x10\x01\x12\x18\n\x14\x41GENT_PHASE_STARTING\x10\x02\x12\x17\n\x13\x41GENT_PHASE_RUNNING\x10\x03\x12\x1a\n\x16\x41GENT_PHASE_RESTARTING\x10\x04\x12\x18\n\x14\x41GENT_PHASE_STOPPING\x10\x05\x12\x16\n\x12\x41GENT_PHASE_FAILED\x10\x06*l\n\x08WaitMode\x12\x19\n\x15WAIT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11WAIT_MODE_RUNNING\x10\x01\x12\x16\n\x12WAIT_MODE_ACCEPTED\x10\x02\x12\x16\n\x12WAIT_MODE_LAUNCHED\x10\x03*]\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x16\n\x12ON_DISCONNECT_KEEP\x10\x02*y\n\x0bRestartMode\x12\x1c\n\x18RESTART_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESTART_MODE_NEVER\x10\x01\x12\x1b\n\x17RESTART_MODE_ON_FAILURE\x10\x02\x12\x17\n\x13RESTART_MODE_ALWAYS\x10\x03*\x8e\x01\n\x10\x43onfinementLevel\x12!\n\x1d\x43ONFINEMENT_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONFINEMENT_LEVEL_OFF\x10\x01\x12\x1e\n\x1a\x43ONFINEMENT_LEVEL_STANDARD\x10\x02\x12\x1c\n\x18\x43ONFINEMENT_LEVEL_STRICT\x10\x03*R\n\tAgentView\x12\x1a\n\x16\x41GENT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_VIEW_BASIC\x10\x01\x12\x13\n\x0f\x41GENT_VIEW_FULL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erustic_ai/agent/v1/agent.proto\x12\x12rustic_ai.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\rRestartPolicy\x12-\n\x04mode\x18\x01 \x01(\x0e\x32\x1f.rustic_ai.agent.v1.RestartMode\x12\x19\n\x0cmax_restarts\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0breset_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_max_restarts\" \n\rPythonRuntime\x12\x0f\n\x07profile\x18\x01 \x01(\t\"\x1e\n\x0e\x43ommandRuntime\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\"}\n\x07Runtime\x12\x33\n\x06python\x18\x01 \x01(\x0b\x32!.rustic_ai.agent.v1.PythonRuntimeH\x00\x12\x35\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\".rustic_ai.agent.v1.CommandRuntimeH\x00\x42\x06\n\x04kind\"\x82\x01\n\x0b\x43onfinement\x12\x33\n\x05level\x18\x01 \x01(\x0e\x32$.rustic_ai.agent.v1.ConfinementLevel\x12\x12\n\nread_paths\x18\x02 \x03(\t\x12\x13\n\x0bwrite_paths\x18\x03 \x03(\t\x12\x15\n\rconnect_ports\x18\x04 \x03(\r\"\x94\x02\n\tPlacement\x12J\n\x0frequired_labels\x18\x01 \x03(\x0b\x32\x31.rustic_ai.agent.v1.Placement.RequiredLabelsEntry\x12L\n\x10preferred_labels\x18\x02 \x03(\x0b\x32\x32.rustic_ai.agent.v1.Placement.PreferredLabelsEntry\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PreferredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x11\x43onfinementStatus\x12\x33\n\x05level\x18\x01 \x01(\x0e\x32$.rustic_ai.agent.v1.ConfinementLevel\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\x9b\x06\n\x0b\x41gentLaunch\x12\x12\n\nagent_spec\x18\x01 \x01(\t\x12\x12\n\nguild_spec\x18\x02 \x01(\t\x12\x18\n\x10messaging_config\x18\x03 \x01(\t\x12\x13\n\x0b\x63lient_type\x18\x04 \x01(\t\x12\x19\n\x11\x63lient_properties\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12,\n\x07runtime\x18\x07 \x01(\x0b\x32\x1b.rustic_ai.agent.v1.Runtime\x12\x45\n\x0b\x65nvironment\x18\x08 \x03(\x0b\x32\x30.rustic_ai.agent.v1.AgentLaunch.EnvironmentEntry\x12\x39\n\x0erestart_policy\x18\t \x01(\x0b\x32!.rustic_ai.agent.v1.RestartPolicy\x12\x37\n\ron_disconnect\x18\n \x01(\x0e\x32 .rustic_ai.agent.v1.OnDisconnect\x12\x30\n\rstart_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10liveness_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12X\n\x15inherited_environment\x18\r \x03(\x0b\x32\x39.rustic_ai.agent.v1.AgentLaunch.InheritedEnvironmentEntry\x12\x34\n\x0b\x63onfinement\x18\x0e \x01(\x0b\x32\x1f.rustic_ai.agent.v1.Confinement\x12\x30\n\tplacement\x18\x0f \x01(\x0b\x32\x1d.rustic_ai.agent.v1.Placement\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a;\n\x19InheritedEnvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x08LastExit\x12\x0e\n\x04\x63ode\x18\x01 \x01(\x05H\x00\x12\x10\n\x06signal\x18\x02 \x01(\x05H\x00\x12-\n\texit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06status\"\xd8\x03\n\x0cStartTimings\x12(\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x61\x64mit\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05spawn\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06import\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ninitialize\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nhost_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x61\x64vance\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\thost_call\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63old_reason\x18\x0b \x01(\t\"\x8b\x01\n\nAgentUsage\x12\x11\n\tpss_bytes\x18\x01 \x01(\x04\x12\x15\n\rprivate_bytes\x18\x02 \x01(\x04\x12+\n\x08\x63pu_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07threads\x18\x04 \x01(\r\x12\x15\n\rscratch_bytes\x18\x05 \x01(\x04\"\xa1\x04\n\x05\x41gent\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12-\n\x05phase\x18\x05 \x01(\x0e\x32\x1e.rustic_ai.agent.v1.AgentPhase\x12\x0f\n\x07host_id\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0e\n\x06reason\x18\n \x01(\t\x12/\n\tlast_exit\x18\x0b \x01(\x0b\x32\x1c.rustic_ai.agent.v1.LastExit\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_running_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmachine_id\x18\x0e \x01(\r\x12\x12\n\nagent_spec\x18\x0f \x01(\t\x12-\n\x05usage\x18\x10 \x01(\x0b\x32\x1e.rustic_ai.agent.v1.AgentUsage\x12\x12\n\nlast_lines\x18\x11 \x03(\t\x12\x0f\n\x07message\x18\x12 \x01(\t\x12:\n\x0b\x63onfinement\x18\x13 \x01(\x0b\x32%.rustic_ai.agent.v1.ConfinementStatus*\xc3\x01\n\nAgentPhase\x12\x1b\n\x17\x41GENT_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_PHASE_PENDING\x10\x01\x12\x18\n\x14\x41GENT_PHASE_STARTING\x10\x02\x12\x17\n\x13\x41GENT_PHASE_RUNNING\x10\x03\x12\x1a\n\x16\x41GENT_PHASE_RESTARTING\x10\x04\x12\x18\n\x14\x41GENT_PHASE_STOPPING\x10\x05\x12\x16\n\x12\x41GENT_PHASE_FAILED\x10\x06*l\n\x08WaitMode\x12\x19\n\x15WAIT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11WAIT_MODE_RUNNING\x10\x01\x12\x16\n\x12WAIT_MODE_ACCEPTED\x10\x02\x12\x16\n\x12WAIT_MODE_LAUNCHED\x10\x03*]\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x16\n\x12ON_DISCONNECT_KEEP\x10\x02*y\n\x0bRestartMode\x12\x1c\n\x18RESTART_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESTART_MODE_NEVER\x10\x01\x12\x1b\n\x17RESTART_MODE_ON_FAILURE\x10\x02\x12\x17\n\x13RESTART_MODE_ALWAYS\x10\x03*\x8e\x01\n\x10\x43onfinementLevel\x12!\n\x1d\x43ONFINEMENT_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONFINEMENT_LEVEL_OFF\x10\x01\x12\x1e\n\x1a\x43ONFINEMENT_LEVEL_STANDARD\x10\x02\x12\x1c\n\x18\x43ONFINEMENT_LEVEL_STRICT\x10\x03*R\n\tAgentView\x12\x1a\n\x16\x41GENT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_VIEW_BASIC\x10\x01\x12\x13\n\x0f\x41GENT_VIEW_FULL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rustic_ai.agent.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PLACEMENT_REQUIREDLABELSENTRY']._loaded_options = None
+  _globals['_PLACEMENT_REQUIREDLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_PLACEMENT_PREFERREDLABELSENTRY']._loaded_options = None
+  _globals['_PLACEMENT_PREFERREDLABELSENTRY']._serialized_options = b'8\001'
   _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._loaded_options = None
   _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTPHASE']._serialized_start=2810
-  _globals['_AGENTPHASE']._serialized_end=3005
-  _globals['_WAITMODE']._serialized_start=3007
-  _globals['_WAITMODE']._serialized_end=3115
-  _globals['_ONDISCONNECT']._serialized_start=3117
-  _globals['_ONDISCONNECT']._serialized_end=3210
-  _globals['_RESTARTMODE']._serialized_start=3212
-  _globals['_RESTARTMODE']._serialized_end=3333
-  _globals['_CONFINEMENTLEVEL']._serialized_start=3336
-  _globals['_CONFINEMENTLEVEL']._serialized_end=3478
-  _globals['_AGENTVIEW']._serialized_start=3480
-  _globals['_AGENTVIEW']._serialized_end=3562
+  _globals['_AGENTPHASE']._serialized_start=3139
+  _globals['_AGENTPHASE']._serialized_end=3334
+  _globals['_WAITMODE']._serialized_start=3336
+  _globals['_WAITMODE']._serialized_end=3444
+  _globals['_ONDISCONNECT']._serialized_start=3446
+  _globals['_ONDISCONNECT']._serialized_end=3539
+  _globals['_RESTARTMODE']._serialized_start=3541
+  _globals['_RESTARTMODE']._serialized_end=3662
+  _globals['_CONFINEMENTLEVEL']._serialized_start=3665
+  _globals['_CONFINEMENTLEVEL']._serialized_end=3807
+  _globals['_AGENTVIEW']._serialized_start=3809
+  _globals['_AGENTVIEW']._serialized_end=3891
   _globals['_RESTARTPOLICY']._serialized_start=120
   _globals['_RESTARTPOLICY']._serialized_end=374
   _globals['_PYTHONRUNTIME']._serialized_start=376
@@ -59,20 +63,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNTIME']._serialized_end=567
   _globals['_CONFINEMENT']._serialized_start=570
   _globals['_CONFINEMENT']._serialized_end=700
-  _globals['_CONFINEMENTSTATUS']._serialized_start=702
-  _globals['_CONFINEMENTSTATUS']._serialized_end=791
-  _globals['_AGENTLAUNCH']._serialized_start=794
-  _globals['_AGENTLAUNCH']._serialized_end=1539
-  _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._serialized_start=1428
-  _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._serialized_end=1478
-  _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._serialized_start=1480
-  _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._serialized_end=1539
-  _globals['_LASTEXIT']._serialized_start=1541
-  _globals['_LASTEXIT']._serialized_end=1642
-  _globals['_STARTTIMINGS']._serialized_start=1645
-  _globals['_STARTTIMINGS']._serialized_end=2117
-  _globals['_AGENTUSAGE']._serialized_start=2120
-  _globals['_AGENTUSAGE']._serialized_end=2259
-  _globals['_AGENT']._serialized_start=2262
-  _globals['_AGENT']._serialized_end=2807
+  _globals['_PLACEMENT']._serialized_start=703
+  _globals['_PLACEMENT']._serialized_end=979
+  _globals['_PLACEMENT_REQUIREDLABELSENTRY']._serialized_start=870
+  _globals['_PLACEMENT_REQUIREDLABELSENTRY']._serialized_end=923
+  _globals['_PLACEMENT_PREFERREDLABELSENTRY']._serialized_start=925
+  _globals['_PLACEMENT_PREFERREDLABELSENTRY']._serialized_end=979
+  _globals['_CONFINEMENTSTATUS']._serialized_start=981
+  _globals['_CONFINEMENTSTATUS']._serialized_end=1070
+  _globals['_AGENTLAUNCH']._serialized_start=1073
+  _globals['_AGENTLAUNCH']._serialized_end=1868
+  _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._serialized_start=1757
+  _globals['_AGENTLAUNCH_ENVIRONMENTENTRY']._serialized_end=1807
+  _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._serialized_start=1809
+  _globals['_AGENTLAUNCH_INHERITEDENVIRONMENTENTRY']._serialized_end=1868
+  _globals['_LASTEXIT']._serialized_start=1870
+  _globals['_LASTEXIT']._serialized_end=1971
+  _globals['_STARTTIMINGS']._serialized_start=1974
+  _globals['_STARTTIMINGS']._serialized_end=2446
+  _globals['_AGENTUSAGE']._serialized_start=2449
+  _globals['_AGENTUSAGE']._serialized_end=2588
+  _globals['_AGENT']._serialized_start=2591
+  _globals['_AGENT']._serialized_end=3136
 # @@protoc_insertion_point(module_scope)

@@ -125,6 +125,28 @@ class Confinement(_message.Message):
     connect_ports: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., read_paths: _Optional[_Iterable[str]] = ..., write_paths: _Optional[_Iterable[str]] = ..., connect_ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Placement(_message.Message):
+    __slots__ = ("required_labels", "preferred_labels")
+    class RequiredLabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class PreferredLabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REQUIRED_LABELS_FIELD_NUMBER: _ClassVar[int]
+    PREFERRED_LABELS_FIELD_NUMBER: _ClassVar[int]
+    required_labels: _containers.ScalarMap[str, str]
+    preferred_labels: _containers.ScalarMap[str, str]
+    def __init__(self, required_labels: _Optional[_Mapping[str, str]] = ..., preferred_labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class ConfinementStatus(_message.Message):
     __slots__ = ("level", "missing")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
@@ -134,7 +156,7 @@ class ConfinementStatus(_message.Message):
     def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AgentLaunch(_message.Message):
-    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout", "inherited_environment", "confinement")
+    __slots__ = ("agent_spec", "guild_spec", "messaging_config", "client_type", "client_properties", "organization_id", "runtime", "environment", "restart_policy", "on_disconnect", "start_timeout", "liveness_timeout", "inherited_environment", "confinement", "placement")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +185,7 @@ class AgentLaunch(_message.Message):
     LIVENESS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     INHERITED_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     agent_spec: str
     guild_spec: str
     messaging_config: str
@@ -177,7 +200,8 @@ class AgentLaunch(_message.Message):
     liveness_timeout: _duration_pb2.Duration
     inherited_environment: _containers.ScalarMap[str, str]
     confinement: Confinement
-    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ...) -> None: ...
+    placement: Placement
+    def __init__(self, agent_spec: _Optional[str] = ..., guild_spec: _Optional[str] = ..., messaging_config: _Optional[str] = ..., client_type: _Optional[str] = ..., client_properties: _Optional[str] = ..., organization_id: _Optional[str] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., environment: _Optional[_Mapping[str, str]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., start_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., liveness_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inherited_environment: _Optional[_Mapping[str, str]] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class LastExit(_message.Message):
     __slots__ = ("code", "signal", "exit_time")

@@ -72,9 +72,9 @@ def become(title: str, directory: str, environment: dict[str, str], sets: dict[s
 
 
 def entitle(title: str) -> None:
-    """Sets what `ps` shows: the command line, and as the short name its last part."""
+    """Sets what `ps` shows: the command line, and as the short name its first word."""
     setproctitle(title)
-    _libc.prctl(_PR_SET_NAME, title.rsplit("/", 1)[-1].encode()[:15], 0, 0, 0)
+    _libc.prctl(_PR_SET_NAME, title.partition(" ")[0].encode()[:15], 0, 0, 0)
 
 
 def _yield_as_a_session() -> None:

@@ -100,7 +100,7 @@ class Stack:
         command += ["--engine-address", self.engine_addresses[0], "--python", sys.executable]
         command += ["--work-dir", str(self.work_dir(number)), "--log-format", "json"]
         command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--lease-margin", f"{settings.margin * 1000:.0f}ms"]
-        command += ["--lease-grace", f"{settings.grace * 1000:.0f}ms"]
+        command += ["--lease-grace", f"{settings.grace * 1000:.0f}ms", "--confinement-write", str(self.lifelines)]
         environment = {LIFELINES: str(self.lifelines), "PYTHONPATH": str(ROOT / "tests")}
         return Program(name, node, command, environment, self.logs)
 

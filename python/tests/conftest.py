@@ -10,6 +10,7 @@ from pathlib import Path
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 from urllib.parse import urlparse
@@ -86,6 +87,8 @@ class Cluster:
     def add_host(self, name: str, room: int) -> None:
         """Starts one more host, with room for so many agents. It may or may not be ready yet."""
         settings = ("--host-id", name, "--listen", "127.0.0.1:0", "--max-agents", str(room), "--work-dir", str(self._work_dir))
+        # A guild manager keeps its guild in a file of the test.
+        settings += ("--confinement-write", tempfile.gettempdir())
         self._start("agent-host", *settings, "--engine-address", self.address, "--python", sys.executable)
 
     def _start(self, program: str, *arguments: str) -> None:

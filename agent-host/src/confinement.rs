@@ -15,9 +15,9 @@
 //!                                    └──▶ filter: programs of seccomp ─────────┴▶ Confinement ──▶ one process takes it on
 //! ```
 //!
-//! Before that it gives up its capabilities, if its host is root's. It takes all this on before it runs a line of the agent's: one that this host executes, between fork and exec (`Spawner`); one that
-//! a zygote forks, as soon as it has its name (`python/src/rustic_ai/k8s/runtime/confinement.py`). From then on it and
-//! whatever it starts can only take on more. A branch of a zygote has imported code of agents, so it is confined as well.
+//! A process takes it on before it runs a line of the agent's: one that this host executes, between fork and exec (`Spawner`); one that
+//! a zygote forks, as soon as it has its name (`python/src/rustic_ai/k8s/runtime/confinement.py`). First it
+//! gives up its capabilities, if its host is root's. From then on it and whatever it starts can only take on more. A branch of a zygote has imported code of agents, so it is confined as well.
 //!
 //! What the kernel lacks is left out, and named in Health, in a metric and in the agent's condition; or the agent is refused
 //! (`--confinement-required`).

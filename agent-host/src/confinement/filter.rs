@@ -5,11 +5,11 @@
 //! machine. `io_uring` and the x32 way to call would go past the filter. `clone3` hides its flags from it, and is said to be missing, whereupon
 //! the C library uses `clone`.
 
-use libc::{c_long, sock_filter};
+use libc::c_long;
 use rustic_registry::ConfinementLevel;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    SeccompRule, sock_filter,
 };
 use std::{collections::BTreeMap, io, sync::LazyLock};
 
@@ -63,18 +63,14 @@ fn missing() -> BpfProgram {
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let one = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let no_such_call = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    let parts = [
+    vec![
         // The number of the call is the first field.
         one(LOAD, 0, 0, 0),
         one(EQUAL, 2, 0, u32::try_from(libc::SYS_clone3).expect("a small number")),
         one(AT_LEAST, 1, 0, X32),
         one(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
         one(RETURN, 0, 0, no_such_call),
-    ];
-    parts
-        .iter()
-        .map(|part| seccompiler::sock_filter { code: part.code, jt: part.jt, jf: part.jf, k: part.k })
-        .collect()
+    ]
 }
 
 /// From this number on, calls are those of x32.

@@ -1,4 +1,4 @@
-//! What an agent may reach: every process of an agent runs in a Landlock domain of its own and under seccomp filters. Neither needs a
+//! What an agent may reach: every process of an agent runs in a Landlock domain of its own and under a seccomp filter. Neither needs a
 //! privilege.
 //!
 //! | | `standard` | `strict`, beside that |
@@ -12,7 +12,7 @@
 //! ```text
 //!  policy (of the operator) ─┐
 //!  launch ───────────────────┴▶ Grant ──▶ domain: a ruleset, as a descriptor ──┐
-//!                                    └──▶ filter: programs of seccomp ─────────┴▶ Confinement ──▶ one process takes it on
+//!                                    └──▶ filter: a program of seccomp ────────┴▶ Confinement ──▶ one process takes it on
 //! ```
 //!
 //! A process takes it on before it runs a line of the agent's: one that this host executes, between fork and exec (`Spawner`); one that
@@ -34,7 +34,7 @@ pub use kernel::Kernel;
 pub use policy::{Denied, Grant, Policy};
 
 use landlock::RulesetCreated;
-use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use std::{
     io,
     os::fd::OwnedFd,
@@ -44,7 +44,7 @@ use std::{
 /// What one process takes on.
 pub struct Confinement {
     ruleset: RulesetCreated,
-    filters: &'static [Filter],
+    filter: Option<&'static Filter>,
 }
 
 /// The places of one process.
@@ -62,28 +62,30 @@ impl Confinement {
     /// What a grant means for a process. Errors: the kernel does not take the rules.
     pub fn new(grant: &Grant, places: Places<'_>) -> io::Result<Self> {
         let ruleset = domain::ruleset(grant, places).map_err(io::Error::other)?;
-        Ok(Self { ruleset, filters: filter::of(grant.level) })
+        Ok(Self { ruleset, filter: filter::of(grant.level) })
     }
 
     /// Confines the calling process, for good. Called between fork and exec: nothing here allocates unless it fails.
     pub fn take_on(self) -> io::Result<()> {
         drop_capabilities()?;
         self.ruleset.restrict_self().map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
-        self.filters.iter().try_for_each(Filter::put_on_self)
+        self.filter.map_or(Ok(()), Filter::put_on_self)
     }
 
-    /// The same for a process that is told by messages: the ruleset, unless the kernel has none, and the filters.
-    pub fn into_parts(self) -> (Option<OwnedFd>, &'static [Filter]) {
-        (self.ruleset.into(), self.filters)
+    /// The filter that it takes on.
+    pub fn filter(&self) -> Option<&'static Filter> {
+        self.filter
+    }
+
+    /// The same for a process that is told by messages: the ruleset, unless the kernel has none, and the filter.
+    pub fn into_parts(self) -> (Option<OwnedFd>, Option<&'static Filter>) {
+        (self.ruleset.into(), self.filter)
     }
 }
 
-/// Gives up every capability, for good: a root with capabilities reads what Landlock would keep from it. Async-signal-safe.
+/// Gives up every capability: a root with capabilities reads what Landlock would keep from it. For good, because the process can gain
+/// none by executing something (`no_new_privs`, which the domain and the filter need as well). Async-signal-safe.
 fn drop_capabilities() -> io::Result<()> {
-    for capability in CapabilitySet::all().iter() {
-        // Fails for want of the capability to do so, and then there is none to regain.
-        let _ = remove_capability_from_bounding_set(capability);
-    }
     let none = CapabilitySet::empty();
     Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }

@@ -5,8 +5,11 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
     RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope, make_bitflags,
 };
-use rustic_registry::ConfinementLevel;
-use std::path::{Path, PathBuf};
+use rustic_registry::{ConfinementLevel, Openings};
+use std::{
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 /// The latest version whose rights are used; a kernel that has less takes what it knows.
 const KNOWN: ABI = ABI::V9;
@@ -54,7 +57,13 @@ const EXECUTE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir
 /// The rights for a device.
 const DEVICE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | IoctlDev});
 
-type Rule = (PathBuf, BitFlags<AccessFs>);
+/// A place that is open, and what may be done there.
+type Rule = (PathFd, BitFlags<AccessFs>);
+
+/// The places of the system, which all processes of a level have. They are opened once, because that takes longer than all else here:
+/// what is mounted over one of them later is not seen.
+static STANDARD: LazyLock<Vec<Rule>> = LazyLock::new(|| opened(of_system(false)));
+static STRICT: LazyLock<Vec<Rule>> = LazyLock::new(|| opened(of_system(true)));
 
 /// The ruleset of a grant.
 pub(super) fn ruleset(grant: &Grant, places: Places<'_>) -> Result<RulesetCreated, RulesetError> {
@@ -62,11 +71,12 @@ pub(super) fn ruleset(grant: &Grant, places: Places<'_>) -> Result<RulesetCreate
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::from_all(KNOWN))?;
     let ruleset = if strict { ruleset.handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)? } else { ruleset };
     let mut created = ruleset.create()?;
-    for (path, access) in rules(grant, places) {
-        // What is not there cannot be opened.
-        if let Ok(path) = PathFd::new(&path) {
-            created = created.add_rule(PathBeneath::new(path, access))?;
-        }
+    let accelerators = accelerators();
+    let devices = accelerators.iter().map(|path| (&**path, DEVICE));
+    let of_process = opened(of_process(grant, places).into_iter().chain(devices));
+    let system = if strict { &STRICT } else { &STANDARD };
+    for (place, access) in system.iter().chain(&of_process) {
+        created = created.add_rule(PathBeneath::new(place, *access))?;
     }
     if strict {
         for port in &grant.openings.ports {
@@ -76,38 +86,57 @@ pub(super) fn ruleset(grant: &Grant, places: Places<'_>) -> Result<RulesetCreate
     Ok(created)
 }
 
-fn rules(grant: &Grant, places: Places<'_>) -> Vec<Rule> {
-    let strict = grant.level == ConfinementLevel::Strict;
-    let everything = AccessFs::from_all(KNOWN);
-    let data = everything & !AccessFs::Execute;
+/// What is not there cannot be opened, and needs no rule. What has several names, as the directories of programs have where `/bin` is a link,
+/// needs one.
+fn opened<'a>(places: impl IntoIterator<Item = (&'a Path, BitFlags<AccessFs>)>) -> Vec<Rule> {
+    let mut names: Vec<(u64, u64)> = vec![];
     let mut rules: Vec<Rule> = vec![];
-    let mut add = |path: &Path, access| rules.push((path.to_owned(), access));
-    let libraries = if strict { READ } else { EXECUTE };
-    SYSTEM.iter().for_each(|path| add(Path::new(path), libraries));
-    LINKED.iter().filter_map(|path| Path::new(path).canonicalize().ok()).for_each(|path| add(&path, READ));
-    if strict {
-        LOADERS.iter().for_each(|path| add(Path::new(path), EXECUTE));
-    } else {
-        PROGRAMS.iter().for_each(|path| add(Path::new(path), EXECUTE));
-        add(Path::new(SHARED_MEMORY), data & !AccessFs::ReadDir);
-    }
-    DEVICES.iter().for_each(|path| add(Path::new(path), DEVICE));
-    accelerators().iter().for_each(|path| add(path, DEVICE));
-    if let Some(Environment { interpreter, prefix, read }) = places.environment {
-        read.iter().for_each(|path| add(path, libraries));
-        add(interpreter, EXECUTE);
-        // The directory of the system itself is no environment of its own.
-        if !strict || !matches!(prefix.to_str(), Some("/usr" | "/")) {
-            add(prefix, EXECUTE);
+    for (path, access) in places {
+        let Ok(place) = PathFd::new(path) else { continue };
+        let Ok(stat) = rustix::fs::fstat(&place) else { continue };
+        if let Some(known) = names.iter().position(|name| *name == (stat.st_dev, stat.st_ino)) {
+            rules[known].1 |= access;
+        } else {
+            names.push((stat.st_dev, stat.st_ino));
+            rules.push((place, access));
         }
     }
-    if let Some(program) = places.program {
-        add(program, EXECUTE);
+    rules
+}
+
+fn of_system(strict: bool) -> Vec<(&'static Path, BitFlags<AccessFs>)> {
+    let with = |access| move |path: &&'static str| (Path::new(*path), access);
+    let mut places: Vec<_> = SYSTEM.iter().map(with(if strict { READ } else { EXECUTE })).collect();
+    places.extend(DEVICES.iter().map(with(DEVICE)));
+    if strict {
+        places.extend(LOADERS.iter().map(with(EXECUTE)));
+    } else {
+        places.extend(PROGRAMS.iter().map(with(EXECUTE)));
+        let data = AccessFs::from_all(KNOWN) & !AccessFs::Execute;
+        places.push((Path::new(SHARED_MEMORY), data & !AccessFs::ReadDir));
     }
-    let openings = &grant.openings;
-    openings.read.iter().for_each(|path| add(path, libraries));
-    openings.write.iter().for_each(|path| add(path, if strict { data } else { everything }));
-    places.own.iter().for_each(|path| add(path, if strict { data } else { everything }));
+    places
+}
+
+/// What may change while this host runs: files that are replaced, devices that appear, environments that are made anew.
+fn of_process<'a>(grant: &'a Grant, places: Places<'a>) -> Vec<(&'a Path, BitFlags<AccessFs>)> {
+    let strict = grant.level == ConfinementLevel::Strict;
+    let everything = AccessFs::from_all(KNOWN);
+    let (libraries, data) = if strict { (READ, everything & !AccessFs::Execute) } else { (EXECUTE, everything) };
+    let mut rules: Vec<(&Path, _)> = LINKED.iter().map(|path| (Path::new(*path), READ)).collect();
+    if let Some(Environment { interpreter, prefix, read }) = places.environment {
+        rules.extend(read.iter().map(|path| (&**path, libraries)));
+        rules.push((interpreter, EXECUTE));
+        // The directory of the system itself is no environment of its own.
+        if !strict || !matches!(prefix.to_str(), Some("/usr" | "/")) {
+            rules.push((prefix, EXECUTE));
+        }
+    }
+    rules.extend(places.program.map(|program| (program, EXECUTE)));
+    let Openings { read, write, ports: _ } = &grant.openings;
+    rules.extend(read.iter().map(|path| (&**path, libraries)));
+    rules.extend(write.iter().map(|path| (&**path, data)));
+    rules.extend(places.own.iter().map(|path| (*path, data)));
     rules
 }
 

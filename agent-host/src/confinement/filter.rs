@@ -13,25 +13,34 @@ use seccompiler::{
 };
 use std::{collections::BTreeMap, io, sync::LazyLock};
 
-/// One program of seccomp.
+/// A program of seccomp.
 #[derive(Debug, Clone)]
 pub struct Filter(BpfProgram);
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-static STANDARD: LazyLock<Vec<Filter>> = LazyLock::new(|| programs(standard()));
-static STRICT: LazyLock<Vec<Filter>> = LazyLock::new(|| programs(strict()));
+static STANDARD: LazyLock<Filter> = LazyLock::new(|| Filter::new(standard()));
+static STRICT: LazyLock<Filter> = LazyLock::new(|| Filter::new(strict()));
 
-/// The programs of a level.
-pub(super) fn of(level: ConfinementLevel) -> &'static [Filter] {
+/// The filter of a level.
+pub(super) fn of(level: ConfinementLevel) -> Option<&'static Filter> {
     match level {
-        ConfinementLevel::Off => &[],
-        ConfinementLevel::Standard => &STANDARD,
-        ConfinementLevel::Strict => &STRICT,
+        ConfinementLevel::Off => None,
+        ConfinementLevel::Standard => Some(&STANDARD),
+        ConfinementLevel::Strict => Some(&STRICT),
     }
 }
 
 impl Filter {
+    /// What is said to be missing comes before the rules: one program, because the kernel compiles each anew for every process.
+    fn new(rules: Rules) -> Self {
+        let arch = std::env::consts::ARCH.try_into().expect("seccompiler knows the machines that this is built for");
+        let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).expect("two different actions");
+        let denying: BpfProgram = filter.try_into().expect("it has fewer than 4096 instructions");
+        Self([missing().to_vec(), denying].concat())
+    }
+
     /// Puts it on the calling process, for good. Async-signal-safe.
     pub(super) fn put_on_self(&self) -> io::Result<()> {
         seccompiler::apply_filter(&self.0).map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))
@@ -48,27 +57,19 @@ impl Filter {
     }
 }
 
-fn programs(rules: Rules) -> Vec<Filter> {
-    let arch = std::env::consts::ARCH.try_into().expect("seccompiler knows the machines that this is built for");
-    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).expect("two different actions");
-    vec![Filter(missing()), Filter(filter.try_into().expect("it has fewer than 4096 instructions"))]
-}
-
-/// What is said to be missing: `clone3`, and every call by the numbers of x32.
-fn missing() -> BpfProgram {
+/// Says of `clone3`, and of every call by the numbers of x32, that it is missing; what comes after it has the others.
+fn missing() -> [sock_filter; 4] {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let one = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let no_such_call = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    vec![
+    [
         // The number of the call is the first field.
         one(LOAD, 0, 0, 0),
-        one(EQUAL, 2, 0, u32::try_from(libc::SYS_clone3).expect("a small number")),
-        one(AT_LEAST, 1, 0, X32),
-        one(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        one(EQUAL, 1, 0, u32::try_from(libc::SYS_clone3).expect("a small number")),
+        one(AT_LEAST, 0, 1, X32),
         one(RETURN, 0, 0, no_such_call),
     ]
 }
@@ -243,13 +244,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_fit_into_the_kernel_and_are_written_down_as_it_has_them() {
+    fn filters_fit_into_the_kernel_and_are_written_down_as_it_has_them() {
         for level in [ConfinementLevel::Standard, ConfinementLevel::Strict] {
-            for filter in of(level) {
-                assert!(filter.0.len() < 4096);
-                assert_eq!(filter.to_hex().len(), filter.0.len() * 16);
-            }
+            let filter = of(level).expect("it has one");
+            assert!(filter.0.len() < 4096);
+            assert_eq!(filter.to_hex().len(), filter.0.len() * 16);
         }
-        assert!(of(ConfinementLevel::Off).is_empty());
+        assert!(of(ConfinementLevel::Off).is_none());
     }
 }

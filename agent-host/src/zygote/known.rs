@@ -29,7 +29,7 @@ const MAX_REFUSED: usize = 1024;
 const MAX_IN_VAIN: u32 = 3;
 /// Longest reason of a refusal, in bytes.
 const MAX_REASON: usize = 2048;
-/// Shortest time between the beginnings of two proofs, and how many times as long as the last one took.
+/// Shortest time between two proofs, and how many times as long as what the last one took of the processor.
 const EVERY: Duration = Duration::from_millis(500);
 const REST: u32 = 5;
 
@@ -212,7 +212,7 @@ impl Knowledge {
         known.shared = Some(shared);
     }
 
-    /// A proof took so long: the next one waits.
+    /// A proof took so much of the processor: the next one waits.
     pub(super) fn rest(&mut self, now: Instant, took: Duration) {
         self.not_before = Some(now + EVERY.max(took * REST));
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Descriptors, ForkRequest, ZygoteError,
-    wire::{self, Attached, Filters, Hello, Preload, Reply, Request, Wire},
+    wire::{self, Attached, Confines, Hello, Preload, Reply, Request, Wire},
 };
 use crate::{
     confinement::{Confinement, Filter, Grant, Interpreter, Places},
@@ -51,6 +51,7 @@ pub struct ZygoteSpec {
 pub(super) struct Newborn {
     child: Child,
     wire: Wire,
+    filter: Option<&'static Filter>,
     output: Output,
 }
 
@@ -58,6 +59,8 @@ pub(super) struct Newborn {
 pub(super) struct Live {
     child: Child,
     wire: Wire,
+    /// The filter that it has taken on, which its children have from it.
+    filter: Option<&'static Filter>,
     forks: u64,
     orphans: Arc<Orphans>,
     _output: Output,
@@ -81,7 +84,7 @@ impl ZygoteSpec {
         command.args(["-P", "-m", MODULE]).stdin(Stdio::from(OwnedFd::from(theirs)));
         command.env_clear().envs(&self.interpreter.environment);
         let started = self.spawner.spawn(command).await?;
-        self.newborn(started, ours).map_err(watch)
+        self.newborn(started, ours, None).map_err(watch)
     }
 
     /// What a branch takes on: it has imported code of agents, and forks some of them.
@@ -93,12 +96,17 @@ impl ZygoteSpec {
         Ok(Some(Confinement::new(grant, places)?))
     }
 
-    fn newborn(&self, started: Started, socket: UnixStream) -> std::io::Result<Newborn> {
+    fn newborn(
+        &self,
+        started: Started,
+        socket: UnixStream,
+        filter: Option<&'static Filter>,
+    ) -> std::io::Result<Newborn> {
         let Started { child, stdout, stderr } = started;
         let agent = format!("zygote of profile {}", self.profile);
         let source = Source { organization: String::new(), guild: String::new(), agent, epoch: 0, pid: child.pid() };
         let output = Output::read(stdout, stderr, &source, OUTPUT, &Tail::default())?;
-        Ok(Newborn { child, wire: Wire::new(socket)?, output })
+        Ok(Newborn { child, wire: Wire::new(socket)?, filter, output })
     }
 
     /// Has a zygote fork another one.
@@ -106,6 +114,7 @@ impl ZygoteSpec {
         let confinement = self.confinement().await.map_err(|error| {
             ForkError::Refused(ZygoteError::Refused(format!("a branch cannot be confined: {error:#}")))
         })?;
+        let filter = confinement.as_ref().and_then(Confinement::filter);
         let broken = |e: std::io::Error| ForkError::Broken(e.to_string());
         let (ours, theirs) = UnixStream::pair().map_err(broken)?;
         let (stdout, their_stdout) = output_pipe().map_err(broken)?;
@@ -113,7 +122,7 @@ impl ZygoteSpec {
         let descriptors = Descriptors { control: theirs.into(), stdout: their_stdout, stderr: their_stderr };
         let child =
             ancestor.ask(|id, confinement| Request::Branch { id, confinement }, &descriptors, confinement).await?;
-        self.newborn(Started { child, stdout, stderr }, ours).map_err(broken)
+        self.newborn(Started { child, stdout, stderr }, ours, filter).map_err(broken)
     }
 }
 
@@ -122,8 +131,8 @@ impl Newborn {
     pub(super) async fn hello(mut self, preload: &Preload, orphans: Arc<Orphans>) -> Result<(Live, Hello), String> {
         match timeout(HELLO, self.wire.ask(&Request::Preload(preload), None)).await {
             Ok(Ok(Reply::Hello(hello))) if hello.version == wire::VERSION => {
-                let Self { child, wire, output } = self;
-                Ok((Live { child, wire, forks: 0, orphans, _output: output }, *hello))
+                let Self { child, wire, filter, output } = self;
+                Ok((Live { child, wire, filter, forks: 0, orphans, _output: output }, *hello))
             }
             Ok(Ok(other)) => Err(format!("it said {other:?} instead of hello; install the same release of both")),
             Ok(Err(error)) => Err(format!("it ended before it was ready: {error}")),
@@ -147,16 +156,18 @@ impl Live {
 
     async fn ask<'a>(
         &mut self,
-        request: impl FnOnce(u64, Option<Filters>) -> Request<'a>,
+        request: impl FnOnce(u64, Option<Confines>) -> Request<'a>,
         descriptors: &Descriptors,
         confinement: Option<Confinement>,
     ) -> Result<Child, ForkError> {
-        let (ruleset, filters) = confinement.map(Confinement::into_parts).unzip();
-        let filters = filters.map(|filters| Filters { filters: filters.iter().map(Filter::to_hex).collect() });
+        let (ruleset, filter) = confinement.map(Confinement::into_parts).unzip();
+        let is_inherited = |filter: &&Filter| self.filter.is_some_and(|own| std::ptr::eq(own, *filter));
+        let confines = filter
+            .map(|filter| Confines { filter: filter.filter(|filter| !is_inherited(filter)).map(Filter::to_hex) });
         let attached = Attached { descriptors, ruleset: ruleset.flatten() };
         self.forks += 1;
         let (id, expected) = (self.forks, self.orphans.expect());
-        match timeout(FORK, self.wire.ask(&request(id, filters), Some(attached))).await {
+        match timeout(FORK, self.wire.ask(&request(id, confines), Some(attached))).await {
             Ok(Ok(Reply::Forked { id: answered, pid })) if answered == id => {
                 expected.adopt(pid).map_err(|e| ForkError::Broken(format!("its child cannot be watched: {e}")))
             }

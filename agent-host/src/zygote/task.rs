@@ -358,7 +358,10 @@ impl ZygoteTask {
         let profile = &self.spec.profile;
         let Built { has, wish, began, hello } = built;
         let (kind, mut grown) = (&wish.kind, 0);
-        work.knowledge.rest(Instant::now(), began.0.elapsed());
+        let took = began.0.elapsed();
+        // What others take of the processor meanwhile is no reason to rest for longer.
+        let spent = hello.as_ref().ok().and_then(|(_, hello)| Duration::try_from_secs_f64(hello.spent).ok());
+        work.knowledge.rest(Instant::now(), spent.map_or(took, |spent| spent.min(took)));
         match self.examine(hello).await {
             Err((why, mut refused)) => {
                 warn!(profile, %kind, why, "what agents import cannot be shared");

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// Version of the messages.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 /// Longest reply.
 const MAX_REPLY: usize = 16 << 20;
 
@@ -34,7 +34,7 @@ pub(super) struct FailedPreload {
 }
 
 /// What a zygote reports once it has imported what may be shared.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct Hello {
     pub(super) version: u32,
     /// Units that it has imported.
@@ -51,6 +51,8 @@ pub(super) struct Hello {
     pub(super) reads: BTreeSet<String>,
     /// Memory of its own that it uses, in bytes.
     pub(super) private: u64,
+    /// Processor time that it and its children have spent, in seconds.
+    pub(super) spent: f64,
     pub(super) failed_preloads: Vec<FailedPreload>,
     /// Why it will refuse to fork; empty: it will not.
     pub(super) obstacle: String,
@@ -97,19 +99,19 @@ pub(super) enum Request<'a> {
         directory: &'a Path,
         environment: &'a BTreeMap<String, String>,
         learn: bool,
-        confinement: Option<Filters>,
+        confinement: Option<Confines>,
     },
     Branch {
         id: u64,
-        confinement: Option<Filters>,
+        confinement: Option<Confines>,
     },
 }
 
-/// The filters of a process that is confined. Its ruleset is the fourth descriptor, if the kernel has any.
+/// What a process takes on that is confined. Its ruleset is the fourth descriptor, if the kernel has any.
 #[derive(Serialize)]
-pub(super) struct Filters {
-    /// In hexadecimal digits.
-    pub(super) filters: Vec<String>,
+pub(super) struct Confines {
+    /// Its filter in hexadecimal digits, unless it has that from the zygote.
+    pub(super) filter: Option<String>,
 }
 
 /// What goes with a request.

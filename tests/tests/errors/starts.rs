@@ -31,20 +31,27 @@ fn of(class: &str, changes: &Value) -> Value {
 pub(crate) async fn provoke() -> Provoked {
     let mut seen = Provoked::default();
     let modules = Modules::new(&[("starts", STARTS)]);
-    let settings = StackSettings { engine_arguments: words("--default-deadline 5s"), ..modules.settings(&[]) };
-    let stack = Stack::with(settings).await;
+    let stack = modules.stack(&[]).await;
     let engine = stack.engine_address();
     seen.refused(Reason::AgentInitFailed, engine, &e("CreateAgent"), of("Raises", &json!({}))).await;
     seen.refused(Reason::AgentExitedBeforeReady, engine, &e("CreateAgent"), of("Ends", &json!({}))).await;
     let slow = of("Sleeps", &json!({"start_timeout": "1s"}));
     seen.refused(Reason::AgentNotReadyInTime, engine, &e("CreateAgent"), slow).await;
-    let mut slower = of("Sleeps", &json!({}));
-    slower["wait"] = json!("WAIT_MODE_ACCEPTED");
-    grpcurl(&["-d", &slower.to_string(), engine, &e("CreateAgent")]).await;
-    let again = agent("Sleeps", &json!({"timeout": "0s", "wait": "WAIT_MODE_RUNNING"}));
-    seen.refused(Reason::NotReady, engine, &e("RestartAgent"), again).await;
+    not_ready(&mut seen, &modules).await;
     exhausted(&mut seen).await;
     seen
+}
+
+/// An agent that is not ready when the time of its caller is over.
+async fn not_ready(seen: &mut Provoked, modules: &Modules) {
+    let settings = StackSettings { engine_arguments: words("--default-deadline 5s"), ..modules.settings(&[]) };
+    let stack = Stack::with(settings).await;
+    let engine = stack.engine_address();
+    let mut sleeps = of("Sleeps", &json!({}));
+    sleeps["wait"] = json!("WAIT_MODE_ACCEPTED");
+    grpcurl(&["-d", &sleeps.to_string(), engine, &e("CreateAgent")]).await;
+    let again = agent("Sleeps", &json!({"timeout": "0s", "wait": "WAIT_MODE_RUNNING"}));
+    seen.refused(Reason::NotReady, engine, &e("RestartAgent"), again).await;
 }
 
 /// A host that lacks descriptors, and one that has lost its Python.

@@ -1,4 +1,4 @@
-"""What a forked process takes on before it runs a line of an agent's code: a Landlock domain and seccomp filters.
+"""What a forked process takes on before it runs a line of an agent's code: a Landlock domain and a seccomp filter.
 
 agent-host makes both (`agent-host/src/confinement.rs`); the process only takes them on, for good. Who cannot does not go on.
 """
@@ -8,10 +8,8 @@ import os
 import struct
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
-_PR_CAPBSET_DROP = 24
 _SECCOMP_MODE_FILTER = 2
-# Numbers that capabilities may have; the kernel passes over those that it does not know.
-_CAPABILITIES, _CAPABILITY_VERSION_3 = 64, 0x20080522
+_CAPABILITY_VERSION_3 = 0x20080522
 # The same on every machine.
 _SYS_LANDLOCK_RESTRICT_SELF = 446
 _INSTRUCTION = 8
@@ -22,12 +20,12 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def take_on(ruleset: int | None, filters: list[str]) -> None:
+def take_on(ruleset: int | None, program: str | None) -> None:
     """Confines this process and whatever it starts, and takes its capabilities.
 
     Args:
         ruleset: Descriptor of a Landlock ruleset, which is closed; None: the kernel has no Landlock.
-        filters: Programs of seccomp, in hexadecimal digits.
+        program: Its seccomp filter, in hexadecimal digits; None: it has that from its zygote.
 
     Raises:
         OSError: The kernel refuses.
@@ -38,7 +36,7 @@ def take_on(ruleset: int | None, filters: list[str]) -> None:
         number, descriptor, flags = map(ctypes.c_long, (_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0))
         _check(_libc.syscall(number, descriptor, flags))
         os.close(ruleset)
-    for program in filters:
+    if program is not None:
         instructions = bytes.fromhex(program)
         length = len(instructions) // _INSTRUCTION
         # A string in ctypes may hold zero bytes: the kernel is told its length.
@@ -46,11 +44,10 @@ def take_on(ruleset: int | None, filters: list[str]) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Gives up every capability, for good: a root with capabilities reads what Landlock would keep from it."""
-    if os.geteuid() == 0:
-        for capability in range(_CAPABILITIES):
-            # Fails for want of the capability to do so, and then there is none to regain.
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    """Gives up every capability: a root with capabilities reads what Landlock would keep from it.
+
+    For good, because the process can gain none by executing something (`no_new_privs`).
+    """
     header, none = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)
     _check(_libc.capset(header, none))
 

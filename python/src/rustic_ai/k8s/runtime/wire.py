@@ -3,20 +3,20 @@
 The zygote's standard input is a Unix socket to agent-host. A message, in both directions, is four bytes of length,
 big-endian, and a JSON object; descriptors ride on the length. `VERSION` stands in the first message of each side:
 
-    host -> zygote  {"op": "preload", "version": 5, "units": [{"name", "place", "modules", "files"}], "own": "my.agents",
+    host -> zygote  {"op": "preload", "version": 6, "units": [{"name", "place", "modules", "files"}], "own": "my.agents",
                      "share": "proven", "proven": ["..."], "refused": ["..."], "vouched": ["..."], "memory": 536870912, "varying": ["TMPDIR"],
                      "directory": "..."}
                     units: what may be preloaded, see `proof.closure`; own: the class's own module, empty for what an operator
                     names; the rest is described in `proof.prover`
-    zygote -> host  {"event": "hello", "version": 5, "shared": ["..."], "modules": ["..."], "refused": {"...": "why"},
-                     "postponed": {"...": "why"}, "files": ["..."], "reads": ["..."], "private": 4711, "failed_preloads": [{"module", "error", "traceback"}],
+    zygote -> host  {"event": "hello", "version": 6, "shared": ["..."], "modules": ["..."], "refused": {"...": "why"},
+                     "postponed": {"...": "why"}, "files": ["..."], "reads": ["..."], "private": 4711, "spent": 0.25, "failed_preloads": [{"module", "error", "traceback"}],
                      "obstacle": "...", "culprit": "..."}
                     shared, refused: units; postponed: those of which nothing is known for good; modules: all that a fork finds loaded beyond what its ancestor has; files and reads:
-                    what these came from, and variables of the environment that they asked for; private: memory of its own, in bytes; obstacle: why it is unsafe to
+                    what these came from, and variables of the environment that they asked for; private: memory of its own, in bytes; spent: processor time so far, in seconds, with that of its children; obstacle: why it is unsafe to
                     fork already, and the module that is to blame; empty: it is safe
 
     host -> zygote  {"op": "fork", "id": 7, "title": "...", "directory": "...", "environment": {...}, "learn": true,
-                     "confinement": {"filters": ["..."]}}
+                     "confinement": {"filter": "..."}}
                     with three descriptors: the child's socket to the host, its standard output, its standard error; learn:
                     the child shall report what its class imports; confinement: what it takes on, or null, see `confinement`; a
                     fourth descriptor is the ruleset
@@ -35,7 +35,7 @@ import socket
 import struct
 from typing import Any
 
-VERSION = 5
+VERSION = 6
 # Most descriptors that come with "fork" and "branch".
 DESCRIPTORS = 4
 _LENGTH = struct.Struct(">I")

@@ -169,6 +169,7 @@ class Zygote:
             "files": sorted(code | outcome.data),
             "reads": sorted(self._reads),
             "private": shared.private_bytes(),
+            "spent": sum(os.times()[:4]),
             "failed_preloads": self._failed,
             "obstacle": obstacle,
             "culprit": self._culprit if obstacle else "",
@@ -225,12 +226,12 @@ class Zygote:
         confines = message["confinement"]
         if message["op"] == "branch":
             if confines:
-                confinement.take_on(ruleset, confines["filters"])
+                confinement.take_on(ruleset, confines["filter"])
             Zygote(Wire(child.CONTROL), self._host_pid, self).run()
             return 0
         child.become(message["title"], message["directory"], message["environment"], self._sets)
         if confines:
-            confinement.take_on(ruleset, confines["filters"])
+            confinement.take_on(ruleset, confines["filter"])
         from rustic_ai.k8s.runtime import life
 
         inherited = frozenset(sys.modules) if message["learn"] else None

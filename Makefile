@@ -173,6 +173,7 @@ docs: build setup ## Writes the documents that are generated from code
 	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-proto --lib the_list_of_reasons
 	RUSTIC_WRITE_DOCS=1 cargo test -q -p rustic-tests --test documents --test errors
 	dot -Tsvg docs/parts.dot -o docs/parts.svg
+	dot -Tsvg docs/gpus.dot -o docs/gpus.svg
 
 # Its difference is part of a review: what it breaks, it breaks for every client.
 api: setup ## Renews proto/api.binpb, the API as it was agreed on

@@ -18,7 +18,7 @@ use rustic_proto::{
     launch::Launch,
 };
 use rustic_registry::{
-    AgentKey, AgentRecord, Announce, Claim, ClaimOutcome, Epoch, ExitStatus, HostLife, HostState, IfFull,
+    AgentKey, AgentRecord, Announce, Claim, ClaimOutcome, Claimed, Epoch, ExitStatus, HostLife, HostState, IfFull,
     MemoryRegistry, Registry as _, Resources, UnixMillis, View,
 };
 use std::{
@@ -138,8 +138,9 @@ impl FakeHost {
         let ClaimOutcome::Claimed(claimed) = self.registry.claim(&claim).await.expect("in memory") else {
             panic!("there is room");
         };
-        let (epoch, machine_id) = (claimed.epoch, claimed.machine_id);
-        let order = Order { launch: Arc::new(launch), epoch, machine_id, skip: vec![], state: None, memory: None };
+        let Claimed { epoch, machine_id, takes, .. } = claimed;
+        let launch = Arc::new(launch);
+        let order = Order { launch, epoch, machine_id, takes, skip: vec![], state: None, memory: None };
         Launching { order, request_id, first_start, start_timeout: Duration::from_secs(10), claim: None }
     }
 

@@ -17,7 +17,7 @@ use rustic_proto::{
     request,
     violation::Violations,
 };
-use rustic_registry::{Condition, ConfinementLevel, Epoch, LastExit, MachineId, Phase};
+use rustic_registry::{Condition, ConfinementLevel, Epoch, LastExit, MachineId, Phase, Resources};
 use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -58,6 +58,7 @@ impl Service {
             create_time: Some(convert::timestamp(handle.created)),
             last_running_time: status.running.map(convert::timestamp),
             machine_id: handle.machine_id.into(),
+            devices: convert::device_parts(&handle.takes),
             agent_spec: String::new(),
             usage: None,
             last_lines: vec![],
@@ -129,9 +130,9 @@ impl Service {
                 FirstStart::MustSucceed
             }
         };
-        let claim = r.claim.as_ref().map(given_claim).transpose()?;
         let request_id = request::request_id(&r.request_id)?;
         let launch = Launch::check(r.launch)?;
+        let claim = r.claim.as_ref().map(|claim| given_claim(claim, &launch.demand)).transpose()?;
         let creation = Creation { launch, request_id, claim, first_start };
         // To the end even if the caller hangs up: a claim without a task would belong to nobody.
         let supervisor = self.supervisor.clone();
@@ -182,7 +183,7 @@ fn epoch(claim: &pb::Claim) -> Result<Option<Epoch>, Violations> {
 }
 
 /// A claim that somebody else made for this host.
-fn given_claim(claim: &pb::Claim) -> Result<GivenClaim, Violations> {
+fn given_claim(claim: &pb::Claim, demand: &Resources) -> Result<GivenClaim, Violations> {
     let mut violations = Violations::default();
     let epoch = epoch(claim).unwrap_or_else(|wrong| {
         violations.extend(wrong);
@@ -198,7 +199,14 @@ fn given_claim(claim: &pb::Claim) -> Result<GivenClaim, Violations> {
     if machine_id.is_none() {
         violations.add("claim.machine_id", format!("must be 1 to {}", MachineId::LAST));
     }
-    violations.into_result(epoch.zip(machine_id).map(|(epoch, machine_id)| GivenClaim { epoch, machine_id }))
+    let takes = demand
+        .with_devices(convert::parts(&claim.devices))
+        .map_err(|error| violations.add("claim.devices", error.to_string()));
+    if demand.asks_for_devices() && claim.devices.is_empty() {
+        violations.add("claim.devices", "is required: the launch asks for gpus, and the claim says which it has");
+    }
+    let parts = epoch.zip(machine_id).zip(takes.ok());
+    violations.into_result(parts.map(|((epoch, machine_id), takes)| GivenClaim { epoch, machine_id, takes }))
 }
 
 fn usage(usage: Usage) -> agent_pb::AgentUsage {

@@ -35,6 +35,7 @@ pub mod error;
 #[cfg(test)]
 mod fakes;
 mod former;
+pub mod gpus;
 pub mod grpc;
 pub mod guards;
 pub mod health;
@@ -77,7 +78,9 @@ use rustic_proto::{
     profile::ProfileName,
     reflection,
 };
-use rustic_registry::{Announce, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError};
+use rustic_registry::{
+    Announce, HostId, HostLife, HostState, Incarnation, RedisRegistry, Registry, RegistryError, Resources,
+};
 use rustic_telemetry::{grpc::incoming, signals::StopRequests, tasks::Tasks};
 use std::{
     collections::BTreeMap,
@@ -127,8 +130,11 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let processes = Processes::start(&settings, &host, life, limits, &tasks)?;
     let host_lock = HostLock::take(&settings.lock_file(&host)?, &incarnation).await?;
     former::clear_up(host_lock.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
-    let (renewer, lease) = lease(&settings, bound, &incarnation, &host_lock, &registry)?;
-    let supervisor = supervisor(&settings, incarnation, registry, &lease, host_lock, processes, &tasks)?;
+    let capacity = settings.capacity()?;
+    let has_gpus = capacity.devices().next().is_some();
+    let (renewer, lease) = lease(&settings, bound, capacity, &incarnation, &host_lock, &registry)?;
+    let made = Made { host_lock, processes, has_gpus };
+    let supervisor = supervisor(&settings, incarnation, registry, &lease, made, &tasks)?;
     tasks.spawn_until("the renewer of the lease", tasks.ending(), keep(renewer, lease.clone(), tasks.ending()));
     tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
     tasks.spawn_until("the supervisor", tasks.ending(), broken(supervisor.clone(), tasks.ending()));
@@ -222,6 +228,7 @@ async fn drain(supervisor: &Supervisor, hurry: &CancellationToken, tasks: &Tasks
 fn lease(
     settings: &Settings,
     bound: SocketAddr,
+    capacity: Resources,
     incarnation: &Incarnation,
     host_lock: &HostLock,
     registry: &Arc<dyn Registry>,
@@ -233,7 +240,7 @@ fn lease(
         dns_name: settings.dns_name.clone(),
         host,
         incarnation: incarnation.clone(),
-        capacity: settings.capacity()?,
+        capacity,
         labels: settings.labels(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: HostState::Ready,
@@ -275,17 +282,23 @@ impl Processes {
     }
 }
 
+/// What a host is made of beside its lease.
+struct Made {
+    host_lock: HostLock,
+    processes: Processes,
+    has_gpus: bool,
+}
+
 fn supervisor(
     settings: &Settings,
     incarnation: Incarnation,
     registry: Arc<dyn Registry>,
     lease: &LeaseHandle,
-    host_lock: HostLock,
-    processes: Processes,
+    made: Made,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
-    let Processes { orphans, spawner, python } = processes;
+    let Made { host_lock, processes: Processes { orphans, spawner, python }, has_gpus } = made;
     let life = Life::of(&incarnation);
     let watchdog = Watchdog::start(spawner.clone(), life, host_lock.into(), tasks);
     let memory_kills = Arc::new(MemoryKills::watch());
@@ -296,6 +309,7 @@ fn supervisor(
         watchdog,
         workdirs: settings.workdirs(&host, life)?,
         engine_address: settings.engine_address.clone(),
+        has_gpus,
         host: host.clone(),
         output_limit: settings.output_limit(),
         agent_memory: settings.agent_memory,

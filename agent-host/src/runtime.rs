@@ -72,6 +72,8 @@ pub struct Order {
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
     pub machine_id: MachineId,
+    /// What it takes of this host.
+    pub takes: Resources,
     /// Messages that are not handed to it any more.
     pub skip: Vec<Skip>,
     /// The file in which it writes what it is at work on, once it has one.
@@ -115,6 +117,8 @@ pub struct Runtimes {
     pub python: BTreeMap<ProfileName, PythonRuntime>,
     /// Address of engine-svc, for agents that launch agents.
     pub engine_address: Option<String>,
+    /// This host has GPUs: each agent sees those that it was given.
+    pub has_gpus: bool,
     /// Host id, which agents find in their environment.
     pub host: HostId,
     /// How much of their output is logged.
@@ -344,6 +348,12 @@ impl Runtimes {
         set("RUSTIC_AGENT_ID", launch.key.agent.as_str());
         set("RUSTIC_AGENT_EPOCH", &order.epoch.to_string());
         set("RUSTIC_AGENT_HOST", self.host.as_str());
+        if self.has_gpus {
+            let seen: Vec<_> = order.takes.devices().map(|device| device.id).collect();
+            let seen = seen.join(",");
+            set("CUDA_VISIBLE_DEVICES", &seen);
+            set("NVIDIA_VISIBLE_DEVICES", if seen.is_empty() { "void" } else { &seen });
+        }
         environment
     }
 }

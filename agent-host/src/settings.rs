@@ -2,6 +2,7 @@
 
 use crate::{
     confinement::{Kernel, Policy},
+    gpus::Gpus,
     lease::LeaseTimes,
     output::OutputLimit,
     process::{Life, memory::Pressure},
@@ -15,6 +16,7 @@ use clap::Parser;
 use rustic_proto::profile::ProfileName;
 use rustic_registry::{
     ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisSettings, Resources,
+    devices::{GPU_MEMORY, GPUS, is_of_device},
     resources::{SLOTS, label_of},
 };
 use rustic_telemetry::{
@@ -66,9 +68,13 @@ pub struct Settings {
     /// Most agents at once
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub max_agents: u32,
-    /// Further capacity, NAME=AMOUNT, such as gpus=2 or memory=8e9; cpus defaults to the machine's
+    /// Further capacity, NAME=AMOUNT, such as memory=8e9; cpus defaults to the machine's
     #[arg(long, value_parser = parse_pair, value_delimiter = ',', value_name = "NAME=AMOUNT")]
     pub resource: Vec<(String, String)>,
+    /// GPUs of this host: auto, as NVIDIA's driver lists them; none; how many; or their ids, each with its memory in bytes:
+    /// GPU-8f2c=24e9,GPU-91aa=24e9
+    #[arg(long, default_value = "auto", value_name = "WHICH")]
+    pub gpus: Gpus,
     /// Label of this host, NAME=VALUE
     #[arg(long, value_parser = parse_pair, value_delimiter = ',', value_name = "NAME=VALUE")]
     pub label: Vec<(String, String)>,
@@ -252,7 +258,7 @@ impl Settings {
         text.parse().with_context(|| format!("--pod-uid {:?} cannot be used", self.pod_uid))
     }
 
-    /// What this host has.
+    /// What this host has. Asks the driver of its GPUs.
     pub fn capacity(&self) -> anyhow::Result<Resources> {
         let mut capacity = Resources::default();
         capacity.set("cpus", std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64))?;
@@ -260,10 +266,13 @@ impl Settings {
             let number: f64 = amount.parse().with_context(|| format!("--resource {name}={amount}: no number"))?;
             ensure!(name != SLOTS, "--resource {name}: use --max-agents");
             ensure!(label_of(name).is_none(), "--resource {name}: use --label");
+            let is_of_gpus = name == GPUS || name == GPU_MEMORY || is_of_device(name);
+            ensure!(!is_of_gpus, "--resource {name}: use --gpus");
             capacity.set(name, number)?;
         }
         capacity.set(SLOTS, self.max_agents.into())?;
         self.label.iter().for_each(|(name, value)| capacity.add_label(name, value));
+        capacity.add_devices(&self.gpus.find());
         Ok(capacity)
     }
 
@@ -458,10 +467,16 @@ mod tests {
 
     #[test]
     fn capacity_is_slots_cpus_and_what_was_named() {
-        let capacity = settings(&["--max-agents", "7", "--resource", "gpus=0.5,cpus=3"]).capacity().expect("valid");
+        let capacity = settings(&["--max-agents", "7", "--resource", "ports=0.5,cpus=3", "--gpus", "none"])
+            .capacity()
+            .expect("valid");
         let amounts: Vec<_> = capacity.iter().collect();
-        assert_eq!(amounts, [("cpus", 3000), ("gpus", 500), ("slots", 7000)]);
-        assert!(settings(&["--resource", "slots=3"]).capacity().is_err());
+        assert_eq!(amounts, [("cpus", 3000), ("ports", 500), ("slots", 7000)]);
+        for used_otherwise in ["slots=3", "gpus=1", "gpu_memory=1", "label:a=b=1"] {
+            assert!(settings(&["--resource", used_otherwise]).capacity().is_err(), "{used_otherwise}");
+        }
+        let capacity = settings(&["--gpus", "a=24e9,b"]).capacity().expect("valid");
+        assert_eq!((capacity.milli("gpus"), capacity.devices().count()), (2000, 2));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::{
 use futures_util::future::join_all;
 use rustic_proto::launch::{Launch, RuntimeKind};
 use rustic_registry::{
-    AgentKey, Claim, ClaimOutcome, Claimed, Epoch, HostId, HostRecord, IfFull, IfNamesakes, MachineId, Observer,
-    Phase, ReleaseGuard, ReleaseOutcome, RequestId, Scope,
+    AgentKey, AgentRecord, Claim, ClaimOutcome, Claimed, Epoch, HostId, HostRecord, IfFull, IfNamesakes, MachineId,
+    Observer, Phase, ReleaseGuard, ReleaseOutcome, RequestId, Resources, Scope,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -46,12 +46,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const RECORDS: Duration = Duration::from_secs(3);
 
 /// Claim that came with a call.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GivenClaim {
     /// Fencing token.
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
     pub machine_id: MachineId,
+    /// What it takes here.
+    pub takes: Resources,
+}
+
+impl GivenClaim {
+    /// The claim that a record has, if it holds room.
+    fn of(record: &AgentRecord) -> Option<Self> {
+        let takes = record.assignment()?.takes.clone();
+        Some(Self { epoch: record.epoch, machine_id: record.machine_id, takes })
+    }
 }
 
 /// A request to run an agent here.
@@ -193,7 +203,7 @@ impl Supervisor {
     }
 
     /// Starts an agent, or finds it if it is here already. The answer may come before it runs.
-    pub async fn create(&self, creation: Creation) -> Result<Attached, HostError> {
+    pub async fn create(&self, mut creation: Creation) -> Result<Attached, HostError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
@@ -204,7 +214,7 @@ impl Supervisor {
             let known = profiles.iter().map(|known| known.name.to_string()).collect();
             return Err(HostError::UnknownProfile { profile: profile.clone(), known });
         }
-        match creation.claim {
+        match creation.claim.take() {
             Some(claim) => self.admit_claimed(creation, claim).await,
             None => self.claim_and_admit(creation).await,
         }
@@ -261,8 +271,9 @@ impl Supervisor {
             outcome => outcome,
         };
         match outcome {
-            ClaimOutcome::Claimed(Claimed { epoch, machine_id, .. }) => {
-                let admitted = self.admit(creation, GivenClaim { epoch, machine_id }, Some(began.elapsed()));
+            ClaimOutcome::Claimed(Claimed { epoch, machine_id, takes, .. }) => {
+                let claim = GivenClaim { epoch, machine_id, takes };
+                let admitted = self.admit(creation, claim, Some(began.elapsed()));
                 if admitted.is_err() {
                     // Our own claim, which no task will look after.
                     self.context.registry.release(&key, epoch, ReleaseGuard::Unaccepted).await?;
@@ -273,14 +284,13 @@ impl Supervisor {
                 Err(HostError::Failed { key, condition: record.condition })
             }
             ClaimOutcome::Exists(record) if record.host().is_none() => Err(HostError::Waits(key)),
-            ClaimOutcome::Exists(record) if record.host() == Some(self.host()) => {
-                let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
-                self.admit_claimed(creation, claim).await
-            }
-            ClaimOutcome::Exists(record) => {
-                let host = record.host().map(|h| h.to_string()).unwrap_or_default();
-                Err(HostError::Elsewhere { key, host })
-            }
+            ClaimOutcome::Exists(record) => match GivenClaim::of(&record) {
+                Some(claim) if record.host() == Some(self.host()) => self.admit_claimed(creation, claim).await,
+                _ => {
+                    let host = record.host().map(|h| h.to_string()).unwrap_or_default();
+                    Err(HostError::Elsewhere { key, host })
+                }
+            },
             ClaimOutcome::Conflict(phase) => Err(HostError::OtherSpec { key, phase }),
             ClaimOutcome::Stopping => Err(HostError::AgentStopping(key)),
             ClaimOutcome::Held | ClaimOutcome::Late(_) => Err(HostError::NoLease(self.host().clone())),
@@ -300,9 +310,9 @@ impl Supervisor {
         claim_took: Option<Duration>,
     ) -> Result<Attached, HostError> {
         let key = creation.launch.key.clone();
-        let GivenClaim { epoch, machine_id } = claim;
-        let order =
-            Order { launch: Arc::new(creation.launch), epoch, machine_id, skip: vec![], state: None, memory: None };
+        let GivenClaim { epoch, machine_id, takes } = claim;
+        let launch = Arc::new(creation.launch);
+        let order = Order { launch, epoch, machine_id, takes, skip: vec![], state: None, memory: None };
         let launching = Launching {
             order,
             request_id: creation.request_id,
@@ -317,10 +327,10 @@ impl Supervisor {
         }
         let full = agents.len() >= self.settings.max_agents;
         match agents.entry(key) {
-            Entry::Occupied(here) if here.get().epoch == claim.epoch => Ok(Attached::to(here.get().clone())),
+            Entry::Occupied(here) if here.get().epoch == epoch => Ok(Attached::to(here.get().clone())),
             Entry::Occupied(here) => {
                 let (key, current) = (here.key().clone(), here.get().epoch);
-                Err(HostError::StaleEpoch { key, given: claim.epoch, current })
+                Err(HostError::StaleEpoch { key, given: epoch, current })
             }
             Entry::Vacant(_) if full => Err(HostError::Full(self.host().clone())),
             Entry::Vacant(place) => {

@@ -1,8 +1,9 @@
 """Runs every benchmark of this machine in one run, prints tables and writes `bench/results/`.
 
-    python -m rustic_bench [--quick]
+    python -m rustic_bench [--quick] [--only confinement]
 
-`--quick` measures a tenth of everything, to see that it works; its figures mean nothing.
+`--quick` measures a tenth of everything, to see that it works; its figures mean nothing. `--only confinement` measures only what it costs to
+confine agents.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 from pathlib import Path
 import platform
+import statistics
 import subprocess
 import sys
 from typing import Any
@@ -42,8 +44,8 @@ def _stack(*command: str, hosts: int = 1, python: str = "", **settings: str) -> 
     return json.loads(rows)
 
 
-def _peer(name: str, **plan: list[int]) -> Rows:
-    return _stack(sys.executable, "-m", f"rustic_bench.peers.{name}", json.dumps(plan))
+def _peer(name: str, settings: dict[str, str] | None = None, **plan: list[int]) -> Rows:
+    return _stack(sys.executable, "-m", f"rustic_bench.peers.{name}", json.dumps(plan), **(settings or {}))
 
 
 def _imports(count: int) -> Rows:
@@ -54,12 +56,38 @@ def _imports(count: int) -> Rows:
     return _stack(sys.executable, "-m", "rustic_bench.peers.imports", plan, python=sys.executable, **settings)
 
 
-def _load(measure: str, option: str, count: int) -> Rows:
-    return _stack(str(BIN / "rustic-bench"), measure, option, str(count))
+def _load(measure: str, option: str, count: int, **settings: str) -> Rows:
+    return _stack(str(BIN / "rustic-bench"), measure, option, str(count), **settings)
 
 
 def _recovery(blow: str, count: int) -> Rows:
     return _stack(str(BIN / "rustic-bench"), "recovery", "--count", str(count), "--blow", blow, hosts=2)
+
+
+# Pairs of stacks, one with confinement and one without; of each figure the median is kept.
+_PAIRS = 7
+
+
+def _confinement(count: int) -> Rows:
+    """What it costs to confine agents: by turns, so that both meet the same machine."""
+    figures: dict[str, list[dict[str, float]]] = {"off": [], "standard": []}
+    for _ in range(_PAIRS):
+        for level, measured in figures.items():
+            settings = {"AGENT_HOST_CONFINEMENT": level}
+            one_by_one = _load("one-by-one", "--count", count, **settings)
+            step = {row["name"]: row["p50_ms"] for row in one_by_one["steps"]}
+            measured.append({
+                "create_p50_ms": one_by_one["one_by_one"][0]["p50_ms"],
+                "fork_p50_ms": step["· fork"],
+                "burst_per_second": _load("burst", "--count", count, **settings)["burst"][0]["per_second"],
+                "pss_mb_per_agent": _peer("k8s", settings, memory=[count])["memory"][0]["pss_mb_per_agent"],
+            })
+    rows = [
+        {"name": level, "n": count, "pairs": _PAIRS}
+        | {name: round(statistics.median(one[name] for one in measured), 3) for name in measured[0]}
+        for level, measured in figures.items()
+    ]
+    return {"confinement": rows}
 
 
 def _measure(scale: int) -> Rows:
@@ -81,6 +109,7 @@ def _measure(scale: int) -> Rows:
         _peer("floor", memory=n(100)),
         _peer("messages", messages=n(1000)),
         _imports(n(30)[0]),
+        _confinement(n(100)[0]),
         _load("density", "--guilds", n(50)[0]),
         _recovery("drain", n(100)[0]),
         _recovery("kill", n(100)[0]),
@@ -110,8 +139,10 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="rustic_bench", description="Benchmarks beside the peers.")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything; the figures mean nothing")
-    quick = parser.parse_args().quick
-    rows = _measure(scale=10 if quick else 1)
+    parser.add_argument("--only", choices=["confinement"], help="measure this only")
+    arguments = parser.parse_args()
+    quick, scale = arguments.quick, 10 if arguments.quick else 1
+    rows = _confinement(100 // scale) if arguments.only else _measure(scale)
     report.add_ratios(rows)
     print(report.tables(rows))
     if quick:
@@ -120,7 +151,8 @@ def main() -> None:
     machine = _machine()
     for name, part in rows.items():
         (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": part}, indent=1) + "\n")
-    plot.draw(rows, machine, RESULTS)
+    if not arguments.only:
+        plot.draw(rows, machine, RESULTS)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ _TITLES = {
     "memory": "Idle agents",
     "calls": "Calls",
     "messages": "Messages",
+    "confinement": "With confinement and without",
     "imports": "Create to ready, by what the class imports",
     "density": "Density",
     "recovery": "Recovery",

@@ -63,6 +63,9 @@ reasons! {
     /// The agent's host gave the agent away, because it drains or ends.
     HostDrained, [Pending],
         "Nothing; the agent starts as soon as another host has room.";
+    /// The agent's host came back without a device that the agent had; the agent moves to another one.
+    DeviceLost, [Pending],
+        "Nothing for the agent; see whether a GPU of the host has failed, or was taken from it.";
     /// The agent's host does not renew its lease. The agent may run on there, as its `on_disconnect` = KEEP asks for.
     HostSilent, [Starting Running Restarting Stopping],
         "See whether the host, or its way to the registry, is down. If its machine is gone for good, DrainHost with `force` moves the agent.";

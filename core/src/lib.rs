@@ -6,6 +6,7 @@
 //! | [`ids`] | names: guild, agent, host, incarnation, epoch |
 //! | [`condition`] | why an agent is in its phase |
 //! | [`confinement`] | what an agent may reach |
+//! | [`devices`] | GPUs: which an agent takes |
 //! | [`encoded`] | ids in keys, indexes and page tokens |
 //! | [`resources`] | room, as exact thousandths |
 //! | [`record`] | what is known of an agent and of a host |
@@ -29,6 +30,7 @@
 
 pub mod condition;
 pub mod confinement;
+pub mod devices;
 pub mod encoded;
 pub mod ids;
 pub mod observe;

@@ -176,13 +176,15 @@ pub struct Claimed {
     pub epoch: Epoch,
     /// Smallest free machine id of its guild; past 255 agents the least shared one.
     pub machine_id: MachineId,
+    /// What it takes there.
+    pub takes: Resources,
 }
 
 impl Claimed {
     /// The claim of an agent that is assigned to a host.
     pub fn of(record: &AgentRecord, assignment: &Assignment) -> Self {
-        let Assignment { host, incarnation, .. } = assignment.clone();
-        Self { host, incarnation, epoch: record.epoch, machine_id: record.machine_id }
+        let Assignment { host, incarnation, takes, .. } = assignment.clone();
+        Self { host, incarnation, takes, epoch: record.epoch, machine_id: record.machine_id }
     }
 }
 
@@ -251,6 +253,8 @@ pub struct Restore {
     pub digest: SpecDigest,
     /// Room it needs.
     pub demand: Resources,
+    /// What it takes there.
+    pub takes: Resources,
     /// What a lost lease does to it.
     pub on_disconnect: OnDisconnect,
     /// Its texts.

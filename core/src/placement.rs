@@ -1,6 +1,7 @@
 //! Which hosts to try for an agent, best first. Pure: takes what is known and returns an order.
 
 use crate::{
+    devices::is_of_device,
     ids::HostId,
     record::{HostRecord, text_enum},
     resources::Resources,
@@ -109,7 +110,7 @@ pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, re
     Candidates { hosts: scores.into_iter().map(|score| score.host).collect(), spread }
 }
 
-/// Largest share of any resource in use with the demand, in millionths. `load` in `lua/records.lua` says the same, to the bit.
+/// Largest share of any resource in use with the demand, in millionths; of devices that of all together. `load` in `lua/records.lua` says the same, to the bit.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -117,11 +118,12 @@ pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, re
     reason = "as Lua counts"
 )]
 pub fn load(capacity: &Resources, used: &Resources, demand: &Resources) -> u64 {
+    let counts = |(name, _): &(&str, u64)| !is_of_device(name);
     let share = |(name, capacity): (&str, u64)| {
         let wanted = used.milli(name).saturating_add(demand.milli(name));
         (wanted as f64 / capacity.max(1) as f64 * 1_000_000.0).floor() as u64
     };
-    capacity.iter().map(share).max().unwrap_or(0)
+    capacity.iter().filter(counts).map(share).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -170,6 +170,8 @@ pub struct Assignment {
     pub host: HostId,
     /// Its process that did.
     pub incarnation: Incarnation,
+    /// What it takes there: its demand, with devices in the place of what it asks of them.
+    pub takes: Resources,
     /// When the host accepted the claim; a claim without it has never had a process.
     pub accepted: Option<UnixMillis>,
     /// The agent's process.
@@ -178,8 +180,8 @@ pub struct Assignment {
 
 impl Assignment {
     /// A claim that no host has accepted yet.
-    pub fn claimed(host: HostId, incarnation: Incarnation) -> Self {
-        Self { host, incarnation, accepted: None, pid: None }
+    pub fn claimed(host: HostId, incarnation: Incarnation, takes: Resources) -> Self {
+        Self { host, incarnation, takes, accepted: None, pid: None }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Thousandths as integers (like Kubernetes' milli-units) because reservations are added and taken away for months:
 //! binary fractions would drift, and Lua and Rust would drift differently.
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use crate::devices::is_of_device;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::{collections::BTreeMap, fmt};
 
 /// Name of the resource that every agent takes one of.
@@ -17,6 +18,9 @@ const LABEL: &str = "label:";
 /// What a host has of each of its labels, and what an agent takes that needs one, in thousandths.
 const LABEL_CAPACITY: u64 = 1_000_000_000;
 const LABEL_DEMAND: u64 = 1;
+
+/// Left as it is in a stored name: what no separator can be mistaken for.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':');
 
 /// Largest amount of one resource: what doubles, and so Lua, count exactly.
 pub const MAX_AMOUNT: f64 = 9.0e12;
@@ -56,12 +60,17 @@ impl Resources {
         // double nearest to n / 1000 is the one that the text of n thousandths is read as.
         let nearest = (amount * 1000.0).round();
         let milli = if nearest / 1000.0 < amount { nearest + 1.0 } else { nearest } as u64;
+        self.put(name, milli);
+        Ok(())
+    }
+
+    /// Sets one resource, in thousandths.
+    pub(crate) fn put(&mut self, name: &str, milli: u64) {
         if milli == 0 {
             self.0.remove(name);
         } else {
             self.0.insert(name.to_owned(), milli);
         }
-        Ok(())
     }
 
     /// A host has this label.
@@ -84,12 +93,17 @@ impl Resources {
         self.0.iter().map(|(name, milli)| (name.as_str(), *milli))
     }
 
-    /// Names and amounts in whole units, for people and for the wire; labels are left out.
+    /// Names and amounts in whole units, for people and for the wire; labels and single devices are left out.
     pub fn amounts(&self) -> impl Iterator<Item = (String, f64)> {
         self.0
             .iter()
-            .filter(|(name, _)| label_of(name).is_none())
+            .filter(|(name, _)| label_of(name).is_none() && !is_of_device(name))
             .map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether both have the same amount of everything; none of something is as good as nothing said of it.
@@ -100,7 +114,7 @@ impl Resources {
 
     /// Whether `demand` fits beside `used`.
     pub fn fits(&self, used: &Self, demand: &Self) -> bool {
-        demand.iter().all(|(name, want)| used.milli(name) + want <= self.milli(name))
+        self.place(used, demand).is_some()
     }
 
     /// Adds `other`.
@@ -113,12 +127,7 @@ impl Resources {
     /// Takes `other` away, never below zero.
     pub fn take(&mut self, other: &Self) {
         for (name, milli) in other.iter() {
-            let left = self.milli(name).saturating_sub(milli);
-            if left == 0 {
-                self.0.remove(name);
-            } else {
-                self.0.insert(name.to_owned(), left);
-            }
+            self.put(name, self.milli(name).saturating_sub(milli));
         }
     }
 
@@ -138,7 +147,7 @@ impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (name, milli)) in self.iter().enumerate() {
             let separator = if i == 0 { "" } else { ";" };
-            write!(f, "{separator}{}={milli}", utf8_percent_encode(name, NON_ALPHANUMERIC))?;
+            write!(f, "{separator}{}={milli}", utf8_percent_encode(name, PLAIN))?;
         }
         Ok(())
     }

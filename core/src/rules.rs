@@ -21,6 +21,14 @@ use std::{
     time::Duration,
 };
 
+/// A place on a host for one agent.
+#[derive(Clone)]
+struct Place {
+    host: HostId,
+    incarnation: Incarnation,
+    takes: Resources,
+}
+
 /// What a registry holds.
 #[derive(Clone, Default)]
 pub struct Store {
@@ -122,14 +130,15 @@ impl Store {
     }
 
     fn free_room(&mut self, record: &AgentRecord) {
-        let host = record.host().and_then(|h| self.hosts.get_mut(h));
-        if let Some(host) = host.filter(|h| Some(&h.incarnation) == record.incarnation()) {
-            host.used.take(&record.demand);
+        let Some(Assignment { host, incarnation, takes, .. }) = record.state.last_assignment() else { return };
+        if let Some(host) = self.hosts.get_mut(host).filter(|h| h.incarnation == *incarnation) {
+            host.used.take(takes);
         }
     }
 
-    /// A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
-    fn assign_to(&mut self, member: &str, host: &HostId, incarnation: &Incarnation, now: UnixMillis) -> Epoch {
+    /// A record that exists becomes a claim of a place under a new epoch, which nobody has accepted yet.
+    fn assign_to(&mut self, member: &str, place: Place, now: UnixMillis) -> Epoch {
+        let Place { host, incarnation, takes } = place;
         let epoch = self.next_epoch(now);
         self.unaccepted.insert(member.to_owned(), epoch);
         self.sequences.remove(member);
@@ -137,11 +146,11 @@ impl Store {
             self.leave_line(&agent);
         }
         if let Some(agent) = self.agents.get_mut(member) {
-            agent.state = State::Starting(Assignment::claimed(host.clone(), incarnation.clone()));
+            agent.state = State::Starting(Assignment::claimed(host.clone(), incarnation, takes));
             agent.epoch = epoch;
             agent.condition = None;
             let key = agent.key.clone();
-            self.record(&key, Some(Phase::Starting), epoch, Some(host.clone()));
+            self.record(&key, Some(Phase::Starting), epoch, Some(host));
         }
         epoch
     }
@@ -184,20 +193,15 @@ impl Store {
 
     /// The first candidate that holds a lease, takes agents and has room. With an `order`, those that wait and came before it must
     /// let it pass.
-    fn pick(
-        &mut self,
-        demand: &Resources,
-        candidates: &Candidates,
-        order: Option<u64>,
-    ) -> Option<(HostId, Incarnation)> {
+    fn pick(&mut self, demand: &Resources, candidates: &Candidates, order: Option<u64>) -> Option<Place> {
         let mut found = BTreeMap::new();
         let mut hosts: Vec<_> = candidates.hosts.iter().collect();
         let spread = candidates.spread.min(hosts.len());
         hosts[..spread].sort_by_key(|id| self.hosts.get(*id).map(|h| placement::load(&h.capacity, &h.used, demand)));
         for id in hosts {
-            let has_room = |h: &&HostRecord| h.takes_agents() && h.capacity.fits(&h.used, demand);
-            let Some(host) = self.hosts.get(id).filter(has_room) else { continue };
-            let picked = (host.host.clone(), host.incarnation.clone());
+            let Some(host) = self.hosts.get(id).filter(|h| h.takes_agents()) else { continue };
+            let Some(takes) = host.capacity.place(&host.used, demand) else { continue };
+            let picked = Place { host: host.host.clone(), incarnation: host.incarnation.clone(), takes };
             if order.is_none_or(|order| self.is_let_pass(id, demand, order, &mut found)) {
                 return Some(picked);
             }
@@ -205,9 +209,9 @@ impl Store {
         None
     }
 
-    fn reserve(&mut self, host: &HostId, demand: &Resources) {
+    fn reserve(&mut self, host: &HostId, takes: &Resources) {
         if let Some(h) = self.hosts.get_mut(host) {
-            h.used.add(demand);
+            h.used.add(takes);
         }
     }
 

@@ -71,8 +71,26 @@ def _resource(spec: dict[str, Any], path: str) -> str:
 
 
 @contextmanager
-def running(name: str, image: str, network: str, aliases: list[str], config: Path | None = None) -> Iterator[str]:
-    """Runs a container of the base until the end of the block; yields its id."""
+def running(
+    name: str,
+    image: str,
+    network: str,
+    aliases: list[str],
+    config: Path | None = None,
+    folders: dict[str, Path] | None = None,
+    more: dict[str, str] | None = None,
+) -> Iterator[str]:
+    """Runs a container of the base until the end of the block; yields its id.
+
+    Args:
+        name: Its name in the manifests.
+        image: What it runs.
+        network: Where it is.
+        aliases: Further names of it there.
+        config: Folder of its configuration, if it has one.
+        folders: More that it may read, by place.
+        more: More environment.
+    """
     spec = container(name).spec
     pod = f"{name}-0"
     arguments = [
@@ -86,7 +104,9 @@ def running(name: str, image: str, network: str, aliases: list[str], config: Pat
     ]
     for alias in [pod, *aliases]:
         arguments += ["--network-alias", alias]
-    values = environment(spec, pod)
+    for place, folder in (folders or {}).items():
+        arguments += ["--volume", f"{folder}:{place}:ro"]
+    values = environment(spec, pod) | (more or {})
     for variable, value in values.items():
         arguments += ["--env", f"{variable}={value}"]
     for mount in spec.get("volumeMounts", []):

@@ -7,17 +7,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 import json
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 import pod
+from rustic_ai.agent.v1 import agent_pb2
+from rustic_ai.agent_host.v1 import agent_host_service_pb2 as host_pb
+from rustic_ai.agent_host.v1.agent_host_service_pb2_grpc import AgentHostServiceStub
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.engine.v1.engine_service_pb2_grpc import EngineServiceStub
-from stack import run, version, wait_until
+from stack import ROOT, run, version, wait_until
 
 import manifests
 import sources
+
+
+# Where agents of these tests find their classes.
+_MODULES = {"PYTHONPATH": "/modules", "AGENT_HOST_CONFINEMENT_READ": "/modules"}
+_ATTACK = ROOT / "tests/src/attack.py"
+_ATTACKER = """
+from rustic_ai.core.guild.agent import Agent
+import attack
+
+class Attacker(Agent):
+    def __init__(self):
+        attack.attack()
+"""
+# Has what others would like to have, and says where.
+_VICTIM = """
+import json, os, socket
+from rustic_ai.core.guild.agent import Agent
+
+class Victim(Agent):
+    def __init__(self):
+        open("secret", "w").write("secret")
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(f"\0victim-{os.getpid()}")
+        self.socket.listen()
+        secret = os.path.abspath("secret")
+        print("VICTIM", json.dumps({"secret": secret, "program": secret, "abstract": f"victim-{os.getpid()}", "victim": os.getpid()}), flush=True)
+"""
 
 
 @dataclass
@@ -49,9 +80,16 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
         pod.network() as network,
         pod.running("redis", f"rustic-redis:{tag}", network, ["redis"], config=folder) as redis,
         pod.running("engine-svc", f"engine-svc:{tag}", network, ["engine-svc", "engine-svc.rustic-ai"]) as engine,
-        pod.running("agent-host", f"agent-host:{tag}", network, []) as host,
+        pod.running("agent-host", f"agent-host:{tag}", network, [], None, _with_modules(tmp_path_factory), _MODULES) as host,
     ):
         yield Pods(redis, engine, host)
+
+
+def _with_modules(folders: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = _readable_by_all(folders.mktemp("modules"))
+    for name, text in {"attack": _ATTACK.read_text(), "attacker": _ATTACKER, "victim": _VICTIM}.items():
+        (folder / f"{name}.py").write_text(text)
+    return {"/modules": folder}
 
 
 def _readable_by_all(folder: Path) -> Path:
@@ -108,6 +146,62 @@ def test_the_programs_pass_their_probes(pods: Pods, program: str, probe: str) ->
             return check(request, timeout=5) == b"\x08\x01"
 
         wait_until(f"{probe} of {program} passes", lambda: serves(asked["service"]), 60)
+
+
+def _said(container: str, agent: str, word: str) -> list[dict[str, Any]]:
+    """What an agent has printed after a word."""
+    lines = (json.loads(line) for line in run("docker", "logs", container).splitlines() if line.startswith("{"))
+    messages = (line["message"] for line in lines if line.get("agent_id") == agent and line.get("target") == "agent")
+    return [json.loads(message.removeprefix(word)) for message in messages if message.startswith(word)]
+
+
+def _launch(organization: str, agent: str, name: str, environment: dict[str, str]) -> agent_pb2.AgentLaunch:
+    spec = {"id": agent, "name": agent, "description": "for a test", "class_name": name}
+    messaging = {
+        "backend_module": "rustic_ai.core.messaging.backend",
+        "backend_class": "InMemoryMessagingBackend",
+        "backend_config": {},
+    }
+    return agent_pb2.AgentLaunch(
+        organization_id=organization,
+        agent_spec=json.dumps(spec),
+        guild_spec=json.dumps({"id": "g", "name": "g", "description": "for a test"}),
+        messaging_config=json.dumps(messaging),
+        runtime=agent_pb2.Runtime(python=agent_pb2.PythonRuntime()),
+        environment=environment,
+    )
+
+
+def test_an_agent_reaches_nothing_of_others_in_the_restricted_container(pods: Pods) -> None:
+    with grpc.insecure_channel(pods.address(pods.host, 50052)) as channel:
+        host = AgentHostServiceStub(channel)
+
+        def create(launch: agent_pb2.AgentLaunch) -> None:
+            host.CreateAgent(host_pb.CreateAgentRequest(launch=launch), timeout=60)
+
+        create(_launch("another", "victim", "victim.Victim", {"SECRET": "secret"}))
+        (target,) = wait_until("the victim is there", lambda: _said(pods.host, "victim", "VICTIM "), 30)
+        work = pod.environment(pod.container("agent-host").spec, "agent-host-0")["AGENT_HOST_WORK_DIR"]
+        (lock,) = run("docker", "exec", pods.host, "sh", "-c", f"ls {work}/*.lock").split()
+        library = run("docker", "exec", pods.host, "python", "-c", "import json; print(json.__file__)")
+        target |= {"host": 1, "work_dir": work, "lock": lock, "library": library, "level": "standard"}
+        target |= {"password": pod.PASSWORD, "home": "/root", "port": 6379}
+        # A forked one, one in a fresh interpreter, and the second life of the first.
+        for agent, more in {"forked": {}, "cold": {"PYTHONHASHSEED": "1"}}.items():
+            create(_launch("attackers", agent, "attacker.Attacker", {"ATTACK": json.dumps(target)} | more))
+        pid = host.GetAgent(
+            host_pb.GetAgentRequest(organization_id="attackers", guild_id="g", agent_id="forked"), timeout=5
+        ).agent.pid
+        run("docker", "exec", pods.host, "kill", "-9", str(pid))
+        for agent, lives in {"forked": 2, "cold": 1}.items():
+            for attack in wait_until(
+                f"{lives} lives of {agent}",
+                lambda agent=agent, lives=lives: (said := _said(pods.host, agent, "ATTACKED "))[lives - 1 :] and said,
+                60,
+            ):
+                assert attack["reached"] == {} and attack["tried"] >= 55, (agent, attack)
+        health = host.Health(host_pb.HealthRequest(), timeout=5)
+        assert not health.confinement.missing, health.confinement
 
 
 def test_an_engine_can_carry_out_its_hook(pods: Pods) -> None:

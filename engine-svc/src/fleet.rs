@@ -76,10 +76,10 @@ pub struct Offer<'a> {
 
 impl Offer<'_> {
     /// A host was claimed: the view counts the claim there from now on.
-    pub fn taken(mut self, epoch: Epoch, host: &HostId, demand: &Resources) {
+    pub fn taken(mut self, epoch: Epoch, host: &HostId, takes: &Resources) {
         let mut known = self.fleet.known();
         known.withdraw(self.number.take());
-        known.reserve(epoch, host, demand);
+        known.reserve(epoch, host, takes);
     }
 }
 

@@ -15,7 +15,7 @@
 //! half a gpu free each have none for an agent that needs a whole one.
 
 use crate::fleet::FleetView;
-use rustic_registry::{HostId, HostRecord, Resources, resources::SLOTS};
+use rustic_registry::{HostId, HostRecord, Resources, devices::is_of_device, resources::SLOTS};
 use std::cmp::Reverse;
 
 /// What the operator wants.
@@ -90,12 +90,12 @@ fn pack<'a>(hosts: impl Iterator<Item = &'a HostRecord>, demands: &[Resources]) 
     if let Some((capacity, _)) = hosts.first() {
         demands.sort_by_cached_key(|demand| Reverse(fullness(capacity, demand)));
     }
-    demands.into_iter().all(|demand| match hosts.iter_mut().find(|(capacity, used)| capacity.fits(used, demand)) {
-        Some((_, used)) => {
-            used.add(demand);
-            true
-        }
-        None => false,
+    demands.into_iter().all(|demand| {
+        let place = |(capacity, used): &mut (&Resources, Resources)| {
+            let takes = capacity.place(used, demand);
+            takes.map(|takes| used.add(&takes)).is_some()
+        };
+        hosts.iter_mut().any(place)
     })
 }
 
@@ -110,7 +110,13 @@ fn holds(host: &HostRecord) -> bool {
 
 /// The largest part of a capacity that is taken, in millionths.
 fn fullness(capacity: &Resources, used: &Resources) -> u64 {
-    capacity.iter().map(|(name, all)| used.milli(name).saturating_mul(1_000_000) / all.max(1)).max().unwrap_or(0)
+    let counts = |(name, _): &(&str, u64)| !is_of_device(name);
+    capacity
+        .iter()
+        .filter(counts)
+        .map(|(name, all)| used.milli(name).saturating_mul(1_000_000) / all.max(1))
+        .max()
+        .unwrap_or(0)
 }
 
 fn amount(resources: &Resources, name: &str) -> f64 {
@@ -121,7 +127,7 @@ fn amount(resources: &Resources, name: &str) -> f64 {
 mod tests {
     use super::*;
     use crate::fakes;
-    use rustic_registry::{HostState, HostsView};
+    use rustic_registry::{HostState, HostsView, devices::Device};
     use std::collections::BTreeSet;
 
     fn resources(of: &[(&str, f64)]) -> Resources {
@@ -131,7 +137,7 @@ mod tests {
     }
 
     fn host(ordinal: u32, used: f64) -> HostRecord {
-        let capacity = resources(&[(SLOTS, 10.0), ("gpus", 2.0)]);
+        let capacity = resources(&[(SLOTS, 10.0), ("licences", 2.0)]);
         fakes::host(&format!("agent-host-{ordinal}"), capacity, resources(&[(SLOTS, used)]))
     }
 
@@ -164,13 +170,13 @@ mod tests {
     #[test]
     fn the_scarcest_resource_counts() {
         let mut busy = host(0, 1.0);
-        busy.used = resources(&[(SLOTS, 1.0), ("gpus", 1.5)]);
+        busy.used = resources(&[(SLOTS, 1.0), ("licences", 1.5)]);
         assert_eq!(
             wanted(&view(vec![busy.clone()], 0), &[], USUAL),
             0.75,
-            "three quarters of a host's gpus are used"
+            "three quarters of a host's licences are used"
         );
-        let waits = resources(&[(SLOTS, 1.0), ("gpus", 2.0)]);
+        let waits = resources(&[(SLOTS, 1.0), ("licences", 2.0)]);
         assert_eq!(wanted(&view(vec![busy], 1), &[waits], USUAL), 1.75);
     }
 
@@ -203,14 +209,25 @@ mod tests {
 
     #[test]
     fn room_is_looked_for_agent_by_agent() {
-        let with =
-            |ordinal, gpus| HostRecord { used: resources(&[(SLOTS, 1.0), ("gpus", gpus)]), ..host(ordinal, 1.0) };
-        let gpu = |amount| resources(&[(SLOTS, 1.0), ("gpus", amount)]);
+        let with = |ordinal, licences| HostRecord {
+            used: resources(&[(SLOTS, 1.0), ("licences", licences)]),
+            ..host(ordinal, 1.0)
+        };
+        let gpu = |amount| resources(&[(SLOTS, 1.0), ("licences", amount)]);
         let top = "agent-host-2".parse().expect("an id");
         let fragmented = view(vec![with(0, 1.2), with(1, 1.2), with(2, 1.2)], 0);
         assert!(!fit_below(&fragmented, &top, &[gpu(1.2)]), "0.8 and 0.8 are free, and not 1.2");
         assert!(fit_below(&fragmented, &top, &[gpu(0.4), gpu(0.4), gpu(0.8)]), "the largest first");
         assert!(!fit_below(&fragmented, &top, &[gpu(0.8), gpu(0.8), gpu(0.1)]), "all at once");
+        let mut devices = view(vec![host(0, 1.0), host(1, 1.0), host(2, 1.0)], 0);
+        for host in &mut devices.registry.hosts {
+            let one = Device { id: "a".to_owned(), share: 1.0, memory: 0.0 };
+            host.capacity.add_devices([&one]);
+            host.used = host.capacity.place(&Resources::default(), &resources(&[("gpus", 0.6)])).expect("it fits");
+        }
+        let share = |amount| resources(&[(SLOTS, 1.0), ("gpus", amount)]);
+        assert!(!fit_below(&devices, &top, &[share(0.6)]), "0.4 and 0.4 are free, each of a device of its own");
+        assert!(fit_below(&devices, &top, &[share(0.4), share(0.1), share(0.3)]));
         let slots = view(vec![host(0, 9.0), host(1, 10.0), host(2, 2.0)], 0);
         assert!(fit_below(&slots, &top, &[resources(&[(SLOTS, 1.0)])]));
         assert!(!fit_below(&slots, &top, &vec![resources(&[(SLOTS, 1.0)]); 2]));

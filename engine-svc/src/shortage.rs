@@ -1,7 +1,11 @@
 //! What an agent asks for that no host could ever give, or that none has free now, and the most that there is. Pure.
 
 use crate::fleet::FleetView;
-use rustic_registry::{HostRecord, Resources, resources};
+use rustic_registry::{
+    HostRecord, Resources,
+    devices::{GPU_MEMORY, GPUS},
+    resources,
+};
 use std::fmt;
 
 /// Most resources that an error names, and most bytes of a name: a status travels in headers.
@@ -30,6 +34,21 @@ enum Of {
     FreeHere,
 }
 
+impl Of {
+    /// What the largest amount is the largest of: a share of a GPU, and its memory, are of one.
+    fn most(self, name: &str, asked: f64) -> &'static str {
+        let of_one_gpu = name == GPU_MEMORY || (name == GPUS && asked < 1.0);
+        match (self, of_one_gpu) {
+            (Self::Capacity, false) => "most on one host",
+            (Self::Free, false) => "most that is free on one host",
+            (Self::CapacityHere, false) => "it has",
+            (Self::FreeHere, false) => "it has free",
+            (Self::Capacity | Self::CapacityHere, true) => "most on one GPU",
+            (Self::Free | Self::FreeHere, true) => "most that is free on one GPU",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Lacking {
     name: String,
@@ -47,7 +66,7 @@ pub fn ever(view: &FleetView, demand: &Resources) -> Option<Shortage> {
         return None;
     }
     Some(Shortage::between(Of::Capacity, demand, |name| {
-        hosts.iter().map(|h| h.capacity.milli(name)).max().unwrap_or(0)
+        hosts.iter().map(|h| h.capacity.most(&Resources::default(), demand, name)).max().unwrap_or(0)
     }))
 }
 
@@ -57,16 +76,18 @@ pub fn now(view: &FleetView, demand: &Resources) -> Option<Shortage> {
     if hosts.is_empty() || hosts.iter().any(|h| h.capacity.fits(&h.used, demand)) {
         return None;
     }
-    let free = |h: &HostRecord, name: &str| h.capacity.milli(name).saturating_sub(h.used.milli(name));
+    let free = |h: &HostRecord, name: &str| h.capacity.most(&h.used, demand, name);
     Some(Shortage::between(Of::Free, demand, |name| hosts.iter().map(|h| free(h, name)).max().unwrap_or(0)))
 }
 
 /// What a host has too little of for `demand`, at all or now; `None`: it has room.
 pub fn on(host: &HostRecord, demand: &Resources) -> Option<(Shortage, Lasts)> {
-    if !host.capacity.fits(&Resources::default(), demand) {
-        return Some((Shortage::between(Of::CapacityHere, demand, |name| host.capacity.milli(name)), Lasts::Always));
+    let nothing = Resources::default();
+    if !host.capacity.fits(&nothing, demand) {
+        let has = |name: &str| host.capacity.most(&nothing, demand, name);
+        return Some((Shortage::between(Of::CapacityHere, demand, has), Lasts::Always));
     }
-    let free = |name: &str| host.capacity.milli(name).saturating_sub(host.used.milli(name));
+    let free = |name: &str| host.capacity.most(&host.used, demand, name);
     (!host.capacity.fits(&host.used, demand)).then(|| (Shortage::between(Of::FreeHere, demand, free), Lasts::Now))
 }
 
@@ -112,12 +133,6 @@ impl Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = match self.of {
-            Of::Capacity => "most on one host",
-            Of::Free => "most that is free on one host",
-            Of::CapacityHere => "it has",
-            Of::FreeHere => "it has free",
-        };
         for (n, Lacking { name, asked, largest }) in self.lacking.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
             match resources::label_of(name) {
@@ -126,7 +141,7 @@ impl fmt::Display for Shortage {
                     write!(f, "{comma}the label {label}, which it does not have")?
                 }
                 Some(label) => write!(f, "{comma}the label {label}, which no host has")?,
-                None => write!(f, "{comma}{asked} {name} ({most}: {largest})")?,
+                None => write!(f, "{comma}{asked} {name} ({}: {largest})", self.of.most(name, *asked))?,
             }
         }
         if self.scattered { f.write_str(", which no single host has together") } else { Ok(()) }
@@ -159,10 +174,10 @@ mod tests {
 
     #[test]
     fn what_no_host_could_hold_is_named_with_the_most_that_there_is() {
-        let hosts = view(&["slots=4000;cpus=2000", "slots=2000;cpus=8000;gpus=500"], &[]);
+        let hosts = view(&["slots=4000;cpus=2000", "slots=2000;cpus=8000;licences=500"], &[]);
         assert_eq!(lack_of(&hosts, "slots=4000;cpus=2000"), None, "however full it is, and though it drains");
-        let lack = lack_of(&hosts, "slots=1000;gpus=1500").expect("too large");
-        assert_eq!(lack, "1.5 gpus (most on one host: 0.5)");
+        let lack = lack_of(&hosts, "slots=1000;licences=1500").expect("too large");
+        assert_eq!(lack, "1.5 licences (most on one host: 0.5)");
         let lack = lack_of(&hosts, "slots=4000;cpus=8000").expect("too large");
         assert_eq!(
             lack,
@@ -175,19 +190,22 @@ mod tests {
         let host = |id: &str, capacity: &str, used: &str| {
             fakes::host(id, Resources::parse(capacity), Resources::parse(used))
         };
-        let drains = HostRecord { state: HostState::Draining, ..host("h-2", "slots=9000;gpus=9000", "") };
+        let drains = HostRecord { state: HostState::Draining, ..host("h-2", "slots=9000;licences=9000", "") };
         let hosts = vec![
-            host("h-0", "slots=4000;gpus=2000", "slots=1000;gpus=1500"),
-            host("h-1", "slots=4000;gpus=1000", "slots=4000"),
+            host("h-0", "slots=4000;licences=2000", "slots=1000;licences=1500"),
+            host("h-1", "slots=4000;licences=1000", "slots=4000"),
             drains,
         ];
         let view = FleetView { registry: HostsView { hosts, ..HostsView::default() }, ..FleetView::default() };
         let short = |demand: &str| now(&view, &Resources::parse(demand)).map(|lack| lack.to_string());
-        assert_eq!(short("slots=1000;gpus=500"), None, "h-0 has it");
-        assert_eq!(short("slots=1000;gpus=1500").as_deref(), Some("1.5 gpus (most that is free on one host: 1)"));
-        let scattered = "1 gpus (most that is free on one host: 1), 1 slots (most that is free on one host: 3), \
+        assert_eq!(short("slots=1000;licences=500"), None, "h-0 has it");
+        assert_eq!(
+            short("slots=1000;licences=1500").as_deref(),
+            Some("1.5 licences (most that is free on one host: 1)")
+        );
+        let scattered = "1 licences (most that is free on one host: 1), 1 slots (most that is free on one host: 3), \
                          which no single host has together";
-        assert_eq!(short("slots=1000;gpus=1000").as_deref(), Some(scattered));
+        assert_eq!(short("slots=1000;licences=1000").as_deref(), Some(scattered));
         assert_eq!(now(&FleetView::default(), &Resources::one_slot()), None, "where no host lives nobody knows");
     }
 
@@ -215,9 +233,9 @@ mod tests {
 
     #[test]
     fn where_no_host_lives_nobody_knows() {
-        assert_eq!(lack_of(&view(&[], &[]), "gpus=1000"), None);
-        assert_eq!(lack_of(&view(&[], &["slots=1000"]), "gpus=1000"), None);
-        assert_eq!(lack_of(&view(&["slots=1000"], &["gpus=1000"]), "gpus=1000"), None, "it may be back");
+        assert_eq!(lack_of(&view(&[], &[]), "licences=1000"), None);
+        assert_eq!(lack_of(&view(&[], &["slots=1000"]), "licences=1000"), None);
+        assert_eq!(lack_of(&view(&["slots=1000"], &["licences=1000"]), "licences=1000"), None, "it may be back");
     }
 
     #[test]

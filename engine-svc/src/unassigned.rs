@@ -112,7 +112,8 @@ mod tests {
     }
 
     fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {
-        let place = || Assignment::claimed("h-0".parse().expect("an id"), "i".parse().expect("an id"));
+        let place =
+            || Assignment::claimed("h-0".parse().expect("an id"), "i".parse().expect("an id"), Resources::one_slot());
         let assignment = phase.holds_room().then(place);
         AgentRecord {
             key: key(agent),

@@ -3,12 +3,12 @@
 use crate::{
     agent::v1 as agent_pb,
     agent_host::v1 as pb,
-    engine::v1::{ForceMode, Host, HostState as PbHostState, PendingPolicy},
+    engine::v1::{Device, ForceMode, Host, HostState as PbHostState, PendingPolicy},
     violation::Violations,
 };
 use rustic_core::{
     AgentReason, AgentRecord, Condition, ExitStatus, HostRecord, HostState, LastExit, Phase, Resources, UnixMillis,
-    UnreadableAgent, View,
+    UnreadableAgent, View, devices,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -129,6 +129,7 @@ pub fn agent(record: &AgentRecord) -> agent_pb::Agent {
         create_time: Some(timestamp(record.created)),
         last_running_time: record.running.map(timestamp),
         machine_id: record.machine_id.into(),
+        devices: record.assignment().map(|place| device_parts(&place.takes)).unwrap_or_default(),
         agent_spec: record.documents.as_ref().map(|d| d.spec.clone()).unwrap_or_default(),
         usage: None,
         confinement: None,
@@ -155,6 +156,37 @@ pub fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
     resources.amounts().collect()
 }
 
+/// Parts of devices on the wire, by id.
+pub fn device_parts(takes: &Resources) -> BTreeMap<String, agent_pb::DevicePart> {
+    let part =
+        |device: &devices::Device| agent_pb::DevicePart { share: device.share, memory_bytes: device.memory as u64 };
+    takes.devices().map(|device| (device.id.clone(), part(&device))).collect()
+}
+
+/// Reads what [`device_parts`] wrote.
+pub fn parts(devices: &BTreeMap<String, agent_pb::DevicePart>) -> impl Iterator<Item = devices::Device> {
+    devices.iter().map(|(id, part)| devices::Device {
+        id: id.clone(),
+        share: part.share,
+        memory: part.memory_bytes as f64,
+    })
+}
+
+/// The devices of a host on the wire.
+fn devices_of(record: &HostRecord) -> Vec<Device> {
+    let used = device_parts(&record.used);
+    let device = |device: devices::Device| {
+        let used = used.get(&device.id).copied().unwrap_or_default();
+        Device {
+            device_id: device.id,
+            memory_bytes: device.memory as u64,
+            used: used.share,
+            used_memory_bytes: used.memory_bytes,
+        }
+    };
+    record.capacity.devices().map(device).collect()
+}
+
 /// A host on the wire; `silent`: it has not renewed its lease in time.
 pub fn host(record: &HostRecord, silent: bool) -> Host {
     let state = match record.state {
@@ -173,6 +205,7 @@ pub fn host(record: &HostRecord, silent: bool) -> Host {
         lease_expiry_time: Some(timestamp(deadline)),
         capacity: amounts(&record.capacity),
         used: amounts(&record.used),
+        devices: devices_of(record),
         labels: record.labels.clone(),
         version: record.version.clone(),
     }

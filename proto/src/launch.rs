@@ -10,6 +10,7 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
+use rustic_core::devices::{self, GPUS, is_of_device};
 use rustic_core::resources::{SLOTS, label_of};
 use rustic_core::{
     AgentId, AgentKey, ConfinementWish, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest,
@@ -296,10 +297,10 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
         Ok(head) => head,
         Err(e) => return v.add(FIELD, format!("is not a ResourceSpec: {e}")),
     };
-    let named = [("cpus", head.num_cpus), ("gpus", head.num_gpus)];
+    let named = [("cpus", head.num_cpus), (GPUS, head.num_gpus)];
     let named = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
     for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
-        if name.is_empty() || name == SLOTS || label_of(&name).is_some() {
+        if name.is_empty() || name == SLOTS || label_of(&name).is_some() || is_of_device(&name) {
             v.add(FIELD, format!("must not name a custom resource {name:?}"));
         } else if name == rustic_core::resources::MEMORY && amount > 0.0 && amount < LEAST_MEMORY {
             // It is a limit too, and no process could begin below it.
@@ -307,6 +308,10 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
         } else if let Err(e) = demand.set(&name, amount) {
             v.add(FIELD, e.to_string());
         }
+    }
+    if !devices::is_possible(demand.milli(GPUS)) {
+        let asked = demand.milli(GPUS) as f64 / 1000.0;
+        v.add(FIELD, format!("asks for {asked} gpus; up to one it may be a share, and beyond that a whole number"));
     }
 }
 

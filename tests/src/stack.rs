@@ -126,7 +126,7 @@ impl Stack {
             password,
             dir,
         };
-        stack.hosts = (0..hosts).map(|n| stack.start_host(n)).collect();
+        stack.hosts = (0..hosts).map(|n| stack.start_host(n, &[])).collect();
         stack.wait_for_hosts().await;
         wait_until("the registry to settle", async || {
             stack.client.clone().list_agents(pb::ListAgentsRequest::default()).await.map_err(|s| s.to_string())
@@ -180,12 +180,19 @@ impl Stack {
 
     /// Starts host `n` again after it ended, with the settings it had.
     pub fn restart_host(&mut self, n: usize) {
-        self.hosts[n] = self.start_host(n);
+        self.hosts[n] = self.start_host(n, &[]);
     }
 
-    fn start_host(&self, n: usize) -> Program {
+    /// The same with more settings, for this life.
+    pub fn restart_host_with(&mut self, n: usize, more: &[&str]) {
+        self.hosts[n] = self.start_host(n, more);
+    }
+
+    fn start_host(&self, n: usize, more: &[&str]) -> Program {
         let environment: Vec<_> = self.host_environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        Program::start_under(&self.host_starter, "agent-host", &self.host_arguments(n), &environment)
+        let mut arguments = self.host_arguments(n);
+        arguments.extend(more.iter().map(ToString::to_string));
+        Program::start_under(&self.host_starter, "agent-host", &arguments, &environment)
     }
 
     /// Creates an agent through the engine.

@@ -175,7 +175,12 @@ async fn a_host_refuses_calls_for_another_life_and_epochs_that_cannot_be() {
     let before = stack.create(idle("g", "b")).await.unwrap().epoch;
     let request = |epoch, incarnation: &str| host_pb::CreateAgentRequest {
         launch: Some(idle("g", "a").into()),
-        claim: Some(host_pb::Claim { incarnation: incarnation.to_owned(), epoch, machine_id: Some(1) }),
+        claim: Some(host_pb::Claim {
+            incarnation: incarnation.to_owned(),
+            epoch,
+            machine_id: Some(1),
+            devices: std::collections::BTreeMap::new(),
+        }),
         ..Default::default()
     };
     for epoch in [Some(u64::MAX), Some(0), None] {

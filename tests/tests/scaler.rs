@@ -140,7 +140,7 @@ async fn room_below_counts_only_where_an_agent_finds_all_it_needs() {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let stack = Stack::with(StackSettings {
         hosts: 3,
-        host_arguments: words("--max-agents 10 --resource gpus=1"),
+        host_arguments: words("--max-agents 10 --gpus 1"),
         engine_arguments: words("--placement packed --compact-every 100ms"),
         ..StackSettings::default()
     })

@@ -31,7 +31,7 @@ fn needing(mut launch: AgentLaunch, resources: Value) -> AgentLaunch {
 
 /// A host with so many slots and two gpus.
 async fn stack(slots: usize) -> Stack {
-    let host_arguments = ["--max-agents", &slots.to_string(), "--resource", "gpus=2"].map(str::to_owned).to_vec();
+    let host_arguments = ["--max-agents", &slots.to_string(), "--gpus", "2"].map(str::to_owned).to_vec();
     Stack::with(StackSettings { host_arguments, ..StackSettings::default() }).await
 }
 
@@ -121,13 +121,13 @@ async fn a_large_one_is_overtaken_32_times_and_not_more_often() {
 #[tokio::test]
 async fn what_no_host_could_ever_hold_is_refused_with_what_there_is_unless_others_will_come() {
     let stack = stack(4).await;
-    let launch = || needing(idle("g", "a"), json!({"num_gpus": 2.5}));
+    let launch = || needing(idle("g", "a"), json!({"num_gpus": 3}));
     for pending in [PendingPolicy::Refuse, PendingPolicy::WaitForRoom] {
         let refused = create(&stack, launch(), pending).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted);
-        assert!(refused.message().contains("2.5 gpus (most on one host: 2)"), "{}", refused.message());
+        assert!(refused.message().contains("3 gpus (most on one host: 2)"), "{}", refused.message());
         let info = refused.get_details_error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.metadata["asked_gpus"].as_str()), ("AGENT_TOO_LARGE", "2.5"));
+        assert_eq!((info.reason.as_str(), info.metadata["asked_gpus"].as_str()), ("AGENT_TOO_LARGE", "3"));
         assert_eq!(info.metadata["largest_gpus"], "2");
         assert_eq!(stack.get("g", "a").await.unwrap_err().code(), Code::NotFound);
     }

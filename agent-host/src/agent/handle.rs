@@ -15,7 +15,9 @@ use crate::{
     runtime::Order,
 };
 use rustic_proto::launch::Launch;
-use rustic_registry::{AgentReason, Condition, Epoch, ExitStatus, MachineId, Phase, StoreLife, UnixMillis};
+use rustic_registry::{
+    AgentReason, Condition, Epoch, ExitStatus, MachineId, Phase, Resources, StoreLife, UnixMillis,
+};
 use std::{
     path::Path,
     sync::{
@@ -103,6 +105,8 @@ pub struct AgentHandle {
     pub epoch: Epoch,
     /// For rusticai-core's id generator.
     pub machine_id: MachineId,
+    /// What it takes of this host.
+    pub takes: Resources,
     /// When the task began.
     pub created: UnixMillis,
     /// Its last lines of output.
@@ -170,6 +174,7 @@ impl AgentHandle {
             launch: order.launch.clone(),
             epoch: order.epoch,
             machine_id: order.machine_id,
+            takes: order.takes.clone(),
             created,
             tail: Tail::default(),
             commands,
@@ -273,8 +278,15 @@ mod tests {
             ..AgentLaunch::default()
         };
         let launch = Arc::new(Launch::check(Some(message.into())).expect("a valid launch"));
-        let order =
-            Order { launch, epoch: Epoch(1), machine_id: MachineId::FIRST, skip: vec![], state: None, memory: None };
+        let order = Order {
+            launch,
+            epoch: Epoch(1),
+            machine_id: MachineId::FIRST,
+            takes: Resources::one_slot(),
+            skip: vec![],
+            state: None,
+            memory: None,
+        };
         let (handle, inbox, _status) = AgentHandle::new(&order, AgentStatus::new(None, None), UnixMillis(0));
         (handle, inbox)
     }

@@ -148,6 +148,7 @@ impl Record {
             request_id: self.request_id.clone(),
             digest: launch.digest.clone(),
             demand: launch.demand.clone(),
+            takes: self.order.takes.clone(),
             on_disconnect: launch.on_disconnect,
             documents: launch.documents(),
             machine_id: self.order.machine_id,

@@ -115,14 +115,14 @@ impl Supervisor {
             Some(Ok(launch)) => launch,
             unreadable => return error!(agent = %record.key, ?unreadable, "a returned agent cannot be launched"),
         };
-        let claim = GivenClaim { epoch: record.epoch, machine_id: record.machine_id };
+        let Some(claim) = GivenClaim::of(&record) else { return };
         let first_start = match record.first_start {
             _ if record.running.is_some() => FirstStart::FollowsPolicy,
             rustic_registry::FirstStart::MustSucceed => FirstStart::FailsAtOnce,
             rustic_registry::FirstStart::FailsIfWrong => FirstStart::FailsIfWrong,
             rustic_registry::FirstStart::FollowsPolicy => FirstStart::FollowsPolicy,
         };
-        let creation = Creation { launch, request_id: record.request_id, claim: Some(claim), first_start };
+        let creation = Creation { launch, request_id: record.request_id, claim: None, first_start };
         // One that is not admitted stays unaccepted, and engine-svc finds another place for it.
         if let Err(error) = self.admit(creation, claim, None) {
             warn!(agent = %record.key, %error, "a returned agent was not taken in");

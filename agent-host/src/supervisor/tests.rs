@@ -7,7 +7,7 @@ use crate::{
     runtime::{ProcessEvent, Report, StartTimes},
 };
 use futures_util::FutureExt as _;
-use rustic_registry::{Condition, ExitStatus};
+use rustic_registry::{Condition, ExitStatus, Resources};
 use std::pin::pin;
 
 const KILLED: ExitStatus = ExitStatus::Signal(9);
@@ -94,7 +94,11 @@ async fn where_nobody_knows_whether_the_process_has_ended_the_host_ends_and_no_s
     let answer = stop(&supervisor, "a").await;
     assert!(matches!(answer, Err(HostError::Broken(_))), "{:?}", answer.map(|s| s.phase));
     // Nor does a later claim start it here beside a process that may live.
-    let later = GivenClaim { epoch: Epoch(before.epoch.0 + 1), machine_id: rustic_registry::MachineId::FIRST };
+    let later = GivenClaim {
+        epoch: Epoch(before.epoch.0 + 1),
+        machine_id: rustic_registry::MachineId::FIRST,
+        takes: Resources::one_slot(),
+    };
     let again = supervisor.create(Creation { claim: Some(later), ..FakeHost::creation("a") }).await;
     assert!(matches!(again.map(|_| ()), Err(HostError::Broken(_))));
     assert_eq!(host.record("a").await, Some(before), "its next life takes it over as it is");

@@ -1,10 +1,10 @@
 //! What happens to agents: claims, changes of phase, and ends.
 
-use super::{Store, project};
+use super::{Place, Store, project};
 use crate::{
     condition::{AgentReason, Condition},
     encoded,
-    ids::{AgentKey, Epoch, GuildKey, OrganizationId, Stops, UnixMillis},
+    ids::{AgentKey, Epoch, GuildKey, MachineId, OrganizationId, Stops, UnixMillis},
     ops::{
         Advance, AdvanceOutcome, AssignOutcome, Claim, ClaimOutcome, Claimed, IfFull, IfNamesakes, ReleaseGuard,
         ReleaseOutcome, Remember, Remembered, Restore, StoreLost,
@@ -70,16 +70,15 @@ impl Store {
         };
         self.lines.forget_order(&member);
         self.agents.insert(member.clone(), record);
-        let Some((host, incarnation)) = picked else {
+        let Some(place) = picked else {
             let full =
                 || Condition::new(AgentReason::NoRoom, "no host has room for it; it starts as soon as one has");
             self.wait_for_room(&member, &r.waits.clone().unwrap_or_else(full), now);
             return ClaimOutcome::Waits;
         };
-        self.reserve(&host, &r.demand);
-        let epoch = self.assign_to(&member, &host, &incarnation, now);
-        self.lines.set_order(&member, epoch);
-        ClaimOutcome::Claimed(Claimed { host, incarnation, epoch, machine_id })
+        let claimed = self.take(&member, place, machine_id, now);
+        self.lines.set_order(&member, claimed.epoch);
+        ClaimOutcome::Claimed(claimed)
     }
 
     /// Organizations that have agents in a guild with the same id, in order of their encoded text.
@@ -108,10 +107,17 @@ impl Store {
         if self.is_held() {
             return AssignOutcome::Held;
         }
-        let Some((host, incarnation)) = self.pick(&demand, candidates, order) else { return AssignOutcome::NoRoom };
-        self.reserve(&host, &demand);
-        let epoch = self.assign_to(&member, &host, &incarnation, now);
-        AssignOutcome::Assigned(Claimed { host, incarnation, epoch, machine_id })
+        match self.pick(&demand, candidates, order) {
+            Some(place) => AssignOutcome::Assigned(self.take(&member, place, machine_id, now)),
+            None => AssignOutcome::NoRoom,
+        }
+    }
+
+    /// A record takes a place that was found for it.
+    fn take(&mut self, member: &str, place: Place, machine_id: MachineId, now: UnixMillis) -> Claimed {
+        let Place { host, incarnation, takes } = place.clone();
+        self.reserve(&host, &takes);
+        Claimed { host, incarnation, takes, machine_id, epoch: self.assign_to(member, place, now) }
     }
 
     /// See [`Advance`].
@@ -209,7 +215,7 @@ impl Store {
         let assignment = Assignment {
             accepted: Some(now),
             pid: a.pid,
-            ..Assignment::claimed(r.host.clone(), r.incarnation.clone())
+            ..Assignment::claimed(r.host.clone(), r.incarnation.clone(), r.takes.clone())
         };
         let record = AgentRecord {
             key: a.key.clone(),
@@ -238,7 +244,7 @@ impl Store {
         };
         self.take_machine_id(&a.key.guild, r.machine_id);
         if a.phase.holds_room() {
-            self.reserve(&r.host, &r.demand);
+            self.reserve(&r.host, &r.takes);
         }
         self.sequences.insert(member.clone(), a.sequence);
         self.agents.insert(member, record);

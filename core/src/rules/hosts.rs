@@ -1,7 +1,8 @@
 //! What hosts do: announce themselves, renew, leave, and are retired.
 
-use super::{Former, Store};
+use super::{Former, Place, Store};
 use crate::{
+    condition::{AgentReason, Condition},
     ids::{Epoch, HostId, HostLife, Incarnation, Stops, UnixMillis},
     ops::{Announce, Announced, Cordon, Drift, HostsView, Renew, Renewal, Retire},
     record::{FormerProcess, FormerState, HostRecord, Phase},
@@ -45,7 +46,7 @@ impl Store {
         {
             self.become_former(&r.host, ended, Former::OVER);
             if !self.is_held() {
-                returned = self.give_back(&r.host, ended, &r.incarnation, now);
+                returned = self.give_back(r, ended, now);
                 self.former.remove(&(r.host.clone(), ended.clone()));
             }
         }
@@ -91,23 +92,26 @@ impl Store {
     fn claimed_by(&self, host: &HostId, incarnation: &Incarnation) -> Resources {
         let mut used = Resources::default();
         let here = self.on(host).into_iter().filter_map(|member| self.agents.get(&member));
-        here.filter(|agent| agent.incarnation() == Some(incarnation)).for_each(|agent| used.add(&agent.demand));
+        let places = here.filter_map(|agent| agent.assignment());
+        places.filter(|place| place.incarnation == *incarnation).for_each(|place| used.add(&place.takes));
         used
     }
 
     /// Gives the claims of a process that has ended to the one that has its name now.
-    fn give_back(&mut self, host: &HostId, ended: &Incarnation, new: &Incarnation, now: UnixMillis) -> u32 {
+    fn give_back(&mut self, r: &Announce, ended: &Incarnation, now: UnixMillis) -> u32 {
         let mut returned = 0;
-        for member in self.on(host) {
-            let Some(agent) = self.agents.get(&member).filter(|a| a.incarnation() == Some(ended)) else {
-                continue;
-            };
-            let agent = agent.clone();
+        for member in self.on(&r.host) {
+            let Some(agent) = self.agents.get(&member).cloned() else { continue };
+            let Some(before) = agent.assignment().filter(|place| place.incarnation == *ended) else { continue };
             if agent.phase() == Phase::Stopping {
                 self.remove(&member, &agent, agent.epoch);
-            } else {
-                self.assign_to(&member, host, new, now);
+            } else if r.capacity.has_devices_of(&before.takes) {
+                let (host, incarnation) = (r.host.clone(), r.incarnation.clone());
+                self.assign_to(&member, Place { host, incarnation, takes: before.takes.clone() }, now);
                 returned += 1;
+            } else {
+                let lost = Condition::new(AgentReason::DeviceLost, "its host came back without a device that it had");
+                self.wait_for_room(&member, &lost, now);
             }
         }
         returned

@@ -47,17 +47,25 @@ impl Line {
 
     /// How many of `count` of it find room beside `used`.
     fn how_many(&self, count: u64, capacity: &Resources, used: &Resources) -> u64 {
+        let (wanted, of_devices) = self.demand.parted();
+        if !of_devices.is_empty() {
+            let mut used = used.clone();
+            let one_more = |_: &u64| capacity.place(&used, &self.demand).map(|takes| used.add(&takes)).is_some();
+            return (0..count).take_while(one_more).count() as u64;
+        }
         let free = |name: &str| capacity.milli(name).saturating_sub(used.milli(name));
-        let each = self.demand.iter().map(|(name, want)| free(name) / want);
+        let each = wanted.iter().map(|(name, want)| free(name) / want);
         each.chain([count]).min().unwrap_or(0)
     }
 
     /// Whether `demand` takes something of which one of it is short then.
     fn finds_in_its_way(&self, capacity: &Resources, used: &Resources, demand: &Resources) -> bool {
-        self.demand.iter().any(|(name, want)| {
-            let taken = demand.milli(name);
-            taken > 0 && used.milli(name) + taken + want > capacity.milli(name)
-        })
+        let (wanted, of_devices) = self.demand.parted();
+        let (taken, takes_of_devices) = demand.parted();
+        let mut short = wanted.iter().filter(|(name, _)| taken.milli(name) > 0);
+        let takes_both = !of_devices.is_empty() && !takes_of_devices.is_empty();
+        short.any(|(name, want)| used.milli(name) + taken.milli(name) + want > capacity.milli(name))
+            || takes_both && !capacity.fit_both(used, &takes_of_devices, &of_devices)
     }
 }
 
@@ -144,7 +152,7 @@ impl Store {
                 if last == 1 && line.finds_in_its_way(&capacity, &taken, demand) {
                     return false;
                 }
-                taken.add(&line.demand);
+                capacity.place(&taken, &line.demand).iter().for_each(|takes| taken.add(takes));
             }
             if now < count && line.finds_in_its_way(&capacity, &taken, demand) {
                 let keeps = |kept: &HostId| {

@@ -214,7 +214,7 @@ impl Engine {
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 metrics::step("claim", began.elapsed());
-                offer.taken(claimed.epoch, &claimed.host, &launch.demand);
+                offer.taken(claimed.epoch, &claimed.host, &claimed.takes);
                 self.fleet.saw(claimed.epoch);
                 info!(agent = %launch.key, host = %claimed.host, epoch = %claimed.epoch, "claimed");
                 Ok(ClaimResult::Claimed(claimed, Some(began.elapsed())))
@@ -303,6 +303,7 @@ impl Engine {
                 incarnation: claimed.incarnation.to_string(),
                 epoch: Some(claimed.epoch.0),
                 machine_id: Some(claimed.machine_id.into()),
+                devices: convert::device_parts(&claimed.takes),
             }),
             first_start: creation.first_start.into(),
         };

@@ -110,17 +110,17 @@ mod tests {
             fakes::host(id, Resources::parse(capacity), Resources::parse(used))
         };
         let hosts = vec![
-            host("full", "slots=4000;gpus=1000", "slots=4000"),
+            host("full", "slots=4000;licences=1000", "slots=4000"),
             host("small", "slots=4000", ""),
-            HostRecord { state: HostState::Draining, ..host("stops", "slots=4000;gpus=1000", "") },
-            HostRecord { cordoned: true, ..host("kept", "slots=4000;gpus=1000", "") },
-            host("silent", "slots=4000;gpus=1000", ""),
-            host("b", "slots=4000;gpus=2000", "slots=1000;gpus=500"),
-            host("a", "slots=4000;gpus=1000", "slots=1000;gpus=500"),
+            HostRecord { state: HostState::Draining, ..host("stops", "slots=4000;licences=1000", "") },
+            HostRecord { cordoned: true, ..host("kept", "slots=4000;licences=1000", "") },
+            host("silent", "slots=4000;licences=1000", ""),
+            host("b", "slots=4000;licences=2000", "slots=1000;licences=500"),
+            host("a", "slots=4000;licences=1000", "slots=1000;licences=500"),
         ];
         let id = |name: &str| name.parse::<HostId>().expect("valid");
         let view = FleetView { registry: HostsView { hosts, ..HostsView::default() }, silent: [id("silent")].into() };
-        let demand = Resources::parse("slots=1000;gpus=500");
+        let demand = Resources::parse("slots=1000;licences=500");
         let all = explained(&view, &[id("b"), id("a")], &[id("a")].into(), &demand);
         let told: Vec<_> = all.iter().map(|e| (e.host.as_str(), e.verdict, e.load)).collect();
         assert_eq!(
@@ -137,7 +137,7 @@ mod tests {
         );
         let message = |name: &str| &all.iter().find(|e| e.host.as_str() == name).expect("listed").message;
         assert_eq!(message("full"), "it has no room: 1 slots (it has free: 0)");
-        assert_eq!(message("small"), "it is too small: 0.5 gpus (it has: 0)");
+        assert_eq!(message("small"), "it is too small: 0.5 licences (it has: 0)");
         assert!(message("kept").contains("UndrainHost") && message("a").contains("tried last"));
     }
 }

@@ -89,7 +89,7 @@ impl Engine {
         match self.registry.assign(&record.key, record.epoch, &offer.candidates).await? {
             AssignOutcome::Assigned(claimed) => {
                 let (host, epoch) = (&claimed.host, claimed.epoch);
-                offer.taken(epoch, host, &record.demand);
+                offer.taken(epoch, host, &claimed.takes);
                 self.fleet.saw(epoch);
                 info!(agent = %record.key, %host, %epoch, "assigned");
                 Ok(Found::Claimed(claimed))

@@ -13,7 +13,7 @@ use rustic_registry::{
     AgentKey, AgentRecord, Assignment, GuildKey, HostId, Index, RegistryError, ReleaseGuard, ReleaseOutcome, Scope,
     View,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -131,6 +131,7 @@ impl Engine {
                 incarnation: incarnation.to_string(),
                 epoch: Some(record.epoch.0),
                 machine_id: None,
+                devices: BTreeMap::new(),
             }),
             purpose: purpose.into(),
         };

@@ -32,8 +32,8 @@ pub(super) struct Known {
     taken_in: Reading,
     /// What this engine claimed and the view does not hold yet, by epoch.
     reserved: Vec<(Epoch, HostId, Resources)>,
-    /// Claims that are under way, by number: the host that each asks for first, and its demand.
-    expected: BTreeMap<u64, (HostId, Resources)>,
+    /// Claims that are under way, by number.
+    expected: BTreeMap<u64, Expected>,
     numbers: u64,
     /// The store life to which this engine has restored what it remembers; to the first one that it saw there is nothing to restore. If
     /// the store has no life any more, it was lost.
@@ -110,9 +110,8 @@ impl Known {
         self.log_changes(&view);
         self.observer.look(&view, now);
         self.reserved.retain(|(epoch, _, _)| *epoch > view.highest_epoch);
-        let expected = self.expected.values().map(|(host, demand)| (host, demand));
-        let reserved = self.reserved.iter().map(|(_, host, demand)| (host, demand));
-        reserved.chain(expected).for_each(|(host, demand)| add(&mut view, host, demand));
+        self.reserved.iter().for_each(|(_, host, takes)| add(&mut view, host, takes));
+        self.expected.values_mut().for_each(|expected| expected.count(&mut view));
         self.restored = self.restored.take().or_else(|| view.store_life.clone());
         if self.restored == view.store_life {
             let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
@@ -148,25 +147,26 @@ impl Known {
     /// A claim is under way, and asks for this host first: the view counts it there. Returns its number.
     pub(super) fn expect(&mut self, host: &HostId, demand: &Resources) -> u64 {
         self.numbers += 1;
-        self.expected.insert(self.numbers, (host.clone(), demand.clone()));
-        add(&mut self.view, host, demand);
+        let mut expected = Expected { host: host.clone(), demand: demand.clone(), takes: Resources::default() };
+        expected.count(&mut self.view);
+        self.expected.insert(self.numbers, expected);
         self.numbers
     }
 
     /// A claim was answered, whatever the answer.
     pub(super) fn withdraw(&mut self, number: Option<u64>) {
-        if let Some((host, demand)) = number.and_then(|number| self.expected.remove(&number))
+        if let Some(Expected { host, takes, .. }) = number.and_then(|number| self.expected.remove(&number))
             && let Some(record) = self.view.hosts.iter_mut().find(|h| h.host == host)
         {
-            record.used.take(&demand);
+            record.used.take(&takes);
         }
     }
 
     /// A claim of our own, which the view is to show before the next reading does.
-    pub(super) fn reserve(&mut self, epoch: Epoch, host: &HostId, demand: &Resources) {
+    pub(super) fn reserve(&mut self, epoch: Epoch, host: &HostId, takes: &Resources) {
         if epoch > self.view.highest_epoch {
-            self.reserved.push((epoch, host.clone(), demand.clone()));
-            add(&mut self.view, host, demand);
+            self.reserved.push((epoch, host.clone(), takes.clone()));
+            add(&mut self.view, host, takes);
         }
     }
 
@@ -188,9 +188,27 @@ impl Known {
     }
 }
 
-fn add(view: &mut HostsView, host: &HostId, demand: &Resources) {
+fn add(view: &mut HostsView, host: &HostId, takes: &Resources) {
     if let Some(record) = view.hosts.iter_mut().find(|h| h.host == *host) {
-        record.used.add(demand);
+        record.used.add(takes);
+    }
+}
+
+/// A claim that is under way.
+struct Expected {
+    /// The host that it asks for first.
+    host: HostId,
+    demand: Resources,
+    /// What the view counts for it there.
+    takes: Resources,
+}
+
+impl Expected {
+    /// Counts it in a view that does not count it. Which devices it gets is a guess.
+    fn count(&mut self, view: &mut HostsView) {
+        let Some(record) = view.hosts.iter_mut().find(|h| h.host == self.host) else { return };
+        self.takes = record.capacity.place(&record.used, &self.demand).unwrap_or_default();
+        record.used.add(&self.takes);
     }
 }
 

@@ -3,7 +3,7 @@ notice_another_run()
 if is_lost(ask.store_life) then return {'lost'} end
 local member, next_phase = ask.member, ask.phase
 local akey = key('agent', member)
-local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'sequence')
+local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'takes', 'accepted', 'sequence')
 local phase, host = old[1], old[3]
 if not phase then return {'gone'} end
 if old[2] ~= ask.epoch then return {'stale', old[2]} end

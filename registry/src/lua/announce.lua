@@ -2,18 +2,27 @@
 -- grace), highest_epoch, highest_life, new_life (name of the store's life if there is none), succeeds? (process that has certainly
 -- ended), store_life? (store's life known before), reported? (the store life to which everything that this host runs was reported).
 
+-- Whether a host has every device that is taken.
+local function has_devices_of(capacity, takes)
+  for name in pairs(takes) do if device_of(name) and not capacity[name] then return false end end
+  return true
+end
+
 -- Gives the claims of a process that has ended to the one that has its name now: they are its own, under new epochs.
 local function give_back(host, ended, incarnation)
-  local returned = 0
+  local returned, capacity = 0, parse_room(ask.capacity)
   for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local agent = redis.call('HMGET', key('agent', member), 'phase', 'epoch', 'incarnation', 'machine_id', 'demand')
+    local agent = redis.call('HMGET', key('agent', member), 'phase', 'epoch', 'incarnation', 'machine_id', 'takes')
     if agent[3] == ended then
       if agent[1] == 'STOPPING' then
         redis.call('ZREM', key('on', host), member)
         remove(member, agent[2], host, agent[4])
-      else
-        assign(member, host, incarnation)
+      elseif has_devices_of(capacity, parse_room(agent[5])) then
+        assign(member, host, incarnation, agent[5])
         returned = returned + 1
+      else
+        redis.call('ZREM', key('on', host), member)
+        wait_for_room(member, 'DeviceLost: its host came back without a device that it had')
       end
     end
   end

@@ -10,7 +10,7 @@ end
 for _, stop in ipairs(ask.stopped) do
   local member, epoch = stop.member, stop.epoch
   -- What a store has of it that was rolled back is older than its stop.
-  local old = redis.call('HMGET', key('agent', member), 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id')
+  local old = redis.call('HMGET', key('agent', member), 'epoch', 'phase', 'host', 'incarnation', 'takes', 'machine_id')
   if old[1] and is_held() and tonumber(old[1]) <= tonumber(epoch) then
     if old[2] ~= 'PENDING' and old[2] ~= 'FAILED' then free_room(member, old[3], old[4], old[5]) end
     remove(member, epoch, old[3], old[6])

@@ -33,7 +33,7 @@ if ask.if_namesakes == 'report' then
   if others[1] then return {'namesakes', unpack(others)} end
 end
 local demand = parse_room(agent.demand)
-local host, incarnation, used = pick(demand, '+inf')
+local host, incarnation, used, takes = pick(demand, '+inf')
 if not host and ask.if_full ~= 'wait' then return {'full'} end
 
 -- A FAILED record keeps its machine id.
@@ -47,7 +47,7 @@ if not host then
   wait_for_room(member, ask.waits or 'NoRoom: no host has room for it; it starts as soon as one has')
   return {'waits'}
 end
-reserve(host, used, demand)
-local epoch = assign(member, host, incarnation)
+reserve(host, used, takes)
+local epoch = assign(member, host, incarnation, format_room(takes))
 redis.call('HSET', akey, 'order', epoch)
-return {'claimed', host, incarnation, epoch, agent.machine_id}
+return {'claimed', host, incarnation, epoch, agent.machine_id, format_room(takes)}

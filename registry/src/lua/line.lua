@@ -49,8 +49,23 @@ local function lines_before(order)
   return lines
 end
 
+local function asks_for_devices(demand) return demand[GPUS] or demand[GPU_MEMORY] end
+
+local function of_devices(demand) return {[GPUS] = demand[GPUS], [GPU_MEMORY] = demand[GPU_MEMORY]} end
+
 -- How many of a line find room beside `used`.
 local function how_many(capacity, used, line)
+  if asks_for_devices(line.demand) then
+    local with, count = {}, 0
+    add_room(with, used)
+    while count < line.count do
+      local takes = place(capacity, with, line.demand)
+      if not takes then break end
+      add_room(with, takes)
+      count = count + 1
+    end
+    return count
+  end
   local count = line.count
   for name, want in pairs(line.demand) do
     count = math.min(count, math.floor(((capacity[name] or 0) - (used[name] or 0)) / want))
@@ -60,21 +75,31 @@ end
 
 -- Whether `demand` takes something of which one of the line is short then.
 local function is_in_the_way(capacity, used, demand, line)
+  if asks_for_devices(demand) and asks_for_devices(line.demand) then
+    local with = place(capacity, used, of_devices(demand))
+    if not with then return true end
+    add_room(with, used)
+    if not place(capacity, with, of_devices(line.demand)) then return true end
+  end
   for name, want in pairs(line.demand) do
-    if demand[name] and (used[name] or 0) + demand[name] + want > (capacity[name] or 0) then return true end
+    if demand[name] and name ~= GPUS and name ~= GPU_MEMORY and (used[name] or 0) + demand[name] + want > (capacity[name] or 0) then return true end
   end
   return false
 end
 
-local function take(used, line, count)
-  for name, want in pairs(line.demand) do used[name] = (used[name] or 0) + want * count end
+local function take(capacity, used, line, count)
+  if asks_for_devices(line.demand) then
+    for _ = 1, count do add_room(used, place(capacity, used, line.demand) or {}) end
+  else
+    for name, want in pairs(line.demand) do used[name] = (used[name] or 0) + want * count end
+  end
 end
 
 -- Whether a host is kept for a line that it could hold still.
 local function is_kept(line)
   if not line.kept then return false end
   local h = redis.call('HMGET', key('host', line.kept), 'state', 'capacity', 'cordoned')
-  return h[1] == 'READY' and h[3] ~= '1' and fits(parse_room(h[2]), {}, line.demand)
+  return h[1] == 'READY' and h[3] ~= '1' and place(parse_room(h[2]), {}, line.demand) ~= nil
 end
 
 local lines
@@ -85,14 +110,14 @@ local function is_let_pass(host, capacity, used, demand, order)
   local overtakes, taken = {}, {}
   for name, milli in pairs(used) do taken[name] = milli end
   for _, line in ipairs(lines) do
-    if fits(capacity, {}, line.demand) then
+    if place(capacity, {}, line.demand) then
       local now, count = how_many(capacity, taken, line), line.count
       line.count = count - now
       if now > 0 then
         -- Whoever comes last of those that find room here has it as well.
-        take(taken, line, now - 1)
+        take(capacity, taken, line, now - 1)
         if is_in_the_way(capacity, taken, demand, line) then return false end
-        take(taken, line, 1)
+        take(capacity, taken, line, 1)
       end
       if now < count and is_in_the_way(capacity, taken, demand, line) then
         if line.due and not is_kept(line) then

@@ -26,11 +26,70 @@ local function format_room(room)
   return table.concat(parts, ';')
 end
 
-local function fits(capacity, used, demand)
-  for name, want in pairs(demand) do
-    if (used[name] or 0) + want > (capacity[name] or 0) then return false end
+local function add_room(room, more)
+  for name, milli in pairs(more) do room[name] = (room[name] or 0) + milli end
+end
+
+-- Devices: `core/src/devices.rs` says what an agent takes of them, and how a room has them.
+local GPUS, GPU_MEMORY, DEVICE, DEVICE_MEMORY, WHOLE = 'gpus', 'gpu_memory', 'gpu:', 'gpu_memory:', 1000
+
+-- The device that a resource stands for.
+local function device_of(name) if string.sub(name, 1, #DEVICE) == DEVICE then return string.sub(name, #DEVICE + 1) end end
+
+local function is_of_device(name) return device_of(name) or string.sub(name, 1, #DEVICE_MEMORY) == DEVICE_MEMORY end
+
+-- The share of a device that this memory of it is, if it has that.
+local function share_of(memory, all)
+  if memory == 0 then return 0 end
+  if memory <= all then return math.max(math.floor(memory / all * WHOLE), 1) end
+end
+
+-- The memory that belongs to a share of a device, in whole bytes.
+local function memory_of(share, all)
+  local memory = all / 1000 * share
+  return memory - memory % 1000
+end
+
+-- Adds to `takes` what a demand takes of devices beside `used`, unless too few have enough left.
+local function choose_devices(capacity, used, demand, takes)
+  local gpus, wanted = demand[GPUS] or 0, demand[GPU_MEMORY] or 0
+  if gpus + wanted == 0 then return true end
+  local of_each, found = math.min(gpus, WHOLE), {}
+  for name, all in pairs(capacity) do
+    local id = device_of(name)
+    local all_memory = id and capacity[DEVICE_MEMORY .. id] or 0
+    local by_memory = id and share_of(wanted, all_memory)
+    if by_memory then
+      local share, memory = math.max(of_each, by_memory), math.max(wanted, memory_of(of_each, all_memory))
+      local free = math.max(all - (used[name] or 0), 0)
+      if share <= free and (used[DEVICE_MEMORY .. id] or 0) + memory <= all_memory then
+        found[#found + 1] = {id = id, share = share, memory = memory, free = free}
+      end
+    end
+  end
+  local count = math.max(math.ceil(gpus / WHOLE), 1)
+  if #found < count then return false end
+  table.sort(found, function(a, b)
+    if a.free ~= b.free then return a.free < b.free end
+    return a.id < b.id
+  end)
+  for i = 1, count do
+    local part = found[i]
+    add_room(takes, {[DEVICE .. part.id] = part.share, [DEVICE_MEMORY .. part.id] = part.memory, [GPUS] = part.share})
   end
   return true
+end
+
+-- What an agent of this demand takes beside `used`, with devices in the place of what it asks of them; nil: it does not fit.
+local function place(capacity, used, demand)
+  local takes = {}
+  for name, want in pairs(demand) do
+    if name ~= GPUS and name ~= GPU_MEMORY then
+      if (used[name] or 0) + want > (capacity[name] or 0) then return nil end
+      takes[name] = want
+    end
+  end
+  if choose_devices(capacity, used, demand, takes) then return takes end
 end
 
 local function guild_of(member) return string.match(member, '^[^:]*:[^:]*') end
@@ -72,14 +131,14 @@ local function end_lease(host)
 end
 
 -- Takes an agent off its host: its room is free again. The host must still be in the life that made the claim.
-local function free_room(member, host, incarnation, demand)
+local function free_room(member, host, incarnation, takes)
   if not host or host == '' then return end
   redis.call('ZREM', key('on', host), member)
   local hkey = key('host', host)
   local life = redis.call('HMGET', hkey, 'incarnation', 'used')
   if life[1] ~= incarnation then return end
   local used = parse_room(life[2])
-  for name, milli in pairs(parse_room(demand)) do used[name] = math.max(0, (used[name] or 0) - milli) end
+  for name, milli in pairs(parse_room(takes)) do used[name] = math.max(0, (used[name] or 0) - milli) end
   redis.call('HSET', hkey, 'used', format_room(used))
 end
 

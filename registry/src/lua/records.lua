@@ -29,12 +29,14 @@ local function was_stopped(member, epoch)
   return stopped and tonumber(stopped) >= tonumber(epoch)
 end
 
--- Largest share of any resource of a host in use with the demand, in millionths. `core/src/placement.rs` says the same, to the bit.
+-- Largest share of any resource of a host in use with the demand, in millionths; of devices that of all together. `core/src/placement.rs` says the same, to the bit.
 local function load(capacity, used, demand)
   local most = 0
   for name, all in pairs(capacity) do
-    local wanted = (used[name] or 0) + (demand[name] or 0)
-    most = math.max(most, math.floor(wanted / math.max(all, 1) * 1000000))
+    if not is_of_device(name) then
+      local wanted = (used[name] or 0) + (demand[name] or 0)
+      most = math.max(most, math.floor(wanted / math.max(all, 1) * 1000000))
+    end
   end
   return most
 end
@@ -64,24 +66,24 @@ local function candidates(demand)
   return all
 end
 
--- The first candidate that holds a lease, takes agents and has room: host, its process, what is used there. With an `order`,
--- those that wait and came before it must let it pass.
+-- The first candidate that holds a lease, takes agents and has room: host, its process, what is used there, and what it takes. With
+-- an `order`, those that wait and came before it must let it pass.
 local function pick(demand, order)
   for _, c in ipairs(candidates(demand)) do
     if not c.load then c = candidate(c.host, demand) end
-    if c.open and fits(c.capacity, c.used, demand)
-      and (not order or is_let_pass(c.host, c.capacity, c.used, demand, order)) then
-      return c.host, c.incarnation, c.used
+    local takes = c.open and place(c.capacity, c.used, demand)
+    if takes and (not order or is_let_pass(c.host, c.capacity, c.used, demand, order)) then
+      return c.host, c.incarnation, c.used, takes
     end
   end
 end
 
 -- A record that exists becomes a claim of a host under a new epoch, which nobody has accepted yet.
-local function assign(member, host, incarnation)
+local function assign(member, host, incarnation, takes)
   local epoch, now = next_epoch(), int(now_ms())
   local akey = key('agent', member)
   redis.call('HSET', akey, 'phase', 'STARTING', 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'pid', '0',
-    'condition', '', 'updated', now)
+    'condition', '', 'updated', now, 'takes', takes)
   redis.call('HDEL', akey, 'accepted', 'sequence')
   redis.call('ZADD', key('on', host), 0, member)
   redis.call('ZADD', key('unaccepted'), epoch, member)
@@ -94,16 +96,14 @@ end
 local function claimed_by(host, incarnation)
   local used = {}
   for _, member in ipairs(redis.call('ZRANGE', key('on', host), 0, -1)) do
-    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'demand')
-    if agent[1] == incarnation then
-      for name, milli in pairs(parse_room(agent[2])) do used[name] = (used[name] or 0) + milli end
-    end
+    local agent = redis.call('HMGET', key('agent', member), 'incarnation', 'takes')
+    if agent[1] == incarnation then add_room(used, parse_room(agent[2])) end
   end
   return format_room(used)
 end
 
-local function reserve(host, used, demand)
-  for name, milli in pairs(demand) do used[name] = (used[name] or 0) + milli end
+local function reserve(host, used, takes)
+  add_room(used, takes)
   redis.call('HSET', key('host', host), 'used', format_room(used))
 end
 
@@ -116,7 +116,7 @@ local function wait_for_room(member, condition)
   local order = before[1] or before[2] or epoch
   redis.call('HSET', akey, 'order', order, 'phase', 'PENDING', 'host', '', 'incarnation', '', 'epoch', epoch, 'pid', '0',
     'condition', condition, 'updated', int(now_ms()))
-  redis.call('HDEL', akey, 'accepted', 'sequence')
+  redis.call('HDEL', akey, 'accepted', 'sequence', 'takes')
   redis.call('ZREM', key('unaccepted'), member)
   join_line(member, before[3], order)
   event(member, 'PENDING', epoch, '')
@@ -125,7 +125,7 @@ end
 
 -- What a record of another claim says goes; what a newer version has put there stays.
 local function clear(akey)
-  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'condition', 'updated', 'accepted', 'running', 'sequence',
+  redis.call('HDEL', akey, 'phase', 'host', 'incarnation', 'epoch', 'pid', 'condition', 'updated', 'accepted', 'running', 'sequence', 'takes',
     'exit', 'exit_at', 'last_lines', 'order', 'overtaken_before')
 end
 
@@ -175,8 +175,8 @@ local function write_agent(member)
 end
 
 -- Gives back the room and the machine id of a record that is older than the one that takes its place.
-local function displace(member, phase, host, incarnation, demand, machine)
-  if phase ~= 'PENDING' and phase ~= 'FAILED' then free_room(member, host, incarnation, demand) end
+local function displace(member, phase, host, incarnation, takes, machine)
+  if phase ~= 'PENDING' and phase ~= 'FAILED' then free_room(member, host, incarnation, takes) end
   leave_guild(member, machine)
   leave_line(member)
   redis.call('ZREM', key('unaccepted'), member)

@@ -5,7 +5,7 @@ local member, guard = ask.member, ask.guard
 -- While hosts still report, only the agent's host knows how it is.
 if is_lost(ask.store_life) or (guard ~= 'reaped' and is_held()) then return {'lost'} end
 local akey = key('agent', member)
-local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'demand', 'accepted', 'machine_id',
+local old = redis.call('HMGET', akey, 'phase', 'epoch', 'host', 'incarnation', 'takes', 'accepted', 'machine_id',
   'on_disconnect')
 local phase = old[1]
 if not phase then return {'gone'} end

@@ -6,7 +6,7 @@ local member, epoch, former_store_life = ask.member, ask.epoch, ask.former_store
 local known = redis.call('GET', key('known_epoch'))
 local forgotten = is_wiped(former_store_life) or (known and tonumber(epoch) > tonumber(known))
 local akey = key('agent', member)
-local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id', 'accepted')
+local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'takes', 'machine_id', 'accepted')
 -- An older claim that no host has accepted gives way at any time: now none ever will.
 local may_go = old[1] and not old[7]
 if not (is_lost(former_store_life) and forgotten and (is_held() or may_go)) or was_stopped(member, epoch) then return {'void'} end

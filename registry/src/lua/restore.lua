@@ -1,10 +1,10 @@
--- Takes what `advance` does, and host, incarnation, agent (without first_start), launch, former_store_life? (store's life that had the record).
+-- Takes what `advance` does, and host, incarnation, takes, agent (without first_start), launch, former_store_life? (store's life that had the record).
 notice_another_run()
 local member, host, incarnation, epoch = ask.member, ask.host, ask.incarnation, ask.epoch
 if is_lost(ask.store_life) then return {'lost'} end
 raise_epoch(epoch)
 local akey = key('agent', member)
-local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'demand', 'machine_id',
+local old = redis.call('HMGET', akey, 'epoch', 'phase', 'host', 'incarnation', 'takes', 'machine_id',
   'sequence')
 if old[1] and tonumber(old[1]) > tonumber(epoch) then return {'stale', old[1]} end
 if old[1] == epoch and old[4] ~= incarnation then return {'stale', old[1]} end
@@ -21,11 +21,11 @@ if old[1] then displace(member, old[2], old[3], old[4], old[5], old[6]) end
 local now = int(now_ms())
 write_agent(member)
 write_state(akey, now)
-redis.call('HSET', akey, 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'accepted', now)
+redis.call('HSET', akey, 'host', host, 'incarnation', incarnation, 'epoch', epoch, 'accepted', now, 'takes', ask.takes)
 if ask.phase == 'RUNNING' then redis.call('HSET', akey, 'running', now) end
 if ask.phase ~= 'FAILED' then
   redis.call('ZADD', key('on', host), 0, member)
-  reserve(host, parse_room(redis.call('HGET', key('host', host), 'used')), parse_room(ask.agent.demand))
+  reserve(host, parse_room(redis.call('HGET', key('host', host), 'used')), parse_room(ask.takes))
 end
 if old[1] ~= epoch or old[2] ~= ask.phase then event(member, ask.phase, epoch, host) end
 return {'done'}

@@ -30,7 +30,7 @@ use std::{
 /// One agent in a list: member and field values.
 pub(super) type Row = (String, Vec<Option<Vec<u8>>>);
 
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     "phase",
     "host",
     "incarnation",
@@ -50,15 +50,16 @@ const ALL: [&str; 22] = [
     "accepted",
     "running",
     "first_start",
+    "takes",
     "spec",
     "last_lines",
     "launch",
 ];
 /// Most bytes quoted of a word that cannot be read.
 const WORD: usize = 100;
-const SPEC: usize = 19;
-const LAST_LINES: usize = 20;
-const LAUNCH: usize = 21;
+const SPEC: usize = 20;
+const LAST_LINES: usize = 21;
+const LAUNCH: usize = 22;
 
 /// Fields of an agent's hash to read for a view, in the order [`agent`] expects.
 pub(super) fn fields(view: View) -> &'static [&'static str] {
@@ -164,8 +165,8 @@ pub(super) fn buried(key: &AgentKey, answer: &[String]) -> Result<bool, Registry
 
 pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
     let outcome = match words(answer)[..] {
-        ["claimed", host, incarnation, at, machine] => {
-            claimed(host, incarnation, at, machine).map(ClaimOutcome::Claimed)
+        ["claimed", host, incarnation, at, machine, takes] => {
+            claimed(host, incarnation, at, machine, takes).map(ClaimOutcome::Claimed)
         }
         ["conflict", phase] => Phase::parse(phase).map(ClaimOutcome::Conflict),
         ["stopping"] => Some(ClaimOutcome::Stopping),
@@ -186,8 +187,8 @@ pub(super) fn claim(answer: &[String]) -> Result<ClaimOutcome, RegistryError> {
 
 pub(super) fn assigned(answer: &[String]) -> Result<AssignOutcome, RegistryError> {
     let outcome = match words(answer)[..] {
-        ["claimed", host, incarnation, at, machine] => {
-            claimed(host, incarnation, at, machine).map(AssignOutcome::Assigned)
+        ["claimed", host, incarnation, at, machine, takes] => {
+            claimed(host, incarnation, at, machine, takes).map(AssignOutcome::Assigned)
         }
         ["full"] => Some(AssignOutcome::NoRoom),
         ["changed"] => Some(AssignOutcome::Changed),
@@ -207,12 +208,13 @@ pub(super) fn drift(answer: &[String]) -> Option<Drift> {
     }
 }
 
-fn claimed(host: &str, incarnation: &str, at: &str, machine: &str) -> Option<Claimed> {
+fn claimed(host: &str, incarnation: &str, at: &str, machine: &str, takes: &str) -> Option<Claimed> {
     Some(Claimed {
         host: keys::parse_host(host)?,
         incarnation: incarnation.parse().ok()?,
         epoch: epoch(at)?,
         machine_id: MachineId::new(machine.parse().ok()?)?,
+        takes: Resources::parse(takes),
     })
 }
 
@@ -273,6 +275,7 @@ fn assignment(v: &[Option<Vec<u8>>]) -> Option<Assignment> {
     Some(Assignment {
         host: keys::parse_host(text(v, 1))?,
         incarnation: parsed(v, 2)?,
+        takes: Resources::parse(text(v, 19)),
         accepted: parsed(v, 16).map(UnixMillis),
         pid: parsed::<u32>(v, 11).filter(|pid| *pid != 0),
     })

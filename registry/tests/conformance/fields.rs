@@ -113,7 +113,10 @@ async fn every_field_that_a_host_reports_of_an_agent_comes_back(store: Store) {
     let lease = store.announce(&announce("h:0", "i|j", 5.0)).await.unwrap();
     let agent = key("g:1", "a%2");
     let expected = AgentRecord {
-        state: State::Running(Assignment { pid: Some(u32::MAX), ..Assignment::claimed(host("h:0"), life("i|j")) }),
+        state: State::Running(Assignment {
+            pid: Some(u32::MAX),
+            ..Assignment::claimed(host("h:0"), life("i|j"), Resources::parse("gpu:a=250;gpus=250;slots=1000"))
+        }),
         // Its host does not report what became of its first start.
         first_start: FirstStart::FollowsPolicy,
         ..failed(agent.clone(), documents(256))
@@ -133,6 +136,7 @@ async fn every_field_that_a_host_reports_of_an_agent_comes_back(store: Store) {
         request_id: expected.request_id.clone(),
         digest: expected.digest.clone(),
         demand: expected.demand.clone(),
+        takes: Resources::parse("gpu:a=250;gpus=250;slots=1000"),
         on_disconnect: expected.on_disconnect,
         documents: documents(256),
         machine_id: expected.machine_id,

@@ -4,7 +4,7 @@ use crate::requests::*;
 use proptest::prelude::*;
 use rustic_registry::{
     Announce, AssignOutcome, Claim, ClaimOutcome, Cordon, Epoch, IfFull, Phase, Queue, Registry, ReleaseGuard,
-    Resources, View,
+    Resources, View, devices::Device,
 };
 
 promises![
@@ -30,8 +30,11 @@ fn room(slots: f64, gpus: f64) -> Resources {
     room
 }
 
-fn with_room(id: &str, slots: f64, gpus: f64) -> Announce {
-    Announce { capacity: room(slots, gpus), ..announce(id, "i", 0.0) }
+fn with_room(id: &str, slots: f64, gpus: u32) -> Announce {
+    let mut capacity = room(slots, 0.0);
+    let device = |n: u32| Device { id: n.to_string(), share: 1.0, memory: 0.0 };
+    capacity.add_devices(&(0..gpus).map(device).collect::<Vec<_>>());
+    Announce { capacity, ..announce(id, "i", 0.0) }
 }
 
 fn wanting(agent: &str, demand: Resources, hosts: &[&str]) -> Claim {
@@ -64,7 +67,7 @@ async fn placed(store: &Store, agent: &str, on: &[&str]) -> bool {
 /// Two slots, one of them taken for good, and `large`, which waits for both.
 async fn one_waits_for_all_of(store: &Store, hosts: &[&str]) {
     for id in hosts {
-        arrive(store, &with_room(id, 2.0, 0.0)).await;
+        arrive(store, &with_room(id, 2.0, 0)).await;
         assert!(!waits(store, &format!("on {id}"), room(1.0, 0.0), &[id]).await);
     }
     assert!(waits(store, "large", room(2.0, 0.0), hosts).await);
@@ -79,7 +82,7 @@ async fn overtake(store: &Store, times: usize, hosts: &[&str]) {
 }
 
 async fn nobody_waits_behind_one_whose_room_is_elsewhere(store: Store) {
-    arrive(&store, &with_room("h-0", 100.0, 0.0)).await;
+    arrive(&store, &with_room("h-0", 100.0, 0)).await;
     assert!(waits(&store, "gpus", room(1.0, 1.0), &["h-0"]).await);
     for n in 0..=2 * MOST {
         assert!(!waits(&store, &n.to_string(), room(1.0, 0.0), &["h-0"]).await, "claim {n}");
@@ -87,7 +90,7 @@ async fn nobody_waits_behind_one_whose_room_is_elsewhere(store: Store) {
 }
 
 async fn nobody_waits_behind_one_that_lacks_something_else(store: Store) {
-    arrive(&store, &with_room("h-0", 100.0, 1.0)).await;
+    arrive(&store, &with_room("h-0", 100.0, 1)).await;
     assert!(!waits(&store, "has it", room(1.0, 1.0), &["h-0"]).await);
     assert!(waits(&store, "gpus", room(1.0, 1.0), &["h-0"]).await);
     // As long as a slot is left for it.
@@ -99,10 +102,10 @@ async fn nobody_waits_behind_one_that_lacks_something_else(store: Store) {
 }
 
 async fn who_waits_has_the_room_that_it_could_use(store: Store) {
-    arrive(&store, &with_room("elsewhere", 0.0, 0.0)).await;
+    arrive(&store, &with_room("elsewhere", 0.0, 0)).await;
     assert!(waits(&store, "a", room(1.0, 0.0), &[]).await);
     assert!(waits(&store, "b", room(1.0, 0.0), &[]).await);
-    arrive(&store, &with_room("h-0", 3.0, 0.0)).await;
+    arrive(&store, &with_room("h-0", 3.0, 0)).await;
     let refused = Claim { if_full: IfFull::Refuse, ..wanting("later", room(2.0, 0.0), &["h-0"]) };
     assert_eq!(store.claim(&refused).await.unwrap(), ClaimOutcome::NoRoom, "two of the three are theirs");
     assert!(!waits(&store, "small", room(1.0, 0.0), &["h-0"]).await, "one is nobody's");
@@ -113,10 +116,10 @@ async fn who_waits_has_the_room_that_it_could_use(store: Store) {
 }
 
 async fn who_can_have_one_of_two_places_leaves_the_other(store: Store) {
-    arrive(&store, &with_room("elsewhere", 0.0, 0.0)).await;
+    arrive(&store, &with_room("elsewhere", 0.0, 0)).await;
     assert!(waits(&store, "a", room(1.0, 0.0), &[]).await);
     for id in ["h-0", "h-1"] {
-        arrive(&store, &with_room(id, 1.0, 0.0)).await;
+        arrive(&store, &with_room(id, 1.0, 0)).await;
     }
     assert!(!waits(&store, "b", room(1.0, 0.0), &["h-0", "h-1"]).await);
     assert!(waits(&store, "c", room(1.0, 0.0), &["h-0", "h-1"]).await);
@@ -128,7 +131,7 @@ async fn who_waits_is_overtaken_at_most_32_times(store: Store) {
     overtake(&store, MOST, &["h-0"]).await;
     let refused = Claim { if_full: IfFull::Refuse, ..wanting("small", room(1.0, 0.0), &["h-0"]) };
     assert_eq!(store.claim(&refused).await.unwrap(), ClaimOutcome::NoRoom);
-    arrive(&store, &with_room("h-1", 1.0, 0.0)).await;
+    arrive(&store, &with_room("h-1", 1.0, 0)).await;
     overtake(&store, 2 * MOST, &["h-0", "h-1"]).await;
     assert!(waits(&store, "small", room(1.0, 0.0), &["h-0"]).await, "a host of two is kept, and one of one is not");
     stop(&store, "on h-0").await;
@@ -170,10 +173,10 @@ async fn who_waits_and_came_later_overtakes_no_more_often(store: Store) {
 }
 
 async fn who_ran_before_stands_in_nobodys_line(store: Store) {
-    arrive(&store, &with_room("h-0", 2.0, 0.0)).await;
+    arrive(&store, &with_room("h-0", 2.0, 0)).await;
     assert!(waits(&store, "large", room(2.0, 0.0), &[]).await);
     let (moves, starts) = (key("g", "moves"), key("g", "starts"));
-    arrive(&store, &with_room("h-1", 2.0, 0.0)).await;
+    arrive(&store, &with_room("h-1", 2.0, 0)).await;
     store.cordon(&host("h-0"), Cordon::On).await.unwrap();
     let large = store.get(&key("g", "large"), View::Basic).await.unwrap().unwrap();
     store.release(&large.key, large.epoch, ReleaseGuard::Unassigned).await.unwrap();
@@ -200,7 +203,7 @@ async fn who_ran_before_stands_in_nobodys_line(store: Store) {
 }
 
 async fn a_reading_of_lines_has_the_oldest_of_each(store: Store) {
-    arrive(&store, &with_room("elsewhere", 0.0, 0.0)).await;
+    arrive(&store, &with_room("elsewhere", 0.0, 0)).await;
     for (agent, gpus) in [("a", 1.0), ("b", 1.0), ("c", 2.0), ("d", 1.0), ("e", 3.0)] {
         assert!(waits(&store, agent, room(1.0, gpus), &[]).await);
     }
@@ -249,7 +252,7 @@ async fn take(store: &dyn Registry, step: &Step) -> String {
                 0 => room(3.0, 0.0),
                 1 => room(2.0, 1.0),
                 2 => room(3.0, 2.0),
-                n => room(1.0, f64::from(n % 2)),
+                n => room(1.0, f64::from(n % 4) * 0.4),
             };
             let wants = wanting(&agent.to_string(), demand, &[]);
             match store.claim(&Claim { candidates: names(hosts).into(), ..wants }).await.unwrap() {
@@ -281,7 +284,7 @@ fn twins_agree_on_who_goes_past_whom() {
         runtime.block_on(async {
             let (real, twin) = (redis.registry(), memory());
             for store in [&real, &twin] {
-                for (id, gpus) in [("h-0", 2.0), ("h-1", 1.0), ("h-2", 0.0)] {
+                for (id, gpus) in [("h-0", 2), ("h-1", 1), ("h-2", 0)] {
                     let seen = Epoch(1 << 52);
                     arrive(store, &Announce { highest_epoch: seen, ..with_room(id, 3.0, gpus) }).await;
                 }

@@ -10,6 +10,7 @@ use rustic_registry::{
     Advance, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Bring, Candidates, Claim, ClaimOutcome,
     Condition, Cordon, Epoch, EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit,
     OnDisconnect, Phase, Queue, Registry, Remember, Renew, Resources, Restore, Scope, State, Stops, UnixMillis, View,
+    devices::Device,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -76,14 +77,20 @@ impl Subject<'_> {
         match *op {
             Op::Announce { host, life: i, succeeds, slots, store_life, reported, cordoned, high } => {
                 let (highest_epoch, highest_life) = highest(high);
+                let plain = announce(&host_id(host), &process_id(i), f64::from(slots));
+                let mut capacity = plain.capacity.clone();
+                // Each life of a host finds other devices.
+                let device = |n: u8| Device { id: format!("gpu-{n}"), share: 1.0, memory: 1e10 + f64::from(n) };
+                capacity.add_devices(&(i % 2..3).map(device).collect::<Vec<_>>());
                 let request = Announce {
+                    capacity,
                     succeeds: succeeds.map(|ended| life(&process_id(ended))),
                     store_life: store_life.map(|back| self.known(back)),
                     reported: reported.map(|back| self.known(back)),
                     cordoned,
                     highest_epoch,
                     highest_life,
-                    ..announce(&host_id(host), &process_id(i), f64::from(slots))
+                    ..plain
                 };
                 self.announce(host, i, &request).await
             }
@@ -182,6 +189,8 @@ impl Subject<'_> {
                 let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
                 let mut demand = Resources::one_slot();
                 demand.set("cpus", f64::from(*half_cpus) / 2.0).unwrap();
+                demand.set("gpus", [0.0, 0.3, 0.0, 0.8, 1.0, 2.0][usize::from(*half_cpus)]).unwrap();
+                demand.set("gpu_memory", [0.0, 0.0, 5e9, 9e9][usize::from(half_cpus + digest) % 4]).unwrap();
                 let plain = claim(&agent_key(*agent), &format!("r{request}"), &format!("d{digest}"), &hosts);
                 let request = Claim {
                     candidates: Candidates { spread: usize::from(*request) * 2, ..plain.candidates.clone() },
@@ -349,7 +358,7 @@ proptest! {
                     let mut reserved = Resources::default();
                     // What a former process still holds is not taken from the process of now.
                     let own = on.agents.iter().filter(|r| r.incarnation() == Some(&host.incarnation));
-                    own.for_each(|r| reserved.add(&r.demand));
+                    own.filter_map(|r| r.assignment()).for_each(|place| reserved.add(&place.takes));
                     prop_assert_eq!(&host.used, &reserved);
                 }
             }

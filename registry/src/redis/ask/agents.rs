@@ -124,6 +124,7 @@ struct Restore<'a> {
     advance: Advance<'a>,
     host: String,
     incarnation: &'a str,
+    takes: Text<&'a Resources>,
     agent: Agent<'a>,
     former_store_life: Option<&'a str>,
 }
@@ -145,6 +146,7 @@ impl<'a> From<&'a ops::Restore> for Restore<'a> {
             advance: Advance::from(&r.advance),
             host: host(&r.host),
             incarnation: r.incarnation.as_str(),
+            takes: Text(&r.takes),
             agent,
             former_store_life: r.former_store_life.as_ref().and_then(life),
         }

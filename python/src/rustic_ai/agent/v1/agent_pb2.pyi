@@ -253,7 +253,14 @@ class AgentUsage(_message.Message):
     def __init__(self, pss_bytes: _Optional[int] = ..., private_bytes: _Optional[int] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., threads: _Optional[int] = ..., scratch_bytes: _Optional[int] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host_id", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "last_running_time", "machine_id", "agent_spec", "usage", "last_lines", "message", "confinement")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "name", "phase", "host_id", "pid", "epoch", "restarts", "reason", "last_exit", "create_time", "last_running_time", "machine_id", "agent_spec", "usage", "last_lines", "message", "confinement", "devices")
+    class DevicesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: DevicePart
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[DevicePart, _Mapping]] = ...) -> None: ...
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +280,7 @@ class Agent(_message.Message):
     LAST_LINES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     organization_id: str
     guild_id: str
     agent_id: str
@@ -292,4 +300,13 @@ class Agent(_message.Message):
     last_lines: _containers.RepeatedScalarFieldContainer[str]
     message: str
     confinement: ConfinementStatus
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host_id: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., confinement: _Optional[_Union[ConfinementStatus, _Mapping]] = ...) -> None: ...
+    devices: _containers.MessageMap[str, DevicePart]
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., name: _Optional[str] = ..., phase: _Optional[_Union[AgentPhase, str]] = ..., host_id: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., last_exit: _Optional[_Union[LastExit, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_running_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., machine_id: _Optional[int] = ..., agent_spec: _Optional[str] = ..., usage: _Optional[_Union[AgentUsage, _Mapping]] = ..., last_lines: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., confinement: _Optional[_Union[ConfinementStatus, _Mapping]] = ..., devices: _Optional[_Mapping[str, DevicePart]] = ...) -> None: ...
+
+class DevicePart(_message.Message):
+    __slots__ = ("share", "memory_bytes")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    memory_bytes: int
+    def __init__(self, share: _Optional[float] = ..., memory_bytes: _Optional[int] = ...) -> None: ...

@@ -30,14 +30,23 @@ STOP_PURPOSE_REMOVE: StopPurpose
 STOP_PURPOSE_MOVE: StopPurpose
 
 class Claim(_message.Message):
-    __slots__ = ("incarnation", "epoch", "machine_id")
+    __slots__ = ("incarnation", "epoch", "machine_id", "devices")
+    class DevicesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _agent_pb2.DevicePart
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_agent_pb2.DevicePart, _Mapping]] = ...) -> None: ...
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     epoch: int
     machine_id: int
-    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ...) -> None: ...
+    devices: _containers.MessageMap[str, _agent_pb2.DevicePart]
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., machine_id: _Optional[int] = ..., devices: _Optional[_Mapping[str, _agent_pb2.DevicePart]] = ...) -> None: ...
 
 class CreateAgentRequest(_message.Message):
     __slots__ = ("request_id", "launch", "wait", "claim", "first_start")

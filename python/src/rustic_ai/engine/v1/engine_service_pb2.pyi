@@ -282,7 +282,7 @@ class HostVerdict(_message.Message):
     def __init__(self, host_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., message: _Optional[str] = ..., load: _Optional[float] = ...) -> None: ...
 
 class Host(_message.Message):
-    __slots__ = ("host_id", "address", "state", "incarnation", "lease_expiry_time", "capacity", "used", "labels", "version", "dns_name")
+    __slots__ = ("host_id", "address", "state", "incarnation", "lease_expiry_time", "capacity", "used", "labels", "version", "dns_name", "devices")
     class CapacityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -314,6 +314,7 @@ class Host(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DNS_NAME_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     host_id: str
     address: str
     state: HostState
@@ -324,7 +325,20 @@ class Host(_message.Message):
     labels: _containers.ScalarMap[str, str]
     version: str
     dns_name: str
-    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_expiry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., dns_name: _Optional[str] = ...) -> None: ...
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    def __init__(self, host_id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[HostState, str]] = ..., incarnation: _Optional[str] = ..., lease_expiry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capacity: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., dns_name: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("device_id", "memory_bytes", "used", "used_memory_bytes")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    USED_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    memory_bytes: int
+    used: float
+    used_memory_bytes: int
+    def __init__(self, device_id: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., used: _Optional[float] = ..., used_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class DrainHostRequest(_message.Message):
     __slots__ = ("host_id", "force")

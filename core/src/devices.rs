@@ -75,7 +75,7 @@ impl Resources {
     pub fn place(&self, used: &Self, demand: &Self) -> Option<Self> {
         let mut takes = Self::default();
         for (name, want) in demand.iter().filter(|(name, _)| !is_asked(name)) {
-            (used.milli(name) + want <= self.milli(name)).then(|| takes.put(name, want))?;
+            (used.milli(name) + want <= self.has(name)).then(|| takes.put(name, want))?;
         }
         let Some(wish) = Wish::of(demand) else { return Some(takes) };
         let mut found = wish.possible(self, used);
@@ -133,7 +133,7 @@ impl Resources {
 
     /// The most of a resource that `demand` could have of it beside `used`, in thousandths: of devices as it asks for them.
     pub fn most(&self, used: &Self, demand: &Self, name: &str) -> u64 {
-        let free = |name: &str| self.milli(name).saturating_sub(used.milli(name));
+        let free = |name: &str| self.has(name).saturating_sub(used.milli(name));
         let each =
             |of: &'static str| self.iter().filter(move |(name, _)| name.starts_with(of)).map(|(name, _)| free(name));
         match name {

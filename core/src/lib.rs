@@ -3,6 +3,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
+//! | [`apart`] | agents that stay apart |
 //! | [`ids`] | names: guild, agent, host, incarnation, epoch |
 //! | [`condition`] | why an agent is in its phase |
 //! | [`confinement`] | what an agent may reach |
@@ -28,6 +29,7 @@
 //!     └─────────▶ PENDING ◀───────────────────────┘
 //! ```
 
+pub mod apart;
 pub mod condition;
 pub mod confinement;
 pub mod devices;

@@ -1,6 +1,7 @@
 //! Which hosts to try for an agent, best first. Pure: takes what is known and returns an order.
 
 use crate::{
+    apart::Spread,
     devices::is_of_device,
     ids::HostId,
     record::{HostRecord, text_enum},
@@ -69,6 +70,8 @@ struct Score {
     avoided: bool,
     /// Preferred labels that it does not have.
     lacking: usize,
+    /// Agents from whom it would rather stay apart.
+    together: u64,
     /// Largest share of any resource in use with the agent on it, in millionths.
     load: u64,
     ordinal: u32,
@@ -77,8 +80,11 @@ struct Score {
 
 /// Those of the hosts, which all live, that take agents and seem to have room, best first.
 pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, request: &Request<'_>) -> Candidates {
-    let open = |h: &&HostRecord| {
-        h.takes_agents() && !request.excluded.contains(&h.host) && h.capacity.fits(&h.used, request.demand)
+    let hosts: Vec<_> = hosts.collect();
+    let spread = Spread::of(&hosts, request.demand);
+    let open = |h: &&&HostRecord| {
+        let has_room = h.capacity.fits(&h.used, request.demand) && spread.allows(h);
+        h.takes_agents() && !request.excluded.contains(&h.host) && has_room
     };
     let load = |h: &HostRecord| match policy {
         Policy::LeastLoaded => load(&h.capacity, &h.used, request.demand),
@@ -90,15 +96,16 @@ pub fn place<'a>(policy: Policy, hosts: impl Iterator<Item = &'a HostRecord>, re
     let score = |h: &HostRecord| Score {
         avoided: avoided(h),
         lacking: lacking(h),
+        together: spread.together(h),
         load: load(h),
         ordinal: h.host.ordinal(),
         host: h.host.clone(),
     };
-    let mut scores: Vec<_> = hosts.filter(open).map(score).collect();
+    let mut scores: Vec<_> = hosts.iter().filter(open).map(|h| score(h)).collect();
     scores.sort_unstable();
     // Those that are as good as the best but for their load.
-    let best = scores.first().map_or(0, |best| best.lacking);
-    let preferred = scores.partition_point(|score| !score.avoided && score.lacking == best);
+    let best = scores.first().map_or((0, 0), |best| (best.lacking, best.together));
+    let preferred = scores.partition_point(|score| !score.avoided && (score.lacking, score.together) == best);
     if policy == Policy::RoundRobin && preferred > 0 {
         scores[..preferred].rotate_left(request.turn % preferred);
     }

@@ -3,7 +3,10 @@
 //! Thousandths as integers (like Kubernetes' milli-units) because reservations are added and taken away for months:
 //! binary fractions would drift, and Lua and Rust would drift differently.
 
-use crate::devices::is_of_device;
+use crate::{
+    apart::{implied, is_apart},
+    devices::is_of_device,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::{collections::BTreeMap, fmt};
 
@@ -83,6 +86,18 @@ impl Resources {
         self.0.insert(format!("{LABEL}{name}={value}"), LABEL_DEMAND);
     }
 
+    /// The value that a host has of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        let value = |resource: &'_ str| label_of(resource)?.strip_prefix(name)?.strip_prefix('=').map(str::len);
+        let (label, length) = self.0.keys().find_map(|resource| Some((resource, value(resource)?)))?;
+        label.get(label.len() - length..)
+    }
+
+    /// What a host has of a resource, in thousandths.
+    pub(crate) fn has(&self, name: &str) -> u64 {
+        implied(name).unwrap_or_else(|| self.milli(name))
+    }
+
     /// Amount of one resource in thousandths.
     pub fn milli(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
@@ -93,11 +108,11 @@ impl Resources {
         self.0.iter().map(|(name, milli)| (name.as_str(), *milli))
     }
 
-    /// Names and amounts in whole units, for people and for the wire; labels and single devices are left out.
+    /// Names and amounts in whole units, for people and for the wire; labels, single devices and who stays apart from whom are left out.
     pub fn amounts(&self) -> impl Iterator<Item = (String, f64)> {
         self.0
             .iter()
-            .filter(|(name, _)| label_of(name).is_none() && !is_of_device(name))
+            .filter(|(name, _)| label_of(name).is_none() && !is_of_device(name) && !is_apart(name))
             .map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
     }
 

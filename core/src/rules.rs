@@ -8,6 +8,7 @@ mod lives;
 mod reads;
 
 use crate::{
+    apart::Spread,
     condition::Condition,
     ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
@@ -201,6 +202,9 @@ impl Store {
         for id in hosts {
             let Some(host) = self.hosts.get(id).filter(|h| h.takes_agents()) else { continue };
             let Some(takes) = host.capacity.place(&host.used, demand) else { continue };
+            if !Spread::of(&self.hosts.values().collect::<Vec<_>>(), demand).allows(host) {
+                continue;
+            }
             let picked = Place { host: host.host.clone(), incarnation: host.incarnation.clone(), takes };
             if order.is_none_or(|order| self.is_let_pass(id, demand, order, &mut found)) {
                 return Some(picked);

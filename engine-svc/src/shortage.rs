@@ -3,6 +3,7 @@
 use crate::fleet::FleetView;
 use rustic_registry::{
     HostRecord, Resources,
+    apart::{Spread, apart_from, is_apart},
     devices::{GPU_MEMORY, GPUS},
     resources,
 };
@@ -65,30 +66,41 @@ pub fn ever(view: &FleetView, demand: &Resources) -> Option<Shortage> {
     if view.alive().next().is_none() || hosts.iter().any(could) {
         return None;
     }
-    Some(Shortage::between(Of::Capacity, demand, |name| {
-        hosts.iter().map(|h| h.capacity.most(&Resources::default(), demand, name)).max().unwrap_or(0)
-    }))
+    let most = |name: &str| hosts.iter().map(|h| h.capacity.most(&Resources::default(), demand, name)).max();
+    Some(Shortage::between(Of::Capacity, demand, |name| most(name).unwrap_or(0)))
 }
 
 /// Looks whether any host that lives and takes agents has room for `demand` now. `None`: one has, as far as is known; or there is none.
 pub fn now(view: &FleetView, demand: &Resources) -> Option<Shortage> {
     let hosts: Vec<_> = view.alive().filter(|h| h.takes_agents()).collect();
-    if hosts.is_empty() || hosts.iter().any(|h| h.capacity.fits(&h.used, demand)) {
+    let spread = spread(view, demand);
+    if hosts.is_empty() || hosts.iter().any(|h| h.capacity.fits(&h.used, demand) && spread.allows(h)) {
         return None;
     }
-    let free = |h: &HostRecord, name: &str| h.capacity.most(&h.used, demand, name);
-    Some(Shortage::between(Of::Free, demand, |name| hosts.iter().map(|h| free(h, name)).max().unwrap_or(0)))
+    let most = |name: &str| hosts.iter().map(|h| free(h, demand, &spread, name)).max();
+    Some(Shortage::between(Of::Free, demand, |name| most(name).unwrap_or(0)))
+}
+
+/// Where those are from whom `demand` stays apart.
+pub fn spread<'a>(view: &'a FleetView, demand: &'a Resources) -> Spread<'a> {
+    Spread::of(&view.registry.hosts.iter().collect::<Vec<_>>(), demand)
+}
+
+/// What a host has free of a resource: no room for one who stays apart from somebody that is where it is.
+fn free(host: &HostRecord, demand: &Resources, spread: &Spread<'_>, name: &str) -> u64 {
+    if is_apart(name) && !spread.allows(host) { 0 } else { host.capacity.most(&host.used, demand, name) }
 }
 
 /// What a host has too little of for `demand`, at all or now; `None`: it has room.
-pub fn on(host: &HostRecord, demand: &Resources) -> Option<(Shortage, Lasts)> {
+pub fn on(host: &HostRecord, demand: &Resources, spread: &Spread<'_>) -> Option<(Shortage, Lasts)> {
     let nothing = Resources::default();
     if !host.capacity.fits(&nothing, demand) {
         let has = |name: &str| host.capacity.most(&nothing, demand, name);
         return Some((Shortage::between(Of::CapacityHere, demand, has), Lasts::Always));
     }
-    let free = |name: &str| host.capacity.most(&host.used, demand, name);
-    (!host.capacity.fits(&host.used, demand)).then(|| (Shortage::between(Of::FreeHere, demand, free), Lasts::Now))
+    let free = |name: &str| free(host, demand, spread, name);
+    let has_room = host.capacity.fits(&host.used, demand) && spread.allows(host);
+    (!has_room).then(|| (Shortage::between(Of::FreeHere, demand, free), Lasts::Now))
 }
 
 /// How long a host has too little.
@@ -135,6 +147,11 @@ impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, Lacking { name, asked, largest }) in self.lacking.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
+            if let Some((across, from)) = apart_from(name) {
+                let place = if across.is_empty() { "host" } else { across };
+                write!(f, "{comma}a {place} without another agent of {from} that stays apart")?;
+                continue;
+            }
             match resources::label_of(name) {
                 Some(label) if *largest > 0.0 => write!(f, "{comma}the label {label}")?,
                 Some(label) if self.is_of_one_host() => {
@@ -227,7 +244,7 @@ mod tests {
             lack.to_string(),
             "the label zone=a, 1 slots (most on one host: 1), which no single host has together"
         );
-        let (lack, _) = on(&plain, &demand).expect("it has not");
+        let (lack, _) = on(&plain, &demand, &Spread::of(&[], &demand)).expect("it has not");
         assert_eq!(lack.to_string(), "the label zone=a, which it does not have");
     }
 

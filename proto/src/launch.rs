@@ -2,7 +2,7 @@
 //! needs to check again.
 
 use crate::{
-    agent::v1::{self as agent_pb, runtime::Kind},
+    agent::v1::{self as agent_pb, AntiAffinityScope, runtime::Kind},
     bus::Bus,
     profile::ProfileName,
     raw::RawLaunch,
@@ -10,6 +10,7 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
+use rustic_core::apart::{Firmness, is_apart};
 use rustic_core::devices::{self, GPUS, is_of_device};
 use rustic_core::resources::{SLOTS, label_of};
 use rustic_core::{
@@ -173,6 +174,9 @@ impl Launch {
         check_labels("required_labels", &placement.required_labels, &mut v);
         check_labels("preferred_labels", &placement.preferred_labels, &mut v);
         placement.required_labels.iter().for_each(|(name, value)| demand.need_label(name, value));
+        if let Some((guild, name)) = guild.as_ref().zip(name.as_ref()) {
+            stay_apart(&placement.anti_affinities, guild, name, &mut demand, &mut v);
+        }
         let preferred_labels = placement.preferred_labels;
         let confinement = crate::confinement::read(message.confinement.as_ref(), &mut v);
         let digest = SpecDigest(hash(&raw.without(NO_IDENTITY).canonical()));
@@ -287,6 +291,11 @@ fn liveness_timeout(
     Some(timeout)
 }
 
+/// Whether a resource stands for something else than an amount that agents share.
+fn is_of_placement(name: &str) -> bool {
+    label_of(name).is_some() || is_of_device(name) || is_apart(name)
+}
+
 /// The least memory that an agent may ask for, in bytes.
 const LEAST_MEMORY: f64 = 1_048_576.0;
 
@@ -300,7 +309,7 @@ fn add_resources(demand: &mut Resources, wire: Option<Value>, v: &mut Violations
     let named = [("cpus", head.num_cpus), (GPUS, head.num_gpus)];
     let named = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
     for (name, amount) in named.chain(head.custom_resources.unwrap_or_default()) {
-        if name.is_empty() || name == SLOTS || label_of(&name).is_some() || is_of_device(&name) {
+        if name.is_empty() || name == SLOTS || is_of_placement(&name) {
             v.add(FIELD, format!("must not name a custom resource {name:?}"));
         } else if name == rustic_core::resources::MEMORY && amount > 0.0 && amount < LEAST_MEMORY {
             // It is a limit too, and no process could begin below it.
@@ -332,6 +341,48 @@ fn check_labels(of: &str, labels: &BTreeMap<String, String>, v: &mut Violations)
                 format!("has {name:?}: {value:?}, which no host can have; give name and value without '='"),
             );
         }
+    }
+}
+
+/// Most agents to stay apart from, and most bytes of a group's name.
+const MOST_APART: usize = 8;
+const LONGEST_GROUP: usize = 128;
+
+fn stay_apart(
+    wishes: &[agent_pb::AntiAffinity],
+    guild: &GuildKey,
+    name: &str,
+    demand: &mut Resources,
+    v: &mut Violations,
+) {
+    const FIELD: &str = "launch.placement.anti_affinities";
+    if wishes.len() > MOST_APART {
+        v.add(FIELD, format!("has {}; {MOST_APART} are the most", wishes.len()));
+    }
+    for (n, wish) in wishes.iter().enumerate() {
+        let field = |of: &str| format!("{FIELD}[{n}].{of}");
+        let is_text = |text: &str, longest| text.len() <= longest && !text.contains(|c: char| c.is_control());
+        if !is_text(&wish.across, LONGEST_LABEL) || wish.across.contains(['=', ':']) {
+            v.add(&field("across"), format!("{:?} cannot be the name of a label", wish.across));
+        }
+        let organization = &guild.organization;
+        let from = match wish.scope() {
+            AntiAffinityScope::Guild => format!("guild {organization}/{}", guild.id),
+            AntiAffinityScope::Name => format!("name {organization}/{name}"),
+            AntiAffinityScope::Group => format!("group {organization}/{}", wish.group),
+            AntiAffinityScope::Unspecified => {
+                v.add(&field("scope"), "is required: it says which agents to stay apart from");
+                continue;
+            }
+        };
+        let names_group = wish.scope() == AntiAffinityScope::Group;
+        if names_group == wish.group.is_empty() || !is_text(&wish.group, LONGEST_GROUP) {
+            let words =
+                format!("must have 1 to {LONGEST_GROUP} bytes for ANTI_AFFINITY_SCOPE_GROUP, and be empty else");
+            v.add(&field("group"), words);
+        }
+        let firmness = if wish.preferred { Firmness::Preferred } else { Firmness::Required };
+        demand.stay_apart(&wish.across, &from, firmness);
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use rustic_proto::{
-    agent::v1::{Agent, AgentLaunch, AgentPhase, Placement},
+    agent::v1::{Agent, AgentLaunch, AgentPhase, AntiAffinity, AntiAffinityScope, Placement},
     engine::v1::{self as pb, Verdict, engine_service_client::EngineServiceClient},
 };
 use rustic_tests::{
@@ -138,7 +138,11 @@ async fn an_agent_is_on_a_host_with_its_labels_in_every_life_or_waits_for_one() 
     let placed = |agent: &str, required: &[(&str, &str)], preferred: &[(&str, &str)]| {
         let map = |labels: &[(&str, &str)]| labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let mut launch = idle("g", agent);
-        launch.placement = Some(Placement { required_labels: map(required), preferred_labels: map(preferred) });
+        launch.placement = Some(Placement {
+            required_labels: map(required),
+            preferred_labels: map(preferred),
+            ..Placement::default()
+        });
         launch
     };
     for n in 0..4 {
@@ -173,5 +177,100 @@ async fn an_agent_is_on_a_host_with_its_labels_in_every_life_or_waits_for_one() 
     let back = |agent: &Agent| agent.phase() == AgentPhase::Running && agent.host_id == "agent-host-2";
     for n in 0..4 {
         stack.agent_is("it to return to its zone", "g", &format!("b{n}"), back).await;
+    }
+}
+
+/// An agent that stays apart from others.
+fn apart(organization: &str, guild: &str, agent: &str, scope: AntiAffinityScope, across: &str) -> AgentLaunch {
+    let group = if scope == AntiAffinityScope::Group { "replicas" } else { "" };
+    let wish =
+        AntiAffinity { scope: scope.into(), group: group.to_owned(), across: across.to_owned(), preferred: false };
+    let spec = serde_json::json!({"id": agent, "name": "worker"}).to_string();
+    AgentLaunch {
+        organization_id: organization.to_owned(),
+        agent_spec: spec,
+        placement: Some(Placement { anti_affinities: vec![wish], ..Placement::default() }),
+        ..idle(guild, agent)
+    }
+}
+
+#[tokio::test]
+async fn agents_that_stay_apart_share_no_host_and_no_zone_through_two_engines_and_after_a_restart() {
+    let mut stack = Stack::with(StackSettings { hosts: 3, ..StackSettings::default() }).await;
+    // Two hosts of one zone, and one of another, each in its second life.
+    for (host, zone) in ["zone=a", "zone=a", "zone=b"].into_iter().enumerate() {
+        stack.hosts[host].signal(rustix::process::Signal::KILL);
+        stack.hosts[host].ended().await;
+        stack.restart_host_with(host, &["--label", zone]);
+    }
+    let other = Program::start("engine-svc", &engine_arguments(&stack.redis.url(), &[]));
+    let engines = [stack.client.clone(), client(&other.address().await)];
+    for engine in &engines {
+        rustic_tests::wait_until("the engine to see the zones", async || {
+            let hosts =
+                engine.clone().list_hosts(pb::ListHostsRequest::default()).await.map_err(|s| s.to_string())?;
+            let hosts = hosts.into_inner().hosts;
+            if hosts.iter().filter(|host| host.labels.contains_key("zone")).count() == 3 {
+                Ok(())
+            } else {
+                Err(format!("{hosts:?}"))
+            }
+        })
+        .await;
+    }
+    for (scope, organization, across, most) in [
+        (AntiAffinityScope::Guild, "acme", "zone", 2),
+        (AntiAffinityScope::Guild, "globex", "zone", 2),
+        (AntiAffinityScope::Name, "acme", "", 3),
+        (AntiAffinityScope::Group, "acme", "zone", 2),
+    ] {
+        let guild = format!("{scope:?} {across}");
+        let mut calls = JoinSet::new();
+        for n in 0..8 {
+            let mut engine = engines[n % 2].clone();
+            let launch = Some(apart(organization, &guild, &n.to_string(), scope, across).into());
+            calls.spawn(
+                async move { engine.create_agent(pb::CreateAgentRequest { launch, ..Default::default() }).await },
+            );
+        }
+        let (mut places, mut refusals) = (vec![], vec![]);
+        while let Some(done) = calls.join_next().await {
+            match done.unwrap() {
+                Ok(answer) => places.push(answer.into_inner().agent.unwrap().host_id),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        let zone =
+            |host: &String| if across.is_empty() { host.clone() } else { (host == "agent-host-2").to_string() };
+        let different: std::collections::BTreeSet<_> = places.iter().map(zone).collect();
+        assert_eq!((places.len(), different.len()), (most, most), "{guild} of {organization}: {places:?}");
+        let place =
+            if across.is_empty() { "a host without another agent of " } else { "a zone without another agent of " };
+        for refusal in refusals {
+            assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
+            assert!(refusal.message().contains(place), "{}", refusal.message());
+        }
+    }
+    // Who would rather stay apart goes where there is none of them, and anywhere if it must.
+    let mut hosts = BTreeMap::<String, usize>::new();
+    for n in 0..6 {
+        let mut launch = apart("acme", "rather", &n.to_string(), AntiAffinityScope::Guild, "");
+        launch.placement.as_mut().unwrap().anti_affinities[0].preferred = true;
+        *hosts.entry(stack.create(launch).await.unwrap().host_id).or_default() += 1;
+    }
+    assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [2, 2, 2], "{hosts:?}");
+
+    let another = apart("acme", "Guild zone", "another", AntiAffinityScope::Guild, "zone");
+    let request = pb::ExplainPlacementRequest { launch: Some(another.into()), ..Default::default() };
+    let explained = stack.client.clone().explain_placement(request).await.unwrap().into_inner();
+    assert!(explained.hosts.iter().all(|host| host.verdict() == Verdict::NoRoom), "{explained:?}");
+    assert!(explained.message.contains("a zone without another agent of guild acme/Guild zone"), "{explained:?}");
+
+    let mut wrong = apart("acme", "g", "wrong", AntiAffinityScope::Group, "a:b");
+    wrong.placement.as_mut().unwrap().anti_affinities[0].group.clear();
+    let refused = stack.create(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    for field in ["anti_affinities[0].across", "anti_affinities[0].group"] {
+        assert!(refused.message().contains(field), "{}", refused.message());
     }
 }

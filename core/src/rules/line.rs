@@ -2,6 +2,7 @@
 
 use super::Store;
 use crate::{
+    apart::Spread,
     encoded,
     ids::{Epoch, HostId},
     ops::LINES,
@@ -53,7 +54,7 @@ impl Line {
             let one_more = |_: &u64| capacity.place(&used, &self.demand).map(|takes| used.add(&takes)).is_some();
             return (0..count).take_while(one_more).count() as u64;
         }
-        let free = |name: &str| capacity.milli(name).saturating_sub(used.milli(name));
+        let free = |name: &str| capacity.has(name).saturating_sub(used.milli(name));
         let each = wanted.iter().map(|(name, want)| free(name) / want);
         each.chain([count]).min().unwrap_or(0)
     }
@@ -64,7 +65,7 @@ impl Line {
         let (taken, takes_of_devices) = demand.parted();
         let mut short = wanted.iter().filter(|(name, _)| taken.milli(name) > 0);
         let takes_both = !of_devices.is_empty() && !takes_of_devices.is_empty();
-        short.any(|(name, want)| used.milli(name) + taken.milli(name) + want > capacity.milli(name))
+        short.any(|(name, want)| used.milli(name) + taken.milli(name) + want > capacity.has(name))
             || takes_both && !capacity.fit_both(used, &takes_of_devices, &of_devices)
     }
 }
@@ -143,7 +144,7 @@ impl Store {
         let before = sorted.into_iter().filter(|line| self.lines.by_demand[line].order().0 < order);
         let mut overtakes = vec![];
         for text in before.take(LINES_LOOKED_AT).collect::<Vec<_>>() {
-            let Some(line) = self.lines.by_demand.get(&text).filter(|l| can_hold(&capacity, l)) else { continue };
+            let Some(line) = self.lines.by_demand.get(&text).filter(|l| self.could_hold(host, l)) else { continue };
             let count = line.agents.len() as u64 - found.get(&text).copied().unwrap_or(0);
             let now = line.how_many(count, &capacity, &taken);
             *found.entry(text.clone()).or_default() += now;
@@ -156,8 +157,7 @@ impl Store {
             }
             if now < count && line.finds_in_its_way(&capacity, &taken, demand) {
                 let keeps = |kept: &HostId| {
-                    let kept = self.hosts.get(kept).filter(|h| h.takes_agents());
-                    kept.is_some_and(|h| can_hold(&h.capacity, line))
+                    self.hosts.get(kept).is_some_and(|h| h.takes_agents()) && self.could_hold(kept, line)
                 };
                 let (due, is_kept) = (line.is_due(), line.kept.as_ref().is_some_and(keeps));
                 let line = self.lines.by_demand.get_mut(&text).expect("it was there a moment ago");
@@ -175,9 +175,13 @@ impl Store {
         }
         true
     }
-}
 
-/// Whether a host of this capacity could hold one of the line, if it were empty.
-fn can_hold(capacity: &Resources, line: &Line) -> bool {
-    capacity.fits(&Resources::default(), &line.demand)
+    /// Whether a host could hold one of the line, if it held only those from whom it stays apart.
+    fn could_hold(&self, host: &HostId, line: &Line) -> bool {
+        let hosts: Vec<_> = self.hosts.values().collect();
+        let here = self.hosts.get(host);
+        here.is_some_and(|h| {
+            h.capacity.fits(&Resources::default(), &line.demand) && Spread::of(&hosts, &line.demand).allows(h)
+        })
+    }
 }

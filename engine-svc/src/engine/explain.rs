@@ -7,7 +7,7 @@ use crate::{
 };
 use rustic_core::placement;
 use rustic_proto::engine::v1::Verdict;
-use rustic_registry::{AgentKey, HostId, HostRecord, Resources, View};
+use rustic_registry::{AgentKey, HostId, HostRecord, Resources, View, apart::Spread};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What every host is to an agent.
@@ -69,16 +69,23 @@ impl Engine {
 fn explained(view: &FleetView, order: &[HostId], avoided: &BTreeSet<HostId>, demand: &Resources) -> Vec<Explained> {
     let place = |host: &HostId| order.iter().position(|one| one == host).unwrap_or(usize::MAX);
     let mut hosts: Vec<_> = view.registry.hosts.iter().collect();
+    let spread = shortage::spread(view, demand);
     hosts.sort_by_key(|h| (place(&h.host), h.host.clone()));
     hosts
         .into_iter()
-        .map(|h| explained_one(h, view.silent.contains(&h.host), avoided.contains(&h.host), demand))
+        .map(|h| explained_one(h, view.silent.contains(&h.host), avoided.contains(&h.host), demand, &spread))
         .collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "millionths")]
-fn explained_one(host: &HostRecord, silent: bool, avoided: bool, demand: &Resources) -> Explained {
-    let (verdict, message) = match shortage::on(host, demand) {
+fn explained_one(
+    host: &HostRecord,
+    silent: bool,
+    avoided: bool,
+    demand: &Resources,
+    spread: &Spread<'_>,
+) -> Explained {
+    let (verdict, message) = match shortage::on(host, demand, spread) {
         _ if silent => (Verdict::Silent, "it has not renewed its lease in time".to_owned()),
         _ if host.cordoned => {
             (Verdict::Draining, "DrainHost was called for it; UndrainHost lets it take agents again".to_owned())

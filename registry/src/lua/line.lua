@@ -68,7 +68,7 @@ local function how_many(capacity, used, line)
   end
   local count = line.count
   for name, want in pairs(line.demand) do
-    count = math.min(count, math.floor(((capacity[name] or 0) - (used[name] or 0)) / want))
+    count = math.min(count, math.floor((has(capacity, name) - (used[name] or 0)) / want))
   end
   return math.max(count, 0)
 end
@@ -82,7 +82,7 @@ local function is_in_the_way(capacity, used, demand, line)
     if not place(capacity, with, of_devices(line.demand)) then return true end
   end
   for name, want in pairs(line.demand) do
-    if demand[name] and name ~= GPUS and name ~= GPU_MEMORY and (used[name] or 0) + demand[name] + want > (capacity[name] or 0) then return true end
+    if demand[name] and name ~= GPUS and name ~= GPU_MEMORY and (used[name] or 0) + demand[name] + want > has(capacity, name) then return true end
   end
   return false
 end
@@ -95,11 +95,17 @@ local function take(capacity, used, line, count)
   end
 end
 
+-- Whether a host could hold one of a line, if it held only those from whom it stays apart.
+local function could_hold(host, capacity, line)
+  line.zones = line.zones or apart_zones(line.demand)
+  return place(capacity, {}, line.demand) ~= nil and not is_shared(line.zones, host, capacity)
+end
+
 -- Whether a host is kept for a line that it could hold still.
 local function is_kept(line)
   if not line.kept then return false end
   local h = redis.call('HMGET', key('host', line.kept), 'state', 'capacity', 'cordoned')
-  return h[1] == 'READY' and h[3] ~= '1' and place(parse_room(h[2]), {}, line.demand) ~= nil
+  return h[1] == 'READY' and h[3] ~= '1' and could_hold(line.kept, parse_room(h[2]), line)
 end
 
 local lines
@@ -110,7 +116,7 @@ local function is_let_pass(host, capacity, used, demand, order)
   local overtakes, taken = {}, {}
   for name, milli in pairs(used) do taken[name] = milli end
   for _, line in ipairs(lines) do
-    if place(capacity, {}, line.demand) then
+    if could_hold(host, capacity, line) then
       local now, count = how_many(capacity, taken, line), line.count
       line.count = count - now
       if now > 0 then

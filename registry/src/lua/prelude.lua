@@ -80,12 +80,26 @@ local function choose_devices(capacity, used, demand, takes)
   return true
 end
 
+-- What a host has of a resource; `core/src/apart.rs` says what every host has.
+local function has(capacity, name)
+  if string.sub(name, 1, 6) == 'apart:' then return 1000 end
+  if string.sub(name, 1, 13) == 'rather-apart:' then return 1000000000 end
+  return capacity[name] or 0
+end
+
+-- The resource that stands for the value that a host has of a label.
+local function label_resource(capacity, label)
+  local prefix = 'label:' .. label .. '%3D'
+  for name in pairs(capacity) do if string.sub(name, 1, #prefix) == prefix then return name end end
+  return ''
+end
+
 -- What an agent of this demand takes beside `used`, with devices in the place of what it asks of them; nil: it does not fit.
 local function place(capacity, used, demand)
   local takes = {}
   for name, want in pairs(demand) do
     if name ~= GPUS and name ~= GPU_MEMORY then
-      if (used[name] or 0) + want > (capacity[name] or 0) then return nil end
+      if (used[name] or 0) + want > has(capacity, name) then return nil end
       takes[name] = want
     end
   end
@@ -121,6 +135,36 @@ local function hosts_with_lease()
   local hosts = {}
   for _, name in ipairs(redis.call('HKEYS', key('leases'))) do if name ~= STORE then hosts[#hosts + 1] = name end end
   return hosts
+end
+
+-- Where those are from whom an agent of this demand stays apart, by what it takes for it: the label, and values of it.
+local function apart_zones(demand)
+  local zones
+  for name in pairs(demand) do
+    local label = string.match(name, '^apart:([^:]*):')
+    if label then
+      zones = zones or {}
+      zones[name] = {label = label, values = {}}
+    end
+  end
+  if not zones then return {} end
+  for _, host in ipairs(hosts_with_lease()) do
+    local h = redis.call('HMGET', key('host', host), 'capacity', 'used')
+    local capacity, used = parse_room(h[1]), parse_room(h[2])
+    for name, zone in pairs(zones) do
+      local value = zone.label == '' and host or label_resource(capacity, zone.label)
+      if (used[name] or 0) > 0 then zone.values[value] = true end
+    end
+  end
+  return zones
+end
+
+-- Whether one from whom an agent stays apart is where a host is.
+local function is_shared(zones, host, capacity)
+  for _, zone in pairs(zones) do
+    if zone.values[zone.label == '' and host or label_resource(capacity, zone.label)] then return true end
+  end
+  return false
 end
 
 -- A host holds no lease any more.

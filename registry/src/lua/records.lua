@@ -69,9 +69,10 @@ end
 -- The first candidate that holds a lease, takes agents and has room: host, its process, what is used there, and what it takes. With
 -- an `order`, those that wait and came before it must let it pass.
 local function pick(demand, order)
+  local zones = apart_zones(demand)
   for _, c in ipairs(candidates(demand)) do
     if not c.load then c = candidate(c.host, demand) end
-    local takes = c.open and place(c.capacity, c.used, demand)
+    local takes = c.open and not is_shared(zones, c.host, c.capacity) and place(c.capacity, c.used, demand)
     if takes and (not order or is_let_pass(c.host, c.capacity, c.used, demand, order)) then
       return c.host, c.incarnation, c.used, takes
     end

@@ -1,6 +1,6 @@
 //! The registry's promises, held to by the store in Redis and by its twin in memory.
 //!
-//! `claims.rs`, `devices.rs`, `agents.rs`, `hosts.rs`, `lines.rs`, `reads.rs` and `fields.rs` say what every registry must do and run against
+//! `claims.rs`, `devices.rs`, `apart.rs`, `agents.rs`, `hosts.rs`, `lines.rs`, `reads.rs` and `fields.rs` say what every registry must do and run against
 //! both; `twins.rs` applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts
 //! both into another life. `forms.rs` and `unreadable.rs` are about Redis alone, where other versions may have been at work.
 
@@ -18,6 +18,7 @@ macro_rules! promises {
 }
 
 mod agents;
+mod apart;
 mod claims;
 mod devices;
 mod fields;

@@ -10,7 +10,7 @@ use rustic_registry::{
     Advance, AgentKey, AgentReason, AgentRecord, Announce, Assignment, Bring, Candidates, Claim, ClaimOutcome,
     Condition, Cordon, Epoch, EventId, ExitStatus, HostLife, HostRecord, HostState, IfNamesakes, Index, LastExit,
     OnDisconnect, Phase, Queue, Registry, Remember, Renew, Resources, Restore, Scope, State, Stops, UnixMillis, View,
-    devices::Device,
+    apart::Firmness, devices::Device,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -80,6 +80,7 @@ impl Subject<'_> {
                 let plain = announce(&host_id(host), &process_id(i), f64::from(slots));
                 let mut capacity = plain.capacity.clone();
                 // Each life of a host finds other devices.
+                capacity.add_label("zone", ["a", "b"][usize::from(host % 2)]);
                 let device = |n: u8| Device { id: format!("gpu-{n}"), share: 1.0, memory: 1e10 + f64::from(n) };
                 capacity.add_devices(&(i % 2..3).map(device).collect::<Vec<_>>());
                 let request = Announce {
@@ -190,6 +191,11 @@ impl Subject<'_> {
                 let mut demand = Resources::one_slot();
                 demand.set("cpus", f64::from(*half_cpus) / 2.0).unwrap();
                 demand.set("gpus", [0.0, 0.3, 0.0, 0.8, 1.0, 2.0][usize::from(*half_cpus)]).unwrap();
+                match (*digest, *keep) {
+                    (1, true) => demand.stay_apart("zone", "all", Firmness::Required),
+                    (1, false) => demand.stay_apart("", "all", Firmness::Required),
+                    _ => demand.stay_apart("zone", "all", Firmness::Preferred),
+                }
                 demand.set("gpu_memory", [0.0, 0.0, 5e9, 9e9][usize::from(half_cpus + digest) % 4]).unwrap();
                 let plain = claim(&agent_key(*agent), &format!("r{request}"), &format!("d{digest}"), &hosts);
                 let request = Claim {

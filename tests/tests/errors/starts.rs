@@ -1,12 +1,12 @@
 //! Agents that do not start.
 
 use crate::provoked::{Provoked, agent, e, h, launch, words};
-use rustic_proto::reason::Reason;
+use rustic_proto::{agent_host::v1::GetAgentRequest, reason::Reason};
 use rustic_tests::{
     Modules, Stack, StackSettings,
     grpcurl::grpcurl,
     launches::{idle, python},
-    venv,
+    venv, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +50,15 @@ async fn not_ready(seen: &mut Provoked, modules: &Modules) {
     let mut sleeps = of("Sleeps", &json!({}));
     sleeps["wait"] = json!("WAIT_MODE_ACCEPTED");
     grpcurl(&["-d", &sleeps.to_string(), engine, &e("CreateAgent")]).await;
+    // Its host may have to start its first zygote.
+    wait_until("it to have a process", async || {
+        let request =
+            GetAgentRequest { guild_id: "g".to_owned(), agent_id: "Sleeps".to_owned(), ..Default::default() };
+        let agent = stack.host(0).await.get_agent(request).await.map_err(|status| status.to_string())?;
+        let agent = agent.into_inner().agent.unwrap();
+        if agent.pid == 0 { Err(format!("{agent:?}")) } else { Ok(()) }
+    })
+    .await;
     let again = agent("Sleeps", &json!({"timeout": "0s", "wait": "WAIT_MODE_RUNNING"}));
     seen.refused(Reason::NotReady, engine, &e("RestartAgent"), again).await;
 }

@@ -48,6 +48,13 @@ class ConfinementLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CONFINEMENT_LEVEL_STANDARD: _ClassVar[ConfinementLevel]
     CONFINEMENT_LEVEL_STRICT: _ClassVar[ConfinementLevel]
 
+class AntiAffinityScope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANTI_AFFINITY_SCOPE_UNSPECIFIED: _ClassVar[AntiAffinityScope]
+    ANTI_AFFINITY_SCOPE_GUILD: _ClassVar[AntiAffinityScope]
+    ANTI_AFFINITY_SCOPE_NAME: _ClassVar[AntiAffinityScope]
+    ANTI_AFFINITY_SCOPE_GROUP: _ClassVar[AntiAffinityScope]
+
 class AgentView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     AGENT_VIEW_UNSPECIFIED: _ClassVar[AgentView]
@@ -75,6 +82,10 @@ CONFINEMENT_LEVEL_UNSPECIFIED: ConfinementLevel
 CONFINEMENT_LEVEL_OFF: ConfinementLevel
 CONFINEMENT_LEVEL_STANDARD: ConfinementLevel
 CONFINEMENT_LEVEL_STRICT: ConfinementLevel
+ANTI_AFFINITY_SCOPE_UNSPECIFIED: AntiAffinityScope
+ANTI_AFFINITY_SCOPE_GUILD: AntiAffinityScope
+ANTI_AFFINITY_SCOPE_NAME: AntiAffinityScope
+ANTI_AFFINITY_SCOPE_GROUP: AntiAffinityScope
 AGENT_VIEW_UNSPECIFIED: AgentView
 AGENT_VIEW_BASIC: AgentView
 AGENT_VIEW_FULL: AgentView
@@ -126,7 +137,7 @@ class Confinement(_message.Message):
     def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., read_paths: _Optional[_Iterable[str]] = ..., write_paths: _Optional[_Iterable[str]] = ..., connect_ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("required_labels", "preferred_labels")
+    __slots__ = ("required_labels", "preferred_labels", "anti_affinities")
     class RequiredLabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -143,9 +154,23 @@ class Placement(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     REQUIRED_LABELS_FIELD_NUMBER: _ClassVar[int]
     PREFERRED_LABELS_FIELD_NUMBER: _ClassVar[int]
+    ANTI_AFFINITIES_FIELD_NUMBER: _ClassVar[int]
     required_labels: _containers.ScalarMap[str, str]
     preferred_labels: _containers.ScalarMap[str, str]
-    def __init__(self, required_labels: _Optional[_Mapping[str, str]] = ..., preferred_labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    anti_affinities: _containers.RepeatedCompositeFieldContainer[AntiAffinity]
+    def __init__(self, required_labels: _Optional[_Mapping[str, str]] = ..., preferred_labels: _Optional[_Mapping[str, str]] = ..., anti_affinities: _Optional[_Iterable[_Union[AntiAffinity, _Mapping]]] = ...) -> None: ...
+
+class AntiAffinity(_message.Message):
+    __slots__ = ("scope", "group", "across", "preferred")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
+    PREFERRED_FIELD_NUMBER: _ClassVar[int]
+    scope: AntiAffinityScope
+    group: str
+    across: str
+    preferred: bool
+    def __init__(self, scope: _Optional[_Union[AntiAffinityScope, str]] = ..., group: _Optional[str] = ..., across: _Optional[str] = ..., preferred: bool = ...) -> None: ...
 
 class ConfinementStatus(_message.Message):
     __slots__ = ("level", "missing")

@@ -65,7 +65,7 @@ def _recovery(blow: str, count: int) -> Rows:
 
 
 # Pairs of stacks, one with confinement and one without; of each figure the median is kept.
-_PAIRS = 7
+_PAIRS = 5
 
 
 def _confinement(count: int) -> Rows:

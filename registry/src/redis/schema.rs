@@ -26,9 +26,9 @@ impl Schema {
         Self { version, steps }
     }
 
-    /// What this version writes: since 2, agents are named with their organizations.
+    /// What this version writes: since 2, agents are named with their organizations; since 3, their records say what they take.
     pub fn current() -> Self {
-        Self::new(2, vec![])
+        Self::new(3, vec![(3, include_str!("../lua/to_form_3.lua"))])
     }
 
     /// The number of the form, which every script takes as an argument.

@@ -2,7 +2,8 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    FormTrouble, Index, RedisRegistry, RedisSettings, RegistryError, Schema, Scope, StoreLife, View,
+    Claim, ClaimOutcome, FormTrouble, IfFull, Index, Phase, RedisRegistry, RedisSettings, RegistryError,
+    ReleaseGuard, Resources, Schema, Scope, StoreLife, View,
 };
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
     let this = of_form(&redis, &Schema::current());
     arrive(&this, &announce("h-0", "i", 5.0)).await;
     let claimed = claimed(&this, &key("g", "a"), "r", &["h-0"]).await;
-    let next = of_form(&redis, &Schema::new(3, vec![(3, NEXT)]));
+    let next = of_form(&redis, &Schema::new(4, vec![(4, NEXT)]));
     for _ in 0..2 {
         next.hosts().await.unwrap();
         assert_eq!(redis.admin().run("EXISTS {rustic}:everybody"), ":1");
@@ -66,7 +67,7 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
     assert_eq!(record.epoch, claimed.epoch);
     let before = redis.admin().run("DBSIZE");
     let trouble = trouble(&this).await;
-    assert_eq!(trouble, FormTrouble::Newer("3".to_owned()));
+    assert_eq!(trouble, FormTrouble::Newer("4".to_owned()));
     assert!(trouble.to_string().contains("run the newer version"), "{trouble}");
     assert_eq!(redis.admin().run("DBSIZE"), before);
 }
@@ -75,7 +76,27 @@ async fn the_next_version_takes_its_step_once_and_this_one_is_refused_from_then_
 async fn a_form_from_which_no_step_leads_is_refused() {
     let redis = TestRedis::start();
     of_form(&redis, &Schema::current()).announce(&announce("h-0", "i", 5.0)).await.unwrap();
-    let far = of_form(&redis, &Schema::new(4, vec![(4, NEXT)]));
-    assert_eq!(trouble(&far).await, FormTrouble::Older("2".to_owned()));
+    let far = of_form(&redis, &Schema::new(5, vec![(5, NEXT)]));
+    assert_eq!(trouble(&far).await, FormTrouble::Older("3".to_owned()));
     assert_eq!(redis.admin().run("EXISTS {rustic}:stepped"), ":0");
+}
+
+#[tokio::test]
+async fn what_agents_took_in_form_2_is_what_they_asked_for() {
+    let redis = TestRedis::start();
+    let store = of_form(&redis, &Schema::current());
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    let runs = claimed(&store, &key("g", "runs"), "r", &["h-0"]).await;
+    let waits = Claim { if_full: IfFull::Wait, ..claim(&key("g", "waits"), "r", "d", &[]) };
+    assert_eq!(store.claim(&waits).await.unwrap(), ClaimOutcome::Waits);
+    for command in ["HDEL {rustic}:agent:o:g:runs takes", "SET {rustic}:schema 2"] {
+        redis.admin().run(command);
+    }
+    let upgraded = of_form(&redis, &Schema::current());
+    upgraded.hosts().await.unwrap();
+    let record = upgraded.get(&key("g", "runs"), View::Basic).await.unwrap().unwrap();
+    assert_eq!(record.assignment().unwrap().takes, record.demand);
+    upgraded.release(&record.key, runs.epoch, ReleaseGuard::Reaped).await.unwrap();
+    assert_eq!(upgraded.hosts().await.unwrap().hosts[0].used, Resources::default());
+    assert_eq!(phase(&upgraded, &key("g", "waits")).await, Some(Phase::Pending));
 }

@@ -36,7 +36,7 @@ class Attacker(Agent):
         attack.attack()
 """
 # Has what others would like to have, and says where.
-_VICTIM = """
+_VICTIM = r"""
 import json, os, socket
 from rustic_ai.core.guild.agent import Agent
 
@@ -177,7 +177,9 @@ def test_an_agent_reaches_nothing_of_others_in_the_restricted_container(pods: Po
         host = AgentHostServiceStub(channel)
 
         def create(launch: agent_pb2.AgentLaunch) -> None:
-            host.CreateAgent(host_pb.CreateAgentRequest(launch=launch), timeout=60)
+            request = host_pb.CreateAgentRequest(launch=launch)
+            # A registry that is new settles first.
+            wait_until("the agent runs", lambda: host.CreateAgent(request, timeout=60).agent.pid, 60)
 
         create(_launch("another", "victim", "victim.Victim", {"SECRET": "secret"}))
         (target,) = wait_until("the victim is there", lambda: _said(pods.host, "victim", "VICTIM "), 30)
@@ -192,7 +194,7 @@ def test_an_agent_reaches_nothing_of_others_in_the_restricted_container(pods: Po
         pid = host.GetAgent(
             host_pb.GetAgentRequest(organization_id="attackers", guild_id="g", agent_id="forked"), timeout=5
         ).agent.pid
-        run("docker", "exec", pods.host, "kill", "-9", str(pid))
+        run("docker", "exec", pods.host, "sh", "-c", f"kill -9 {pid}")
         for agent, lives in {"forked": 2, "cold": 1}.items():
             for attack in wait_until(
                 f"{lives} lives of {agent}",

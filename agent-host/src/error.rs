@@ -96,7 +96,10 @@ pub enum HostError {
     #[error("host {0} is stopping and takes no agents; retry elsewhere")]
     Stopping(HostId),
     /// The host may not run agents now.
-    #[error("host {0} holds no lease, because it cannot reach the registry; nothing was started, retry")]
+    #[error(
+        "host {0} holds no lease that counts: it cannot reach the registry, or the registry is new or was lost, and waits until its hosts \
+         have reported; nothing was started, retry"
+    )]
     NoLease(HostId),
     /// The lease is still held, but the store does not answer.
     #[error("host {0} cannot reach the registry; its agents run on until its lease ends")]

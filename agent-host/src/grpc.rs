@@ -17,7 +17,7 @@ use rustic_proto::{
     request,
     violation::Violations,
 };
-use rustic_registry::{Condition, ConfinementLevel, Epoch, LastExit, MachineId, Phase, Resources};
+use rustic_registry::{Condition, ConfinementLevel, Epoch, LastExit, MachineId, Phase, Resources, devices::is_id};
 use rustic_telemetry::grpc::CallPermit;
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -202,6 +202,11 @@ fn given_claim(claim: &pb::Claim, demand: &Resources) -> Result<GivenClaim, Viol
     let takes = demand
         .with_devices(convert::parts(&claim.devices))
         .map_err(|error| violations.add("claim.devices", error.to_string()));
+    let is_part = |(id, part): (&String, &agent_pb::DevicePart)| is_id(id) && part.share > 0.0 && part.share <= 1.0;
+    if let Some((id, part)) = claim.devices.iter().find(|one| !is_part(*one)) {
+        violations
+            .add("claim.devices", format!("has {} of {id:?}; give ids of ListHosts, and shares up to 1", part.share));
+    }
     if demand.asks_for_devices() && claim.devices.is_empty() {
         violations.add("claim.devices", "is required: the launch asks for gpus, and the claim says which it has");
     }

@@ -187,6 +187,15 @@ async fn a_host_refuses_calls_for_another_life_and_epochs_that_cannot_be() {
         let status = host.create_agent(request(epoch, "")).await.unwrap_err();
         assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["claim.epoch".to_owned()]));
     }
+    for (id, share) in [("a,b", 0.5), ("", 1.0), ("GPU-a", 1.5), ("GPU-a", 0.0), ("GPU-a", -1.0), ("GPU-a", f64::NAN)]
+    {
+        let mut request = request(Some(1 << 50), "");
+        let part = agent_pb::DevicePart { share, memory_bytes: 0 };
+        request.claim.as_mut().unwrap().devices.insert(id.to_owned(), part);
+        let status = host.create_agent(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(fields(&status)[0], "claim.devices", "{share} of {id:?}");
+    }
     let claim = host_pb::Claim { epoch: Some(0), ..Default::default() };
     let (guild_id, agent_id) = ("g".to_owned(), "b".to_owned());
     let stop = host_pb::StopAgentRequest { guild_id, agent_id, claim: Some(claim), ..Default::default() };

@@ -5,6 +5,7 @@
 
 use rustic_proto::{
     agent::v1::{Agent, AgentLaunch, AgentPhase},
+    agent_host::v1::HealthRequest,
     engine::v1::{self as pb, CreateAgentRequest, Device, PendingPolicy},
 };
 use rustic_tests::{
@@ -252,4 +253,7 @@ async fn python_agents_see_their_devices_and_start_warm() {
         stack.create(launch).await.unwrap();
         assert_eq!(saw(&stack, agent, 1).await[0].trim(), finds, "{agent}");
     }
+    let health = stack.host(0).await.health(HealthRequest {}).await.unwrap().into_inner();
+    let cold: Vec<_> = health.profiles.iter().map(|profile| profile.cold_starts).collect();
+    assert_eq!(cold, [0], "{health:?}");
 }

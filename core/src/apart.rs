@@ -69,8 +69,8 @@ struct Term<'a> {
 }
 
 impl<'a> Spread<'a> {
-    /// Looks at all hosts.
-    pub fn of(hosts: &[&'a HostRecord], demand: &'a Resources) -> Self {
+    /// Looks at all hosts, if `demand` says that it stays apart from anybody.
+    pub fn of(hosts: impl Iterator<Item = &'a HostRecord> + Clone, demand: &'a Resources) -> Self {
         let term = |(name, _): (&'a str, u64)| {
             let (firmness, rest) = match name.strip_prefix(APART) {
                 Some(rest) => (Firmness::Required, rest),
@@ -78,12 +78,17 @@ impl<'a> Spread<'a> {
             };
             let (across, _) = rest.split_once(':')?;
             let mut there = BTreeMap::new();
-            for host in hosts.iter().filter(|host| host.used.milli(name) > 0) {
+            for host in hosts.clone().filter(|host| host.used.milli(name) > 0) {
                 *there.entry(place_of(host, across)).or_default() += host.used.milli(name);
             }
             Some(Term { across, firmness, there })
         };
         Self { terms: demand.iter().filter_map(term).collect() }
+    }
+
+    /// Whether some hosts that have room are better than others.
+    pub fn prefers(&self) -> bool {
+        self.terms.iter().any(|term| term.firmness == Firmness::Preferred)
     }
 
     /// Whether an agent may be on a host.

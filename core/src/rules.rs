@@ -199,18 +199,16 @@ impl Store {
         let mut hosts: Vec<_> = candidates.hosts.iter().collect();
         let spread = candidates.spread.min(hosts.len());
         hosts[..spread].sort_by_key(|id| self.hosts.get(*id).map(|h| placement::load(&h.capacity, &h.used, demand)));
-        for id in hosts {
-            let Some(host) = self.hosts.get(id).filter(|h| h.takes_agents()) else { continue };
-            let Some(takes) = host.capacity.place(&host.used, demand) else { continue };
-            if !Spread::of(&self.hosts.values().collect::<Vec<_>>(), demand).allows(host) {
-                continue;
-            }
-            let picked = Place { host: host.host.clone(), incarnation: host.incarnation.clone(), takes };
-            if order.is_none_or(|order| self.is_let_pass(id, demand, order, &mut found)) {
-                return Some(picked);
-            }
-        }
-        None
+        let apart = Spread::of(self.hosts.values(), demand);
+        let open = |id: &HostId| {
+            let host = self.hosts.get(id).filter(|h| h.takes_agents() && apart.allows(h))?;
+            let takes = host.capacity.place(&host.used, demand)?;
+            Some(Place { host: host.host.clone(), incarnation: host.incarnation.clone(), takes })
+        };
+        let places: Vec<_> = hosts.into_iter().filter_map(open).collect();
+        places.into_iter().find(|place| {
+            order.is_none_or(|order| self.is_let_pass(&place.host, demand, order, &mut found))
+        })
     }
 
     fn reserve(&mut self, host: &HostId, takes: &Resources) {

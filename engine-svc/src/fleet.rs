@@ -57,7 +57,7 @@ const TOO_OLD: Duration = Duration::from_secs(2);
 /// The view.
 pub struct Fleet {
     registry: Arc<dyn Registry>,
-    policy: Policy,
+    /// Where round robin goes on.
     turn: AtomicUsize,
     known: Mutex<Known>,
     avoided: Mutex<Avoided>,
@@ -110,9 +110,8 @@ impl Fleet {
     pub fn new(registry: Arc<dyn Registry>, policy: Policy, changes: Arc<Changes>) -> Self {
         Self {
             registry,
-            policy,
             turn: AtomicUsize::new(0),
-            known: Mutex::default(),
+            known: Mutex::new(Known::new(policy)),
             avoided: Mutex::default(),
             changes,
             store: watch::Sender::default(),
@@ -299,7 +298,7 @@ impl Fleet {
     pub fn order(&self, demand: &Resources, preferred: &BTreeMap<String, String>) -> Vec<HostId> {
         let (avoided, excluded) = (self.avoided_now(), BTreeSet::new());
         let known = self.known();
-        let (turn, now) = (self.turn.load(Ordering::Relaxed), Instant::now());
+        let turn = self.turn.load(Ordering::Relaxed);
         let request = placement::Request {
             demand,
             excluded: &excluded,
@@ -308,7 +307,7 @@ impl Fleet {
             turn,
             limit: known.view.hosts.len(),
         };
-        placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request).hosts
+        known.candidates(&request, Instant::now()).0.hosts
     }
 
     /// Hosts that lacked something a moment ago.
@@ -324,10 +323,11 @@ impl Fleet {
         excluded: &BTreeSet<HostId>,
         avoided: &BTreeSet<HostId>,
     ) -> Candidates {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn.load(Ordering::Relaxed);
         let request = placement::Request { demand, excluded, avoided, preferred, turn, limit: CANDIDATES };
-        let now = Instant::now();
-        placement::place(self.policy, known.view.hosts.iter().filter(|h| known.hears(h, now)), &request)
+        let (candidates, next) = known.candidates(&request, Instant::now());
+        self.turn.store(next.unwrap_or(turn), Ordering::Relaxed);
+        candidates
     }
 
     fn count(&self, known: &mut Known, candidates: Candidates, demand: &Resources) -> Offer<'_> {
@@ -407,7 +407,7 @@ impl Fleet {
     pub fn host(&self, host: &HostId) -> Option<HostRecord> {
         let known = self.known();
         known.at.filter(|at| at.elapsed() <= TOO_OLD)?;
-        known.view.hosts.iter().find(|h| h.host == *host).cloned()
+        known.host(host).cloned()
     }
 
     /// Whether a process of a host was retired or has ended, as far as this engine knows.

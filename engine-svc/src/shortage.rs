@@ -83,7 +83,7 @@ pub fn now(view: &FleetView, demand: &Resources) -> Option<Shortage> {
 
 /// Where those are from whom `demand` stays apart.
 pub fn spread<'a>(view: &'a FleetView, demand: &'a Resources) -> Spread<'a> {
-    Spread::of(&view.registry.hosts.iter().collect::<Vec<_>>(), demand)
+    Spread::of(view.registry.hosts.iter(), demand)
 }
 
 /// What a host has free of a resource: no room for one who stays apart from somebody that is where it is.
@@ -244,7 +244,7 @@ mod tests {
             lack.to_string(),
             "the label zone=a, 1 slots (most on one host: 1), which no single host has together"
         );
-        let (lack, _) = on(&plain, &demand, &Spread::of(&[], &demand)).expect("it has not");
+        let (lack, _) = on(&plain, &demand, &Spread::of([].iter(), &demand)).expect("it has not");
         assert_eq!(lack.to_string(), "the label zone=a, which it does not have");
     }
 

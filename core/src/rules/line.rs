@@ -178,10 +178,9 @@ impl Store {
 
     /// Whether a host could hold one of the line, if it held only those from whom it stays apart.
     fn could_hold(&self, host: &HostId, line: &Line) -> bool {
-        let hosts: Vec<_> = self.hosts.values().collect();
         let here = self.hosts.get(host);
         here.is_some_and(|h| {
-            h.capacity.fits(&Resources::default(), &line.demand) && Spread::of(&hosts, &line.demand).allows(h)
+            h.capacity.fits(&Resources::default(), &line.demand) && Spread::of(self.hosts.values(), &line.demand).allows(h)
         })
     }
 }

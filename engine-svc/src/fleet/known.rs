@@ -1,7 +1,8 @@
 //! What is known of the hosts, and what an engine has seen of a store, for the case that it is lost. One lock; no clock, no store.
 
+use rustic_core::placement::{self, Policy, Ranking};
 use rustic_registry::{
-    AgentKey, Bring, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Look, Observer,
+    AgentKey, Bring, Candidates, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Look, Observer,
     Resources, StoreLife,
 };
 use std::{
@@ -21,9 +22,11 @@ pub(super) struct Reading {
     changes: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Known {
     pub(super) view: HostsView,
+    /// Its hosts, in the order in which agents are placed on them.
+    ranking: Ranking,
+    policy: Policy,
     /// When that was so; `None` before the first reading.
     pub(super) at: Option<Instant>,
     pub(super) observer: Observer,
@@ -90,6 +93,24 @@ impl Seen {
 }
 
 impl Known {
+    /// Nothing is known yet.
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            view: HostsView::default(),
+            ranking: Ranking::of(policy, &[]),
+            policy,
+            at: None,
+            observer: Observer::default(),
+            begun: 0,
+            taken_in: Reading::default(),
+            reserved: vec![],
+            expected: BTreeMap::new(),
+            numbers: 0,
+            restored: None,
+            seen: Seen::default(),
+        }
+    }
+
     /// Begins a reading, after so many changes.
     pub(super) fn begin(&mut self, changes: u64) -> Reading {
         self.begun += 1;
@@ -102,7 +123,7 @@ impl Known {
     }
 
     /// Takes in a reading, unless a later one was taken in before.
-    pub(super) fn take_in(&mut self, reading: Reading, mut view: HostsView, now: Instant) {
+    pub(super) fn take_in(&mut self, reading: Reading, view: HostsView, now: Instant) {
         if reading.number < self.taken_in.number {
             return;
         }
@@ -110,8 +131,6 @@ impl Known {
         self.log_changes(&view);
         self.observer.look(&view, now);
         self.reserved.retain(|(epoch, _, _)| *epoch > view.highest_epoch);
-        self.reserved.iter().for_each(|(_, host, takes)| add(&mut view, host, takes));
-        self.expected.values_mut().for_each(|expected| expected.count(&mut view));
         self.restored = self.restored.take().or_else(|| view.store_life.clone());
         if self.restored == view.store_life {
             let current = view.hosts.iter().map(|h| ((h.host.clone(), h.incarnation.clone()), h.lasts));
@@ -121,7 +140,48 @@ impl Known {
             let highest = view.hosts.iter().map(|h| h.life).max();
             self.seen.highest_life = self.seen.highest_life.max(highest.unwrap_or_default());
         }
+        self.ranking = Ranking::of(self.policy, &view.hosts);
         (self.view, self.at) = (view, Some(now));
+        let reserved = std::mem::take(&mut self.reserved);
+        reserved.iter().for_each(|(_, host, takes)| self.add(host, takes));
+        self.reserved = reserved;
+        let mut expected = std::mem::take(&mut self.expected);
+        expected.values_mut().for_each(|expected| self.count(expected));
+        self.expected = expected;
+    }
+
+    /// What is known of a host.
+    pub(super) fn host(&self, host: &HostId) -> Option<&HostRecord> {
+        self.view.hosts.get(self.ranking.position(host)?)
+    }
+
+    /// Hosts to try, best first, and where round robin goes on after that.
+    pub(super) fn candidates(&self, request: &placement::Request<'_>, now: Instant) -> (Candidates, Option<usize>) {
+        let found = self.ranking.candidates(&self.view.hosts, |host| self.hears(host, now), request);
+        let turn = self.ranking.turn_after(&found);
+        (found, turn)
+    }
+
+    /// Changes what is in use on a host.
+    fn change(&mut self, host: &HostId, change: impl FnOnce(&mut HostRecord)) {
+        let position = self.ranking.position(host);
+        if let Some((position, record)) = position.and_then(|at| Some((at, self.view.hosts.get_mut(at)?))) {
+            change(record);
+            self.ranking.update(position, record);
+        }
+    }
+
+    fn add(&mut self, host: &HostId, takes: &Resources) {
+        self.change(host, |record| record.used.add(takes));
+    }
+
+    /// Counts a claim that the view does not count. Which devices it gets is a guess.
+    fn count(&mut self, expected: &mut Expected) {
+        expected.takes = Resources::default();
+        self.change(&expected.host, |record| {
+            expected.takes = record.capacity.place(&record.used, &expected.demand).unwrap_or_default();
+            record.used.add(&expected.takes);
+        });
     }
 
     /// Takes in how often leases were renewed, if they are the ones that are known. `false`: the hosts must be read.
@@ -148,17 +208,15 @@ impl Known {
     pub(super) fn expect(&mut self, host: &HostId, demand: &Resources) -> u64 {
         self.numbers += 1;
         let mut expected = Expected { host: host.clone(), demand: demand.clone(), takes: Resources::default() };
-        expected.count(&mut self.view);
+        self.count(&mut expected);
         self.expected.insert(self.numbers, expected);
         self.numbers
     }
 
     /// A claim was answered, whatever the answer.
     pub(super) fn withdraw(&mut self, number: Option<u64>) {
-        if let Some(Expected { host, takes, .. }) = number.and_then(|number| self.expected.remove(&number))
-            && let Some(record) = self.view.hosts.iter_mut().find(|h| h.host == host)
-        {
-            record.used.take(&takes);
+        if let Some(Expected { host, takes, .. }) = number.and_then(|number| self.expected.remove(&number)) {
+            self.change(&host, |record| record.used.take(&takes));
         }
     }
 
@@ -166,7 +224,7 @@ impl Known {
     pub(super) fn reserve(&mut self, epoch: Epoch, host: &HostId, takes: &Resources) {
         if epoch > self.view.highest_epoch {
             self.reserved.push((epoch, host.clone(), takes.clone()));
-            add(&mut self.view, host, takes);
+            self.add(host, takes);
         }
     }
 
@@ -188,12 +246,6 @@ impl Known {
     }
 }
 
-fn add(view: &mut HostsView, host: &HostId, takes: &Resources) {
-    if let Some(record) = view.hosts.iter_mut().find(|h| h.host == *host) {
-        record.used.add(takes);
-    }
-}
-
 /// A claim that is under way.
 struct Expected {
     /// The host that it asks for first.
@@ -201,15 +253,6 @@ struct Expected {
     demand: Resources,
     /// What the view counts for it there.
     takes: Resources,
-}
-
-impl Expected {
-    /// Counts it in a view that does not count it. Which devices it gets is a guess.
-    fn count(&mut self, view: &mut HostsView) {
-        let Some(record) = view.hosts.iter_mut().find(|h| h.host == self.host) else { return };
-        self.takes = record.capacity.place(&record.used, &self.demand).unwrap_or_default();
-        record.used.add(&self.takes);
-    }
 }
 
 #[cfg(test)]
@@ -248,7 +291,7 @@ mod tests {
             HostsView { highest_epoch: Epoch(claims), hosts, ..HostsView::default() }
         };
         let used = |known: &Known| known.view.hosts[0].used.milli("slots");
-        let mut known = Known::default();
+        let mut known = Known::new(Policy::LeastLoaded);
         let now = Instant::now();
         let (first, second) = (known.begin(0), known.begin(0));
         known.take_in(first, view(0), now);
@@ -275,7 +318,7 @@ mod tests {
         let (host, one): (HostId, _) = ("h-0".parse().expect("an id"), slots(1));
         let view = || HostsView { hosts: vec![fakes::host("h-0", slots(9), slots(4))], ..HostsView::default() };
         let used = |known: &Known| known.view.hosts[0].used.milli("slots");
-        let mut known = Known::default();
+        let mut known = Known::new(Policy::LeastLoaded);
         let reading = known.begin(0);
         known.take_in(reading, view(), Instant::now());
         let (first, second) = (known.expect(&host, &one), known.expect(&host, &one));

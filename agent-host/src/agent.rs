@@ -12,7 +12,7 @@ pub mod task;
 mod unwanted;
 
 pub use handle::{AgentHandle, AgentStatus, Caller};
-pub use machine::{Ending, FirstStart, StartFailure, StopPurpose};
+pub use machine::{Ending, FirstStart, Moving, StartFailure, StopPurpose};
 pub use poison::{Deaths, Delivery, Exit, Poison, Skip};
 pub use steps::StepTimes;
 pub use task::{HostContext, Launching};

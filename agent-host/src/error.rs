@@ -3,7 +3,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use crate::{
-    agent::StartFailure,
+    agent::{Delivery, StartFailure},
     runtime::{Blame, InitFailure, Stage, StartError},
 };
 use rustic_proto::{
@@ -57,6 +57,16 @@ pub enum HostError {
     /// It is on its way out.
     #[error("agent {0} is being stopped; create it again when it is gone")]
     AgentStopping(AgentKey),
+    /// It is to be stopped only if it is idle.
+    #[error(
+        "a handler of agent {key} is at work on {message}; ask again later, or let it finish (AT_WORK_POLICY_FINISH)"
+    )]
+    AtWork {
+        /// The agent.
+        key: AgentKey,
+        /// What it handles.
+        message: Delivery,
+    },
     /// It was stopped while the call waited for it.
     #[error("agent {0} was stopped before it was ready")]
     StoppedMeanwhile(AgentKey),
@@ -156,6 +166,7 @@ impl HostError {
             | Self::Unknown(_)
             | Self::OtherSpec { .. }
             | Self::Elsewhere { .. }
+            | Self::AtWork { .. }
             | Self::Waits(_)
             | Self::Failed { .. }
             | Self::AgentStopping(_)
@@ -183,6 +194,7 @@ impl From<HostError> for Status {
             HostError::Unknown(_) => with_reason(Reason::AgentUnknown, text, &[]),
             HostError::OtherSpec { .. } => with_reason(Reason::AgentHasOtherSpec, text, &[]),
             HostError::Elsewhere { host, .. } => with_reason(Reason::AgentOnOtherHost, text, &[("host_id", &host)]),
+            HostError::AtWork { .. } => with_reason(Reason::AgentAtWork, text, &[]),
             HostError::Waits(_) => with_reason(Reason::AgentWaits, text, &[]),
             HostError::Failed { condition, .. } => {
                 let (reason, _) = Condition::parts(condition.as_ref());

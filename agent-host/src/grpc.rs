@@ -1,7 +1,7 @@
 //! AgentHostService: reads requests, asks the supervisor, writes answers. No decisions of its own.
 
 use crate::{
-    agent::{AgentHandle, AgentStatus, Ending, FirstStart, StartFailure, StopPurpose},
+    agent::{AgentHandle, AgentStatus, Ending, FirstStart, Moving, StartFailure, StopPurpose},
     error::HostError,
     process::usage::Usage,
     runtime::PythonStatus,
@@ -109,7 +109,7 @@ impl Service {
                 Some(failure) => start_failed(&failure),
                 None => HostError::Failed { key: key(), condition: status.condition },
             }),
-            (Some(Ending::Stopped(_) | Ending::Moved), _) => Err(HostError::StoppedMeanwhile(key())),
+            (Some(Ending::Stopped(_) | Ending::Moved(_)), _) => Err(HostError::StoppedMeanwhile(key())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key())),
         }
     }
@@ -159,11 +159,19 @@ impl Service {
         let key = request::agent_key(&r.organization_id, &r.guild_id, &r.agent_id)?;
         let asked = request::stop_timeout(r.timeout.as_ref())?;
         let epoch = epoch(&claim)?;
-        let (kind, grace) = match (convert::stop_purpose(r.purpose)?, r.timeout) {
-            (pb::StopPurpose::Move, None) => (StopPurpose::Moves, self.supervisor.time_to_move()),
-            (pb::StopPurpose::Move, Some(_)) => (StopPurpose::Moves, asked),
-            (pb::StopPurpose::Unspecified | pb::StopPurpose::Remove, _) => (StopPurpose::Asked, asked),
+        let kind = match convert::stop_purpose(r.purpose)? {
+            pb::StopPurpose::Unspecified | pb::StopPurpose::Remove => StopPurpose::Asked,
+            pb::StopPurpose::Drain => StopPurpose::Moves(Moving::GivenAway),
+            pb::StopPurpose::Restart => StopPurpose::Moves(Moving::Restarts),
+            pb::StopPurpose::Rebalance => StopPurpose::Moves(Moving::Rebalances),
         };
+        let grace = match (kind, r.timeout) {
+            (StopPurpose::Moves(_), None) => self.supervisor.time_to_move(),
+            (StopPurpose::Moves(_), Some(_)) | (StopPurpose::Asked, _) => asked,
+        };
+        if convert::at_work_policy(r.at_work)? == pb::AtWorkPolicy::Refuse {
+            self.supervisor.check_idle(&key, epoch)?;
+        }
         let status = self.supervisor.stop(&key, epoch, kind, grace).await?;
         let exit = status.last_exit.map(|(status, at)| convert::last_exit(&LastExit { status, at }));
         Ok(pb::StopAgentResponse { exit })

@@ -19,6 +19,7 @@ pub use lack::Lack;
 pub use process::{Process, ProcessEvent};
 pub use python::{PythonRuntime, PythonStatus};
 pub use removal::remove;
+pub use state::StatePage;
 pub use workdir::{Workdir, Workdirs};
 
 pub use report::{InitFailure, Report, Reports, Stage, StartTimes};

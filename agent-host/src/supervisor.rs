@@ -8,7 +8,8 @@ mod tasks;
 
 use crate::{
     agent::{
-        AgentHandle, AgentStatus, Caller, Ending, FirstStart, HostContext, Launching, StartFailure, StopPurpose,
+        AgentHandle, AgentStatus, Caller, Ending, FirstStart, HostContext, Launching, Moving, StartFailure,
+        StopPurpose,
         task::{AgentTask, panicked::Broken},
     },
     error::HostError,
@@ -352,6 +353,23 @@ impl Supervisor {
         remove(&self.agents, key, epoch);
     }
 
+    /// The agent that a claim means; any claim, if none is named.
+    fn claimed(&self, key: &AgentKey, epoch: Option<Epoch>) -> Result<AgentHandle, HostError> {
+        let handle = self.get(key).ok_or_else(|| HostError::Unknown(key.clone()))?;
+        match epoch.filter(|given| *given != handle.epoch) {
+            Some(given) => Err(HostError::StaleEpoch { key: key.clone(), given, current: handle.epoch }),
+            None => Ok(handle),
+        }
+    }
+
+    /// Checks that no handler of an agent is at work. One may begin right after; a stop lets it finish.
+    pub fn check_idle(&self, key: &AgentKey, epoch: Option<Epoch>) -> Result<(), HostError> {
+        match self.claimed(key, epoch)?.at_work() {
+            Some(message) => Err(HostError::AtWork { key: key.clone(), message }),
+            None => Ok(()),
+        }
+    }
+
     /// Stops an agent and waits until that is certain.
     pub async fn stop(
         &self,
@@ -360,10 +378,7 @@ impl Supervisor {
         kind: StopPurpose,
         grace: Duration,
     ) -> Result<AgentStatus, HostError> {
-        let handle = self.get(key).ok_or_else(|| HostError::Unknown(key.clone()))?;
-        if let Some(given) = epoch.filter(|given| *given != handle.epoch) {
-            return Err(HostError::StaleEpoch { key: key.clone(), given, current: handle.epoch });
-        }
+        let handle = self.claimed(key, epoch)?;
         handle.stop(kind, grace).await;
         let status = handle.wait(|s| s.pid.is_none() && s.trouble.is_some()).await;
         match (&status.ending, &status.trouble) {
@@ -372,7 +387,7 @@ impl Supervisor {
             (None, None) => Err(HostError::Broken(key.clone())),
             (Some(Ending::Superseded), _) => Err(HostError::Superseded(key.clone())),
             // It was given away before the stop reached it, and lives on elsewhere.
-            (Some(Ending::Moved), _) if kind == StopPurpose::Asked => Err(HostError::Superseded(key.clone())),
+            (Some(Ending::Moved(_)), _) if kind == StopPurpose::Asked => Err(HostError::Superseded(key.clone())),
             (Some(Ending::Failed), _) => {
                 // It failed before the stop reached it: what is left is its record.
                 self.forget(key, handle.epoch);
@@ -381,7 +396,7 @@ impl Supervisor {
                     ReleaseOutcome::Stale(_) | ReleaseOutcome::Guarded(_) => Err(HostError::Superseded(key.clone())),
                 }
             }
-            (Some(Ending::Stopped(_) | Ending::Moved | Ending::StartFailed(_)), _) => {
+            (Some(Ending::Stopped(_) | Ending::Moved(_) | Ending::StartFailed(_)), _) => {
                 self.forget(key, handle.epoch);
                 Ok(status)
             }
@@ -439,7 +454,7 @@ impl Supervisor {
         let handles: Vec<_> = self.agents().values().cloned().collect();
         let all = async {
             // At once: one whose task does not take in what it is asked must not hold up the others.
-            join_all(handles.iter().map(|handle| handle.stop(StopPurpose::Moves, grace))).await;
+            join_all(handles.iter().map(|handle| handle.stop(StopPurpose::Moves(Moving::GivenAway), grace))).await;
             self.tasks.wait().await;
         };
         if timeout(grace + RECORDS, all).await.is_err() {

@@ -25,7 +25,7 @@ pub enum Firmness {
     Preferred,
 }
 
-/// What every host has of a resource, whatever it announces.
+/// What every host has of a resource that says who stays apart from whom.
 pub(crate) fn implied(resource: &str) -> Option<u64> {
     match resource {
         apart if apart.starts_with(APART) => Some(ONE),

@@ -63,6 +63,9 @@ reasons! {
     /// The agent's host gave the agent away, because it drains or ends.
     HostDrained, [Pending],
         "Nothing; the agent starts as soon as another host has room.";
+    /// The agent's host gave the agent away to even out the load of hosts, as `movable` of its launch allows.
+    Rebalanced, [Pending],
+        "Nothing; the agent starts at once on a host with less load.";
     /// The agent's host came back without a device that the agent had; the agent moves to another one.
     DeviceLost, [Pending],
         "Nothing for the agent; see whether a GPU of the host has failed, or was taken from it.";

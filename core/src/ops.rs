@@ -3,7 +3,7 @@
 //! All are atomic. `Err` is trouble with the store; an outcome the caller must handle is a variant of `Ok`.
 
 use crate::{
-    condition::Condition,
+    condition::{AgentReason, Condition},
     ids::{
         AgentKey, Epoch, HostId, HostLife, Incarnation, MachineId, OrganizationId, RequestId, Scope, Stops,
         StoreLife, UnixMillis,
@@ -561,6 +561,8 @@ pub struct AgentEvent {
     pub epoch: Epoch,
     /// Its host, where it has one.
     pub host: Option<HostId>,
+    /// Why it waits, if it does.
+    pub reason: Option<AgentReason>,
 }
 
 /// A part of the stream of changes.

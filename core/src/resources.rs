@@ -3,10 +3,7 @@
 //! Thousandths as integers (like Kubernetes' milli-units) because reservations are added and taken away for months:
 //! binary fractions would drift, and Lua and Rust would drift differently.
 
-use crate::{
-    apart::{implied, is_apart},
-    devices::is_of_device,
-};
+use crate::{apart, devices::is_of_device};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::{collections::BTreeMap, fmt};
 
@@ -21,6 +18,22 @@ const LABEL: &str = "label:";
 /// What a host has of each of its labels, and what an agent takes that needs one, in thousandths.
 const LABEL_CAPACITY: u64 = 1_000_000_000;
 const LABEL_DEMAND: u64 = 1;
+
+/// The resource that stands for the permission to move an agent. Every host has enough of it for all agents that it could ever run; so what
+/// is in use of it says how many agents of a host may be moved.
+const MOVABLE: &str = "may:move";
+const MOVABLE_CAPACITY: u64 = 1_000_000_000;
+const MOVABLE_DEMAND: u64 = 1;
+
+/// What every host has of a resource, whatever it announces.
+fn implied(resource: &str) -> Option<u64> {
+    if resource == MOVABLE { Some(MOVABLE_CAPACITY) } else { apart::implied(resource) }
+}
+
+/// Whether every host has a resource: it is no room, and says something of the agent that takes it.
+pub fn is_implied(resource: &str) -> bool {
+    implied(resource).is_some()
+}
 
 /// Left as it is in a stored name: what no separator can be mistaken for.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':');
@@ -86,6 +99,16 @@ impl Resources {
         self.0.insert(format!("{LABEL}{name}={value}"), LABEL_DEMAND);
     }
 
+    /// An agent may be moved to another host for the sake of others.
+    pub fn allow_moves(&mut self) {
+        self.0.insert(MOVABLE.to_owned(), MOVABLE_DEMAND);
+    }
+
+    /// Of an agent: whether it may be moved. Of what is in use on a host: whether any of its agents may.
+    pub fn is_movable(&self) -> bool {
+        self.milli(MOVABLE) > 0
+    }
+
     /// The value that a host has of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
         let value = |resource: &'_ str| label_of(resource)?.strip_prefix(name)?.strip_prefix('=').map(str::len);
@@ -112,7 +135,7 @@ impl Resources {
     pub fn amounts(&self) -> impl Iterator<Item = (String, f64)> {
         self.0
             .iter()
-            .filter(|(name, _)| label_of(name).is_none() && !is_of_device(name) && !is_apart(name))
+            .filter(|(name, _)| label_of(name).is_none() && !is_of_device(name) && !is_implied(name))
             .map(|(name, milli)| (name.clone(), *milli as f64 / 1000.0))
     }
 

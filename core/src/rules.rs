@@ -9,7 +9,7 @@ mod reads;
 
 use crate::{
     apart::Spread,
-    condition::Condition,
+    condition::{AgentReason, Condition},
     ids::{AgentKey, Epoch, GuildKey, HostId, HostLife, Incarnation, MachineId, UnixMillis},
     ops::{AgentEvent, Event, Retire},
     placement::{self, Candidates},
@@ -93,7 +93,7 @@ enum Settling {
 
 impl Store {
     fn record(&mut self, key: &AgentKey, phase: Option<Phase>, epoch: Epoch, host: Option<HostId>) {
-        self.events.push(Event::Agent(AgentEvent { key: key.clone(), phase, epoch, host }));
+        self.events.push(Event::Agent(AgentEvent { key: key.clone(), phase, epoch, host, reason: None }));
     }
 
     fn host_changed(&mut self, host: &HostId) {
@@ -169,7 +169,9 @@ impl Store {
             let agent = agent.clone();
             self.lines.set_order(member, Epoch(order));
             self.join_line(&agent, order);
-            self.record(&agent.key, Some(Phase::Pending), epoch, None);
+            let (key, reason) = (agent.key, AgentReason::parse(condition.reason()));
+            let waits = AgentEvent { key, phase: Some(Phase::Pending), epoch, host: None, reason };
+            self.events.push(Event::Agent(waits));
         }
     }
 
@@ -206,9 +208,9 @@ impl Store {
             Some(Place { host: host.host.clone(), incarnation: host.incarnation.clone(), takes })
         };
         let places: Vec<_> = hosts.into_iter().filter_map(open).collect();
-        places.into_iter().find(|place| {
-            order.is_none_or(|order| self.is_let_pass(&place.host, demand, order, &mut found))
-        })
+        places
+            .into_iter()
+            .find(|place| order.is_none_or(|order| self.is_let_pass(&place.host, demand, order, &mut found)))
     }
 
     fn reserve(&mut self, host: &HostId, takes: &Resources) {

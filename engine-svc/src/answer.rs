@@ -159,6 +159,7 @@ fn by_reason(reason: Reason) -> Refused {
         Reason::RequestTooLarge | Reason::MethodUnknown | Reason::InternalError => Refused::Other,
         Reason::AgentHasOtherSpec
         | Reason::AgentOnOtherHost
+        | Reason::AgentAtWork
         | Reason::AgentWaits
         | Reason::AgentStopping
         | Reason::GuildTooLarge

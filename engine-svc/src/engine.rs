@@ -9,6 +9,7 @@ mod follow;
 mod line;
 mod list;
 mod own;
+mod rebalance;
 mod reconcile;
 #[cfg(test)]
 mod refusals;

@@ -12,6 +12,7 @@
 
 mod avoided;
 mod known;
+mod moves;
 
 use crate::{
     backoff,
@@ -21,10 +22,11 @@ use crate::{
 };
 use avoided::Avoided;
 use known::Known;
+use moves::Moves;
 use rustic_core::placement::{self, Policy};
 use rustic_registry::{
-    AgentKey, AgentRecord, Bring, Candidates, Epoch, Events, HostId, HostRecord, HostsView, Incarnation, Index,
-    Queue, Registry, RegistryError, Resources, Retire, Stops, StoreLife, View,
+    AgentKey, AgentReason, AgentRecord, Bring, Candidates, Epoch, Events, GuildKey, HostId, HostRecord, HostsView,
+    Incarnation, Index, Queue, Registry, RegistryError, Resources, Retire, Stops, StoreLife, View,
 };
 use rustic_telemetry::{
     outage::Outage,
@@ -61,6 +63,7 @@ pub struct Fleet {
     turn: AtomicUsize,
     known: Mutex<Known>,
     avoided: Mutex<Avoided>,
+    moves: Mutex<Moves>,
     changes: Arc<Changes>,
     store: watch::Sender<Option<StoreLife>>,
     reach: watch::Sender<Option<Result<(), String>>>,
@@ -113,6 +116,7 @@ impl Fleet {
             turn: AtomicUsize::new(0),
             known: Mutex::new(Known::new(policy)),
             avoided: Mutex::default(),
+            moves: Mutex::default(),
             changes,
             store: watch::Sender::default(),
             reach: watch::Sender::default(),
@@ -167,8 +171,11 @@ impl Fleet {
         self.store.subscribe()
     }
 
-    /// Takes in what changes show of a store, for the case that it is lost.
+    /// Takes in what changes show: of a store, for the case that it is lost; and of agents that are moved.
     pub fn saw_changes(&self, events: &Events) {
+        let now = Instant::now();
+        let moved = events.agents().filter(|agent| agent.reason == Some(AgentReason::Rebalanced));
+        moved.for_each(|agent| self.moves().saw(&agent.key.guild, now));
         let mut known = self.known();
         for agent in events.agents() {
             known.seen.saw(agent.epoch);
@@ -176,6 +183,20 @@ impl Fleet {
                 known.seen.saw_stop(&agent.key, agent.epoch);
             }
         }
+    }
+
+    /// Agents of a guild that were moved within an hour to even out load.
+    pub fn moves_of(&self, guild: &GuildKey) -> usize {
+        self.moves().of(guild, Instant::now())
+    }
+
+    /// Time since any agent was moved to even out load.
+    pub fn since_moved(&self) -> Option<Duration> {
+        self.moves().rest(Instant::now())
+    }
+
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the view fresh until `stop`: looks `every` so often at the renewals, sooner where leases are short, and when a host has been

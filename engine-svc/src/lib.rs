@@ -27,6 +27,7 @@
 
 pub mod answer;
 pub mod backoff;
+pub mod balance;
 pub mod changes;
 pub mod channels;
 pub mod dev;
@@ -116,7 +117,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, stop: Cancellation
         false => engine,
     });
     let reconciler =
-        reconciler::run(engine.clone(), changes, wake, chance, settings.compact_every()?, ending.clone());
+        reconciler::run(engine.clone(), changes, wake, chance, settings.optional_moves()?, ending.clone());
     tasks.spawn_until("the reconciler", ending.clone(), reconciler);
     let work = TaskTracker::new();
     let service = grpc::Service::new(engine, work.clone(), settings.server.default_deadline, ending.clone());

@@ -20,7 +20,10 @@ pub const ALL: &[Metric] = &[
     Metric::Seconds("rustic_engine_create_step_seconds", "Duration of each step of a create call: claim, host_call"),
     Metric::Seconds("rustic_engine_create_seconds", "From a create call to its answer, by outcome"),
     Metric::Count("rustic_engine_takeovers_total", "Agents that this engine took off hosts that were gone"),
-    Metric::Count("rustic_engine_moves_total", "Agents that this engine moved off hosts that drain"),
+    Metric::Count(
+        "rustic_engine_moves_total",
+        "Agents that this engine moved, by cause: drain, compaction, rebalancing",
+    ),
     Metric::Count("rustic_engine_passes_total", "Passes of the loops that see to agents, by loop, cause and outcome"),
     Metric::Seconds("rustic_engine_pass_seconds", "How long they took, by loop"),
     Metric::Gauge(
@@ -109,9 +112,25 @@ pub fn pass(name: &'static str, cause: Cause, succeeded: bool, took: Duration) {
     metrics::gauge("rustic_engine_last_pass_timestamp_seconds", &[("loop", name), ("outcome", outcome)], now);
 }
 
+/// Why an agent is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// Its host drains.
+    Drain,
+    /// Its host shall be empty before it goes.
+    Compaction,
+    /// Another host has less load.
+    Rebalancing,
+}
+
 /// An agent was moved.
-pub fn moved() {
-    metrics::count("rustic_engine_moves_total", &[]);
+pub fn moved(why: Move) {
+    let cause = match why {
+        Move::Drain => "drain",
+        Move::Compaction => "compaction",
+        Move::Rebalancing => "rebalancing",
+    };
+    metrics::count("rustic_engine_moves_total", &[("cause", cause)]);
 }
 
 /// A step of a create call took so long.

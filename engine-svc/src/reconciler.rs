@@ -13,6 +13,7 @@
 //! the agents that no host runs, for a registry that is lost (`engine/remember.rs`).
 
 use crate::{
+    balance::Rebalancing,
     changes::Changes,
     engine::{Engine, Unaccepted},
     rounds::{Again, Chance, Rounds, Wake},
@@ -22,10 +23,19 @@ use rustic_telemetry::pulse::{self, Pulse};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// By how much chance stretches the time between two moves that compact.
+/// By how much chance stretches the time between two moves, and between two looks.
 const SPREAD: f64 = 0.5;
 /// Time between two looks at what is reserved.
 const AUDIT_EVERY: Duration = Duration::from_secs(60);
+
+/// Whether agents that run well where they are move, and when.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OptionalMoves {
+    /// Time between two moves to lower hosts.
+    pub compact_every: Option<Duration>,
+    /// How the load of hosts is evened out.
+    pub rebalancing: Option<Rebalancing>,
+}
 
 /// Runs until `stop`. A pass that is cut off leaves each agent before or after a step, never within one.
 pub async fn run(
@@ -33,7 +43,7 @@ pub async fn run(
     changes: Arc<Changes>,
     wake: Wake,
     chance: Chance,
-    compact_every: Option<Duration>,
+    moves: OptionalMoves,
     stop: CancellationToken,
 ) {
     let rounds = |name: &'static str, wake| {
@@ -60,27 +70,36 @@ pub async fn run(
             rounds.over(engine.remember(&mut unassigned).await).await;
         }
     };
+    // By chance, so that replicas do not move the same agent.
+    let after = |every: Duration| Again::NotBefore(every.mul_f64(1.0 + SPREAD * chance()));
+    // Like an agent on a host that drains, one that moves has its own time to stop.
     let compacting = async {
-        let Some(every) = compact_every else { return pending().await };
+        let Some(every) = moves.compact_every else { return pending().await };
         let mut rounds = rounds("compaction", Wake::default());
-        // By chance, so that replicas do not move the same agent.
-        let again = || Again::NotBefore(every.mul_f64(1.0 + SPREAD * chance()));
-        rounds.over(Ok(again())).await;
+        rounds.over(Ok(after(every))).await;
         loop {
-            // Like an agent on a host that drains, one that moves has its own time to stop.
             let compacted = rounds.waits(engine.compact()).await;
-            rounds.over(compacted.map(|()| again())).await;
+            rounds.over(compacted.map(|()| after(every))).await;
+        }
+    };
+    let rebalancing = async {
+        let Some(rule) = moves.rebalancing else { return pending().await };
+        let mut rounds = rounds("rebalancing", Wake::default());
+        rounds.over(Ok(after(rule.every))).await;
+        loop {
+            let rebalanced = rounds.waits(engine.rebalance(&rule)).await;
+            rounds.over(rebalanced.map(|()| after(rule.every))).await;
         }
     };
     let auditing = async {
         let mut rounds = rounds("reservations", Wake::default());
         loop {
             let audited = rounds.waits(engine.audit()).await;
-            rounds.over(audited.map(|()| Again::NotBefore(AUDIT_EVERY.mul_f64(1.0 + SPREAD * chance())))).await;
+            rounds.over(audited.map(|()| after(AUDIT_EVERY))).await;
         }
     };
-    let all = async { tokio::join!(keeping, draining, remembering, compacting, auditing) };
-    let _never: Option<((), (), (), (), ())> = stop.run_until_cancelled(all).await;
+    let all = async { tokio::join!(keeping, draining, remembering, compacting, rebalancing, auditing) };
+    let _never: Option<((), (), (), (), (), ())> = stop.run_until_cancelled(all).await;
 }
 
 #[cfg(test)]
@@ -100,12 +119,14 @@ mod tests {
         let leases = Leases { longest: Duration::ZERO, drift: 0.0, new_registry: true };
         let hosts = Arc::new(NoHosts);
         let engine = Engine::new(registry.clone(), fleet.clone(), hosts, leases, changes.clone(), wake.clone());
+        let rebalancing = Rebalancing { every: Duration::from_secs(3_600), threshold: 0.1, per_guild: 1 };
+        let moves = OptionalMoves { compact_every: Some(2 * rebalancing.every), rebalancing: Some(rebalancing) };
         let (stop, every, chance) = (tasks.ending(), Duration::from_millis(600), || 0.5);
         let view = fleet.clone().keep_fresh(every, 1.0, wake.clone(), chance, stop.clone());
         tasks.spawn_until("the view of the hosts", stop.clone(), view);
         let reader = crate::reader::run(registry, fleet, changes.clone(), chance, stop.clone());
         tasks.spawn_until("the reader of changes", stop.clone(), reader);
-        let reconciler = run(Arc::new(engine), changes, wake, chance, Some(Duration::from_secs(7_200)), stop.clone());
+        let reconciler = run(Arc::new(engine), changes, wake, chance, moves, stop.clone());
         tasks.spawn_until("the reconciler", stop, reconciler);
         for minute in 0..60 {
             sleep(Duration::from_secs(60)).await;

@@ -1,6 +1,10 @@
 //! Flags of engine-svc, each with an environment twin `ENGINE_SVC_…`.
 
-use crate::engine::Leases;
+use crate::{
+    balance::{MOST_MOVES, Rebalancing},
+    engine::Leases,
+    reconciler::OptionalMoves,
+};
 use anyhow::ensure;
 use clap::{
     Args, Parser, Subcommand,
@@ -55,6 +59,9 @@ pub struct Settings {
     /// needs --placement packed; default: none are
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub compact_every: Option<Duration>,
+    /// Evening out the load of hosts
+    #[command(flatten)]
+    pub rebalance: RebalanceSettings,
     /// Longest time between looks at the renewals of all hosts; what else changes is heard of at once
     #[arg(long, default_value = "600ms", value_parser = parse_duration, value_name = "DURATION")]
     pub hosts_refresh: Duration,
@@ -90,6 +97,42 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
 }
 
+/// Whether the load of hosts is evened out.
+#[derive(Debug, Clone, Args)]
+pub struct RebalanceSettings {
+    /// Time between two agents that are moved to hosts with less load, of those whose launch allows it; needs --placement least-loaded;
+    /// default: none are
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub rebalance_every: Option<Duration>,
+    /// By how much the loads of two hosts may differ before agents are moved, as a part of one
+    #[arg(long, default_value_t = 0.1, value_name = "PART")]
+    pub rebalance_threshold: f64,
+    /// Most agents of one guild that are moved in an hour to even out load
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub rebalance_per_hour: usize,
+}
+
+impl RebalanceSettings {
+    fn rule(&self, placement: Policy) -> anyhow::Result<Option<Rebalancing>> {
+        let Some(every) = self.rebalance_every else { return Ok(None) };
+        ensure!(
+            placement == Policy::LeastLoaded,
+            "--rebalance-every evens out the load of hosts, and --placement {placement} would undo that; use --placement \
+             least-loaded, or --compact-every"
+        );
+        let (threshold, per_guild) = (self.rebalance_threshold, self.rebalance_per_hour);
+        ensure!(
+            (0.0..1.0).contains(&threshold),
+            "--rebalance-threshold {threshold} is no part of one; 0.1 is a tenth"
+        );
+        ensure!(
+            (1..=MOST_MOVES).contains(&per_guild),
+            "--rebalance-per-hour {per_guild} must be 1 to {MOST_MOVES}; leave --rebalance-every out to move none"
+        );
+        Ok(Some(Rebalancing { every, threshold, per_guild }))
+    }
+}
+
 impl Settings {
     /// What is known of the leases of hosts. Errors: they cannot work together.
     pub fn leases(&self) -> anyhow::Result<Leases> {
@@ -105,14 +148,14 @@ impl Settings {
         Ok(Leases { longest: longest + grace, drift, new_registry: self.new_registry })
     }
 
-    /// How often an agent is moved to a lower host. Errors: new agents would fill the highest host again.
-    pub fn compact_every(&self) -> anyhow::Result<Option<Duration>> {
+    /// Whether agents move, and when. Errors: new agents would undo it, or a figure makes no sense.
+    pub fn optional_moves(&self) -> anyhow::Result<OptionalMoves> {
         ensure!(
             self.compact_every.is_none() || self.placement == Policy::Packed,
             "--compact-every empties the highest host, and --placement {} would fill it again; use --placement packed",
             self.placement
         );
-        Ok(self.compact_every)
+        Ok(OptionalMoves { compact_every: self.compact_every, rebalancing: self.rebalance.rule(self.placement)? })
     }
 
     /// How to reach Redis.

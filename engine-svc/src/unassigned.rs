@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn event(agent: &str, phase: Option<Phase>, epoch: u64) -> Event {
-        Event::Agent(AgentEvent { key: key(agent), phase, epoch: Epoch(epoch), host: None })
+        Event::Agent(AgentEvent { key: key(agent), phase, epoch: Epoch(epoch), host: None, reason: None })
     }
 
     fn record(agent: &str, phase: Phase, epoch: u64, spec: usize) -> AgentRecord {

@@ -75,6 +75,11 @@ pub fn stop_purpose(wire: i32) -> Result<pb::StopPurpose, Violations> {
     pb::StopPurpose::try_from(wire).map_err(|_| unknown_enum("purpose", "StopPurpose"))
 }
 
+/// What a stop does while a handler is at work.
+pub fn at_work_policy(wire: i32) -> Result<pb::AtWorkPolicy, Violations> {
+    pb::AtWorkPolicy::try_from(wire).map_err(|_| unknown_enum("at_work", "AtWorkPolicy"))
+}
+
 /// Whether a host that is retired is overruled.
 pub fn forces(wire: i32) -> Result<bool, Violations> {
     match ForceMode::try_from(wire) {

@@ -10,12 +10,12 @@ use crate::{
     violation::Violations,
 };
 use prost::Message as _;
-use rustic_core::apart::{Firmness, is_apart};
 use rustic_core::devices::{self, GPUS, is_of_device};
 use rustic_core::resources::{SLOTS, label_of};
 use rustic_core::{
     AgentId, AgentKey, ConfinementWish, Documents, GuildId, GuildKey, OnDisconnect, Resources, SpecDigest,
 };
+use rustic_core::{apart::Firmness, resources::is_implied};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -177,6 +177,9 @@ impl Launch {
         if let Some((guild, name)) = guild.as_ref().zip(name.as_ref()) {
             stay_apart(&placement.anti_affinities, guild, name, &mut demand, &mut v);
         }
+        if placement.movable {
+            demand.allow_moves();
+        }
         let preferred_labels = placement.preferred_labels;
         let confinement = crate::confinement::read(message.confinement.as_ref(), &mut v);
         let digest = SpecDigest(hash(&raw.without(NO_IDENTITY).canonical()));
@@ -293,7 +296,7 @@ fn liveness_timeout(
 
 /// Whether a resource stands for something else than an amount that agents share.
 fn is_of_placement(name: &str) -> bool {
-    label_of(name).is_some() || is_of_device(name) || is_apart(name)
+    label_of(name).is_some() || is_of_device(name) || is_implied(name)
 }
 
 /// The least memory that an agent may ask for, in bytes.

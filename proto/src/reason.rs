@@ -125,6 +125,9 @@ reasons! {
     /// The agent is on another host.
     AgentOnOtherHost = "AGENT_ON_OTHER_HOST", FailedPrecondition, No,
         "Call engine-svc, which knows the host; or the host that `host_id` names.";
+    /// A handler of the agent is at work, and it was to be stopped only if none is.
+    AgentAtWork = "AGENT_AT_WORK", FailedPrecondition, No,
+        "Ask again later, or let the handler finish: `at_work` = AT_WORK_POLICY_FINISH.";
     /// The agent waits for room.
     AgentWaits = "AGENT_WAITS", FailedPrecondition, No,
         "Wait until it runs: GetAgent or WatchAgents of engine-svc show it.";

@@ -40,8 +40,11 @@ def _frames(thread: int):
         frame = frame.f_back
 
 
-def _do(what: str, seconds: float) -> None:
+def _do(what: str, seconds: float, path: str) -> None:
     match what:
+        case "await":
+            while not os.path.exists(path):
+                time.sleep(0.01)
         case "exit":
             sys.exit(3)
         case "usage":
@@ -84,7 +87,7 @@ class Doer(Agent):
     def hear(self, ctx: ProcessContext[JsonDict]) -> None:
         """Does, then answers."""
         print(f"HEARD {ctx.payload['n']}", flush=True)
-        _do(ctx.payload.get("do", ""), ctx.payload.get("seconds", 0))
+        _do(ctx.payload.get("do", ""), ctx.payload.get("seconds", 0), ctx.payload.get("path", ""))
         ctx.send_dict({"answers": ctx.payload["n"], "pid": os.getpid()})
 
 

@@ -178,6 +178,12 @@ impl Stack {
         AgentHostServiceClient::new(channel)
     }
 
+    /// One host more joins.
+    pub async fn add_host(&mut self) {
+        self.hosts.push(self.start_host(self.hosts.len(), &[]));
+        self.wait_for_hosts().await;
+    }
+
     /// Starts host `n` again after it ended, with the settings it had.
     pub fn restart_host(&mut self, n: usize) {
         self.hosts[n] = self.start_host(n, &[]);

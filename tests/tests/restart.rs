@@ -6,6 +6,7 @@ use rustic_proto::{
     agent::v1::{self as agent_pb, AgentPhase, AgentView, OnDisconnect},
     engine::v1 as pb,
 };
+use rustic_registry::{AgentReason, EventId, Phase, Registry as _};
 use rustic_tests::{
     Stack, StackSettings,
     launches::{idle, script},
@@ -13,6 +14,7 @@ use rustic_tests::{
     wait_until,
 };
 use rustix::process::Signal;
+use std::time::Duration;
 use tonic::Code;
 
 async fn restart(stack: &Stack, agent: &str) -> Result<agent_pb::Agent, tonic::Status> {
@@ -69,6 +71,9 @@ async fn a_running_agent_is_stopped_before_it_starts_anew() {
     let second = restart(&stack, "a").await.unwrap();
     assert!(second.phase() == AgentPhase::Running && second.epoch > first.epoch && second.pid != first.pid);
     assert!(!lives(first.pid) && lives(second.pid));
+    let events = stack.registry().events(EventId::default(), 100, Duration::ZERO).await.unwrap();
+    let waited: Vec<_> = events.agents().filter(|e| e.phase == Some(Phase::Pending)).map(|e| e.reason).collect();
+    assert_eq!(waited, [Some(AgentReason::RestartRequested)]);
     assert_eq!(restart(&stack, "nobody").await.unwrap_err().code(), Code::NotFound);
     stack.stop("g", "a").await.unwrap();
     stack.assert_nothing_left().await;

@@ -2,6 +2,7 @@
 
 use super::{
     machine::{Ending, Event, StartFailure, StopPurpose},
+    poison::Delivery,
     steps::StepTimes,
     unwanted::MemorySeen,
 };
@@ -12,7 +13,7 @@ use crate::{
         Mark, memory,
         usage::{self, Usage},
     },
-    runtime::Order,
+    runtime::{Order, StatePage},
 };
 use rustic_proto::launch::Launch;
 use rustic_registry::{
@@ -42,6 +43,8 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// The directory that belongs to its process.
     pub directory: Option<Arc<Path>>,
+    /// Where its process says what it is at work on.
+    pub page: Option<StatePage>,
     /// By what the processes of its run are known.
     pub mark: Option<Mark>,
     /// Restarts so far.
@@ -79,6 +82,7 @@ impl AgentStatus {
             admitted: false,
             pid: None,
             directory: None,
+            page: None,
             mark: None,
             restarts: 0,
             condition: None,
@@ -244,6 +248,11 @@ impl AgentHandle {
     /// Bytes that its directories take on disk, at least; `None` while it has no process.
     pub async fn scratch(&self) -> Option<u64> {
         usage::scratch_of(self.status().directory?).await
+    }
+
+    /// The message that a handler of it has now.
+    pub fn at_work(&self) -> Option<Delivery> {
+        self.status.borrow().page.as_ref()?.at_work()
     }
 
     /// Asks the agent to end.

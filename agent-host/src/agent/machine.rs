@@ -31,7 +31,7 @@
 
 mod types;
 
-pub use types::{Action, After, Becomes, Ending, Event, FirstStart, StartFailure, State, StopPurpose};
+pub use types::{Action, After, Becomes, Ending, Event, FirstStart, Moving, StartFailure, State, StopPurpose};
 
 use super::{
     backoff,
@@ -152,9 +152,8 @@ impl Machine {
         let starting = if self.restarting { Phase::Restarting } else { Phase::Starting };
         match &self.state {
             State::Running { recorded: true, .. } => Phase::Running,
-            State::Stopping { after: After::Release | After::Move | After::Superseded, .. } | State::Releasing(_) => {
-                Phase::Stopping
-            }
+            State::Stopping { after: After::Release | After::Move(_) | After::Superseded, .. }
+            | State::Releasing(_) => Phase::Stopping,
             State::Failing | State::Ended(Ending::Failed) => Phase::Failed,
             State::Ended(_) => Phase::Stopping,
             State::BackingOff { .. } | State::Unleased => Phase::Restarting,
@@ -172,7 +171,7 @@ impl Machine {
     /// one that was stopped for good.
     pub fn phase_to_report(&self) -> Phase {
         match &self.state {
-            State::Stopping { after: After::Move, .. } | State::Releasing(Ending::Moved) => Phase::Restarting,
+            State::Stopping { after: After::Move(_), .. } | State::Releasing(Ending::Moved(_)) => Phase::Restarting,
             _ => self.phase(),
         }
     }
@@ -224,7 +223,7 @@ impl Machine {
             Event::Stop(kind, grace) => {
                 let after = match kind {
                     StopPurpose::Asked => After::Release,
-                    StopPurpose::Moves => After::Move,
+                    StopPurpose::Moves(why) => After::Move(why),
                 };
                 self.end_process(after, grace, now)
             }
@@ -239,9 +238,9 @@ impl Machine {
     pub fn give_up(&mut self, why: String, now: Instant) -> Vec<Action> {
         match &self.state {
             State::Ended(_) => vec![],
-            State::Releasing(Ending::Moved) => vec![Action::Release(Becomes::Pending)],
+            State::Releasing(Ending::Moved(why)) => vec![Action::Release(Becomes::Pending(*why))],
             State::Releasing(_) => vec![Action::Release(Becomes::Gone)],
-            State::Stopping { after: after @ (After::Release | After::Move | After::Superseded), .. } => {
+            State::Stopping { after: after @ (After::Release | After::Move(_) | After::Superseded), .. } => {
                 let after = after.clone();
                 self.without_process(after, now, 0.0)
             }
@@ -261,7 +260,7 @@ impl Machine {
     /// gets a new claim then, before its next start.
     fn restored(&mut self, now: Instant) -> Vec<Action> {
         match self.state {
-            State::Admitting if self.is_fenced() => self.without_process(After::Move, now, 0.0),
+            State::Admitting if self.is_fenced() => self.without_process(After::Move(Moving::GivenAway), now, 0.0),
             _ => self.acknowledged(now),
         }
     }
@@ -413,9 +412,9 @@ impl Machine {
     fn without_process(&mut self, after: After, now: Instant, chance: f64) -> Vec<Action> {
         match after {
             After::Release => self.release(Ending::Stopped(self.last_exit)),
-            After::Move => {
-                self.state = State::Releasing(Ending::Moved);
-                vec![Action::Release(Becomes::Pending)]
+            After::Move(why) => {
+                self.state = State::Releasing(Ending::Moved(why));
+                vec![Action::Release(Becomes::Pending(why))]
             }
             After::Superseded => {
                 self.state = State::Ended(Ending::Superseded);

@@ -8,8 +8,8 @@ use super::machine::{Action, Becomes, Event};
 use crate::runtime::Order;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentKey, AgentReason, Condition, ExitStatus, HostId, Incarnation, Phase, Registry,
-    RegistryError, ReleaseGuard, ReleaseOutcome, RequestId, Restore, StoreLife, Unassign, UnixMillis,
+    Advance, AdvanceOutcome, AgentKey, Condition, ExitStatus, HostId, Incarnation, Phase, Registry, RegistryError,
+    ReleaseGuard, ReleaseOutcome, RequestId, Restore, StoreLife, Unassign, UnixMillis,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -68,16 +68,7 @@ impl Record {
         self.sequence += 1;
         let advance = self.advance(facts, if lost { store_life.clone() } else { self.written_to.clone() });
         let restore = lost.then(|| self.restore(advance.clone()));
-        let unassign = Unassign {
-            key: key.clone(),
-            epoch,
-            guard: ReleaseGuard::Reaped,
-            condition: Condition::new(
-                AgentReason::HostDrained,
-                format!("host {} gave it away; it moves to another one", self.host),
-            ),
-            store_life: advance.store_life.clone(),
-        };
+        let (host, to) = (self.host.clone(), advance.store_life.clone());
         async move {
             // A sleep of nothing lasts until the timer's next tick, a millisecond or so.
             if !after.is_zero() {
@@ -87,11 +78,12 @@ impl Record {
                 Write::Asked(Action::Release(Becomes::Gone)) => {
                     registry.release(&key, epoch, ReleaseGuard::Reaped).await.map(released).map(Some)
                 }
-                Write::Asked(Action::Release(Becomes::Pending)) => {
+                Write::Asked(Action::Release(Becomes::Pending(why))) => {
                     if let Some(restore) = &restore {
                         acknowledged(registry.restore(restore).await?, Event::Restored, &key)?;
                     }
-                    match registry.unassign(&unassign).await {
+                    let (guard, condition) = (ReleaseGuard::Reaped, why.condition(&host));
+                    match registry.unassign(&Unassign { key, epoch, guard, condition, store_life: to }).await {
                         // The store lost a claim that this host had not accepted yet: there is nothing to give back.
                         Err(RegistryError::Lost(_)) if void => Ok(Some(Event::Lost)),
                         outcome => Ok(Some(released(outcome?))),

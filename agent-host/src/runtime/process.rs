@@ -3,10 +3,9 @@
 use super::{
     Report, Reports, Workdir,
     liveness::Liveness,
-    state::{Doing, StateFile},
+    state::{StateFile, StatePage},
 };
 use crate::{
-    agent::poison::Delivery,
     confinement::Grant,
     output::Output,
     process::{Child, Kin, Mark, Signal, memory},
@@ -43,8 +42,8 @@ pub trait Process: Send {
     fn directory(&self) -> Option<Arc<Path>> {
         None
     }
-    /// The message that it is handling, or was handling when it ended.
-    fn at_work(&self) -> Option<Delivery> {
+    /// Where it says which message it is handling, or was handling when it ended; `None` where nobody knows.
+    fn page(&self) -> Option<StatePage> {
         None
     }
     /// By what it and all that it starts are known; `None` where that is not possible.
@@ -153,11 +152,8 @@ impl Process for OwnProcess {
         &self.cold_reason
     }
 
-    fn at_work(&self) -> Option<Delivery> {
-        match self.state.as_ref()?.look()?.doing {
-            Doing::Handles(message) => Some(message),
-            Doing::Waits | Doing::Returns(_) => None,
-        }
+    fn page(&self) -> Option<StatePage> {
+        self.state.as_ref().map(StateFile::page)
     }
 
     fn directory(&self) -> Option<Arc<Path>> {

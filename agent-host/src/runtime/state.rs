@@ -16,6 +16,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tracing::warn;
 
@@ -53,7 +54,27 @@ pub(super) struct Look {
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    file: File,
+    page: StatePage,
+}
+
+/// What is in the file, for whoever looks at it; also when it was removed.
+#[derive(Debug, Clone)]
+pub struct StatePage(Arc<File>);
+
+impl StatePage {
+    /// The message that a handler has now.
+    pub fn at_work(&self) -> Option<Delivery> {
+        match self.look().ok()??.doing {
+            Doing::Handles(message) => Some(message),
+            Doing::Waits | Doing::Returns(_) => None,
+        }
+    }
+
+    fn look(&self) -> io::Result<Option<Look>> {
+        let mut page = [0; TOPIC + MAX_TOPIC];
+        self.0.read_exact_at(&mut page, 0)?;
+        Ok(parse(&page))
+    }
 }
 
 impl StateFile {
@@ -64,7 +85,7 @@ impl StateFile {
         let mut file = made.map_err(named)?;
         let written = file.write_all(&[0; SIZE]);
         // From here on it is removed with its owner.
-        let state = Self { path: path.clone(), file };
+        let state = Self { path: path.clone(), page: StatePage(Arc::new(file)) };
         written.map_err(named)?;
         Ok(state)
     }
@@ -74,11 +95,15 @@ impl StateFile {
         &self.path
     }
 
+    /// What is in it.
+    pub(super) fn page(&self) -> StatePage {
+        self.page.clone()
+    }
+
     /// What it says now; none when it cannot be read, or is just being written.
     pub(super) fn look(&self) -> Option<Look> {
-        let mut page = [0; TOPIC + MAX_TOPIC];
-        match self.file.read_exact_at(&mut page, 0) {
-            Ok(()) => parse(&page),
+        match self.page.look() {
+            Ok(look) => look,
             Err(error) => {
                 // The agent cut it, or the disk fails; what it is at work on stays unknown.
                 warn!(path = %self.path.display(), %error, "what an agent is at work on cannot be read");

@@ -8,11 +8,11 @@
 
 use super::{Candidates, Policy, Request, load};
 use crate::{
-    apart::{Spread, is_apart},
+    apart::Spread,
     devices::{GPU_MEMORY, GPUS, is_of_device},
     ids::HostId,
     record::HostRecord,
-    resources::Resources,
+    resources::{Resources, is_implied},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -151,7 +151,7 @@ impl Ranking {
         const NONE: &BTreeSet<Rank> = &BTreeSet::new();
         // Of devices, hosts count all together.
         let listed = |name| if name == GPU_MEMORY { GPUS } else { name };
-        let needed = request.demand.iter().filter(|(name, _)| !is_apart(name)).map(|(name, _)| listed(name));
+        let needed = request.demand.iter().filter(|(name, _)| !is_implied(name)).map(|(name, _)| listed(name));
         let lists = needed.chain([ANY]).map(|name| self.free.get(name).unwrap_or(NONE));
         let list = lists.min_by_key(|list| list.len()).unwrap_or(NONE);
         let first = match self.policy {

@@ -180,7 +180,8 @@ impl Store {
     fn could_hold(&self, host: &HostId, line: &Line) -> bool {
         let here = self.hosts.get(host);
         here.is_some_and(|h| {
-            h.capacity.fits(&Resources::default(), &line.demand) && Spread::of(self.hosts.values(), &line.demand).allows(h)
+            h.capacity.fits(&Resources::default(), &line.demand)
+                && Spread::of(self.hosts.values(), &line.demand).allows(h)
         })
     }
 }

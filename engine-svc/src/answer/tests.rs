@@ -38,6 +38,7 @@ const OF_HOSTS: &[(Reason, Refused)] = &[
     (Reason::AgentNotReadyInTime, Refused::StartFailed),
     (Reason::AgentHasOtherSpec, Refused::Other),
     (Reason::AgentOnOtherHost, Refused::Other),
+    (Reason::AgentAtWork, Refused::Other),
     (Reason::AgentWaits, Refused::Other),
     (Reason::AgentStopping, Refused::Other),
     (Reason::RegistryForm, Refused::Other),

@@ -1,11 +1,11 @@
 //! What one pass of the reconciler does: takes agents off hosts that are gone, gives places to those that wait (`line.rs`), and
 //! calls hosts again whose claims were never accepted.
 
-use super::{Creation, Engine, PendingPolicy};
+use super::{Creation, Engine, PendingPolicy, stop::Stop};
 use crate::{
     answer::Refused,
     error::EngineError,
-    metrics,
+    metrics::{self, Move},
     rounds::{Again, LEFT, PAUSE},
     scale,
 };
@@ -39,6 +39,24 @@ const HOST_CALL: Duration = Duration::from_secs(3);
 /// What a reconciler remembers from pass to pass: claims that nobody has accepted, and since when it has seen them.
 #[derive(Debug, Default)]
 pub struct Unaccepted(BTreeMap<AgentKey, (Epoch, Instant)>);
+
+/// How an agent is moved.
+pub(super) struct Relocation<'a> {
+    pub(super) why: Move,
+    /// What happens if a handler of it is at work.
+    pub(super) at_work: pb::AtWorkPolicy,
+    /// Hosts on which it may not be.
+    pub(super) not_on: &'a BTreeSet<HostId>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relocated {
+    /// It has left its host, and starts elsewhere, or waits for room.
+    Moved,
+    /// Its host has not given it away.
+    Refused(Refused),
+}
 
 impl Engine {
     /// One pass.
@@ -136,7 +154,8 @@ impl Engine {
         let moving = agents.iter().find(moves).and_then(|record| Some((record, record.assignment()?)));
         if let Some((record, assignment)) = moving {
             info!(%host, agent = %record.key, "moving it to a lower host, so that this one is empty before it goes");
-            self.relocate(record, assignment, &not_below).await?;
+            let why = Relocation { why: Move::Compaction, at_work: pb::AtWorkPolicy::Finish, not_on: &not_below };
+            self.relocate(record, assignment, &why).await?;
         }
         Ok(())
     }
@@ -149,31 +168,39 @@ impl Engine {
         if !drains || record.phase() == Phase::Stopping || !self.fleet.has_room(&record.demand, &BTreeSet::new()) {
             return Ok(());
         }
-        self.relocate(record, assignment, &BTreeSet::new()).await
+        let anywhere = BTreeSet::new();
+        let why = Relocation { why: Move::Drain, at_work: pb::AtWorkPolicy::Finish, not_on: &anywhere };
+        self.relocate(record, assignment, &why).await.map(|_| ())
     }
 
-    /// Stops an agent where it is and starts it where placement wants it, on none of the hosts in `not_on`.
-    async fn relocate(
+    /// Stops an agent where it is and starts it where placement wants it.
+    pub(super) async fn relocate(
         &self,
         record: &AgentRecord,
         assignment: &Assignment,
-        not_on: &BTreeSet<HostId>,
-    ) -> Result<(), EngineError> {
-        match self.ask_host(record, assignment, pb::StopPurpose::Move, None).await? {
-            Ok(_exit) => metrics::moved(),
+        Relocation { why, at_work, not_on }: &Relocation<'_>,
+    ) -> Result<Relocated, EngineError> {
+        let purpose = match why {
+            Move::Drain | Move::Compaction => pb::StopPurpose::Drain,
+            Move::Rebalancing => pb::StopPurpose::Rebalance,
+        };
+        let stop = Stop { purpose, at_work: *at_work, grace: None };
+        match self.ask_host(record, assignment, stop).await? {
+            Ok(_exit) => metrics::moved(*why),
             // Somebody else moved or stopped it; or it still finishes what it handles, and is asked again; or the host is in trouble,
             // and is seen to by another step.
             Err(refusal) => {
                 debug!(agent = %record.key, host = %assignment.host, refused = ?refusal.refused(), %refusal, "the agent was not moved");
-                return Ok(());
+                return Ok(Relocated::Refused(refusal.refused()));
             }
         }
-        let Some(waiting) = self.registry.get(&record.key, View::Basic).await? else { return Ok(()) };
+        let Some(waiting) = self.registry.get(&record.key, View::Basic).await? else { return Ok(Relocated::Moved) };
         // Without one it waits in line, like everybody.
-        let Some(claimed) = self.assign(&waiting, not_on).await? else { return Ok(()) };
+        let Some(claimed) = self.assign(&waiting, not_on).await? else { return Ok(Relocated::Moved) };
         let epoch = claimed.epoch;
         self.start_on(&waiting, claimed).await?;
-        self.until_ready(&waiting.key, epoch).await
+        self.until_ready(&waiting.key, epoch).await?;
+        Ok(Relocated::Moved)
     }
 
     /// Waits until an agent that was started has become ready, or is somebody else's matter; for a while.

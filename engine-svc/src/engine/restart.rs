@@ -8,7 +8,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use super::Engine;
+use super::{Engine, stop::Stop};
 use crate::{answer::Refused, error::EngineError};
 use rustic_proto::{agent::v1 as agent_pb, agent_host::v1 as pb};
 use rustic_registry::{AgentKey, AgentReason, AgentRecord, Condition, Phase, ReleaseGuard, State, Unassign, View};
@@ -65,7 +65,8 @@ impl Engine {
                     self.registry.unassign(&Unassign { key, epoch, guard, condition, store_life: None }).await?;
                 }
                 State::Starting(assignment) | State::Running(assignment) | State::Restarting(assignment) => {
-                    let asked = self.ask_host(&record, assignment, pb::StopPurpose::Move, Some(grace)).await?;
+                    let asked =
+                        self.ask_host(&record, assignment, Stop::finishing(pb::StopPurpose::Restart, grace)).await?;
                     let (host, Err(refusal)) = (assignment.host.clone(), asked) else { continue };
                     match refusal.refused() {
                         Refused::Stale => {}

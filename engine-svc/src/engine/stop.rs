@@ -46,6 +46,23 @@ enum Without {
     Changed,
 }
 
+/// How a host is to stop an agent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) purpose: pb::StopPurpose,
+    pub(super) at_work: pb::AtWorkPolicy,
+    /// Without it the host decides how long the agent gets; that may be longer than the call waits, and then the same call again waits
+    /// on.
+    pub(super) grace: Option<Duration>,
+}
+
+impl Stop {
+    /// A handler that is at work gets `grace` to finish.
+    pub(super) fn finishing(purpose: pb::StopPurpose, grace: Duration) -> Self {
+        Self { purpose, at_work: pb::AtWorkPolicy::Finish, grace: Some(grace) }
+    }
+}
+
 impl Engine {
     /// Stops one agent.
     pub async fn stop(
@@ -76,13 +93,14 @@ impl Engine {
                     Without::Changed => continue,
                 }
             }
-            let refusal = match self.ask_host(&record, &assignment, pb::StopPurpose::Remove, Some(grace)).await? {
-                Ok(exit) => {
-                    self.fleet.saw_stop(key, record.epoch);
-                    return Ok(exit);
-                }
-                Err(refusal) => refusal,
-            };
+            let refusal =
+                match self.ask_host(&record, &assignment, Stop::finishing(pb::StopPurpose::Remove, grace)).await? {
+                    Ok(exit) => {
+                        self.fleet.saw_stop(key, record.epoch);
+                        return Ok(exit);
+                    }
+                    Err(refusal) => refusal,
+                };
             match refusal.refused() {
                 Refused::Stale => {}
                 Refused::UnknownAgent => {
@@ -112,14 +130,12 @@ impl Engine {
         Err(EngineError::Restless(key.clone()))
     }
 
-    /// Has a host stop an agent. Without a `grace` the host decides how long the agent gets; that may be longer than this call
-    /// waits, and then the same call again waits on.
+    /// Has a host stop an agent.
     pub(super) async fn ask_host(
         &self,
         record: &AgentRecord,
         Assignment { host, incarnation, .. }: &Assignment,
-        purpose: pb::StopPurpose,
-        grace: Option<Duration>,
+        Stop { purpose, at_work, grace }: Stop,
     ) -> Result<HostAnswer<Option<agent_pb::LastExit>>, EngineError> {
         let callee = self.callee(host, incarnation).await?;
         let message = pb::StopAgentRequest {
@@ -134,6 +150,7 @@ impl Engine {
                 devices: BTreeMap::new(),
             }),
             purpose: purpose.into(),
+            at_work: at_work.into(),
         };
         let deadline = Instant::now() + grace.unwrap_or(DEFAULT_GRACE) + ANSWER;
         Ok(self.hosts.stop_agent(&callee, message, deadline).await.map(|response| response.exit))

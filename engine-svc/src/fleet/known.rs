@@ -2,8 +2,8 @@
 
 use rustic_core::placement::{self, Policy, Ranking};
 use rustic_registry::{
-    AgentKey, Bring, Candidates, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Look, Observer,
-    Resources, StoreLife,
+    AgentKey, Bring, Candidates, Epoch, FormerState, HostId, HostLife, HostRecord, HostsView, Incarnation, Look,
+    Observer, Resources, StoreLife,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

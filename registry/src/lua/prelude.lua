@@ -80,8 +80,9 @@ local function choose_devices(capacity, used, demand, takes)
   return true
 end
 
--- What a host has of a resource; `core/src/apart.rs` says what every host has.
+-- What a host has of a resource; `core/src/resources.rs` says what every host has.
 local function has(capacity, name)
+  if name == 'may:move' then return 1000000000 end
   if string.sub(name, 1, 6) == 'apart:' then return 1000 end
   if string.sub(name, 1, 13) == 'rather-apart:' then return 1000000000 end
   return capacity[name] or 0
@@ -111,8 +112,8 @@ local function guild_of(member) return string.match(member, '^[^:]*:[^:]*') end
 -- Adds to the stream what has changed: an agent, a host, or the store itself.
 local function emit(...) redis.call('XADD', key('events'), 'MAXLEN', '~', '10000', '*', ...) end
 
-local function event(member, phase, epoch, host)
-  emit('agent', member, 'phase', phase, 'epoch', epoch, 'host', host)
+local function event(member, phase, epoch, host, reason)
+  emit('agent', member, 'phase', phase, 'epoch', epoch, 'host', host, 'reason', reason or '')
 end
 
 local function host_changed(host) emit('host', host) end

@@ -120,7 +120,7 @@ local function wait_for_room(member, condition)
   redis.call('HDEL', akey, 'accepted', 'sequence', 'takes')
   redis.call('ZREM', key('unaccepted'), member)
   join_line(member, before[3], order)
-  event(member, 'PENDING', epoch, '')
+  event(member, 'PENDING', epoch, '', string.match(condition, '^[^:]*'))
   return epoch
 end
 

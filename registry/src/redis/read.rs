@@ -4,7 +4,7 @@
 use super::reach;
 use crate::{
     UnreadableAgent,
-    condition::Condition,
+    condition::{AgentReason, Condition},
     error::{FormTrouble, RegistryError},
     ids::{AgentKey, Epoch, HostLife, MachineId, RequestId, Stops, StoreLife, UnixMillis},
     keys,
@@ -493,5 +493,6 @@ fn event(fields: &HashMap<String, String>) -> Option<Event> {
         word => Some(Phase::parse(word)?),
     };
     let (key, epoch) = (keys::parse_member(field("agent"))?, epoch(field("epoch"))?);
-    Some(Event::Agent(AgentEvent { key, epoch, phase, host: keys::parse_host(field("host")) }))
+    let (host, reason) = (keys::parse_host(field("host")), AgentReason::parse(field("reason")));
+    Some(Event::Agent(AgentEvent { key, epoch, phase, host, reason }))
 }

@@ -2,8 +2,8 @@
 
 use crate::requests::*;
 use rustic_registry::{
-    Advance, AdvanceOutcome, AgentReason, ClaimOutcome, Condition, Event, EventId, ExitStatus, Index, Phase, Queue,
-    ReleaseGuard, ReleaseOutcome, View,
+    Advance, AdvanceOutcome, AgentReason, Claim, ClaimOutcome, Condition, Event, EventId, ExitStatus, Index, Phase,
+    Queue, ReleaseGuard, ReleaseOutcome, Resources, Unassign, View,
 };
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ promises!(
     an_agent_taken_off_its_host_waits_under_a_new_epoch,
     a_claim_that_nobody_accepts_is_found,
     every_change_leaves_one_event,
+    a_change_to_pending_says_why,
+    agents_that_may_be_moved_take_no_room_for_that_and_a_host_is_known_to_have_some,
 );
 
 async fn epochs_grow_and_an_old_one_changes_nothing(store: Store) {
@@ -153,4 +155,38 @@ async fn every_change_leaves_one_event(store: Store) {
     let phases: Vec<_> = first.agents().chain(rest.agents()).map(|e| e.phase).collect();
     assert_eq!(phases, [Some(Phase::Starting), Some(Phase::Running), None]);
     assert!(first.agents().all(|e| e.key == a && e.epoch == epoch && e.host == Some(host("h-0"))));
+}
+
+async fn a_change_to_pending_says_why(store: Store) {
+    arrive(&store, &announce("h-0", "i", 5.0)).await;
+    for (agent, reason) in [("a", AgentReason::Rebalanced), ("b", AgentReason::HostDrained)] {
+        let key = key("g", agent);
+        let epoch = claimed(&store, &key, "r", &["h-0"]).await.epoch;
+        let condition = Condition::new(reason, "it moves: there is a reason: b");
+        let guard = ReleaseGuard::Reaped;
+        store.unassign(&Unassign { key, epoch, guard, condition, store_life: None }).await.unwrap();
+    }
+    let events = store.events(EventId::default(), 100, Duration::ZERO).await.unwrap();
+    let why: Vec<_> = events.agents().map(|e| (e.phase, e.reason)).collect();
+    let starts = (Some(Phase::Starting), None);
+    let waits = |reason| (Some(Phase::Pending), Some(reason));
+    assert_eq!(why, [starts, waits(AgentReason::Rebalanced), starts, waits(AgentReason::HostDrained)]);
+}
+
+async fn agents_that_may_be_moved_take_no_room_for_that_and_a_host_is_known_to_have_some(store: Store) {
+    arrive(&store, &announce("h-0", "i", 2.0)).await;
+    let mut demand = Resources::one_slot();
+    demand.allow_moves();
+    for agent in ["a", "b"] {
+        let outcome = store.claim(&Claim { demand: demand.clone(), ..claim(&key("g", agent), "r", "d", &["h-0"]) });
+        assert!(matches!(outcome.await.unwrap(), ClaimOutcome::Claimed(_)));
+    }
+    let used = async || store.hosts().await.unwrap().hosts[0].used.clone();
+    assert!(used().await.is_movable());
+    for agent in ["a", "b"] {
+        assert!(used().await.is_movable(), "one is left");
+        let record = store.get(&key("g", agent), View::Basic).await.unwrap().unwrap();
+        store.release(&record.key, record.epoch, ReleaseGuard::Reaped).await.unwrap();
+    }
+    assert!(!used().await.is_movable() && used().await.is_empty());
 }

@@ -3,7 +3,8 @@
 use crate::provoked::{Provoked, agent, e, h, launch, words};
 use rustic_proto::{agent::v1::AgentPhase, engine::v1 as pb, reason::Reason};
 use rustic_tests::{
-    Stack, StackSettings,
+    Bus, Modules, Stack, StackSettings,
+    bus::DOER,
     grpcurl::grpcurl,
     launches::{idle, script},
 };
@@ -85,8 +86,22 @@ pub(crate) async fn provoke() -> Provoked {
     };
     stack.client.clone().create_agent(waits).await.unwrap();
     seen.refused(Reason::AgentWaits, &hosts[0], &h("CreateAgent"), same("waits")).await;
+    at_work(&mut seen).await;
     guilds(&mut seen).await;
     seen
+}
+
+/// An agent whose handler is at work.
+async fn at_work(seen: &mut Provoked) {
+    let modules = Modules::new(&[("doer", DOER)]);
+    let stack = modules.stack(&[]).await;
+    let mut bus = Bus::to(stack.redis.port());
+    stack.create(bus.agent("g", "busy", "doer.Doer")).await.unwrap();
+    bus.say("g", "busy", json!({"n": 1, "do": "sleep", "seconds": 1000})).await;
+    stack.hosts[0].logged("it to be at work", |line| line["message"] == "HEARD 1").await;
+    let if_idle = agent("busy", &json!({"purpose": "STOP_PURPOSE_REBALANCE", "at_work": "AT_WORK_POLICY_REFUSE"}));
+    seen.refused(Reason::AgentAtWork, &stack.hosts[0].address().await, &h("StopAgent"), if_idle).await;
+    assert_eq!(stack.get("g", "busy").await.unwrap().phase(), AgentPhase::Running, "nothing was done");
 }
 
 /// Guilds that are too large, or meet another organization's.

@@ -149,6 +149,8 @@ pub(crate) struct Tally {
     pub(crate) processes: usize,
     pub(crate) operations: usize,
     pub(crate) remembered: usize,
+    /// Agents that were moved to even out load, as far as the store at the end knows.
+    pub(crate) rebalanced: usize,
 }
 
 impl Tally {
@@ -158,6 +160,7 @@ impl Tally {
             processes: world.born,
             operations: world.operations,
             remembered: world.remembered,
+            rebalanced: world.rebalanced(),
         }
     }
 }

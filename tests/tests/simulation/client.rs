@@ -4,7 +4,7 @@ use crate::lives::Wish;
 use engine_svc::engine::PendingPolicy;
 use rand::{Rng as _, rngs::StdRng};
 use rustic_proto::{
-    agent::v1::{self as agent_pb, AgentLaunch, CommandRuntime, OnDisconnect, Runtime, runtime::Kind},
+    agent::v1::{self as agent_pb, AgentLaunch, CommandRuntime, OnDisconnect, Placement, Runtime, runtime::Kind},
     launch::Launch,
 };
 use rustic_registry::{AgentKey, RequestId};
@@ -60,6 +60,8 @@ impl Client {
             guild_spec: r#"{"id": "g"}"#.to_owned(),
             on_disconnect: if keep { OnDisconnect::Keep.into() } else { OnDisconnect::Stop.into() },
             runtime: Some(Runtime { kind: Some(Kind::Command(CommandRuntime { argv: vec!["x".to_owned()] })) }),
+            // Engines even out load all the time.
+            placement: Some(Placement { movable: rng.random_bool(0.7), ..Placement::default() }),
             ..AgentLaunch::default()
         };
         let launch = Launch::check(Some(message.into())).expect("a launch");

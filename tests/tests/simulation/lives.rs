@@ -12,11 +12,13 @@ use agent_host::{
     supervisor::{HostSettings, Supervisor},
 };
 use engine_svc::{
+    balance::{MOST_MOVES, Rebalancing},
     changes::Changes,
     engine::{Creation, Engine, IfSilent, Leases, PendingPolicy},
     error::EngineError,
     fleet::Fleet,
-    reader, reconciler,
+    reader,
+    reconciler::{self, OptionalMoves},
     rounds::Wake,
 };
 use rustic_core::placement::Policy;
@@ -40,6 +42,9 @@ use tonic::{Request, Response, Status};
 
 /// Time between an engine's looks at the renewals, as `--hosts-refresh`.
 const LOOK_EVERY: Duration = Duration::from_millis(600);
+
+/// Time between two moves that even out load: as often as an engine could.
+const EVEN_OUT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the world hands to a life.
 pub(crate) enum Inbound {
@@ -258,7 +263,9 @@ pub(crate) async fn engine(leases: Leases, outbox: Outbox, mut letters: mpsc::Un
     tokio::spawn(fresh);
     tokio::spawn(reader::run(registry.clone(), fleet.clone(), changes.clone(), ambient::chance, stop.clone()));
     let engine = Arc::new(Engine::new(registry, fleet, hosts, leases, changes.clone(), wake.clone()));
-    tokio::spawn(reconciler::run(engine.clone(), changes, wake, ambient::chance, None, stop));
+    let rebalancing = Rebalancing { every: EVEN_OUT_EVERY, threshold: 0.0, per_guild: MOST_MOVES };
+    let moves = OptionalMoves { compact_every: None, rebalancing: Some(rebalancing) };
+    tokio::spawn(reconciler::run(engine.clone(), changes, wake, ambient::chance, moves, stop));
     while let Some(letter) = letters.recv().await {
         let Inbound::Client { id, wish, within } = letter else { continue };
         let (engine, outbox) = (engine.clone(), outbox.clone());

@@ -25,8 +25,8 @@ use engine_svc::engine::Leases;
 use futures_util::FutureExt as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use rustic_registry::{
-    AgentKey, AgentRecord, Epoch, ExitStatus, HostId, HostsView, Incarnation, Index, MemoryRegistry, Phase,
-    Registry as _, Scope, UnixMillis, View,
+    AgentKey, AgentReason, AgentRecord, Epoch, EventId, ExitStatus, HostId, HostsView, Incarnation, Index,
+    MemoryRegistry, Phase, Registry as _, Scope, UnixMillis, View, store::EVENTS_KEPT,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -428,6 +428,13 @@ impl World {
             .now_or_never()
             .expect("it never waits");
         page.expect("it never fails").agents
+    }
+
+    /// Agents that were moved to even out load.
+    pub(crate) fn rebalanced(&self) -> usize {
+        let events = self.store.events(EventId::default(), EVENTS_KEPT, Duration::ZERO);
+        let events = events.now_or_never().expect("it never waits").expect("it never fails");
+        events.agents().filter(|agent| agent.reason == Some(AgentReason::Rebalanced)).count()
     }
 
     pub(crate) fn hosts(&self) -> HostsView {

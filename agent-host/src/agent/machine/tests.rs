@@ -230,9 +230,9 @@ fn an_agent_that_is_restored_to_a_lost_store_after_a_lost_lease_starts_by_a_new_
     assert_eq!(run.on(Event::Restored), []);
     assert!(run.machine.is_fenced(), "the store cannot know whether the claim was given away");
     assert_eq!(run.wake(), [Action::Record(Phase::Restarting)]);
-    assert_eq!(run.on(Event::Restored), [Action::Release(Becomes::Pending)]);
+    assert_eq!(run.on(Event::Restored), [Action::Release(Becomes::Pending(Moving::GivenAway))]);
     run.on(Event::Released);
-    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved(_))));
 }
 
 #[test]
@@ -312,10 +312,13 @@ fn a_lost_claim_ends_the_process_and_leaves_the_record_alone() {
 #[test]
 fn a_host_that_ends_leaves_its_agents_to_others() {
     let mut run = Run::running(rules());
-    assert_eq!(run.on(Event::Stop(StopPurpose::Moves, GRACE)), [Action::Terminate]);
-    assert_eq!(run.on(Event::Exited(ExitStatus::Code(0).into())), [Action::Release(Becomes::Pending)]);
+    assert_eq!(run.on(Event::Stop(StopPurpose::Moves(Moving::GivenAway), GRACE)), [Action::Terminate]);
+    assert_eq!(
+        run.on(Event::Exited(ExitStatus::Code(0).into())),
+        [Action::Release(Becomes::Pending(Moving::GivenAway))]
+    );
     run.on(Event::Released);
-    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved)));
+    assert!(matches!(run.machine.state(), State::Ended(Ending::Moved(_))));
 }
 
 /// An end over a message.
@@ -353,7 +356,7 @@ fn a_message_that_kills_is_skipped_by_the_start_after_the_third_death() {
 #[test]
 fn only_deaths_of_its_own_count_against_a_message() {
     let mut stopped = Run::running(rules());
-    stopped.on(Event::Stop(StopPurpose::Moves, GRACE));
+    stopped.on(Event::Stop(StopPurpose::Moves(Moving::GivenAway), GRACE));
     stopped.on(Event::Exited(over(7)));
     let mut fenced = Run::running(rules());
     fenced.all([Event::Fence, Event::Exited(over(7))]);
@@ -431,7 +434,7 @@ fn event() -> impl Strategy<Value = Event> {
         Event::Kill(AgentReason::LivenessTimeout, "it hangs".to_owned()),
         Event::Stop(StopPurpose::Asked, GRACE),
         Event::Stop(StopPurpose::Asked, Duration::ZERO),
-        Event::Stop(StopPurpose::Moves, GRACE),
+        Event::Stop(StopPurpose::Moves(Moving::GivenAway), GRACE),
         Event::Timer,
         Event::Fence,
         Event::LeaseBack,

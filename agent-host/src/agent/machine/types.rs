@@ -4,7 +4,7 @@ use crate::{
     agent::poison::{Delivery, Exit},
     runtime::{Blame, InitFailure, Stage, StartError},
 };
-use rustic_registry::{AgentReason, ExitStatus, Phase};
+use rustic_registry::{AgentReason, Condition, ExitStatus, HostId, Phase};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -99,7 +99,35 @@ pub enum StopPurpose {
     /// Somebody asked: the record goes.
     Asked,
     /// The host ends, or gives the agent away: the record stays, PENDING, and the agent starts elsewhere.
-    Moves,
+    Moves(Moving),
+}
+
+/// Why an agent moves to another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moving {
+    /// Its host drains or ends, or may not have its claim any more.
+    GivenAway,
+    /// Somebody has it started anew.
+    Restarts,
+    /// Another host has less load.
+    Rebalances,
+}
+
+impl Moving {
+    /// Why it waits.
+    pub fn condition(self, host: &HostId) -> Condition {
+        match self {
+            Self::GivenAway => {
+                let message = format!("host {host} gave it away; it moves to another one");
+                Condition::new(AgentReason::HostDrained, message)
+            }
+            Self::Restarts => Condition::new(AgentReason::RestartRequested, "somebody had it started anew"),
+            Self::Rebalances => {
+                let message = format!("it moves to a host with less load than {host}");
+                Condition::new(AgentReason::Rebalanced, message)
+            }
+        }
+    }
 }
 
 /// How an agent's time on this host ended.
@@ -112,7 +140,7 @@ pub enum Ending {
     /// FAILED is recorded.
     Failed,
     /// It waits for another host, PENDING.
-    Moved,
+    Moved(Moving),
     /// The claim belongs to somebody else now.
     Superseded,
 }
@@ -123,7 +151,7 @@ pub enum After {
     /// Remove the record.
     Release,
     /// Leave it to another host.
-    Move,
+    Move(Moving),
     /// Leave the record alone: it is somebody else's.
     Superseded,
     /// Treat it as a failed start.
@@ -283,14 +311,14 @@ pub enum Becomes {
     /// Nothing: it was stopped.
     Gone,
     /// It waits for another host.
-    Pending,
+    Pending(Moving),
 }
 
 /// Which wish wins when two meet: a lost claim over a stop, a stop over what would start the agent again.
 pub(super) fn rank(after: &After) -> u8 {
     match after {
         After::StartFailed(_) | After::Fenced | After::Killed(..) => 0,
-        After::Move => 1,
+        After::Move(_) => 1,
         After::Release => 2,
         After::Superseded => 3,
     }

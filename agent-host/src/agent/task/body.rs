@@ -18,7 +18,7 @@ use crate::{
     agent::poison::Delivery,
     confinement::Grant,
     process::{Mark, Signal},
-    runtime::{Process, ProcessEvent, StartError},
+    runtime::{Process, ProcessEvent, StartError, StatePage},
     starts::Turn,
 };
 use futures_util::future::{BoxFuture, pending};
@@ -151,7 +151,12 @@ impl Body {
         self.process().and_then(Process::directory)
     }
 
-    /// Why the process was started in a fresh interpreter; empty: it was not.
+    /// Where the process says what it is at work on, while there is one that does.
+    pub(super) fn page(&self) -> Option<StatePage> {
+        self.process().and_then(Process::page)
+    }
+
+    /// By what the processes of its run are known, while there is one.
     pub(super) fn mark(&self) -> Option<Mark> {
         self.process().and_then(Process::mark)
     }
@@ -225,7 +230,7 @@ impl Alive {
 
     /// What it said of its end, if it did, and the message that it was handling.
     pub(super) fn last(&mut self) -> (Option<String>, Option<Delivery>) {
-        (self.last_words.take(), self.process.at_work())
+        (self.last_words.take(), self.process.page().and_then(|page| page.at_work()))
     }
 }
 

@@ -69,7 +69,7 @@ impl AgentTask {
         let why = format!("its host failed to look after it, which is a bug, please report it: {cause}");
         let actions = self.machine.give_up(why, Instant::now());
         self.status.send_modify(|s| {
-            (s.pid, s.directory, s.mark) = (None, None, None);
+            (s.pid, s.directory, s.page, s.mark) = (None, None, None, None);
             s.phase = self.machine.phase();
             s.condition = self.machine.condition().cloned();
         });

@@ -51,6 +51,7 @@ impl AgentTask {
             s.phase = phase;
             s.pid = self.body.pid();
             s.directory = self.body.directory();
+            s.page = self.body.page();
             s.mark = self.body.mark();
             s.restarts = self.machine.restarts();
             s.condition = self.machine.condition().cloned();

@@ -174,7 +174,8 @@ async fn an_older_claim_that_a_lost_store_shows_takes_the_place_of_no_copy() {
     let record = waits(&registry).await;
     pass(&engine, &mut unassigned).await.expect("the registry answers");
     let older = Epoch(record.epoch.0 - 1);
-    let change = |epoch| AgentEvent { key: record.key.clone(), phase: Some(Phase::Running), epoch, host: None };
+    let change =
+        |epoch| AgentEvent { key: record.key.clone(), phase: Some(Phase::Running), epoch, host: None, reason: None };
     assert_eq!(unassigned.follow([Event::Agent(change(older))]), []);
     assert_eq!(unassigned.copies().count(), 1);
     assert_eq!(unassigned.follow([Event::Agent(change(record.epoch))]), []);

@@ -137,7 +137,7 @@ class Confinement(_message.Message):
     def __init__(self, level: _Optional[_Union[ConfinementLevel, str]] = ..., read_paths: _Optional[_Iterable[str]] = ..., write_paths: _Optional[_Iterable[str]] = ..., connect_ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("required_labels", "preferred_labels", "anti_affinities")
+    __slots__ = ("required_labels", "preferred_labels", "anti_affinities", "movable")
     class RequiredLabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -155,10 +155,12 @@ class Placement(_message.Message):
     REQUIRED_LABELS_FIELD_NUMBER: _ClassVar[int]
     PREFERRED_LABELS_FIELD_NUMBER: _ClassVar[int]
     ANTI_AFFINITIES_FIELD_NUMBER: _ClassVar[int]
+    MOVABLE_FIELD_NUMBER: _ClassVar[int]
     required_labels: _containers.ScalarMap[str, str]
     preferred_labels: _containers.ScalarMap[str, str]
     anti_affinities: _containers.RepeatedCompositeFieldContainer[AntiAffinity]
-    def __init__(self, required_labels: _Optional[_Mapping[str, str]] = ..., preferred_labels: _Optional[_Mapping[str, str]] = ..., anti_affinities: _Optional[_Iterable[_Union[AntiAffinity, _Mapping]]] = ...) -> None: ...
+    movable: bool
+    def __init__(self, required_labels: _Optional[_Mapping[str, str]] = ..., preferred_labels: _Optional[_Mapping[str, str]] = ..., anti_affinities: _Optional[_Iterable[_Union[AntiAffinity, _Mapping]]] = ..., movable: bool = ...) -> None: ...
 
 class AntiAffinity(_message.Message):
     __slots__ = ("scope", "group", "across", "preferred")

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from rustic_ai.agent.v1 import agent_pb2 as rustic__ai_dot_agent_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1erustic_ai/agent/v1/agent.proto\"\xf0\x01\n\x05\x43laim\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x12\n\x05\x65poch\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nmachine_id\x18\x03 \x01(\rH\x01\x88\x01\x01\x12<\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32+.rustic_ai.agent_host.v1.Claim.DevicesEntry\x1aN\n\x0c\x44\x65vicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.rustic_ai.agent.v1.DevicePart:\x02\x38\x01\x42\x08\n\x06_epochB\r\n\x0b_machine_id\"\xee\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06launch\x18\x02 \x01(\x0b\x32\x1f.rustic_ai.agent.v1.AgentLaunch\x12*\n\x04wait\x18\x03 \x01(\x0e\x32\x1c.rustic_ai.agent.v1.WaitMode\x12-\n\x05\x63laim\x18\x04 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x38\n\x0b\x66irst_start\x18\x05 \x01(\x0e\x32#.rustic_ai.agent_host.v1.FirstStart\"r\n\x13\x43reateAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x31\n\x07timings\x18\x02 \x01(\x0b\x32 .rustic_ai.agent.v1.StartTimings\"\xe1\x01\n\x10StopAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x35\n\x07purpose\x18\x06 \x01(\x0e\x32$.rustic_ai.agent_host.v1.StopPurpose\"?\n\x11StopAgentResponse\x12*\n\x04\x65xit\x18\x01 \x01(\x0b\x32\x1c.rustic_ai.agent.v1.LastExit\"N\n\x0fGetAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"<\n\x10GetAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\"y\n\x11ListAgentsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x12\n\nwith_usage\x18\x05 \x01(\x08\"X\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\xce\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\x12:\n\x0b\x63onfinement\x18\x06 \x01(\x0b\x32%.rustic_ai.agent.v1.ConfinementStatus\"\x8e\x02\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x37\n\x08\x62ranches\x18\x05 \x03(\x0b\x32%.rustic_ai.agent_host.v1.ZygoteBranch\x12J\n\nnot_shared\x18\x06 \x03(\x0b\x32\x36.rustic_ai.agent_host.v1.RuntimeProfile.NotSharedEntry\x1a\x30\n\x0eNotSharedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0cZygoteBranch\x12\x10\n\x08packages\x18\x01 \x03(\t\x12\x0f\n\x07modules\x18\x02 \x01(\r\x12\x15\n\rprivate_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03pid\x18\x04 \x01(\r*^\n\nFirstStart\x12\x1b\n\x17\x46IRST_START_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IRST_START_FAIL\x10\x01\x12\x1d\n\x19\x46IRST_START_FAIL_IF_WRONG\x10\x02*[\n\x0bStopPurpose\x12\x1c\n\x18STOP_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13STOP_PURPOSE_REMOVE\x10\x01\x12\x15\n\x11STOP_PURPOSE_MOVE\x10\x02\x32\x83\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12_\n\x08GetAgent\x12(.rustic_ai.agent_host.v1.GetAgentRequest\x1a).rustic_ai.agent_host.v1.GetAgentResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0rustic_ai/agent_host/v1/agent_host_service.proto\x12\x17rustic_ai.agent_host.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1erustic_ai/agent/v1/agent.proto\"\xf0\x01\n\x05\x43laim\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x12\n\x05\x65poch\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nmachine_id\x18\x03 \x01(\rH\x01\x88\x01\x01\x12<\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32+.rustic_ai.agent_host.v1.Claim.DevicesEntry\x1aN\n\x0c\x44\x65vicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.rustic_ai.agent.v1.DevicePart:\x02\x38\x01\x42\x08\n\x06_epochB\r\n\x0b_machine_id\"\xee\x01\n\x12\x43reateAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06launch\x18\x02 \x01(\x0b\x32\x1f.rustic_ai.agent.v1.AgentLaunch\x12*\n\x04wait\x18\x03 \x01(\x0e\x32\x1c.rustic_ai.agent.v1.WaitMode\x12-\n\x05\x63laim\x18\x04 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x38\n\x0b\x66irst_start\x18\x05 \x01(\x0e\x32#.rustic_ai.agent_host.v1.FirstStart\"r\n\x13\x43reateAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x31\n\x07timings\x18\x02 \x01(\x0b\x32 .rustic_ai.agent.v1.StartTimings\"\x99\x02\n\x10StopAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x1e.rustic_ai.agent_host.v1.Claim\x12\x35\n\x07purpose\x18\x06 \x01(\x0e\x32$.rustic_ai.agent_host.v1.StopPurpose\x12\x36\n\x07\x61t_work\x18\x07 \x01(\x0e\x32%.rustic_ai.agent_host.v1.AtWorkPolicy\"?\n\x11StopAgentResponse\x12*\n\x04\x65xit\x18\x01 \x01(\x0b\x32\x1c.rustic_ai.agent.v1.LastExit\"N\n\x0fGetAgentRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"<\n\x10GetAgentResponse\x12(\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x19.rustic_ai.agent.v1.Agent\"y\n\x11ListAgentsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x12\n\nwith_usage\x18\x05 \x01(\x08\"X\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.rustic_ai.agent.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x0f\n\rHealthRequest\"\xce\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x13\n\x0b\x61gent_count\x18\x02 \x01(\r\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x39\n\x08profiles\x18\x05 \x03(\x0b\x32\'.rustic_ai.agent_host.v1.RuntimeProfile\x12:\n\x0b\x63onfinement\x18\x06 \x01(\x0b\x32%.rustic_ai.agent.v1.ConfinementStatus\"\x8e\x02\n\x0eRuntimeProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06zygote\x18\x02 \x01(\t\x12\x13\n\x0b\x63old_starts\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x37\n\x08\x62ranches\x18\x05 \x03(\x0b\x32%.rustic_ai.agent_host.v1.ZygoteBranch\x12J\n\nnot_shared\x18\x06 \x03(\x0b\x32\x36.rustic_ai.agent_host.v1.RuntimeProfile.NotSharedEntry\x1a\x30\n\x0eNotSharedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0cZygoteBranch\x12\x10\n\x08packages\x18\x01 \x03(\t\x12\x0f\n\x07modules\x18\x02 \x01(\r\x12\x15\n\rprivate_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03pid\x18\x04 \x01(\r*^\n\nFirstStart\x12\x1b\n\x17\x46IRST_START_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IRST_START_FAIL\x10\x01\x12\x1d\n\x19\x46IRST_START_FAIL_IF_WRONG\x10\x02*\x92\x01\n\x0bStopPurpose\x12\x1c\n\x18STOP_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13STOP_PURPOSE_REMOVE\x10\x01\x12\x16\n\x12STOP_PURPOSE_DRAIN\x10\x02\x12\x18\n\x14STOP_PURPOSE_RESTART\x10\x03\x12\x1a\n\x16STOP_PURPOSE_REBALANCE\x10\x04*d\n\x0c\x41tWorkPolicy\x12\x1e\n\x1a\x41T_WORK_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41T_WORK_POLICY_FINISH\x10\x01\x12\x19\n\x15\x41T_WORK_POLICY_REFUSE\x10\x02\x32\x83\x04\n\x10\x41gentHostService\x12h\n\x0b\x43reateAgent\x12+.rustic_ai.agent_host.v1.CreateAgentRequest\x1a,.rustic_ai.agent_host.v1.CreateAgentResponse\x12\x62\n\tStopAgent\x12).rustic_ai.agent_host.v1.StopAgentRequest\x1a*.rustic_ai.agent_host.v1.StopAgentResponse\x12_\n\x08GetAgent\x12(.rustic_ai.agent_host.v1.GetAgentRequest\x1a).rustic_ai.agent_host.v1.GetAgentResponse\x12\x65\n\nListAgents\x12*.rustic_ai.agent_host.v1.ListAgentsRequest\x1a+.rustic_ai.agent_host.v1.ListAgentsResponse\x12Y\n\x06Health\x12&.rustic_ai.agent_host.v1.HealthRequest\x1a\'.rustic_ai.agent_host.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIM_DEVICESENTRY']._serialized_options = b'8\001'
   _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._loaded_options = None
   _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_options = b'8\001'
-  _globals['_FIRSTSTART']._serialized_start=1975
-  _globals['_FIRSTSTART']._serialized_end=2069
-  _globals['_STOPPURPOSE']._serialized_start=2071
-  _globals['_STOPPURPOSE']._serialized_end=2162
+  _globals['_FIRSTSTART']._serialized_start=2031
+  _globals['_FIRSTSTART']._serialized_end=2125
+  _globals['_STOPPURPOSE']._serialized_start=2128
+  _globals['_STOPPURPOSE']._serialized_end=2274
+  _globals['_ATWORKPOLICY']._serialized_start=2276
+  _globals['_ATWORKPOLICY']._serialized_end=2376
   _globals['_CLAIM']._serialized_start=142
   _globals['_CLAIM']._serialized_end=382
   _globals['_CLAIM_DEVICESENTRY']._serialized_start=279
@@ -50,27 +52,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAGENTRESPONSE']._serialized_start=625
   _globals['_CREATEAGENTRESPONSE']._serialized_end=739
   _globals['_STOPAGENTREQUEST']._serialized_start=742
-  _globals['_STOPAGENTREQUEST']._serialized_end=967
-  _globals['_STOPAGENTRESPONSE']._serialized_start=969
-  _globals['_STOPAGENTRESPONSE']._serialized_end=1032
-  _globals['_GETAGENTREQUEST']._serialized_start=1034
-  _globals['_GETAGENTREQUEST']._serialized_end=1112
-  _globals['_GETAGENTRESPONSE']._serialized_start=1114
-  _globals['_GETAGENTRESPONSE']._serialized_end=1174
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1176
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1297
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1299
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1387
-  _globals['_HEALTHREQUEST']._serialized_start=1389
-  _globals['_HEALTHREQUEST']._serialized_end=1404
-  _globals['_HEALTHRESPONSE']._serialized_start=1407
-  _globals['_HEALTHRESPONSE']._serialized_end=1613
-  _globals['_RUNTIMEPROFILE']._serialized_start=1616
-  _globals['_RUNTIMEPROFILE']._serialized_end=1886
-  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_start=1838
-  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_end=1886
-  _globals['_ZYGOTEBRANCH']._serialized_start=1888
-  _globals['_ZYGOTEBRANCH']._serialized_end=1973
-  _globals['_AGENTHOSTSERVICE']._serialized_start=2165
-  _globals['_AGENTHOSTSERVICE']._serialized_end=2680
+  _globals['_STOPAGENTREQUEST']._serialized_end=1023
+  _globals['_STOPAGENTRESPONSE']._serialized_start=1025
+  _globals['_STOPAGENTRESPONSE']._serialized_end=1088
+  _globals['_GETAGENTREQUEST']._serialized_start=1090
+  _globals['_GETAGENTREQUEST']._serialized_end=1168
+  _globals['_GETAGENTRESPONSE']._serialized_start=1170
+  _globals['_GETAGENTRESPONSE']._serialized_end=1230
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1232
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1353
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1355
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1443
+  _globals['_HEALTHREQUEST']._serialized_start=1445
+  _globals['_HEALTHREQUEST']._serialized_end=1460
+  _globals['_HEALTHRESPONSE']._serialized_start=1463
+  _globals['_HEALTHRESPONSE']._serialized_end=1669
+  _globals['_RUNTIMEPROFILE']._serialized_start=1672
+  _globals['_RUNTIMEPROFILE']._serialized_end=1942
+  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_start=1894
+  _globals['_RUNTIMEPROFILE_NOTSHAREDENTRY']._serialized_end=1942
+  _globals['_ZYGOTEBRANCH']._serialized_start=1944
+  _globals['_ZYGOTEBRANCH']._serialized_end=2029
+  _globals['_AGENTHOSTSERVICE']._serialized_start=2379
+  _globals['_AGENTHOSTSERVICE']._serialized_end=2894
 # @@protoc_insertion_point(module_scope)

@@ -21,13 +21,26 @@ class StopPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STOP_PURPOSE_UNSPECIFIED: _ClassVar[StopPurpose]
     STOP_PURPOSE_REMOVE: _ClassVar[StopPurpose]
-    STOP_PURPOSE_MOVE: _ClassVar[StopPurpose]
+    STOP_PURPOSE_DRAIN: _ClassVar[StopPurpose]
+    STOP_PURPOSE_RESTART: _ClassVar[StopPurpose]
+    STOP_PURPOSE_REBALANCE: _ClassVar[StopPurpose]
+
+class AtWorkPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AT_WORK_POLICY_UNSPECIFIED: _ClassVar[AtWorkPolicy]
+    AT_WORK_POLICY_FINISH: _ClassVar[AtWorkPolicy]
+    AT_WORK_POLICY_REFUSE: _ClassVar[AtWorkPolicy]
 FIRST_START_UNSPECIFIED: FirstStart
 FIRST_START_FAIL: FirstStart
 FIRST_START_FAIL_IF_WRONG: FirstStart
 STOP_PURPOSE_UNSPECIFIED: StopPurpose
 STOP_PURPOSE_REMOVE: StopPurpose
-STOP_PURPOSE_MOVE: StopPurpose
+STOP_PURPOSE_DRAIN: StopPurpose
+STOP_PURPOSE_RESTART: StopPurpose
+STOP_PURPOSE_REBALANCE: StopPurpose
+AT_WORK_POLICY_UNSPECIFIED: AtWorkPolicy
+AT_WORK_POLICY_FINISH: AtWorkPolicy
+AT_WORK_POLICY_REFUSE: AtWorkPolicy
 
 class Claim(_message.Message):
     __slots__ = ("incarnation", "epoch", "machine_id", "devices")
@@ -71,20 +84,22 @@ class CreateAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.Agent, _Mapping]] = ..., timings: _Optional[_Union[_agent_pb2.StartTimings, _Mapping]] = ...) -> None: ...
 
 class StopAgentRequest(_message.Message):
-    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "claim", "purpose")
+    __slots__ = ("organization_id", "guild_id", "agent_id", "timeout", "claim", "purpose", "at_work")
     ORGANIZATION_ID_FIELD_NUMBER: _ClassVar[int]
     GUILD_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    AT_WORK_FIELD_NUMBER: _ClassVar[int]
     organization_id: str
     guild_id: str
     agent_id: str
     timeout: _duration_pb2.Duration
     claim: Claim
     purpose: StopPurpose
-    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., purpose: _Optional[_Union[StopPurpose, str]] = ...) -> None: ...
+    at_work: AtWorkPolicy
+    def __init__(self, organization_id: _Optional[str] = ..., guild_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., purpose: _Optional[_Union[StopPurpose, str]] = ..., at_work: _Optional[_Union[AtWorkPolicy, str]] = ...) -> None: ...
 
 class StopAgentResponse(_message.Message):
     __slots__ = ("exit",)

@@ -178,8 +178,8 @@ async fn agents_that_may_be_moved_take_no_room_for_that_and_a_host_is_known_to_h
     let mut demand = Resources::one_slot();
     demand.allow_moves();
     for agent in ["a", "b"] {
-        let outcome = store.claim(&Claim { demand: demand.clone(), ..claim(&key("g", agent), "r", "d", &["h-0"]) });
-        assert!(matches!(outcome.await.unwrap(), ClaimOutcome::Claimed(_)));
+        let request = Claim { demand: demand.clone(), ..claim(&key("g", agent), "r", "d", &["h-0"]) };
+        assert!(matches!(store.claim(&request).await.unwrap(), ClaimOutcome::Claimed(_)));
     }
     let used = async || store.hosts().await.unwrap().hosts[0].used.clone();
     assert!(used().await.is_movable());

@@ -30,6 +30,7 @@
 
 pub mod agent;
 pub mod ambient;
+pub mod cgroups;
 pub mod confinement;
 pub mod error;
 #[cfg(test)]
@@ -60,11 +61,15 @@ pub use settings::Settings;
 use crate::{
     agent::{Deaths, HostContext},
     ambient::Ambient,
+    cgroups::Cgroups,
     confinement::{Interpreter, Policy},
     host_lock::HostLock,
     lease::{Lease, LeaseHandle, LeaseRenewer},
     limits::Inherited,
-    process::{Life, Orphans, Spawner, memory::MemoryKills},
+    process::{
+        Life, Orphans, Spawner,
+        memory::{MemoryKills, Pressure},
+    },
     profiles::Profile,
     runtime::{PythonRuntime, Runtimes, profile_environment},
     supervisor::{HostSettings, Supervisor},
@@ -114,6 +119,9 @@ pub fn run(settings: Settings, requests: StopRequests) -> BoxFuture<'static, any
 async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()> {
     process::keep_from_children().context("cannot look at the descriptors that this host was started with")?;
     let limits = limits::raise();
+    // Looked for before this process is put into a group of its own.
+    let memory = Memory { pressure: settings.pressure()?, kills: Arc::new(MemoryKills::watch()) };
+    let cgroups = Cgroups::set_up(settings.agent_cgroups)?;
     let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
     // One that cannot be reached yet is waited for; one of another form never becomes right by itself.
     if let Err(error @ RegistryError::Form(_)) = registry.hosts().await {
@@ -130,10 +138,11 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     let processes = Processes::start(&settings, &host, life, limits, &tasks)?;
     let host_lock = HostLock::take(&settings.lock_file(&host)?, &incarnation).await?;
     former::clear_up(host_lock.former.as_ref(), settings.workdirs_of_all_lives(&host)?).await;
+    cgroups.iter().for_each(Cgroups::forget_former);
     let capacity = settings.capacity()?;
     let has_gpus = capacity.devices().next().is_some();
     let (renewer, lease) = lease(&settings, bound, capacity, &incarnation, &host_lock, &registry)?;
-    let made = Made { host_lock, processes, has_gpus };
+    let made = Made { host_lock, processes, has_gpus, memory, cgroups };
     let supervisor = supervisor(&settings, incarnation, registry, &lease, made, &tasks)?;
     tasks.spawn_until("the renewer of the lease", tasks.ending(), keep(renewer, lease.clone(), tasks.ending()));
     tasks.spawn("the follower of the lease", supervisor.clone().follow_lease());
@@ -287,6 +296,16 @@ struct Made {
     host_lock: HostLock,
     processes: Processes,
     has_gpus: bool,
+    memory: Memory,
+    cgroups: Option<Cgroups>,
+}
+
+/// The memory that this host shares with its agents.
+struct Memory {
+    /// How much is left of it, where it has a limit.
+    pressure: Option<Pressure>,
+    /// Who was killed for lack of it.
+    kills: Arc<MemoryKills>,
 }
 
 fn supervisor(
@@ -298,10 +317,9 @@ fn supervisor(
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Supervisor>> {
     let host = settings.host()?;
-    let Made { host_lock, processes: Processes { orphans, spawner, python }, has_gpus } = made;
+    let Made { host_lock, processes: Processes { orphans, spawner, python }, has_gpus, memory, cgroups } = made;
     let life = Life::of(&incarnation);
     let watchdog = Watchdog::start(spawner.clone(), life, host_lock.into(), tasks);
-    let memory_kills = Arc::new(MemoryKills::watch());
     let runtimes = Runtimes {
         python,
         spawner,
@@ -314,8 +332,10 @@ fn supervisor(
         output_limit: settings.output_limit(),
         agent_memory: settings.agent_memory,
         agent_descriptors: settings.agent_descriptors,
+        agent_processes: settings.agent_processes,
+        cgroups,
         confinement: confinement(settings),
-        memory_kills: memory_kills.clone(),
+        memory_kills: memory.kills.clone(),
         runs: AtomicU64::new(0),
     };
     let max_agents = usize::try_from(settings.max_agents)?;
@@ -344,10 +364,10 @@ fn supervisor(
         );
     }
     tasks.spawn("the guard of processes", guards::watch_processes(supervisor.clone(), settings.agent_processes));
-    if let Some(pressure) = settings.pressure()? {
+    if let Some(pressure) = memory.pressure {
         tasks.spawn("the guard of memory", guards::watch_memory(supervisor.clone(), pressure));
     }
-    tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory_kills, settings.usage_every));
+    tasks.spawn("the look at memory", memory_watch::watch(supervisor.clone(), memory.kills, settings.usage_every));
     Ok(supervisor)
 }
 

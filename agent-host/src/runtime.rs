@@ -27,6 +27,7 @@ pub use start_error::{Blame, StartError};
 
 use crate::{
     agent::poison::Skip,
+    cgroups::{Allowance, Cgroup, Cgroups},
     confinement::{self, Confinement, Grant, Places, Policy},
     limits::{self, Purpose},
     output::{Output, OutputLimit, Source, Tail},
@@ -128,6 +129,10 @@ pub struct Runtimes {
     pub agent_memory: Option<u64>,
     /// Most descriptors of each process of an agent.
     pub agent_descriptors: u64,
+    /// Most processes and threads of an agent.
+    pub agent_processes: u32,
+    /// Makes control groups for agents, where that is possible.
+    pub cgroups: Option<Cgroups>,
     /// What agents may reach.
     pub confinement: Policy,
     /// What the kernel killed.
@@ -141,8 +146,8 @@ impl Runtime for Runtimes {
     async fn start(&self, order: &Order, tail: &Tail) -> Result<Box<dyn Process>, StartError> {
         limits::descriptors_for(Purpose::Start)?;
         self.watchdog.alive().await.map_err(StartError::Unwatched)?;
-        let (kin, workdir) = self.begin_run()?;
-        let made = kin.contain(async |kin| self.make(order, tail, Run { kin, workdir }).await);
+        let (kin, cgroup, workdir) = self.begin_run(order)?;
+        let made = kin.contain(async |kin| self.make(order, tail, Run { kin, cgroup, workdir }).await);
         made.await.unwrap_or_else(|panic| Err(StartError::Panicked(panic)))
     }
 
@@ -175,10 +180,21 @@ impl Runtime for Runtimes {
 }
 
 impl Runtimes {
-    fn begin_run(&self) -> Result<(Kin, Workdir), StartError> {
+    fn begin_run(&self, order: &Order) -> Result<(Kin, Option<Cgroup>, Workdir), StartError> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let workdir = self.workdirs.make(number).map_err(|(path, source)| StartError::Workdir { path, source })?;
-        Ok((self.orphans.begin(number), workdir))
+        let allowance = Allowance {
+            memory: self.memory_of(&order.launch),
+            processes: self.agent_processes,
+            processor: order.launch.demand.milli("cpus"),
+        };
+        let cgroup = self.cgroups.as_ref().map(|groups| groups.make(number, allowance)).transpose();
+        Ok((self.orphans.begin(number), cgroup.map_err(StartError::Unbound)?, workdir))
+    }
+
+    /// Memory that an agent may use beyond what its process begins with, in bytes.
+    fn memory_of(&self, launch: &Launch) -> Option<u64> {
+        memory_limit(&launch.demand).or(self.agent_memory)
     }
 
     /// Makes the process of a run.
@@ -186,7 +202,7 @@ impl Runtimes {
         let state = self.state_file(order, &run)?;
         let order = &Order {
             state: state.as_ref().map(|state| state.path().to_owned()),
-            memory: memory_limit(&order.launch.demand).or(self.agent_memory),
+            memory: self.memory_of(&order.launch),
             ..order.clone()
         };
         let grant = self.grant(&order.launch)?;
@@ -197,6 +213,10 @@ impl Runtimes {
             child.mark(mark).map_err(StartError::Unwatched)?;
         }
         child.bound(self.bounds(order)).map_err(StartError::Unbound)?;
+        if let Some(group) = &run.cgroup {
+            // The same again: one that was executed has gone there itself.
+            group.add(child.pid()).map_err(StartError::Unbound)?;
+        }
         let outlives = match order.launch.on_disconnect {
             OnDisconnect::Stop => Outlives::Nothing,
             OnDisconnect::Keep => Outlives::Lease,
@@ -309,13 +329,12 @@ impl Runtimes {
             (RuntimeKind::Python(name), None) => return Err(StartError::Profile(name.clone())),
         };
         command.env_clear().envs(environment).current_dir(directory);
-        let spawned = self
-            .spawner
-            .spawn_agent(
-                command,
-                OfAgent { mark: run.kin.mark(), confinement: confinement().map_err(StartError::Unconfined)? },
-            )
-            .await;
+        let of_agent = OfAgent {
+            mark: run.kin.mark(),
+            confinement: confinement().map_err(StartError::Unconfined)?,
+            entry: run.cgroup.as_ref().map(Cgroup::entry).transpose().map_err(StartError::Unbound)?,
+        };
+        let spawned = self.spawner.spawn_agent(command, of_agent).await;
         let started = spawned.map_err(|error| match &order.launch.runtime {
             RuntimeKind::Python(name) => StartError::of_interpreter(name, error),
             RuntimeKind::Command(_) => error.into(),

@@ -1,6 +1,7 @@
 //! Flags of agent-host, each with an environment twin `AGENT_HOST_…`.
 
 use crate::{
+    cgroups,
     confinement::{Kernel, Policy},
     gpus::Gpus,
     lease::LeaseTimes,
@@ -136,6 +137,10 @@ pub struct Settings {
     /// Descriptors that each process of an agent may open at most, if its hard limit is not lower
     #[arg(long, default_value_t = 16384, value_name = "N", value_parser = clap::value_parser!(u64).range(64..))]
     pub agent_descriptors: u64,
+    /// Whether each agent gets a control group of its own (cgroup v2), with limits of memory and processes and a share of the processor: where
+    /// this host may make them, required, or not
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub agent_cgroups: cgroups::Wanted,
     /// Do not end the agent that has the most beyond what it asked for when the memory of the control group is nearly used up
     #[arg(long, conflicts_with = "memory_cgroup")]
     pub no_memory_guard: bool,

@@ -1,5 +1,6 @@
 //! Explains SIGKILL that this host did not send. Pure.
 
+use crate::cgroups::{BEGINS_WITH, OutOfMemory};
 use rustic_registry::ExitStatus;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub(super) enum Killer {
     Host,
     /// The kernel, which counted it.
     Kernel,
+    /// The kernel, because the agent's own control group had used up its memory.
+    OwnLimit(OutOfMemory),
     /// Somebody else.
     Unknown,
 }
@@ -36,6 +39,12 @@ pub(super) fn explain(status: ExitStatus, killer: Killer, memory: Option<MemoryS
     let why = match killer {
         _ if status != SIGKILL => return String::new(),
         Killer::Host => return String::new(),
+        Killer::OwnLimit(OutOfMemory { used, limit }) => {
+            return format!(
+                ", sent by the kernel: with all that it had started it had {used} bytes of memory, and {limit} are the limit \
+                 (custom_resources.memory, or --agent-memory of its host, and {BEGINS_WITH} for what it begins with)"
+            );
+        }
         Killer::Kernel => "sent by the kernel, because its container ran out of memory",
         Killer::Unknown => "which its host did not send: the kernel may have been out of memory",
     };
@@ -59,6 +68,11 @@ mod tests {
         assert_eq!(
             explain(SIGKILL, Killer::Kernel, None),
             ", sent by the kernel, because its container ran out of memory"
+        );
+        let own = Killer::OwnLimit(OutOfMemory { used: 1_001, limit: 1_002 });
+        assert!(
+            explain(SIGKILL, own, memory)
+                .starts_with(", sent by the kernel: with all that it had started it had 1001")
         );
         assert_eq!(explain(SIGKILL, Killer::Host, memory), "");
         for status in [ExitStatus::Code(9), ExitStatus::Code(0), ExitStatus::Signal(11)] {

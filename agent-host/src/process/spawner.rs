@@ -8,7 +8,8 @@ use crate::{confinement::Confinement, limits::Inherited};
 use rustic_telemetry::tasks::Tasks;
 use rustix::process::Pid;
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
@@ -58,6 +59,8 @@ pub struct OfAgent {
     pub mark: Option<Mark>,
     /// What it takes on before it is executed.
     pub confinement: Option<Confinement>,
+    /// The way into its control group.
+    pub entry: Option<File>,
 }
 
 /// What becomes of a process when this host ends.
@@ -161,7 +164,7 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 #[allow(unsafe_code, reason = "std marks pre_exec unsafe: its closure runs between fork and exec")]
 fn prepare(command: &mut Command, end: OnHostsEnd, agent: OfAgent, nice: i32, limits: Inherited) {
     let host = rustix::process::getpid();
-    let OfAgent { mark, mut confinement } = agent;
+    let OfAgent { mark, mut confinement, entry } = agent;
     let before_exec = move || {
         // Only system calls here: async-signal-safe, no allocation, no lock.
         rustix::process::setsid()?;
@@ -177,6 +180,10 @@ fn prepare(command: &mut Command, end: OnHostsEnd, agent: OfAgent, nice: i32, li
         if rustix::process::getppid() != Some(host) {
             // The host died between fork and prctl; nobody will signal us any more.
             return Err(io::Error::from(rustix::io::Errno::SRCH));
+        }
+        if let Some(entry) = &entry {
+            // Whoever writes this is meant.
+            rustix::io::write(entry, b"0")?;
         }
         // The last thing: what comes before may be denied to an agent.
         confinement.take().map_or(Ok(()), Confinement::take_on)

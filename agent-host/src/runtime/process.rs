@@ -6,6 +6,7 @@ use super::{
     state::{StateFile, StatePage},
 };
 use crate::{
+    cgroups::{Cgroup, OutOfMemory},
     confinement::Grant,
     output::Output,
     process::{Child, Kin, Mark, Signal, memory},
@@ -54,6 +55,10 @@ pub trait Process: Send {
     fn grant(&self) -> Option<&Grant> {
         None
     }
+    /// Whether it ended because the memory of its control group was used up.
+    fn out_of_memory(&self) -> Option<OutOfMemory> {
+        None
+    }
     /// Why it was started in a fresh interpreter; empty: it was forked warm, or always starts so.
     fn cold_reason(&self) -> &str {
         ""
@@ -91,10 +96,12 @@ pub(super) struct OwnProcess {
     pub(super) run: Run,
 }
 
-/// One run of an agent: all processes that it ever consists of, and the directories that are theirs. Both end with it, in
-/// this order.
+/// One run of an agent: all processes that it ever consists of, their group, and the directories that are theirs. All end with it,
+/// in this order.
 pub(super) struct Run {
     pub(super) kin: Kin,
+    /// Their control group, where they have one.
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) workdir: Workdir,
 }
 
@@ -112,6 +119,11 @@ impl Process for OwnProcess {
         match (signal, self.asked) {
             (Signal::Terminate, Asked::Process) => self.child.terminate_alone(),
             (Signal::Terminate, Asked::Group) | (Signal::Kill, _) => self.child.signal(signal),
+        }
+        if signal == Signal::Kill
+            && let Some(group) = &self.run.cgroup
+        {
+            group.kill();
         }
     }
 
@@ -160,8 +172,18 @@ impl Process for OwnProcess {
         Some(self.run.workdir.whole())
     }
 
+    fn out_of_memory(&self) -> Option<OutOfMemory> {
+        self.run.cgroup.as_ref()?.out_of_memory()
+    }
+
     async fn finish(mut self: Box<Self>) {
+        if let Some(group) = &self.run.cgroup {
+            group.kill();
+        }
         self.run.kin.end().await;
+        if let Some(group) = self.run.cgroup.take() {
+            group.remove().await;
+        }
         std::mem::take(&mut self.output).finish().await;
     }
 }

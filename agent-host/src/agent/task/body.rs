@@ -16,6 +16,7 @@
 
 use crate::{
     agent::poison::Delivery,
+    cgroups::OutOfMemory,
     confinement::Grant,
     process::{Mark, Signal},
     runtime::{Process, ProcessEvent, StartError, StatePage},
@@ -226,6 +227,11 @@ impl Alive {
     /// It said why it ends.
     pub(super) fn says(&mut self, last_words: String) {
         self.last_words = Some(last_words);
+    }
+
+    /// Whether it ended because the memory of its control group was used up.
+    pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
+        self.process.out_of_memory()
     }
 
     /// What it said of its end, if it did, and the message that it was handling.

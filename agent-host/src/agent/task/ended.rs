@@ -8,6 +8,7 @@ use crate::{
         steps::Steps,
         unwanted::{Killer, explain, is_unwanted_kill},
     },
+    cgroups::OutOfMemory,
     lease::Lease,
 };
 use rustic_registry::ExitStatus;
@@ -20,9 +21,11 @@ impl AgentTask {
         // A process that ended when the lease was over was ended by the watchdog: it did not crash, though nobody has said
         // yet that the lease is lost.
         let watchdog = self.lease.is_over((self.ambient.boot)());
-        let ((last_words, at_work), killed) =
-            self.body.alive().map_or_else(Default::default, |alive| (alive.last(), alive.was_killed()));
-        let exit = Exit { status, last_words, at_work, explanation: self.explain(status, killed || watchdog) };
+        let ((last_words, at_work), killed, limit) = self
+            .body
+            .alive()
+            .map_or_else(Default::default, |alive| (alive.last(), alive.was_killed(), alive.out_of_memory()));
+        let exit = Exit { status, last_words, at_work, explanation: self.explain(status, killed || watchdog, limit) };
         self.reaped(&exit).await;
         if watchdog || self.lease.is_over((self.ambient.boot)()) {
             self.inbox.push_back(Event::Fence);
@@ -35,11 +38,11 @@ impl AgentTask {
     }
 
     /// What is to be said of the end of the process beside its status.
-    fn explain(&self, status: ExitStatus, killed_by_us: bool) -> String {
-        let killer = match is_unwanted_kill(status, killed_by_us) {
-            false => Killer::Host,
-            true if self.runtime.killed_for_memory() => Killer::Kernel,
-            true => Killer::Unknown,
+    fn explain(&self, status: ExitStatus, killed_by_us: bool, limit: Option<OutOfMemory>) -> String {
+        let killer = match is_unwanted_kill(status, killed_by_us).then(|| self.runtime.killed_for_memory()) {
+            None => Killer::Host,
+            Some(true) => limit.map_or(Killer::Kernel, Killer::OwnLimit),
+            Some(false) => limit.map_or(Killer::Unknown, Killer::OwnLimit),
         };
         explain(status, killer, self.memory.take())
     }

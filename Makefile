@@ -27,7 +27,7 @@ PROTOS := rustic_ai/agent/v1/agent.proto rustic_ai/agent_host/v1/agent_host_serv
           rustic_ai/engine/v1/engine_service.proto
 
 .PHONY: help docs api setup build demo test test-rust test-python test-package distributions test-api-server test-agents \
-        test-agents-learned framework-table test-deploy test-images images image-engine-svc image-agent-host \
+        test-agents-learned framework-table test-cgroups test-deploy test-images images image-engine-svc image-agent-host \
         image-builder image-runtime image-demo image-redis image-prometheus sim chaos chaos-quick chaos-selftest \
         bench bench-quick lint fmt protos clean
 
@@ -84,6 +84,10 @@ test-agents: build setup $(AGENTS_VENV)/.ready ## Runs agents of Rustic AI's own
 	RUSTIC_TEST_AGENTS_PYTHON=$(CURDIR)/$(AGENTS_VENV)/bin/python \
 	  AGENT_HOST_RUNTIME_PROFILES=$(AGENTS_VENV)/profiles.toml \
 	  $(BIN)/engine-svc dev --hosts 1 --listen 127.0.0.1:0 -- $(VENV)/bin/pytest -q python/tests/agent_packages
+
+test-cgroups: build setup ## Tests control groups on a kernel of its own, which has all their limits; 3 minutes; needs apt-get
+	CARGO_MANIFEST_DIR=$(CURDIR)/tests tests/vm/run \
+	  $$(cargo test --workspace --test cgroups --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$$/\1/p') --test-threads 1
 
 test-agents-learned: export RUSTIC_TEST_LEARNED = 1
 test-agents-learned: test-agents ## The same, and waits for what hosts learn of each class, 10 minutes

@@ -35,7 +35,7 @@ pub const BEGINS_WITH: u64 = 160 << 20;
 const USUAL_WEIGHT: u64 = 100;
 const HOST_WEIGHT: u64 = 10_000;
 /// Controllers that agents' groups use.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// Looks whether a group is empty, and the time between two.
 const LOOKS: usize = 40;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -148,6 +148,11 @@ impl Cgroups {
             warn!(path = %path.display(), %error, "this host gets no larger share of the processor than an agent");
         }
         Ok(groups)
+    }
+
+    /// The controllers by which agents are limited.
+    pub fn limits(&self) -> &[&'static str] {
+        &self.controllers
     }
 
     /// Removes what former lives left in which nothing lives any more.

@@ -1,6 +1,6 @@
 //! The metrics of this host, for Prometheus.
 
-use crate::supervisor::Supervisor;
+use crate::{cgroups, supervisor::Supervisor};
 use rustic_registry::{Phase, Scope};
 use rustic_telemetry::{
     grpc::CALLS,
@@ -28,6 +28,10 @@ pub const ALL: &[Metric] = &[
         "rustic_host_confinement_missing",
         "Features of the kernel that the confinement of agents needs and does not have",
     ),
+    Metric::Gauge(
+        "rustic_host_cgroup_limits",
+        "Whether the control group of each agent limits what a controller counts: memory, pids, cpu",
+    ),
     Metric::Gauge("rustic_host_agents", "Agents on this host by phase"),
     Metric::Gauge("rustic_host_starts_waiting", "Agents that wait for a turn to start"),
     Metric::Gauge("rustic_host_zygote_generation", "Branches of zygotes that became ready, by runtime profile"),
@@ -54,6 +58,10 @@ pub fn refresh(supervisor: Arc<Supervisor>) -> Refresh {
         }
         if let Some(policy) = supervisor.runtime().confinement() {
             gauge("rustic_host_confinement_missing", &[], policy.missing().len() as f64);
+        }
+        for controller in cgroups::CONTROLLERS {
+            let limits = supervisor.runtime().cgroup_limits().contains(&controller);
+            gauge("rustic_host_cgroup_limits", &[("controller", controller)], f64::from(u8::from(limits)));
         }
         gauge("rustic_host_starts_waiting", &[], supervisor.starts().waiting() as f64);
         for python in supervisor.runtime().profiles() {

@@ -101,6 +101,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn confinement(&self) -> Option<&Policy> {
         None
     }
+    /// Controllers by which the control group of each agent limits it.
+    fn cgroup_limits(&self) -> &[&'static str] {
+        &[]
+    }
     /// Moves the moment at which processes that must not outlive the lease are killed, whatever becomes of this host.
     fn set_deadline(&self, deadline: BootTime);
 }
@@ -172,6 +176,10 @@ impl Runtime for Runtimes {
 
     fn confinement(&self) -> Option<&Policy> {
         Some(&self.confinement)
+    }
+
+    fn cgroup_limits(&self) -> &[&'static str] {
+        self.cgroups.as_ref().map_or(&[], Cgroups::limits)
     }
 
     fn set_deadline(&self, deadline: BootTime) {

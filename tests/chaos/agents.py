@@ -85,6 +85,7 @@ class Agents:
             agent_spec=spec.model_dump_json(),
             guild_spec=guild.model_dump_json(),
             messaging_config=self.messaging.model_dump_json(),
+            placement=agent_pb2.Placement(movable=True),
         )
         request = pb.CreateAgentRequest(request_id=str(uuid.uuid4()), launch=launch, pending=pb.PENDING_POLICY_WAIT_FOR_ROOM)
         self.call("CreateAgent", request, seconds)

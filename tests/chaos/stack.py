@@ -19,6 +19,10 @@ from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s import client
 
 ROOT = Path(__file__).parents[2]
+# Engines even out load all the time: agents move between faults, and during them.
+_REBALANCING = ["--rebalance-every", "1s", "--rebalance-threshold", "0", "--rebalance-per-hour", "10000"]
+# Every limit that an agent can have; confinement is on by default.
+_LIMITS = ["--agent-memory", str(256 << 20), "--agent-scratch", str(64 << 20), "--agent-processes", "128"]
 _REDIS_PORT, _ENGINE_PORT, _HOST_PORT = 6379, 50051, 50052
 _COME_UP = 90.0
 _LOOK = 2.0
@@ -89,7 +93,7 @@ class Stack:
         settings = self.settings
         command = [str(settings.binaries / "engine-svc"), "--listen", f"0.0.0.0:{_ENGINE_PORT}"]
         command += ["--redis-url", self._registry_url(), "--lease-grace", f"{settings.grace * 1000:.0f}ms"]
-        command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--new-registry", "--log-format", "json"]
+        command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--new-registry", "--log-format", "json", *_REBALANCING]
         return Program(f"engine-{number}", self.network.add(f"engine-{number}"), command, {}, self.logs)
 
     def _host(self, number: int) -> Program:
@@ -100,7 +104,7 @@ class Stack:
         command += ["--engine-address", self.engine_addresses[0], "--python", sys.executable]
         command += ["--work-dir", str(self.work_dir(number)), "--log-format", "json"]
         command += ["--lease-ttl", f"{settings.ttl * 1000:.0f}ms", "--lease-margin", f"{settings.margin * 1000:.0f}ms"]
-        command += ["--lease-grace", f"{settings.grace * 1000:.0f}ms", "--confinement-write", str(self.lifelines)]
+        command += ["--lease-grace", f"{settings.grace * 1000:.0f}ms", *_LIMITS, "--confinement-write", str(self.lifelines)]
         environment = {LIFELINES: str(self.lifelines), "PYTHONPATH": str(ROOT / "tests")}
         return Program(name, node, command, environment, self.logs)
 

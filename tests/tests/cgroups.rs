@@ -183,6 +183,9 @@ async fn an_agent_has_a_group_of_its_own_with_all_that_it_starts_in_every_life_a
     let back = |agent: &Agent| agent.phase() == AgentPhase::Running && agent.epoch > again.epoch;
     let back = stack.agent_is("it to be back", "g", "command", back).await;
     assert!(group_of(back.pid).contains(&format!("rustic-{}/run-", stack.hosts[0].pid())), "{}", group_of(back.pid));
+    let back = |agent: &Agent| agent.phase() == AgentPhase::Running && agent.epoch > forked.epoch;
+    let back = stack.agent_is("the other one to be back", "g2", "forked", back).await;
+    assert!(group_of(back.pid).contains(&format!("rustic-{}/run-", stack.hosts[0].pid())), "{}", group_of(back.pid));
     let life = format!("rustic-{}/", stack.hosts[0].pid());
     let former = |runs: Vec<String>| runs.into_iter().filter(|run| !run.contains(&life)).collect::<Vec<_>>();
     assert_eq!(former(delegated.runs()), [""; 0], "groups of the former life");

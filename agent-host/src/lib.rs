@@ -122,7 +122,9 @@ async fn serve(settings: Settings, requests: StopRequests) -> anyhow::Result<()>
     // Looked for before this process is put into a group of its own.
     let memory = Memory { pressure: settings.pressure()?, kills: Arc::new(MemoryKills::watch()) };
     let cgroups = Cgroups::set_up(settings.agent_cgroups)?;
-    let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    let registry = RedisRegistry::new(&settings.redis()).context("Redis")?;
+    registry.tell_missing_rights().await;
+    let registry: Arc<dyn Registry> = Arc::new(registry);
     // One that cannot be reached yet is waited for; one of another form never becomes right by itself.
     if let Err(error @ RegistryError::Form(_)) = registry.hosts().await {
         return Err(error).context("--redis-url");

@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use rustic_proto::profile::ProfileName;
 use rustic_registry::{
-    ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisSettings, Resources,
+    ConfinementLevel, ConfinementWish, HostId, Incarnation, Openings, RedisAccess, RedisSettings, Resources,
     devices::{GPU_MEMORY, GPUS, is_of_device},
     resources::{SLOTS, label_of},
 };
@@ -63,6 +63,9 @@ pub struct Settings {
     /// Prefix of all registry keys
     #[arg(long, default_value = "rustic", value_name = "WORD")]
     pub redis_prefix: String,
+    /// Identity and trust
+    #[command(flatten)]
+    pub redis_access: RedisAccess,
     /// Longest wait for Redis
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub redis_timeout: Duration,
@@ -372,18 +375,19 @@ impl Settings {
     fn file(&self, host: &HostId, name: &str) -> anyhow::Result<PathBuf> {
         let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
         std::fs::create_dir_all(&parent).with_context(|| format!("--work-dir {}", parent.display()))?;
-        Ok(parent.join(format!("agent-host.{host}.{}.{name}", self.registry_mark())))
+        Ok(parent.join(format!("agent-host.{host}.{}.{name}", self.registry_mark()?)))
     }
 
     /// Hosts of other registries have files of their own. The same in every build: the next life may be another version.
-    fn registry_mark(&self) -> String {
+    /// Nor does it depend on passwords, which are rotated between two lives.
+    fn registry_mark(&self) -> anyhow::Result<String> {
         let prefix_length = self.redis_prefix.len().to_be_bytes();
         let digest = Sha256::new()
             .chain_update(prefix_length)
             .chain_update(&self.redis_prefix)
-            .chain_update(&self.redis_url)
+            .chain_update(self.redis().place()?)
             .finalize();
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Where agents get their directories in this life of the host.
@@ -413,7 +417,7 @@ impl Settings {
     /// other host's, of this registry or another.
     fn workdir_names(&self, host: &HostId) -> anyhow::Result<(PathBuf, String)> {
         let parent = std::path::absolute(self.work_dir.clone().unwrap_or_else(std::env::temp_dir))?;
-        let digest = Sha256::new().chain_update(self.registry_mark()).chain_update(host.as_str()).finalize();
+        let digest = Sha256::new().chain_update(self.registry_mark()?).chain_update(host.as_str()).finalize();
         let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok((parent, format!("agent-host.{name}.")))
     }
@@ -423,6 +427,7 @@ impl Settings {
         RedisSettings {
             prefix: self.redis_prefix.clone(),
             timeout: self.redis_timeout,
+            access: self.redis_access.clone(),
             ..RedisSettings::new(&self.redis_url)
         }
     }

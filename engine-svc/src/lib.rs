@@ -85,7 +85,9 @@ pub fn run(settings: Settings, stop: CancellationToken) -> BoxFuture<'static, an
 
 /// Runs the service on a socket that is open already.
 pub async fn serve(settings: Settings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-    let registry: Arc<dyn Registry> = Arc::new(RedisRegistry::new(&settings.redis()).context("--redis-url")?);
+    let registry = RedisRegistry::new(&settings.redis()).context("Redis")?;
+    registry.tell_missing_rights().await;
+    let registry: Arc<dyn Registry> = Arc::new(registry);
     // One that cannot be reached yet is waited for; one of another form never becomes right by itself.
     if let Err(error @ RegistryError::Form(_)) = registry.hosts().await {
         return Err(error).context("--redis-url");

@@ -11,7 +11,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use rustic_core::placement::Policy;
-use rustic_registry::RedisSettings;
+use rustic_registry::{RedisAccess, RedisSettings};
 use rustic_telemetry::{
     TelemetrySettings,
     grpc::{ServerSettings, parse_duration},
@@ -49,6 +49,9 @@ pub struct Settings {
     /// Prefix of all registry keys
     #[arg(long, default_value = "rustic", value_name = "WORD")]
     pub redis_prefix: String,
+    /// Identity and trust
+    #[command(flatten)]
+    pub redis_access: RedisAccess,
     /// Longest wait for Redis
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "DURATION")]
     pub redis_timeout: Duration,
@@ -163,6 +166,7 @@ impl Settings {
         RedisSettings {
             prefix: self.redis_prefix.clone(),
             timeout: self.redis_timeout,
+            access: self.redis_access.clone(),
             ..RedisSettings::new(&self.redis_url)
         }
     }

@@ -3,6 +3,7 @@
 //! Owns the connections and their deadlines. Decides nothing: what an operation means stands in its script under
 //! `lua/`.
 
+mod access;
 mod ask;
 mod pool;
 mod reach;
@@ -10,6 +11,7 @@ mod read;
 mod schema;
 mod scripts;
 
+pub use access::{AccessError, RedisAccess};
 pub use schema::Schema;
 
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
     placement::Candidates,
     record::{AgentRecord, View},
 };
+use access::Access;
 use ask::Ask;
 use async_trait::async_trait;
 use deadpool_redis::redis::{self, FromRedisValue, Script, Value, aio::MultiplexedConnection};
@@ -32,6 +35,7 @@ use pool::{Connection, Pool};
 use reach::Address;
 use scripts::Scripts;
 use std::time::Duration;
+use tracing::{debug, error, warn};
 
 /// Connections that wait for changes at once.
 const WAITING: usize = 2;
@@ -39,8 +43,10 @@ const WAITING: usize = 2;
 /// How to reach the store.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/db`, or `unix:///path`.
+    /// `redis://[user:password@]host:port/db`, the same with `rediss://` for TLS, or `unix:///path`.
     pub url: String,
+    /// Who this service is, and whom it trusts, beyond what the URL says.
+    pub access: RedisAccess,
     /// Prefix of all keys, without braces.
     pub prefix: String,
     /// Most connections at once.
@@ -52,7 +58,18 @@ pub struct RedisSettings {
 impl RedisSettings {
     /// Usual settings for a URL.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), prefix: "rustic".to_owned(), connections: 16, timeout: Duration::from_secs(2) }
+        Self {
+            url: url.to_owned(),
+            access: RedisAccess::default(),
+            prefix: "rustic".to_owned(),
+            connections: 16,
+            timeout: Duration::from_secs(2),
+        }
+    }
+
+    /// Which Redis, and which database of it: the same whoever is asked by whom. Errors: the settings cannot work.
+    pub fn place(&self) -> Result<String, AccessError> {
+        Ok(Access::new(&self.url, &self.access)?.place())
     }
 }
 
@@ -70,18 +87,47 @@ pub struct RedisRegistry {
 }
 
 impl RedisRegistry {
-    /// Prepares the pool; connects with the first operation. Errors: the URL does not parse.
-    pub fn new(settings: &RedisSettings) -> Result<Self, RegistryError> {
+    /// Prepares the pool; connects with the first operation. Errors: the settings cannot work.
+    pub fn new(settings: &RedisSettings) -> Result<Self, AccessError> {
         Self::of_form(settings, &Schema::current())
     }
 
     /// The same for a version that writes another form.
-    pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, RegistryError> {
-        let address = Address::of(&settings.url)?;
-        let pool = pool::pool(&settings.url, settings.connections, settings.timeout)?;
-        let waiting = pool::pool_for_waiting(&settings.url, WAITING, settings.timeout)?;
+    pub fn of_form(settings: &RedisSettings, schema: &Schema) -> Result<Self, AccessError> {
+        let access = Access::new(&settings.url, &settings.access)?;
+        let address = Address::of(&access);
+        let pool = pool::pool(access.clone(), settings.connections, settings.timeout)?;
+        let waiting = pool::pool_for_waiting(access, WAITING, settings.timeout)?;
         let (keys, scripts) = (Keys::new(&settings.prefix), Scripts::load(schema));
         Ok(Self { pool, waiting, keys, scripts, schema: schema.version(), timeout: settings.timeout, address })
+    }
+
+    /// Commands that the user of Redis may not run and scripts need.
+    pub async fn missing_rights(&self) -> Result<Vec<String>, RegistryError> {
+        let connection = self.connection().await?;
+        let script = self.scripts.rights.key(self.keys.tag());
+        self.answer(connection, async |c| script.invoke_async(c).await).await
+    }
+
+    /// Says in the log what Redis does not let this service do. Says nothing if Redis does not answer: then others say it.
+    pub async fn tell_missing_rights(&self) {
+        let (commands, of_info): (Vec<_>, Vec<_>) = match self.missing_rights().await {
+            Ok(missing) => missing.into_iter().partition(|command| command != "INFO"),
+            Err(why) => return debug!(%why, "the rights of the user of Redis are not known"),
+        };
+        if !commands.is_empty() {
+            let commands = commands.join(", ");
+            error!(
+                commands,
+                "the user of Redis may not run commands that are needed; docs/redis.md has the rights to give it"
+            );
+        }
+        if !of_info.is_empty() {
+            warn!(
+                "the user of Redis may not run INFO: nobody sees that Redis was restarted and lost its last writes, and agents that these \
+                 created or moved may be forgotten or run twice; give it +info"
+            );
+        }
     }
 
     async fn connection(&self) -> Result<Connection, RegistryError> {

@@ -235,7 +235,9 @@ local function settle_anew(why) redis.call('SET', key('settling'), why) end
 
 -- First thing in every script that writes. In another run of Redis the store is in another life: hosts report again what they run.
 local function notice_another_run()
-  local info = redis.call('INFO', 'server')
+  local info = redis.pcall('INFO', 'server')
+  -- Its user may not ask: services have warned of it.
+  if type(info) ~= 'string' then return end
   -- A pattern that is looked for takes ten times as long as plain text, and every write waits for it.
   local _, before = string.find(info, 'run_id:', 1, true)
   local run = string.match(info, '^%x+', before + 1)

@@ -5,7 +5,10 @@
 //! that failed is never handed out again (`RedisRegistry::answer`), and every operation may be repeated, so that the
 //! worst that can come of it is one retryable error on a connection that broke within that moment.
 
-use super::{reach, read};
+use super::{
+    access::{Access, AccessError},
+    read,
+};
 use crate::error::RegistryError;
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleResult, Timeouts};
 use deadpool_redis::{
@@ -20,6 +23,9 @@ const TRUSTED: Duration = Duration::from_secs(1);
 
 /// Makes and checks connections.
 pub(super) struct Connections {
+    access: Access,
+    config: AsyncConnectionConfig,
+    /// Checks them.
     manager: Manager,
     trusted: Duration,
 }
@@ -30,34 +36,34 @@ pub(super) type Pool = managed::Pool<Connections>;
 pub(super) type Connection = Object<Connections>;
 
 /// A pool of at most `connections`; no step of getting one takes longer than `timeout`. Connects with the first use.
-pub(super) fn pool(url: &str, connections: usize, timeout: Duration) -> Result<Pool, RegistryError> {
-    pool_that_trusts(url, connections, timeout, TRUSTED)
+pub(super) fn pool(access: Access, connections: usize, timeout: Duration) -> Result<Pool, AccessError> {
+    pool_that_trusts(access, connections, timeout, TRUSTED)
 }
 
 /// The same for connections that are used one time after the other: each has just answered, however long that took.
-pub(super) fn pool_for_waiting(url: &str, connections: usize, timeout: Duration) -> Result<Pool, RegistryError> {
-    pool_that_trusts(url, connections, timeout, Duration::MAX)
+pub(super) fn pool_for_waiting(access: Access, connections: usize, timeout: Duration) -> Result<Pool, AccessError> {
+    pool_that_trusts(access, connections, timeout, Duration::MAX)
 }
 
 fn pool_that_trusts(
-    url: &str,
+    access: Access,
     connections: usize,
     timeout: Duration,
     trusted: Duration,
-) -> Result<Pool, RegistryError> {
+) -> Result<Pool, AccessError> {
     // The crate's own limits are shorter than ours, and would make every answer that takes half a second look like a cut line.
-    let unlimited = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let manager =
-        Manager::new_with_config(url, unlimited).map_err(|error| RegistryError::Unreachable(reach::cause(&error)))?;
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let info = access.client()?.get_connection_info().clone();
+    let manager = Manager::new(info).map_err(AccessError::Url)?;
     let wait = Some(timeout);
-    Pool::builder(Connections { manager, trusted })
+    let pool = Pool::builder(Connections { access, config, manager, trusted })
         .max_size(connections)
         .timeouts(Timeouts { wait, create: wait, recycle: wait })
         .runtime(Runtime::Tokio1)
         // One that is asked all the time stays trusted.
         .queue_mode(QueueMode::Lifo)
-        .build()
-        .map_err(|error| RegistryError::Unreachable(error.to_string()))
+        .build();
+    Ok(pool.expect("timeouts have a runtime"))
 }
 
 /// Waits for an answer. A connection that failed is thrown away, and one whose answer did not come in time: the late answer must not
@@ -115,7 +121,7 @@ impl managed::Manager for Connections {
     type Error = RedisError;
 
     async fn create(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.manager.create().await
+        self.access.client()?.get_multiplexed_async_connection_with_config(&self.config).await
     }
 
     async fn recycle(&self, connection: &mut MultiplexedConnection, metrics: &Metrics) -> RecycleResult<RedisError> {

@@ -1,37 +1,33 @@
 //! What stands between a service and Redis, in words that say where to look.
 
-use super::read;
+use super::{access::Access, read};
 use crate::error::RegistryError;
 use deadpool::managed::{PoolError, TimeoutType};
-use deadpool_redis::redis::{ConnectionAddr, IntoConnectionInfo as _, RedisError};
+use deadpool_redis::redis::RedisError;
 use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 /// Where Redis is, without what is secret in its URL.
 #[derive(Debug, Clone)]
-pub(super) struct Address(String);
+pub(super) struct Address {
+    name: String,
+    is_tls: bool,
+}
 
 impl Address {
-    /// That of a URL. Errors: it is none.
-    pub(super) fn of(url: &str) -> Result<Self, RegistryError> {
-        let info = url.into_connection_info().map_err(|error| {
-            RegistryError::Unreachable(format!(
-                "the Redis URL is wrong: {error}; it is like redis://:password@host:6379/0"
-            ))
-        })?;
-        Ok(Self(match info.addr() {
-            ConnectionAddr::Unix(path) => path.display().to_string(),
-            address => address.to_string(),
-        }))
+    /// That of a Redis.
+    pub(super) fn of(access: &Access) -> Self {
+        Self { name: access.address(), is_tls: access.is_tls() }
     }
 
     /// Why there was no connection within `timeout` for each step of getting one.
     pub(super) fn out_of_reach(&self, error: PoolError<RedisError>, timeout: Duration) -> RegistryError {
-        let Self(address) = self;
+        let address = &self.name;
         let why = match error {
             PoolError::Backend(error) => return self.refused(error),
             PoolError::Timeout(TimeoutType::Create) => format!(
                 "no connection to {address} within {timeout:?}, and no refusal: check that the network, its policies and DNS let this \
-                 service through"
+                 service through{}",
+                if self.is_tls { ", and that Redis speaks TLS on this port" } else { "" }
             ),
             PoolError::Timeout(TimeoutType::Recycle) => format!("{address} does not answer within {timeout:?}"),
             PoolError::Timeout(TimeoutType::Wait) => {
@@ -48,7 +44,7 @@ impl Address {
 
     /// Why a connection could not be made.
     fn refused(&self, error: RedisError) -> RegistryError {
-        let Self(address) = self;
+        let address = &self.name;
         match read::error(error) {
             RegistryError::Unreachable(why) => RegistryError::Unreachable(format!("connecting to {address}: {why}")),
             refused => refused,
@@ -63,6 +59,11 @@ pub(super) fn cause(error: &RedisError) -> String {
     // Of a failed look-up the system gives nothing but words.
     let advice = if text.contains("lookup address") {
         "the name in the Redis URL is not known; check it, and that a network policy lets this service ask DNS"
+    } else if text.contains("fatal alert") {
+        // Whoever alerts is not content with us.
+        "Redis wants a certificate of this service that it trusts; --redis-certificate and --redis-key name it"
+    } else if text.contains("certificate") {
+        "the certificate of Redis is not trusted; --redis-ca names who vouches for it, and the host in the Redis URL must be one of its names"
     } else {
         match io.map_or(io::ErrorKind::Other, io::Error::kind) {
             io::ErrorKind::ConnectionRefused => {
@@ -97,10 +98,8 @@ mod tests {
 
     async fn error_at(url: &str) -> String {
         let settings = RedisSettings { timeout: Duration::from_millis(300), ..RedisSettings::new(url) };
-        match RedisRegistry::new(&settings) {
-            Ok(registry) => registry.hosts().await.expect_err("nobody is there").to_string(),
-            Err(error) => error.to_string(),
-        }
+        let registry = RedisRegistry::new(&settings).expect("settings that can work");
+        registry.hosts().await.expect_err("nobody is there").to_string()
     }
 
     #[tokio::test]
@@ -114,7 +113,6 @@ mod tests {
         for (url, words) in [
             (format!("redis://:secret@{free}/0"), vec![free.as_str(), "nothing listens there", "os error 111"]),
             (format!("redis://:secret@{silent}/0"), vec![silent.as_str(), "within 300ms"]),
-            ("http://:secret@redis:6379".to_owned(), vec!["the Redis URL is wrong", "redis://"]),
         ] {
             let text = error_at(&url).await;
             assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");

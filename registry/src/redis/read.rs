@@ -95,11 +95,29 @@ fn form_trouble(error: &RedisError) -> Option<FormTrouble> {
 }
 
 /// What Redis refuses, by what it says, and what to do about it.
-const REFUSALS: [(&str, &str); 6] = [
-    ("NOAUTH", "NOAUTH, the password is missing in the Redis URL"),
+const REFUSALS: [(&str, &str); 10] = [
+    ("NOAUTH", "NOAUTH, Redis wants a password; name its file by --redis-password-file"),
     // What it says to a command of many words on a connection without a password.
-    ("unauthenticated", "NOAUTH, the password is missing in the Redis URL"),
-    ("WRONGPASS", "WRONGPASS, the password in the Redis URL is wrong"),
+    ("unauthenticated", "NOAUTH, Redis wants a password; name its file by --redis-password-file"),
+    (
+        "WRONGPASS",
+        "WRONGPASS, Redis knows no such user with this password; see --redis-username and --redis-password-file",
+    ),
+    // The client's own words for the same.
+    (
+        "AuthenticationFailed",
+        "WRONGPASS, Redis knows no such user with this password; see --redis-username and --redis-password-file",
+    ),
+    ("NOPERM", "NOPERM, the user of Redis may not do this; docs/redis.md says what it needs"),
+    // The same within a script.
+    (
+        "can't run this command",
+        "NOPERM, the user of Redis may not run a command of a script; docs/redis.md says what it needs",
+    ),
+    (
+        "can't access at least one",
+        "NOPERM, the user of Redis may not use these keys; docs/redis.md says what it needs",
+    ),
     ("OOM", "OOM, Redis is full; raise its maxmemory"),
     ("READONLY", "READONLY, this Redis is a replica; the Redis URL must name the primary"),
     ("LOADING", "LOADING, Redis reads its data; it serves when it is done"),

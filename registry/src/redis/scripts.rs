@@ -38,6 +38,7 @@ pub(super) struct Scripts {
     pub(super) remember: Script,
     pub(super) cordon: Script,
     pub(super) audit: Script,
+    pub(super) rights: Script,
 }
 
 impl Scripts {
@@ -65,6 +66,7 @@ impl Scripts {
             remember: script!(records, "remember.lua"),
             cordon: script!(plain, "cordon.lua"),
             audit: script!(records, "audit.lua"),
+            rights: script!("", "rights.lua"),
         }
     }
 }
@@ -72,6 +74,36 @@ impl Scripts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// Words in capitals after each `before`.
+    fn commands(text: &str, before: &str) -> BTreeSet<String> {
+        let words = text.split(before).skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_uppercase()).next());
+        words.flatten().filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_command_of_a_script_is_tried_for_its_right_and_named_in_the_documents() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (mut used, mut tried) = (BTreeSet::new(), BTreeSet::new());
+        for entry in fs::read_dir(root.join("src/lua")).expect("it is there").flatten() {
+            let text = fs::read_to_string(entry.path()).expect("a script");
+            if entry.file_name() == "rights.lua" {
+                tried = commands(&text, "{'");
+            } else {
+                used.extend(
+                    [commands(&text, "redis.call('"), commands(&text, "redis.pcall('")].into_iter().flatten(),
+                );
+            }
+        }
+        assert_eq!(used, tried);
+        let text = fs::read_to_string(root.join("../docs/redis.md")).expect("it is there");
+        let rights = text.lines().find(|line| line.starts_with("ACL SETUSER rustic on")).expect("the command");
+        let named: BTreeSet<_> = rights.split(" +").skip(1).map(str::to_uppercase).collect();
+        // What services ask for beside their scripts.
+        let beside = ["EVALSHA", "SCRIPT|LOAD", "PING", "SELECT", "UNWATCH", "XREAD"];
+        assert_eq!(named, used.into_iter().chain(beside.map(str::to_owned)).collect());
+    }
 
     #[test]
     fn scripts_of_two_versions_with_the_same_text_have_the_same_hash() {

@@ -45,6 +45,8 @@ impl TestRedis {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = DevServer::start(dir.path(), Durability::None).unwrap();
+        // Every test has the rights that the documents name, and no others.
+        assert_eq!(server.admin().run(&least_rights()), "+OK");
         Self { server, _dir: dir }
     }
 
@@ -61,8 +63,16 @@ impl TestRedis {
     /// An empty registry: each has a prefix of its own.
     pub(crate) fn registry(&self) -> Arc<dyn Registry> {
         let prefix = uuid::Uuid::new_v4().to_string();
-        Arc::new(RedisRegistry::new(&RedisSettings { prefix, ..RedisSettings::new(&self.server.url()) }).unwrap())
+        let url = self.server.url().replacen("://", "://rustic:password@", 1);
+        Arc::new(RedisRegistry::new(&RedisSettings { prefix, ..RedisSettings::new(&url) }).unwrap())
     }
+}
+
+/// The command in the documents that makes the user, for any prefix.
+pub(crate) fn least_rights() -> String {
+    let text = include_str!("../../../docs/redis.md");
+    let command = text.lines().find(|line| line.starts_with("ACL SETUSER rustic on")).unwrap();
+    command.replace("~{rustic}*", "~{*}*")
 }
 
 pub(crate) fn machine(number: u32) -> MachineId {

@@ -106,6 +106,29 @@ def test_a_runtime_profile_that_no_host_has_is_an_error(
     assert list(caught.value.fields) == ["launch.runtime.python.profile"]
 
 
+def test_a_placement_reaches_every_agent_and_those_that_they_launch(
+    engine: K8sExecutionEngine, messaging: MessagingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is part of the launch, so another one is another launch; a label that no host has is named; what is none is told."""
+    placed = K8sExecutionEngine(engine.guild_id, engine.organization_id, placement={"movable": True})
+    run(placed, spec("a"), messaging)
+    with pytest.raises(errors.AgentConflictError):
+        run(engine, spec("a"), messaging)
+    nowhere = K8sExecutionEngine(
+        engine.guild_id, engine.organization_id, placement={"required_labels": {"zone": "nowhere"}}
+    )
+    with pytest.raises(errors.AgentTooLargeError, match="the label zone=nowhere, which no host has"):
+        run(nowhere, spec("b"), messaging)
+    # As an agent finds it that launches others.
+    monkeypatch.setenv("RUSTIC_PLACEMENT", '{"requiredLabels": {"zone": "elsewhere"}}')
+    inherits = K8sExecutionEngine(engine.guild_id, engine.organization_id)
+    with pytest.raises(errors.AgentTooLargeError, match="zone=elsewhere"):
+        run(inherits, spec("c"), messaging)
+    monkeypatch.setenv("RUSTIC_PLACEMENT", '{"zone": "a"}')
+    with pytest.raises(ValueError, match="RUSTIC_PLACEMENT.*no field named.*zone"):
+        K8sExecutionEngine(engine.guild_id, engine.organization_id)
+
+
 def test_an_agents_own_error_comes_back_with_its_traceback(
     engine: K8sExecutionEngine, messaging: MessagingConfig
 ) -> None:

@@ -1,6 +1,6 @@
 """K8sExecutionEngine: Rustic AI's `ExecutionEngine`, carried out by engine-svc."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import logging
@@ -64,6 +64,7 @@ class K8sExecutionEngine(ExecutionEngine):
         runtime_profile: Optional[str] = None,
         wait_for_any_host: Optional[bool] = None,
         wait_until_running: Optional[bool] = None,
+        placement: Optional[Mapping[str, Any]] = None,
     ) -> None:
         """Prepares the engine; connects with the first call.
 
@@ -83,16 +84,25 @@ class K8sExecutionEngine(ExecutionEngine):
                 autoscaler adds, and are not refused. Default: `RUSTIC_WAIT_FOR_ANY_HOST`, else no.
             wait_until_running: Whether `run_agent` returns only when the agent runs. Default: `RUSTIC_LAUNCH_WAIT`, which is
                 `accepted` or `running`, else no.
+            placement: On which hosts all agents of the guild may be, and would rather be: `Placement` of the API as JSON names it, such
+                as `{"anti_affinities": [{"scope": "ANTI_AFFINITY_SCOPE_NAME"}], "movable": True}`. Default: `RUSTIC_PLACEMENT`, the
+                same as JSON, else anywhere.
 
         Raises:
-            ValueError: An environment variable cannot be understood.
+            ValueError: The placement, or an environment variable, cannot be understood.
         """
         super().__init__(guild_id=guild_id, organization_id=organization_id)
         for name, value in {"redis_url": redis_url, "agent_host_service_name": agent_host_service_name}.items():
             if value is not None:
                 warnings.warn(f"{name} has no effect: engine-svc knows the registry and its hosts", stacklevel=2)
         self._settings = EngineSettings.read(
-            engine_address, k8s_namespace, detach_on_shutdown, runtime_profile, wait_for_any_host, wait_until_running
+            engine_address,
+            k8s_namespace,
+            detach_on_shutdown,
+            runtime_profile,
+            wait_for_any_host,
+            wait_until_running,
+            placement,
         )
         self._launches = Launches(organization_id, guild_id, self._connection, self._settings.reports)
 
@@ -288,6 +298,8 @@ class K8sExecutionEngine(ExecutionEngine):
             organization_id=self.organization_id,
             inherited_environment=settings.inherited,
         )
+        if settings.placement.ByteSize():
+            launch.placement.CopyFrom(settings.placement)
         if settings.profile:
             launch.runtime.python.profile = settings.profile
         launch.start_timeout.FromMilliseconds(int(settings.create_timeout * 1000))

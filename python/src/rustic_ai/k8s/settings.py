@@ -1,10 +1,16 @@
 """Settings of the engine: keyword arguments first, then environment variables, then defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+import json
 import os
 from pathlib import Path
 import socket
+from typing import Any
 
+from google.protobuf import json_format
+
+from rustic_ai.agent.v1 import agent_pb2
 from rustic_ai.engine.v1 import engine_service_pb2 as pb
 from rustic_ai.k8s.inheritance import inherited
 
@@ -33,6 +39,7 @@ class EngineSettings:
         waits: Whether a launch waits until the agent runs, instead of until it was accepted.
         reports: Whether a launch that fails is reported to the guild and logged, instead of raised.
         inherited: Variables that launches carry, so that agents launch others in the same way.
+        placement: Where agents may be, and would rather be.
     """
 
     address: str
@@ -45,6 +52,7 @@ class EngineSettings:
     waits: bool = False
     reports: bool = False
     inherited: dict[str, str] = field(default_factory=dict)
+    placement: agent_pb2.Placement = field(default_factory=agent_pb2.Placement)
 
     @classmethod
     def read(
@@ -55,6 +63,7 @@ class EngineSettings:
         profile: str | None = None,
         wait_for_any_host: bool | None = None,
         wait_until_running: bool | None = None,
+        placement: Mapping[str, Any] | None = None,
     ) -> "EngineSettings":
         """Reads the settings.
 
@@ -68,6 +77,7 @@ class EngineSettings:
             "RUSTIC_RUNTIME_PROFILE": profile,
             "RUSTIC_WAIT_FOR_ANY_HOST": None if wait_for_any_host is None else str(wait_for_any_host).lower(),
             "RUSTIC_LAUNCH_WAIT": None if wait_until_running is None else _WAITS[wait_until_running],
+            "RUSTIC_PLACEMENT": None if placement is None else json.dumps(placement),
         }
         said = {name: value for name, value in explicit.items() if value}
         environment = {**os.environ, **said}
@@ -87,6 +97,7 @@ class EngineSettings:
             waits=_choice(environment, "RUSTIC_LAUNCH_WAIT", _WAITS, 0) == 1,
             reports=reports == 1,
             inherited=inherited(os.environ, said),
+            placement=_placement(environment.get("RUSTIC_PLACEMENT", "")),
         )
 
 
@@ -119,6 +130,18 @@ def _seconds(environment: dict[str, str], name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{name}={text!r} must be more than 0 seconds")
     return seconds
+
+
+def _placement(text: str) -> agent_pb2.Placement:
+    if not text:
+        return agent_pb2.Placement()
+    try:
+        return json_format.Parse(text, agent_pb2.Placement())
+    except json_format.ParseError as error:
+        raise ValueError(
+            f"RUSTIC_PLACEMENT={text!r} is no placement: {error}; it is like "
+            '{"required_labels": {"zone": "a"}, "movable": true}, see docs/capacity.md'
+        ) from None
 
 
 def _flag(environment: dict[str, str], name: str) -> bool:

@@ -23,7 +23,7 @@ use rustix::{io::Errno, process::getpid};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 use tokio::time::sleep;
@@ -306,6 +306,8 @@ fn own() -> Result<PathBuf, Unavailable> {
 /// The same, by what the kernel says of a process's groups and mounts (proc(5)).
 fn directory(groups: &str, mounts: &str) -> Option<PathBuf> {
     let group = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
+    // Outside of what this process can see, the kernel names it by the way there.
+    group.components().all(|part| part != Component::ParentDir).then_some(())?;
     mounts.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         filesystem.starts_with("cgroup2 ").then_some(())?;

@@ -499,7 +499,11 @@ mod tests {
             let path = settings.lock_file(&host).expect("a path");
             path.file_name().expect("a name").to_string_lossy().into_owned()
         };
-        assert_eq!(name(&["--redis-url", "redis://r:1/0"]), "agent-host.agent-host-0.0b3662b9dfac1633.lock");
+        assert_eq!(name(&["--redis-url", "redis://r:1/0"]), "agent-host.agent-host-0.9fdacf4dc5d1bdcc.lock");
+        // Neither a password nor TLS makes it another registry.
+        for same in ["redis://user:secret@r:1/0", "rediss://r:1/0"] {
+            assert_eq!(name(&["--redis-url", same]), name(&["--redis-url", "redis://r:1/0"]));
+        }
         let names = [
             name(&[]),
             name(&["--redis-url", "redis://r:1/0"]),

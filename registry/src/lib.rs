@@ -23,6 +23,6 @@ mod error;
 
 pub use error::{FormTrouble, RegistryError};
 pub use memory::MemoryRegistry;
-pub use redis::{AccessError, RedisAccess, RedisRegistry, RedisSettings, Schema};
+pub use redis::{AccessError, RedisAccess, RedisRegistry, RedisSettings, Schema, Sentinel};
 pub use rustic_core::*;
 pub use store::Registry;

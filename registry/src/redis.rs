@@ -11,7 +11,7 @@ mod read;
 mod schema;
 mod scripts;
 
-pub use access::{AccessError, RedisAccess};
+pub use access::{AccessError, RedisAccess, Sentinel};
 pub use schema::Schema;
 
 use crate::{

@@ -13,7 +13,7 @@ use crate::error::RegistryError;
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleResult, Timeouts};
 use deadpool_redis::{
     Manager, Runtime,
-    redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection},
+    redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind, aio::MultiplexedConnection},
 };
 use std::time::Duration;
 use tokio::time::timeout;
@@ -76,8 +76,10 @@ pub(super) async fn answer<T>(
     match timeout(within, call(&mut connection)).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
+            // One that only reads is not the primary any more.
+            let is_over = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
             let error = read::error(error);
-            if let RegistryError::Unreachable(_) = error {
+            if is_over || matches!(error, RegistryError::Unreachable(_)) {
                 drop(Connection::take(connection));
             }
             Err(error)
@@ -121,7 +123,7 @@ impl managed::Manager for Connections {
     type Error = RedisError;
 
     async fn create(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.access.client()?.get_multiplexed_async_connection_with_config(&self.config).await
+        self.access.current().await?.get_multiplexed_async_connection_with_config(&self.config).await
     }
 
     async fn recycle(&self, connection: &mut MultiplexedConnection, metrics: &Metrics) -> RecycleResult<RedisError> {

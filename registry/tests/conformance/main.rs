@@ -2,7 +2,8 @@
 //!
 //! `claims.rs`, `devices.rs`, `apart.rs`, `agents.rs`, `hosts.rs`, `lines.rs`, `reads.rs` and `fields.rs` say what every registry must do and run against
 //! both; `twins.rs` applies the same random operations to both and compares every answer and everything they hold; `lives.rs` puts
-//! both into another life. `forms.rs` and `unreadable.rs` are about Redis alone, where other versions may have been at work.
+//! both into another life. `forms.rs`, `unreadable.rs` and `sentinels.rs` are about Redis alone, where other versions may have been at work,
+//! and another server may take its place.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -28,5 +29,6 @@ mod lines;
 mod lives;
 mod reads;
 mod requests;
+mod sentinels;
 mod twins;
 mod unreadable;

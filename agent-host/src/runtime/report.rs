@@ -187,6 +187,8 @@ async fn read(socket: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> Opti
     loop {
         let chunk = match socket.fill_buf().await {
             Ok([]) => return None,
+            // It has ended, or closed its side, before it had read all of the document. What it wrote before that was read before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
             Ok(chunk) => chunk,
             Err(error) => return Some(Report::Garbled(error.to_string())),
         };
@@ -242,6 +244,28 @@ mod tests {
         assert!(matches!(parse(long.as_bytes()), Report::Ended(reason) if reason.len() == MAX_REASON));
         assert!(matches!(parse(b"{}"), Report::Garbled(_)));
         assert!(matches!(parse(&[0xff, 0]), Report::Garbled(_)));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_before_it_has_read_its_document_is_known_by_its_exit_and_not_by_its_reports() {
+        let (ours, mut theirs) = StdUnixStream::pair().expect("a pair");
+        let mut reports = Feed::Socket(ours, b"{}\n".to_vec()).start().expect("a reactor");
+        let ready = br#"{"event":"ready","import_seconds":0.5,"initialize_seconds":0.25}"#;
+        io::Write::write_all(&mut theirs, &[&ready[..], b"\n"].concat()).expect("there is room");
+        // The document is in its buffer, and it is not read.
+        let mut document = [0; 1];
+        while rustix::net::recv(
+            &theirs,
+            &mut document,
+            rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT,
+        )
+        .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+        drop(theirs);
+        assert!(matches!(reports.next().await, Report::Ready(..)), "what it wrote is read");
+        assert!(tokio::time::timeout(Duration::from_millis(100), reports.next()).await.is_err(), "no report follows");
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(600);
 /// Longest wait for a failover.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,7 +30,8 @@ struct Watched {
 }
 
 impl Watched {
-    async fn start() -> Self {
+    /// The sentinel takes the primary for down when it has been silent for so long.
+    async fn start(down_after: Duration) -> Self {
         let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let servers = [0, 1].map(|n| DevServer::start(dirs[n].path(), Durability::None).unwrap());
         let primary = servers[0].port();
@@ -39,9 +42,10 @@ impl Watched {
         fs::write(
             &config,
             format!(
-                "port {port}\nbind 127.0.0.1\ndir {}\n{monitor} {primary} 1\nsentinel down-after-milliseconds the-primary 500\n\
+                "port {port}\nbind 127.0.0.1\ndir {}\n{monitor} {primary} 1\nsentinel down-after-milliseconds the-primary {}\n\
                  sentinel failover-timeout the-primary 3000\n",
-                dirs[2].path().display()
+                dirs[2].path().display(),
+                down_after.as_millis()
             ),
         )
         .unwrap();
@@ -109,7 +113,7 @@ fn free_port() -> u16 {
 
 #[tokio::test]
 async fn a_failover_is_followed_and_is_another_life_of_the_store() {
-    let mut watched = Watched::start().await;
+    let mut watched = Watched::start(Duration::from_secs(2)).await;
     let store = watched.registry();
     let before = arrive(&store, &announce("h-0", "i", 5.0)).await;
     let key = key("g", "a");
@@ -133,10 +137,11 @@ async fn a_failover_is_followed_and_is_another_life_of_the_store() {
 
 #[tokio::test]
 async fn a_primary_that_becomes_a_replica_is_left() {
-    let watched = Watched::start().await;
+    let watched = Watched::start(NEVER).await;
     let store = watched.registry();
     arrive(&store, &announce("h-0", "i", 5.0)).await;
-    assert!(watched.ask("SENTINEL FAILOVER the-primary").starts_with("+OK"));
+    // Refused until the sentinel has looked at the replica often enough.
+    watched.until("the failover to begin", || watched.ask("SENTINEL FAILOVER the-primary").starts_with("+OK")).await;
     watched.until("the other to be the primary", || watched.is_primary(1) && !watched.is_primary(0)).await;
     let give_up = Instant::now() + PATIENCE;
     while let Err(error) = store.announce(&announce("h-1", "i", 5.0)).await {
@@ -148,7 +153,7 @@ async fn a_primary_that_becomes_a_replica_is_left() {
 
 #[tokio::test]
 async fn sentinels_that_do_not_answer_or_know_no_such_primary_are_named() {
-    let watched = Watched::start().await;
+    let watched = Watched::start(NEVER).await;
     let sentinels = [format!("127.0.0.1:{}", watched.port), format!("127.0.0.1:{}", free_port())];
     let access = RedisAccess {
         redis_sentinel: sentinels.iter().map(|sentinel| sentinel.parse().unwrap()).collect(),

@@ -129,11 +129,14 @@ impl Cgroups {
         }
         let path = own.join(format!("rustic-{}", getpid().as_raw_nonzero()));
         let host = path.join("host");
-        let made = fs::create_dir(&path).and_then(|()| fs::create_dir(&host));
-        made.map_err(|source| Unavailable::NotWritable { path: path.clone(), source })?;
-        if let Err((path, source)) = put(&host, "cgroup.procs", &getpid().as_raw_nonzero().to_string()) {
-            sweep(own);
-            return Err(Unavailable::NotWritable { path, source });
+        // Of a former life with the same process id.
+        clear(&path);
+        let made =
+            fs::create_dir(&path).and_then(|()| fs::create_dir(&host)).map_err(|source| (path.clone(), source));
+        let moved = made.and_then(|()| put(&host, "cgroup.procs", &getpid().as_raw_nonzero().to_string()));
+        if let Err((file, source)) = moved {
+            clear(&path);
+            return Err(Unavailable::NotWritable { path: file, source });
         }
         // A group that shares out resources holds no processes: if others are in it beside this one, the kernel refuses.
         let share = |group: &Path| -> Vec<&'static str> {
@@ -278,16 +281,25 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes groups of lives of hosts in which nothing lives any more.
+/// Removes the groups of lives of hosts that are over. A host that lives may have made a group that nothing has entered yet.
 fn sweep(own: &Path) {
-    let below = |group: &Path| fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
-    let ours = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("rustic-"))
-    };
-    for life in below(own).filter(ours) {
-        below(&life).filter(|path| path.is_dir()).for_each(|group| _ = fs::remove_dir(group));
-        let _ = fs::remove_dir(life);
+    for life in below(own) {
+        let name = life.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let process = name.strip_prefix("rustic-").and_then(|pid| pid.parse::<u32>().ok());
+        if process.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            clear(&life);
+        }
     }
+}
+
+/// Removes the groups of one life, as far as nothing lives in them.
+fn clear(life: &Path) {
+    below(life).filter(|path| path.is_dir()).for_each(|group| _ = fs::remove_dir(group));
+    let _ = fs::remove_dir(life);
+}
+
+fn below(group: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn put(group: &Path, file: &str, value: &str) -> Result<(), (PathBuf, io::Error)> {
@@ -357,6 +369,20 @@ mod tests {
         assert_eq!(of("0::/../other", mounts), None);
         assert_eq!(of("3:memory:/", mounts), None);
         assert_eq!(of("0::/", "31 25 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"), None);
+    }
+
+    #[test]
+    fn groups_of_a_host_that_lives_are_left_though_nothing_is_in_them_yet() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let of = |pid: u32| dir.path().join(format!("rustic-{pid}"));
+        // No process has an id that large.
+        let (alive, over) = (std::process::id(), 1 << 30);
+        for pid in [alive, over] {
+            fs::create_dir_all(of(pid).join("run-1")).expect("it can be made");
+        }
+        fs::create_dir(dir.path().join("another")).expect("it can be made");
+        sweep(dir.path());
+        assert!(of(alive).join("run-1").exists() && !of(over).exists() && dir.path().join("another").exists());
     }
 
     #[test]
